@@ -1,0 +1,81 @@
+"""Generators and discriminators, built from tables.
+
+An architecture is a pair of tables written as in the papers, one row a layer (`conf/architecture/*.yaml`):
+
+    generator:
+      - {op: conv_transpose, kernel: 4, stride: 2, features: 128, norm: batch, dropout: 0, activation: leaky_relu}
+
+A row is read from left to right: dropout on the layer's *input*, the operation, its normalisation, its activation.
+Shapes follow from the rows: a vector that meets a convolution is an image of 1×1 pixels, an image that meets a linear
+layer is flattened. The generator takes latents `[B, L]` and has to end in the data's shape `[B, *data_shape]`, or in a
+vector of as many numbers; the discriminator has to end in one number a sample, returned raw as `[B]`: what it means (a
+log-ratio by default) is for the objective to say. `features: data` stands for the data's channels (convolutions) or for
+all of its numbers (linear layers), so one table serves grey and colour.
+
+`tables` holds the vocabulary, `layers` what its words mean, `networks` puts rows together, `summary` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import rich.table
+    from torch import nn
+
+    from gantrain.architectures.summary import LayerSummary
+
+__all__ = ["build", "describe", "rendered"]
+
+
+def build(
+    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int
+) -> tuple[nn.Module, nn.Module]:
+    """The generator (latents `[B, L]` → samples `[B, *data_shape]`) and the discriminator (samples → `[B]`, float32).
+
+    Weights are drawn from torch's default generator. Where `architecture["object"]` names a function of the user's own,
+    "package:function", it is called with `data_shape` and `latent_size` and returns the pair.
+
+    Raises ConfigError for unknown words, for a row that does not fit its input, for a generator that does not end in
+    `data_shape` and for a discriminator that does not end in one number.
+    """
+    from gantrain.architectures.tables import read
+
+    tables = read(architecture, data_shape)  # before torch is imported, which takes longer than finding a typing error
+
+    from gantrain.architectures import networks
+
+    if tables.object is not None:
+        return networks.imported(tables.object, data_shape, latent_size)
+    return networks.built(tables, data_shape, latent_size)
+
+
+def describe(
+    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int
+) -> tuple[list[LayerSummary], list[LayerSummary]]:
+    """The generator's and the discriminator's layers with output shape, parameters and multiply-adds per sample.
+
+    No weights are allocated for tables. Raises ConfigError as `build` does.
+    """
+    from gantrain.architectures.tables import read
+
+    tables = read(architecture, data_shape)
+
+    from gantrain.architectures import summary
+
+    return summary.summaries(tables, data_shape, latent_size)
+
+
+def rendered(
+    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int
+) -> tuple[rich.table.Table, rich.table.Table]:
+    """What `describe` returns, as two rich tables for a terminal or a pipe."""
+    from gantrain.architectures import summary
+    from gantrain.architectures.tables import times
+
+    generator, discriminator = describe(architecture, data_shape, latent_size)
+    return (
+        summary.rich_table(f"generator, z {latent_size}", generator),
+        summary.rich_table(f"discriminator, x {times(data_shape)}", discriminator),
+    )

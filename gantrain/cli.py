@@ -1,0 +1,104 @@
+"""The command line: dispatch, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from gantrain.errors import ConfigError, GantrainError, one_of
+
+# Each subcommand: one module in gantrain/commands with `HELP` and `run(arguments) -> None`, and one line about it.
+COMMANDS = {
+    "train": "train a GAN, or with -m a sweep of them",
+    "resume": "go on with a run where it stopped",
+    "sample": "draw samples from a trained generator",
+    "architecture": "print a network's table with shapes and parameter counts",
+}
+
+OVERVIEW = """gantrain trains GANs whose discriminator and generator each target a divergence of your choice.
+
+  gantrain COMMAND [key=value …]
+
+{commands}
+
+`gantrain COMMAND --help` shows a command's keys and examples. `gantrain train` trains on the embedded digits."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; the console script's entry point."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        dispatch(arguments)
+    except GantrainError as error:
+        return refuse(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return refuse("stopped at once, by a second interrupt or before training began", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
+    return 0
+
+
+def dispatch(arguments: list[str]) -> None:
+    """Find the command and run it."""
+    if arguments[:1] in (["-sc"], ["--shell-completion"]):
+        return complete(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())))
+        return None
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"gantrain {version('gantrain')}")
+        return None
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise ConfigError(one_of("command", name, COMMANDS) + "\n  `gantrain --help` describes them")
+    command = importlib.import_module(f"gantrain.commands.{name}")
+    if "-h" in rest or "--help" in rest:
+        print(command.help_text())
+        return None
+    return command.run(rest)
+
+
+def complete(arguments: list[str]) -> None:
+    """Answer the shell: command names first, then Hydra's own completion of the keys of `train`.
+
+    Hydra's script calls the bare program with the typed line in COMP_LINE; the subcommand is taken out of it.
+    """
+    program, _, line = os.environ.get("COMP_LINE", "").partition(" ")
+    name, blank, rest = line.lstrip().partition(" ")
+    if arguments[1:2] and arguments[1].startswith("query="):
+        if not blank:
+            print(" ".join(command for command in COMMANDS if command.startswith(name)))
+            return
+        if name != "train":
+            return
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+    from gantrain.commands import train
+
+    train.hydra_main(arguments)
+
+
+def refuse(message: str, exit_code: int) -> int:
+    """Print a message to the terminal's error stream; control characters in it cannot steer the terminal."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in message)
+    print(f"gantrain: {shown}", file=sys.stderr)
+    return exit_code
+
+
+def log_traceback() -> Path:
+    """Write the current exception's traceback to a file of its own."""
+    with tempfile.NamedTemporaryFile("w", prefix="gantrain-error-", suffix=".log", delete=False) as file:
+        file.write(traceback.format_exc())
+    return Path(file.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

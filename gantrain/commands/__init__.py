@@ -1,0 +1,1 @@
+"""The subcommands, one module each: `help_text()` and `run(arguments)`."""

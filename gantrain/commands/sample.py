@@ -1,0 +1,85 @@
+"""`gantrain sample`: draw samples from a trained generator; needs neither the dataset nor a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantrain import config
+from gantrain.config import number
+from gantrain.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELP = """Draw samples from a trained generator.
+
+  gantrain sample RUN|CHECKPOINT [count=64] [seed=0] [out=DIR] [device=auto]
+
+Examples
+  gantrain sample runs/digits/gan-kl/2026-11-22_10-00-00-s0 count=64 seed=1 out=samples
+  gantrain sample RUN/checkpoints/images_000000050000.pt
+
+Images become 00000.png … and grid.png; points of a density samples.npy and scatter.png. The averaged generator is used
+when the run kept one, with batch norm in evaluation mode. out defaults to RUN/samples/seed<seed>."""
+
+GRID_IMAGES = 256
+
+
+@dataclass
+class Options:
+    """What `gantrain sample` can be told."""
+
+    count: int = number(64, at_least=1, at_most=10_000_000)
+    seed: int = number(0, at_least=0, at_most=2**63 - 1)
+    out: str | None = None
+    device: str = "auto"
+    object: str | None = None
+
+
+def help_text() -> str:
+    """The command's help."""
+    return HELP
+
+
+def run(arguments: list[str]) -> None:
+    """Sample from the run or checkpoint that the first argument names."""
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
+    source, options = Path(arguments[0]), config.read_options(Options, arguments[1:])
+    sample(source, options)
+
+
+def sample(source: Path, options: Options) -> Path:
+    """Write the samples; returns their folder."""
+    from gantrain import state
+    from gantrain.launch import choose_device
+
+    generator = state.load(source, object=options.object).to(choose_device(options.device))
+    samples = generator.sample(options.count, options.seed)
+
+    run_folder = source.parent.parent if source.is_file() else source
+    out = Path(options.out) if options.out else run_folder / "samples" / f"seed{options.seed}"
+    try:
+        write(samples, out)
+    except OSError as error:
+        raise StorageError(f"out={out} cannot be written: {error.strerror or error}") from error
+    print(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
+    return out
+
+
+def write(samples: Tensor, out: Path) -> None:
+    """Numbered pictures and a grid, or an array and a scatter plot."""
+    import numpy as np
+
+    from gantrain import figures
+
+    out.mkdir(parents=True, exist_ok=True)
+    if samples.dim() == 4:
+        figures.save_images(samples, out)
+        figures.save_grid(samples[:GRID_IMAGES], out / "grid.png")
+    else:
+        np.save(out / "samples.npy", samples.numpy())
+        if samples.shape[1] <= 2:
+            figures.save_scatter(samples, out / "scatter.png")

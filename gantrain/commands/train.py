@@ -1,0 +1,265 @@
+"""`gantrain train`: a real Hydra application behind a subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gantrain import checkpoints, config
+from gantrain.commands.resume import continue_run
+from gantrain.errors import BusyError, ConfigError, GantrainError, StorageError
+from gantrain.files import safe_name
+from gantrain.launch import launch
+from gantrain.run import RunFolder, claim
+
+# At import, so that it also holds in a process that a launcher starts.
+config.register()
+
+HELP = """Train a GAN: D on one divergence, G on any other.
+
+  gantrain train [key=value …] [-m] [--cfg job] [--config-dir DIR]
+
+Examples
+  gantrain train                                       the embedded digits, about a minute on two cores
+  gantrain train dataset=cifar10 gen_div=kl
+  gantrain train dataset=folder dataset.path=DIR gen_div=reverse_kl train.images=200000
+  gantrain train -m gen_div=kl,reverse_kl,js seed=0,1  a sweep: one run a combination
+  gantrain train experiment=paper gen_div=kl           the paper's objective, network and optimizer
+  gantrain train --cfg job dataset=mnist               shows what would run
+
+Groups, and their choices
+{groups}
+
+Keys, and their values before any group is chosen
+{keys}
+
+Flags
+  -m, --multirun        one run for every combination of comma-separated values; glob(*) stands for all of a group
+  --cfg job             print the composed config and stop
+  --config-dir DIR      look for YAML of your own there too
+  --info, --hydra-help  what Hydra has to say
+  -sc install=bash      print the shell's completion script"""
+
+
+def help_text() -> str:
+    """The command's help, with every group's choices and every key."""
+    defaults = OmegaConf.structured(config.Config)
+    values = {key: OmegaConf.select(defaults, key) for key in config.keys(config.Config) if not key.endswith("name")}
+    return HELP.format(
+        groups="\n".join(f"  {group:13} {', '.join(config.options(group))}" for group in config.GROUPS),
+        keys="\n".join(
+            f"  {key}={'' if value is None else value}"
+            for key, value in values.items()
+            if not isinstance(value, DictConfig)
+        ),
+    )
+
+
+def run(arguments: list[str]) -> None:
+    """Check the command line, claim a folder, and let Hydra run the job or the sweep."""
+    flags = parse(arguments)
+    overrides = config.checked_overrides(flags.overrides)
+    if flags.cfg or flags.info or flags.hydra_help:
+        return hydra_main([*shown(flags), *overrides])
+    composed = preview(overrides, flags)
+    if flags.multirun:
+        return sweep(overrides, config.typed(composed), flags)
+    config.refuse_untyped_object(composed, overrides)
+    return single(overrides, config.checked(composed), flags)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+class Parser(argparse.ArgumentParser):
+    """Hydra's flags, minus those that read pickles or configs of another application; errors are ours."""
+
+    def __init__(self) -> None:
+        super().__init__(prog="gantrain train", add_help=False, allow_abbrev=False)
+        self.add_argument("overrides", nargs="*")
+        self.add_argument("--multirun", "-m", action="store_true")
+        self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+        self.add_argument("--resolve", action="store_true")
+        self.add_argument("--package", "-p")
+        self.add_argument("--config-dir", "-cd")
+        self.add_argument("--info", "-i", nargs="?", const="all")
+        self.add_argument("--hydra-help", action="store_true")
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see gantrain train --help")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Flags and overrides in any order, which Hydra's own parser refuses."""
+    return Parser().parse_intermixed_args(arguments)
+
+
+def shown(flags: argparse.Namespace) -> list[str]:
+    """The flags of a command that only shows something, as Hydra takes them."""
+    values = {"--cfg": flags.cfg, "--package": flags.package, "--config-dir": flags.config_dir, "--info": flags.info}
+    switches = {"--resolve": flags.resolve, "--hydra-help": flags.hydra_help}
+    given = [part for flag, value in values.items() if value for part in (flag, value)]
+    return given + [flag for flag, on in switches.items() if on]
+
+
+def preview(overrides: list[str], flags: argparse.Namespace) -> DictConfig:
+    """The config as Hydra will compose it, before Hydra makes any folder; a sweep's without the swept keys.
+
+    Raises ConfigError.
+    """
+    swept = [text for text, o in zip(overrides, config.parsed(overrides), strict=True) if o.is_sweep_override()]
+    if swept and not flags.multirun:
+        raise ConfigError(f"{swept[0]} lists several values, which makes a sweep; add -m to run one job for each")
+    plain = [text for text in overrides if text not in swept]
+    if flags.config_dir is not None:
+        if not Path(flags.config_dir).is_dir():
+            raise ConfigError(f"--config-dir {flags.config_dir} is not a folder")
+        plain.append(f"hydra.searchpath=['catalogue://','file://{Path(flags.config_dir).absolute()}']")
+    return compose(plain)
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """What Hydra composes from our YAML and `overrides`. Raises ConfigError."""
+    try:
+        with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+            return hydra.compose("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise config.explained(error) from error
+
+
+def hydra_main(arguments: list[str]) -> None:
+    """The Hydra application, called as if it were the whole program."""
+    # Hydra would print an error and exit with 1; this way the exception reaches us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [sys.argv[0], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise config.explained(error) from error
+
+
+def job(composed: DictConfig) -> None:
+    """One run, in the folder that Hydra made for it.
+
+    It never raises a GantrainError, which Hydra would wrap in lines of its own: the reason is in the run's summary.
+    """
+    context = HydraConfig.get()
+    folder = RunFolder(context.runtime.output_dir)
+    in_sweep = context.mode == RunMode.MULTIRUN
+    if in_sweep:
+        print(f"\n{folder.path}")
+    try:
+        launch(composed, folder, typed=context.overrides.task)
+    except GantrainError as error:
+        if in_sweep:
+            print(f"failed: {error}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One run, and many
+
+
+class RunFailed(GantrainError):
+    """A run that ended early, as its summary tells it."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+def single(overrides: list[str], settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
+    """Train once. Raises what ended the run early."""
+    folder = RunFolder(settings["run_dir"] or claim(*new_name(settings)))
+    auto = settings["resume"] == "auto"
+    if auto and checkpoints.listed(folder.checkpoints):
+        return continue_run(folder, preview(overrides, flags), typed=overrides)
+    if folder.exists and not auto:
+        raise BusyError(
+            f"{folder.path} already holds a run; go on with `gantrain resume {folder.path}`, or give another run_dir"
+        )
+    make(folder.path)
+    with folder.locked():
+        hydra_main([*more_yaml(flags), *overrides, f"hydra.run.dir={quoted(folder.path)}"])
+    summary = folder.read_summary()
+    if summary.get("status") != "finished":
+        raise RunFailed(summary.get("reason", ""), summary.get("exit_code", 1))
+
+
+def sweep(overrides: list[str], settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
+    """Train once for every combination; at the end, list the runs that failed. Raises the first one's error."""
+    root = Path(settings["run_dir"] or claim(Path("sweeps"), time_stamp()))
+    if any(root.glob("*/summary.json")):
+        raise BusyError(f"{root} already holds a sweep; give another run_dir")
+    make(root)
+    fixed = [o.key_or_group for o in config.parsed(overrides) if not o.is_sweep_override()]
+    names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]"
+    hydra_main([*more_yaml(flags), "--multirun", *overrides, f"hydra.sweep.dir={quoted(root)}", names])
+    report_sweep(root)
+
+
+def report_sweep(root: Path) -> None:
+    """Say how the runs under `root` ended. Raises RunFailed where one did not finish."""
+    folders = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
+    summaries = {folder.name: RunFolder(folder).read_summary() for folder in folders}
+    failed = {name: summary for name, summary in summaries.items() if summary.get("status") != "finished"}
+    print(f"\n{len(summaries) - len(failed)} of {len(summaries)} runs finished in {root}")
+    if failed:
+        reasons = "\n".join(
+            f"  {name}: {summary.get('reason', 'it left no summary')}" for name, summary in failed.items()
+        )
+        raise RunFailed(f"{len(failed)} runs failed:\n{reasons}", next(iter(failed.values())).get("exit_code", 1))
+
+
+def job_number(folder: Path) -> int:
+    """The number that a sweep's folder begins with."""
+    number = folder.name.partition("-")[0]
+    return int(number) if number.isdecimal() else -1
+
+
+def new_name(settings: Mapping[str, Any]) -> tuple[Path, str]:
+    """Where a run goes by default: runs/<dataset>/<disc_div>-<gen_div>[-…] and <date_time>-s<seed>."""
+    unusual = {
+        settings["gen_objective"]: "matched",
+        settings["head"]: "log_ratio",
+        settings["regularizer"]["name"]: "none",
+    }
+    game = [settings["disc_div"]["name"], settings["gen_div"]["name"]]
+    game += [value for value, usual in unusual.items() if value != usual]
+    dataset = settings["dataset"]["label"] or settings["dataset"]["name"]
+    return Path("runs", safe_name(dataset), safe_name("-".join(game))), f"{time_stamp()}-s{settings['seed']}"
+
+
+def time_stamp() -> str:
+    """The local date and time, as a name."""
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def make(folder: Path) -> None:
+    """Make a folder that the user named. Raises StorageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"run_dir={folder} cannot be made: {error.strerror or error}") from error
+
+
+def more_yaml(flags: argparse.Namespace) -> list[str]:
+    """Hydra's flag for the user's own YAML."""
+    return ["--config-dir", flags.config_dir] if flags.config_dir else []
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra's grammar takes it whatever it contains."""
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"

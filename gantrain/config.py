@@ -1,0 +1,347 @@
+"""The configuration: its schema, its checks, and the options that Hydra derives from the catalogue.
+
+A string lives only here, at the edge. Every key has a type and a range; unknown keys and choices are refused with the
+nearest right one, before any data is read and without importing torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gantrain import divergences
+from gantrain.errors import ConfigError, nearest_first, one_of
+from gantrain.files import safe_name
+from gantrain.latents import PRIORS
+from gantrain.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.regularizers import REGULARIZERS, Regularizer
+
+Options = TypeVar("Options")
+
+# conf/ stands inside the package in a wheel and beside it in a checkout.
+CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
+DIVERGENCE_GROUPS = ("disc_div", "gen_div")
+GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+# Sections whose keys depend on their name, and are checked against it.
+OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
+
+
+def number(default: Any, *, at_least: float = -math.inf, above: float = -math.inf, at_most: float = math.inf) -> Any:
+    """A field that holds a finite number in a range."""
+    return field(default=default, metadata={"at_least": at_least, "above": above, "at_most": at_most})
+
+
+def choice(default: str, options: Iterable[str]) -> Any:
+    """A field that holds one of `options`."""
+    return field(default=default, metadata={"options": tuple(options)})
+
+
+@dataclass
+class DatasetConfig:
+    """What data, and from where; None takes the dataset's natural value."""
+
+    name: str = "???"
+    root: str = "data"
+    path: str | None = None
+    size: int | None = number(None, at_least=1, at_most=1024)
+    held_out: int | None = number(None, at_least=0)
+    on_bad: str = choice("error", ("error", "skip"))
+    label: str | None = None
+    flip: bool | None = None
+    weights: list[float] | None = None
+    means: list[float] | None = None
+    stds: list[float] | None = None
+
+
+@dataclass
+class DiscriminatorDivergence:
+    """What D estimates."""
+
+    name: str = "???"
+
+
+@dataclass
+class GeneratorDivergence:
+    """What G minimises; `affine: c` adds c·(u − 1) to its f."""
+
+    name: str = "???"
+    affine: float = number(0.0)
+
+
+@dataclass
+class LatentConfig:
+    """The generator's input."""
+
+    size: int = number(64, at_least=1, at_most=65536)
+    prior: str = choice("normal", PRIORS)
+
+
+@dataclass
+class TrainConfig:
+    """How long and how often, in images shown to D; `epochs` is a synonym for images and wins over it."""
+
+    images: int = number(1_000_000, at_least=1)
+    epochs: float | None = number(None, above=0)
+    batch_size: int = number(100, at_least=1, at_most=1_000_000)
+    discriminator_steps: int = number(1, at_least=1, at_most=1000)
+    report_every_images: int = number(10_000, at_least=1)
+    sample_every_images: int = number(50_000, at_least=1)
+    checkpoint_every_images: int = number(50_000, at_least=1)
+    checkpoint_min_seconds: float = number(30.0, at_least=0)
+    keep_checkpoints: int = number(3, at_least=2)
+    held_out_images: int = number(500, at_least=1)
+
+
+@dataclass
+class Config:
+    """Everything `gantrain train` can be told."""
+
+    seed: int = number(0, at_least=0, at_most=2**63 - 1)
+    device: str = "auto"
+    run_dir: str | None = None
+    resume: str = choice("never", ("never", "auto"))
+    head: str = choice("log_ratio", divergences.HEADS)
+    gen_objective: str = choice("matched", GENERATOR_OBJECTIVES)
+    ema: float = number(0.999, at_least=0, at_most=1)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    architecture: dict[str, Any] = field(default_factory=dict)
+    disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)
+    gen_div: GeneratorDivergence = field(default_factory=GeneratorDivergence)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    regularizer: dict[str, Any] = field(default_factory=dict)
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+class CatalogueSource(ConfigSource):
+    """Hydra's options of `disc_div` and `gen_div`, which are the catalogue's names and patterns."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "catalogue"
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.strip("/") in ("", *DIVERGENCE_GROUPS)
+
+    def is_config(self, config_path: str) -> bool:
+        group, _, name = config_path.strip("/").partition("/")
+        return group in DIVERGENCE_GROUPS and bool(name) and known_divergence(name.removesuffix(".yaml"))
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        node = OmegaConf.create({"name": config_path.rpartition("/")[2].removesuffix(".yaml")})
+        return ConfigResult(provider=self.provider, path="catalogue://", config=node, header={"package": None})
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        here = config_path.strip("/")
+        if here == "":
+            return [] if results_filter == ObjectType.CONFIG else list(DIVERGENCE_GROUPS)
+        if here not in DIVERGENCE_GROUPS or results_filter == ObjectType.GROUP:
+            return []
+        return list(divergences.CATALOGUE)
+
+
+def known_divergence(name: str) -> bool:
+    """Whether `name` is in the catalogue or matches one of its patterns."""
+    try:
+        divergences.get(name)
+    except ConfigError:
+        return False
+    return True
+
+
+def register() -> None:
+    """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    Plugins.instance().register(CatalogueSource)
+    OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
+
+
+def options(group: str) -> list[str]:
+    """The choices of a config group, by name."""
+    if group in DIVERGENCE_GROUPS:
+        return [*divergences.CATALOGUE, *divergences.PATTERNS]
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line's overrides
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """Every key of a schema, dotted."""
+    for item in dataclasses.fields(schema):
+        yield prefix + item.name
+        section = item.default_factory
+        if dataclasses.is_dataclass(section):
+            yield from keys(section, f"{prefix}{item.name}.")
+
+
+def parsed(overrides: list[str]) -> list[Override]:
+    """Hydra's reading of `key=value` arguments. Raises ConfigError for what it cannot read."""
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except (OverrideParseException, HydraException) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ConfigError(f"cannot read an argument as key=value: {reason}") from error
+
+
+def checked_overrides(overrides: list[str]) -> list[str]:
+    """The overrides as Hydra will take them: known keys only, and a `++` where a section is open to new ones.
+
+    Raises ConfigError with the nearest right key, also for `+key=` and `~key`, which Hydra itself would accept.
+    """
+    known = {*keys(Config), *GROUPS}
+    checked = []
+    for text, override in zip(overrides, parsed(overrides), strict=True):
+        key = override.key_or_group
+        section = key.partition(".")[0]
+        if section == "hydra" or section.startswith("hydra/"):
+            checked.append(text)
+        elif section in OPEN_SECTIONS and "." in key:
+            checked.append("++" + text.lstrip("+"))
+        elif key in known:
+            checked.append(text.lstrip("+"))
+        else:
+            raise ConfigError(unknown_key(key, known))
+    return checked
+
+
+def read_options(schema: type[Options], arguments: list[str]) -> Options:
+    """`key=value` arguments as an instance of `schema`, every key, type and range checked. Raises ConfigError."""
+    typed = OmegaConf.structured(schema)
+    for override in parsed(arguments):
+        if override.key_or_group not in typed:
+            raise ConfigError(unknown_key(override.key_or_group, keys(schema)))
+        try:
+            OmegaConf.update(typed, override.key_or_group, override.value())
+        except OmegaConfBaseException as error:
+            raise explained(error) from error
+    read = OmegaConf.to_object(typed)
+    assert isinstance(read, schema)
+    check_ranges(schema, vars(read))
+    return read
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The sentence that refuses `key`, with the nearest keys; the last part of a dotted key counts as much as all."""
+    known = list(known)
+    last = {name.rpartition(".")[2]: name for name in known}
+    best = [last[part] for part in nearest_first(key.rpartition(".")[2], last)[:3]]
+    if (whole := nearest_first(key, known)[0]) not in best:
+        best.append(whole)
+    return f"there is no key {key}; did you mean {best[0]}? ({', '.join(best[1:])} are near)"
+
+
+def explained(error: Exception) -> ConfigError:
+    """Hydra's and OmegaConf's complaints about a config, as one short message."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        choices = [*(error.options or []), *(divergences.PATTERNS if group in DIVERGENCE_GROUPS else ())]
+        return ConfigError(one_of(group, name, choices) if choices else f"there is no config group {group}")
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
+    if isinstance(cause, OmegaConfBaseException) and key and "not in" in reason:
+        return ConfigError(unknown_key(key, keys(Config)))
+    return ConfigError(f"{key}: {reason}" if key else reason)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The composed config
+
+
+def typed(config: DictConfig) -> dict[str, Any]:
+    """The composed config as plain data, interpolations resolved, types and ranges checked. Raises ConfigError."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), config)
+        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise explained(error) from error
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items()}
+    check_ranges(Config, settings)
+    return settings
+
+
+def checked(config: DictConfig) -> dict[str, Any]:
+    """`typed`, and a game that can train. Raises ConfigError."""
+    settings = typed(config)
+    objective(settings)
+    return settings
+
+
+def refuse_untyped_object(config: DictConfig, overrides: Iterable[str]) -> None:
+    """Raise ConfigError where a file, and not the user's own command line, names code to import."""
+    name = OmegaConf.select(config, "architecture.object")
+    if name and not any(text.lstrip("+").startswith("architecture.object=") for text in overrides):
+        raise ConfigError(
+            f"architecture.object={name} stands in a file; code is imported only when it is typed on the command line"
+        )
+
+
+def check_ranges(schema: type, settings: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a value outside its field's range or choices."""
+    for item in dataclasses.fields(schema):
+        key, value = prefix + item.name, settings[item.name]
+        if dataclasses.is_dataclass(item.default_factory):
+            check_ranges(item.default_factory, value, f"{key}.")
+        elif "options" in item.metadata and value not in item.metadata["options"]:
+            raise ConfigError(one_of(key, value, item.metadata["options"]))
+        elif "at_least" in item.metadata and value is not None:
+            check_range(key, value, **item.metadata)
+
+
+def check_range(key: str, value: float, at_least: float, above: float, at_most: float) -> None:
+    """Raise ConfigError unless above < value, at_least ≤ value ≤ at_most and value is finite."""
+    if math.isfinite(value) and value > above and at_least <= value <= at_most:
+        return
+    rules = [
+        f"at least {at_least:,g}" if math.isfinite(at_least) else "",
+        f"above {above:,g}" if math.isfinite(above) else "",
+        f"at most {at_most:,g}" if math.isfinite(at_most) else "",
+    ]
+    raise ConfigError(f"{key}={value} must be {' and '.join(filter(None, rules)) or 'finite'}")
+
+
+def objective(settings: Mapping[str, Any]) -> Objective:
+    """The game that the config describes. Raises ConfigError for one that cannot train."""
+    gen_div = divergences.get(settings["gen_div"]["name"], "gen_div")
+    return Objective(
+        disc_div=divergences.get(settings["disc_div"]["name"], "disc_div"),
+        gen_div=gen_div.shifted(settings["gen_div"]["affine"]),
+        gen_objective=settings["gen_objective"],
+        head=settings["head"],
+        regularizer=regularizer(settings["regularizer"]),
+    )
+
+
+def regularizer(settings: Mapping[str, Any]) -> Regularizer:
+    """The regularizer called `name`, its other keys checked against that class's fields."""
+    name, values = settings["name"], {key: value for key, value in settings.items() if key != "name"}
+    if name not in REGULARIZERS:
+        raise ConfigError(one_of("regularizer.name", name, REGULARIZERS))
+    known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"regularizer={name} has no key {key}; its keys are: {', '.join(known) or 'none'}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"regularizer.{key}={value} must be a number")
+        check_range(f"regularizer.{key}", value, at_least=0, above=-math.inf, at_most=math.inf)
+    return REGULARIZERS[name](**values)

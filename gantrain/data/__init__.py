@@ -1,0 +1,147 @@
+"""Datasets: what the discriminator is shown as real.
+
+A set of images lives as one uint8 tensor on the device and is read as an endless stream that the clock (images shown to
+D so far) indexes; a known density is drawn from instead, and knows its exact log-density. Both keep one contract,
+`Dataset`, so that training never asks which it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from gantrain.data import densities, folder, published
+from gantrain.data.densities import Density, Mixture
+from gantrain.data.images import Images, Splits, separate, squared
+from gantrain.errors import ConfigError, one_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DATASETS", "Dataset", "Density", "Images", "load"]
+
+
+class Dataset(Protocol):
+    """What training, figures and metrics may ask of any dataset."""
+
+    name: str
+    label: str  # the name to show, e.g. `cifar10-jpeg` for a folder of them
+    shape: tuple[int, ...]  # (C, H, W), or (d,) for a density
+    size: int | None  # training examples; None where they are drawn without end
+    has_held_out: bool  # False where `held_out` can only repeat training examples
+    fingerprint: str  # a short digest of the content, independent of file names and of order on disk
+    skipped: int  # damaged files left out under on_bad=skip
+
+    def batch(self, clock: int, batch_size: int) -> torch.Tensor:
+        """Training examples clock … clock + B − 1 of the endless stream: float32 `[B, *shape]`, pixels in [0, 1]."""
+
+    def held_out(self, count: int) -> torch.Tensor:
+        """At most `count` examples kept from training, always the same: float32 `[min(count, available), *shape]`."""
+
+
+class ImageSource(NamedTuple):
+    """How a set of images is read, and what is natural for it."""
+
+    read: Callable[[Path, int, str], Splits]  # (folder, size in pixels, on_bad) → splits
+    size: int
+    flip: bool
+
+
+IMAGES: dict[str, ImageSource] = {
+    "digits": ImageSource(published.digits, size=8, flip=False),
+    "mnist": ImageSource(published.mnist, size=28, flip=False),
+    "fashion_mnist": ImageSource(published.fashion_mnist, size=28, flip=False),
+    "cifar10": ImageSource(published.cifar10, size=32, flip=True),
+    "cifar100": ImageSource(published.cifar100, size=32, flip=True),
+    "svhn": ImageSource(published.svhn, size=32, flip=False),
+    "stl10": ImageSource(published.stl10, size=48, flip=True),
+    "celeba": ImageSource(published.celeba, size=64, flip=True),
+    "folder": ImageSource(folder.read, size=32, flip=True),
+}
+
+DENSITIES: dict[str, Callable[..., Mixture]] = {
+    "mixture1d": densities.mixture1d,
+    "ring": densities.ring,
+    "grid25": densities.grid25,
+}
+
+DATASETS: dict[str, ImageSource | Callable[..., Mixture]] = {**IMAGES, **DENSITIES}
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path = "data",
+    path: str | Path | None = None,
+    size: int | None = None,
+    held_out: int | None = None,
+    on_bad: str = "error",
+    flip: bool | None = None,
+    weights: Sequence[float] | None = None,
+    means: Sequence[float] | None = None,
+    stds: Sequence[float] | None = None,
+    label: str | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Images | Density:
+    """The dataset `name`, on `device`; what is None takes the dataset's natural value.
+
+    - `root`: where published datasets lie and are downloaded to.
+    - `path`: a folder of images, or a .zip of them, for `folder`.
+    - `size`: side of the square images in pixels.
+    - `held_out`: how many examples to keep from training, 0 for none. By default the test split, or where there is none
+      min(10 %, 1,000) images chosen by hash of content, the same for every seed.
+    - `on_bad`: `error` or `skip`, for a damaged file among images.
+    - `flip`: mirror half of the training images, at random.
+    - `weights`, `means`, `stds`: the components of `mixture1d`.
+    - `label`: the name to show; by default `name`.
+
+    Raises ConfigError for a value that no dataset could have, DataError for data that are missing or damaged.
+    """
+    _check(name, path, size, held_out, on_bad, components={"weights": weights, "means": means, "stds": stds})
+    label = label or name
+    if name in DENSITIES:
+        given = {
+            key: value for key, value in (("weights", weights), ("means", means), ("stds", stds)) if value is not None
+        }
+        return Density(name, label, DENSITIES[name](**given), seed=seed, device=device)
+    source = IMAGES[name]
+    size = source.size if size is None else size
+    splits = source.read(Path(root if path is None else path).expanduser(), size, on_bad)
+    train, held = separate(splits, held_out)
+    return Images(
+        name,
+        label,
+        squared(train, size).to(device),
+        squared(held, size).to(device),
+        flip=source.flip if flip is None else flip,
+        skipped=splits.skipped,
+        seed=seed,
+    )
+
+
+def _check(
+    name: str,
+    path: str | Path | None,
+    size: int | None,
+    held_out: int | None,
+    on_bad: str,
+    components: dict[str, Any],
+) -> None:
+    """Refuse what can be seen to be wrong before any data is read."""
+    if name not in DATASETS:
+        raise ConfigError(one_of("dataset", name, DATASETS))
+    if on_bad not in ("error", "skip"):
+        raise ConfigError(one_of("dataset.on_bad", on_bad, ("error", "skip")))
+    if name == "folder" and path is None:
+        raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
+    if name != "folder" and path is not None:
+        raise ConfigError(f"dataset.path={path} is for dataset=folder; dataset={name} is looked for under dataset.root")
+    if size is not None and size < 1:
+        raise ConfigError(f"dataset.size={size} must be at least 1 pixel")
+    if held_out is not None and held_out < 0:
+        raise ConfigError(f"dataset.held_out={held_out} must be 0 (none) or more")
+    for key, value in components.items():
+        if value is not None and name != "mixture1d":
+            raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={name} has its own components")

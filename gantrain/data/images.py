@@ -1,0 +1,144 @@
+"""Images as one uint8 tensor on the device, read as an endless stream.
+
+Epoch e shows every training image once, in a permutation that (seed, e) alone decides; epochs follow each other without
+a gap. Position c of the stream is therefore known without having read positions 0 … c − 1, and a run that resumes at
+clock c goes on with the images it would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from gantrain.errors import DataError
+from gantrain.randomness import stream_generator
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Splits(NamedTuple):
+    """Images as a reader found them, uint8 `[N, C, H, W]` on the CPU."""
+
+    train: torch.Tensor
+    test: torch.Tensor | None = None
+    skipped: int = 0
+
+
+class Images:
+    """A set of images; the contract is `gantrain.data.Dataset`.
+
+    `train` and `held` are uint8 `[N, C, H, W]` on the device they are to be read on; `held` may be empty.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        train: torch.Tensor,
+        held: torch.Tensor,
+        *,
+        flip: bool = False,
+        skipped: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.name = name
+        self.label = label
+        self.shape: tuple[int, ...] = tuple(train.shape[1:])
+        self.size: int | None = len(train)
+        self.has_held_out = len(held) > 0
+        self.fingerprint = _fingerprint(train, held)
+        self.skipped = skipped
+        self._train = train
+        self._held = held if self.has_held_out else train
+        self._flip = flip
+        self._seed = seed
+        self._orders: dict[int, torch.Tensor] = {}
+
+    def batch(self, clock: int, batch_size: int) -> torch.Tensor:
+        """Images clock … clock + B − 1 of the stream: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
+        images = _pixels(self._train[self._indices(clock, batch_size)])
+        return self._mirrored(images, clock) if self._flip else images
+
+    def held_out(self, count: int) -> torch.Tensor:
+        """The first `count` held-out images, or training images where none are held out: `[≤ count, C, H, W]`."""
+        return _pixels(self._held[:count])
+
+    def _indices(self, clock: int, batch_size: int) -> torch.Tensor:
+        """Which training images stand at positions clock … clock + B − 1: int64 `[B]`."""
+        import torch
+
+        end = clock + batch_size
+        count = len(self._train)
+        epochs = range(clock // count, (end - 1) // count + 1)
+        self._orders = {epoch: self._order(epoch) for epoch in epochs}
+        starts = {epoch: epoch * count for epoch in epochs}
+        return torch.cat([self._orders[e][max(clock - starts[e], 0) : end - starts[e]] for e in epochs])
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        """The permutation of one epoch, int64 `[N]`, kept on the device while the clock is in it."""
+        import torch
+
+        if epoch in self._orders:
+            return self._orders[epoch]
+        generator = stream_generator(self._seed, "permutation", epoch)
+        return torch.randperm(len(self._train), generator=generator).to(self._train.device)
+
+    def _mirrored(self, images: torch.Tensor, clock: int) -> torch.Tensor:
+        import torch
+
+        generator = stream_generator(self._seed, "flip", clock, device=images.device)
+        coins = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+        return torch.where(coins < 0.5, images.flip(-1), images)
+
+
+def separate(splits: Splits, held_out: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(training, held-out) images.
+
+    Held-out ones come in the order of a hash of their content, so that the first k of them are a fair sample even
+    where the files are sorted by class. Where there is no test split the first min(10 %, 1,000) in that order are held
+    out, and the training images follow it too: neither names nor the order on disk have any influence.
+
+    Raises DataError if nothing would be left to train on.
+    """
+    if splits.test is not None:
+        return splits.train, splits.test[_content_order(splits.test)[:held_out]]
+    count = min(len(splits.train) // 10, 1000) if held_out is None else held_out
+    if count >= len(splits.train):
+        raise DataError(f"dataset.held_out={count} leaves no training image of {len(splits.train)}; lower it")
+    order = _content_order(splits.train)
+    return splits.train[order[count:]], splits.train[order[:count]]
+
+
+def squared(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Square uint8 images resized to `[N, C, size, size]`, bicubic with antialiasing, or as they are if they fit."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    if images.shape[-1] == size or len(images) == 0:
+        return images
+    # In parts: float32 copies of a large set would not fit in memory.
+    parts = [
+        interpolate(part.float(), (size, size), mode="bicubic", antialias=True).round().clamp(0, 255).byte()
+        for part in images.split(1024)
+    ]
+    return torch.cat(parts)
+
+
+def _pixels(images: torch.Tensor) -> torch.Tensor:
+    """Uint8 0 … 255 to float32 in [0, 1]."""
+    return images.float() / 255
+
+
+def _content_order(images: torch.Tensor) -> list[int]:
+    """Indices of the images, sorted by a hash of their pixels."""
+    keys = [hashlib.blake2b(image, digest_size=16).digest() for image in images.contiguous().numpy()]
+    return sorted(range(len(keys)), key=keys.__getitem__)
+
+
+def _fingerprint(*splits: torch.Tensor) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for images in splits:
+        digest.update(repr(tuple(images.shape)).encode())
+        digest.update(images.contiguous().cpu().numpy().data)
+    return digest.hexdigest()

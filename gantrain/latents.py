@@ -1,0 +1,31 @@
+"""The generator's input: latents [B, size] from a prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+PRIORS = ("normal", "uniform")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """z ~ N(0, I) (`normal`) or U(−1, 1) (`uniform`), of `size` dimensions, on `device`."""
+
+    size: int
+    prior: str = "normal"
+    device: torch.device | str = "cpu"
+
+    def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """[count, size] float32, from torch's default generator on `device`, or from a generator on the CPU, which
+        gives the same latents on every device."""
+        import torch
+
+        where = torch.device("cpu") if generator else self.device
+        if self.prior == "normal":
+            return torch.randn(count, self.size, generator=generator, device=where).to(self.device)
+        return torch.rand(count, self.size, generator=generator, device=where).to(self.device) * 2 - 1

@@ -1,0 +1,301 @@
+"""From a composed config to a finished run: build the parts once, train, and say in `summary.json` how it ended."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gantrain import config
+from gantrain.errors import (
+    ConfigError,
+    DataError,
+    GantrainError,
+    MemoryExhaustedError,
+    StorageError,
+    nearest_first,
+    one_of,
+)
+from gantrain.randomness import preserved_randomness, stream_seed
+from gantrain.run import Interrupted, RunFolder, StopRequest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from gantrain.data import Dataset
+    from gantrain.state import State
+    from gantrain.trainer import Schedule
+
+
+def launch(
+    composed: DictConfig, folder: RunFolder, typed: Iterable[str], bundle: Mapping[str, Any] | None = None
+) -> None:
+    """Train what `composed` describes in `folder`, from the start or from a checkpoint's `bundle`.
+
+    `typed` are the overrides of the user's own command line, which alone may name code to import. Raises GantrainError
+    or Interrupted, after writing the reason into the summary.
+    """
+    with folder.locked(), StopRequest() as stop, summarised(folder) as summary, explained_errors(folder):
+        config.refuse_untyped_object(composed, typed)
+        settings = config.checked(composed)
+        _train(settings, composed, folder, bundle, stop, summary)
+
+
+def _train(
+    settings: dict[str, Any],
+    composed: DictConfig,
+    folder: RunFolder,
+    bundle: Mapping[str, Any] | None,
+    stop: StopRequest,
+    summary: dict[str, Any],
+) -> None:
+    game = config.objective(settings)
+
+    from gantrain import data
+    from gantrain.latents import Latents
+    from gantrain.report import Reporter
+    from gantrain.trainer import train
+
+    device = choose_device(settings["device"])
+    optimizers = optimizer_factories(settings["optimizer"])
+    dataset = data.load(**settings["dataset"], seed=settings["seed"], device=device)
+    schedule = build_schedule(settings, dataset)
+    state = build_state(settings, dataset.shape, device, optimizers)
+    if bundle is not None:
+        refuse_other_data(dataset, bundle)
+        state.load_state_dict(bundle["state"], bundle["images"])
+    summary |= described(settings, dataset, device)
+    stop.raise_if_asked("before the first step")
+
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    reporter = Reporter(
+        folder.path,
+        total_images=schedule.images,
+        start_images=state.images,
+        config_text=OmegaConf.to_yaml(composed),
+        hparams=hyperparameters(plain),
+        bound=f"bound/{game.disc_div.name}",
+    )
+    latents = Latents(settings["latent"]["size"], settings["latent"]["prior"], device)
+    started, begin = time.monotonic(), state.images
+    try:
+        with reporter:
+            train(
+                state,
+                game,
+                dataset,
+                latents,
+                schedule,
+                folder,
+                reporter,
+                seed=settings["seed"],
+                config={str(key): value for key, value in plain.items()},
+                stop=stop,
+            )
+    finally:
+        seconds = time.monotonic() - started
+        summary["images"] = state.images
+        summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
+        summary["images_per_second"] = round((state.images - begin) / seconds, 3)
+        summary["metrics"] = {name: value if math.isfinite(value) else None for name, value in reporter.latest.items()}
+
+
+@contextmanager
+def summarised(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """A dictionary that becomes `summary.json`: `running` at first, then how the block ended."""
+    earlier = folder.read_summary()
+    summary: dict[str, Any] = {key: earlier[key] for key in ("started", "seconds", "images") if key in earlier}
+    summary = {"status": "running", "reason": "", "started": now()} | summary
+    folder.write_summary(summary)
+    try:
+        yield summary
+        summary |= {"status": "finished", "exit_code": 0}
+    except Interrupted as stop:
+        summary |= {"status": "stopped", "reason": str(stop), "exit_code": stop.exit_code}
+        raise
+    except GantrainError as error:
+        summary |= {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+        raise
+    finally:
+        folder.write_summary(summary | {"ended": now()})
+
+
+@contextmanager
+def explained_errors(folder: RunFolder) -> Iterator[None]:
+    """Failures of memory and storage in our words; the traceback of anything unforeseen goes into `train.log`."""
+    try:
+        yield
+    except GantrainError:
+        raise
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise MemoryExhaustedError(
+                f"out of memory: {str(error).splitlines()[0]}\n"
+                "lower train.batch_size or train.held_out_images, or choose a smaller architecture"
+            ) from error
+        if isinstance(error, OSError):
+            raise StorageError(f"{folder.path}: {error.strerror or error} ({error.filename})") from error
+        with folder.log.open("a", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+        raise GantrainError(
+            f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return on_device or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def now() -> str:
+    """The date and time, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def described(settings: Mapping[str, Any], dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """What a number of this run depends on beside its config."""
+    import torch
+
+    return {
+        "data": {
+            "label": dataset.label,
+            "training_images": dataset.size,
+            "held_out": dataset.has_held_out,
+            "skipped_files": dataset.skipped,
+            "fingerprint": dataset.fingerprint,
+        },
+        "samples_from": "averaged generator" if settings["ema"] else "generator",
+        "seed": settings["seed"],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def hyperparameters(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys, without the networks' tables."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= hyperparameters(value, f"{prefix}{key}.")
+        elif not isinstance(value, list) or all(isinstance(item, int | float) for item in value):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The parts
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the first of CUDA, MPS and CPU that is there. Raises ConfigError."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not available.get(kind) or (number and not (number.isdecimal() and int(number) < count)):
+        there = ", ".join(["auto", *(kind for kind, there in available.items() if there)])
+        raise ConfigError(f"device={name} is not on this machine; choose {there}")
+    return torch.device(name)
+
+
+def optimizer_factories(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """For each player a function from a network to its optimizer, the keys checked against the class's signature."""
+    shared = {key: value for key, value in settings.items() if key not in ("discriminator", "generator")}
+    return {
+        player: optimizer_factory(shared | dict(settings.get(player) or {}), player)
+        for player in ("discriminator", "generator")
+    }
+
+
+def optimizer_factory(settings: Mapping[str, Any], player: str) -> Any:
+    """`settings["name"]` among torch.optim's classes, with the other keys as its arguments. Raises ConfigError."""
+    import torch
+
+    classes = {
+        name: item
+        for name, item in vars(torch.optim).items()
+        if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and name not in ("Optimizer", "LBFGS")
+    }
+    name, arguments = settings.get("name"), {key: value for key, value in settings.items() if key != "name"}
+    if name not in classes:
+        raise ConfigError(one_of("optimizer.name", name, classes))
+    known = [key for key in inspect.signature(classes[name]).parameters if key != "params"]
+    for key in arguments.keys() - set(known):
+        raise ConfigError(f"optimizer={name} has no key {key}; did you mean {nearest_first(key, known)[0]}?")
+
+    def build(network: nn.Module) -> Optimizer:
+        try:
+            return classes[name](network.parameters(), **arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"optimizer={name} refuses its settings for the {player}: {error}") from error
+
+    return build
+
+
+def build_schedule(settings: Mapping[str, Any], dataset: Dataset) -> Schedule:
+    """The schedule, `epochs` turned into images. Raises DataError where a batch is larger than the dataset."""
+    from gantrain.trainer import Schedule
+
+    train = dict(settings["train"])
+    epochs, size = train.pop("epochs"), dataset.size
+    if size is not None and size < train["batch_size"]:
+        raise DataError(
+            f"{dataset.label} has {size} training images, fewer than train.batch_size={train['batch_size']}; "
+            "lower train.batch_size or dataset.held_out, or add images"
+        )
+    if epochs is not None:
+        if size is None:
+            raise ConfigError(f"train.epochs={epochs} needs a finite dataset; give train.images for {dataset.name}")
+        train["images"] = math.ceil(epochs * size)
+    return Schedule(**train, ema=settings["ema"])
+
+
+def build_state(
+    settings: Mapping[str, Any], shape: tuple[int, ...], device: torch.device, optimizers: Mapping[str, Any]
+) -> State:
+    """Networks drawn from the stream `init`, their optimizers and the average."""
+    import torch
+
+    from gantrain import architectures
+    from gantrain.state import State, averaged
+
+    with preserved_randomness(torch.device("cpu")):
+        torch.manual_seed(stream_seed(settings["seed"], "init"))
+        generator, discriminator = architectures.build(settings["architecture"], shape, settings["latent"]["size"])
+    generator, discriminator = generator.to(device), discriminator.to(device)
+    return State(
+        generator,
+        discriminator,
+        optimizers["generator"](generator),
+        optimizers["discriminator"](discriminator),
+        average=averaged(generator) if settings["ema"] else None,
+    )
+
+
+def refuse_other_data(dataset: Dataset, bundle: Mapping[str, Any]) -> None:
+    """Raise CheckpointError when the data are not those that the checkpoint was trained on."""
+    from gantrain.errors import CheckpointError
+
+    saved = bundle["data"]["fingerprint"]
+    if dataset.fingerprint != saved:
+        raise CheckpointError(
+            f"{dataset.label} has changed since the checkpoint: its fingerprint is {dataset.fingerprint}, was {saved}; "
+            "restore the images, or start a new run"
+        )

@@ -1,0 +1,100 @@
+"""Penalties and smoothing of the discriminator, each one object that the objective is handed.
+
+A regularizer may do three things, and the neutral base does none of them: disturb what D is shown, mix the roles of
+data and samples, and add a penalty to D's loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Discriminator = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """No regularization; the contract of those below, whose fields are numbers ≥ 0."""
+
+    smoothing: ClassVar[float] = 0.0
+
+    def disturb(self, x: Tensor) -> Tensor:
+        """What D is shown in place of `x` [B, …], in both players' steps."""
+        return x
+
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | None:
+        """A scalar added to D's loss, or None. `real`, `fake`: [B, …]; draws from torch's default generator."""
+        return None
+
+
+@dataclass(frozen=True)
+class R1(Regularizer):
+    """(weight/2) E_p‖∇ₓ v(x)‖², v being D's raw output (Mescheder et al. 2018, eq. 9)."""
+
+    weight: float = 10.0
+
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+        return self.weight / 2 * input_gradient(discriminator, real).square().sum(1).mean()
+
+
+@dataclass(frozen=True)
+class GradientPenalty(Regularizer):
+    """weight · E(‖∇ₓ v(x̂)‖ − target)², x̂ uniform between a real and a fake point (Gulrajani et al. 2017, eq. 3).
+
+    `target=0` is the zero-centred form (Thanh-Tung et al. 2019). The norm is per sample.
+    """
+
+    weight: float = 10.0
+    target: float = 1.0
+
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+        import torch
+
+        share = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype)
+        norms = input_gradient(discriminator, torch.lerp(fake, real, share)).norm(dim=1)
+        return self.weight * (norms - self.target).square().mean()
+
+
+@dataclass(frozen=True)
+class InstanceNoise(Regularizer):
+    """Gaussian noise of standard deviation `std` on everything D is shown (Sønderby et al. 2017; Arjovsky and Bottou
+    2017): both densities are convolved with N(0, std²), which gives them a common support."""
+
+    std: float = 0.1
+
+    def disturb(self, x: Tensor) -> Tensor:
+        import torch
+
+        return x + self.std * torch.randn_like(x)
+
+
+@dataclass(frozen=True)
+class LabelSmoothing(Regularizer):
+    """One-sided label smoothing (Salimans et al. 2016, section 3.4): a share `smoothing` of the data counts as fake.
+
+    D then estimates log((1 − s)p / (q + s p)) in place of log(p/q), for every divergence.
+    """
+
+    smoothing: float = 0.1  # type: ignore[misc]
+
+
+REGULARIZERS: dict[str, type[Regularizer]] = {
+    "none": Regularizer,
+    "r1": R1,
+    "gradient_penalty": GradientPenalty,
+    "instance_noise": InstanceNoise,
+    "label_smoothing": LabelSmoothing,
+}
+
+
+def input_gradient(discriminator: Discriminator, x: Tensor) -> Tensor:
+    """∇ₓ v(x) of each sample, flattened: [B, …] → [B, D]; differentiable in D's parameters."""
+    import torch
+
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+    return gradient.flatten(1)

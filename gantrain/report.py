@@ -1,0 +1,346 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, and one line on the screen.
+
+All three show the same numbers under the same names at the same clock, images shown to D. metrics.jsonl has one strict
+JSON object a report, `{"images": …, "loss/discriminator": …}`, with null for a value that is not finite. A resumed run
+first takes back the reports that lie after its checkpoint, so every report stands exactly once and no curve folds back.
+
+Logs and pictures never cost a run: when their storage fails, the run says so once and goes on
+(`Reporter.sparing_the_run`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
+
+from gantrain.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+METRICS = "metrics.jsonl"
+SECONDS_BETWEEN_REDRAWS = 0.25
+
+
+class Reporter:
+    """The metrics file, the TensorBoard events and the progress line of one run.
+
+    Close it, or use it in a `with`: the line gives the cursor back, and the hyperparameters reach TensorBoard beside
+    the last report.
+
+    Args:
+        folder: The run folder, which exists.
+        total_images: The clock at which the run is done.
+        start_images: The clock at which this process begins; reports after it are taken back.
+        console: Where the line goes; standard output when None. Plain lines, one a report, when it is no terminal.
+        config_text: The composed configuration as YAML, for TensorBoard's text page.
+        hparams: Names and values for TensorBoard's HParams page.
+        bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        total_images: int,
+        start_images: int = 0,
+        console: Console | None = None,
+        config_text: str = "",
+        hparams: Mapping[str, Any] | None = None,
+        bound: str = "",
+    ) -> None:
+        self.folder = Path(folder)
+        self.total_images = total_images
+        self.hparams = dict(hparams or {})
+        self.bound = bound
+        self.console = console or Console()
+        self.latest: dict[str, float] = {}
+        self._images = self._latest_images = start_images
+        self._checkpoint = ""
+        self._told: set[int | None] = set()
+        self._next_redraw = 0.0
+        self._bar = _progress_bar(self.console, total_images)
+        self._events = EventFile(self.folder, start_images)
+        with self.sparing_the_run():
+            drop_reports_after(self.folder / METRICS, start_images)
+        if config_text and start_images == 0:
+            self._write_config(config_text)
+        if self._bar is not None:
+            self._redraw()
+            self._bar.start()
+
+    def report(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
+        """Write one report at the clock `images`: a metrics row, the TensorBoard curves, the progress line."""
+        from torch.utils.tensorboard import summary
+
+        self.latest, self._latest_images, self._images = dict(scalars), images, images
+        with self.sparing_the_run():
+            append_whole(self.folder / METRICS, _row(images, scalars).encode())
+        with self.sparing_the_run():
+            curves = [summary.scalar(name, value) for name, value in scalars.items()]
+            counts = [_histogram(name, values) for name, values in (histograms or {}).items()]
+            self._events.add(images, *curves, *filter(None, counts))
+        if self._bar is None:
+            self._print(self._line())
+        else:
+            self._redraw()
+
+    def picture(self, images: int, tag: str, picture: Tensor | Path) -> None:
+        """Show a picture in TensorBoard: a float tensor `[C, H, W]` in [0, 1], or an image file."""
+        from torch.utils.tensorboard import summary
+
+        with self.sparing_the_run():
+            if isinstance(picture, Path):
+                shown = summary.image(tag, _pixels(picture), dataformats="HWC")
+            else:
+                shown = summary.image(tag, picture, dataformats="CHW")
+            self._events.add(images, shown)
+
+    def progress(self, images: int) -> None:
+        """Move the progress line; cheap enough for every iteration: it draws at most four times a second."""
+        self._images = images
+        if self._bar is not None and time.monotonic() >= self._next_redraw:
+            self._redraw()
+
+    def note(self, text: str) -> None:
+        """Print a line of its own, above the progress line."""
+        self._print(text)
+
+    def checkpoint(self, name: str) -> None:
+        """Note a saved checkpoint, which the progress line names from now on."""
+        self._checkpoint = name
+        self.note(f"checkpoint {name}")
+
+    @contextmanager
+    def sparing_the_run(self) -> Iterator[None]:
+        """Write what is not worth a run, a log or a picture: an OSError is told once for each cause, and forgotten."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in self._told:
+                self._told.add(error.errno)
+                self.note(f"cannot write logs or pictures, the run goes on without them: {error}")
+
+    def close(self) -> None:
+        """Write the hyperparameters beside the last report and end the progress line; may be called again."""
+        if self.hparams and self.latest:
+            self._write_hparams()
+        if self._bar is not None:
+            self._redraw()
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _write_hparams(self) -> None:
+        # SummaryWriter.add_hparams would open a second run inside the folder.
+        from torch.utils.tensorboard import summary
+
+        hparams = {name: _hparam(value) for name, value in self.hparams.items() if value is not None}
+        with self.sparing_the_run():
+            self._events.add(self._latest_images, *summary.hparams(hparams, self.latest))
+        self.hparams = {}
+
+    def _write_config(self, config_text: str) -> None:
+        from torch.utils.tensorboard import summary
+
+        with self.sparing_the_run():
+            self._events.add(0, summary.text("config", f"```yaml\n{config_text}\n```"))
+
+    def _line(self) -> str:
+        """E.g. `images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08`."""
+        parts = [f"images {self._images:,}/{self.total_images:,}"]
+        rate = self.latest.get("speed/images_per_second", math.nan)
+        if rate > 0:
+            parts += [f"{rate:,.0f} images/s", f"left {_clock_time((self.total_images - self._images) / rate)}"]
+        if "loss/discriminator" in self.latest:
+            losses = self.latest["loss/discriminator"], self.latest.get("loss/generator", math.nan)
+            parts.append("loss D {:.3g} G {:.3g}".format(*losses))
+        bound = self.bound or next((name for name in self.latest if "bound/" in name), "")
+        if bound in self.latest:
+            parts.append(f"bound {self.latest[bound]:.3g}")
+        if self._checkpoint and self._bar is not None:
+            parts.append(self._checkpoint)
+        return "  ".join(parts)
+
+    def _redraw(self) -> None:
+        assert self._bar is not None
+        self._next_redraw = time.monotonic() + SECONDS_BETWEEN_REDRAWS
+        self._bar.update(self._bar.task_ids[0], completed=self._images, description=_printable(self._line()))
+        self._bar.refresh()
+
+    def _print(self, text: str) -> None:
+        self.console.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+class EventFile:
+    """A TensorBoard event file, of which every addition is written whole or not at all.
+
+    SummaryWriter hands events to a thread, which on a full disk dies with a traceback and takes every later event with
+    it; here an addition is one write by the caller, and the next one may succeed again. The file begins with the first
+    addition. A resumed run's file first tells TensorBoard to forget the steps after `start_images`.
+    """
+
+    def __init__(self, folder: Path, start_images: int = 0) -> None:
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self.path = folder / name
+        self.start_images = start_images
+        self._begun = False
+
+    def add(self, step: int, *summaries: Any) -> None:
+        """Append summaries, as the functions of `torch.utils.tensorboard.summary` make them, at `step`."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        now = time.time()
+        events = [] if self._begun else self._header(now)
+        events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
+        append_whole(self.path, _records(events))
+        self._begun = True
+
+    def _header(self, now: float) -> list[Any]:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        version = Event(wall_time=now, file_version="brain.Event:2")
+        if self.start_images == 0:
+            return [version]
+        restart = SessionLog(status=SessionLog.START)
+        return [version, Event(wall_time=now, step=self.start_images + 1, session_log=restart)]
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append all of `data` or nothing: half a record would spoil the one after it. Links are not followed.
+
+    Raises:
+        OSError: The storage is full, read-only or failing; the file is as it was.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with open(descriptor, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The reports of a metrics file, in the order of the clock; a last line torn by a kill is left out.
+
+    Raises:
+        DataError: The file is missing, or another line than the last is not a report.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    reports = [_parsed(line) for line in lines]
+    if reports and reports[-1] is None:
+        reports.pop()
+    for number, report in enumerate(reports, start=1):
+        if report is None:
+            raise DataError(f"{path}, line {number} is not a report (one JSON object with `images`)")
+    return [report for report in reports if report is not None]
+
+
+def drop_reports_after(path: Path, images: int) -> None:
+    """Cut a metrics file after its last report at or before the clock `images`; a torn line goes too."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    with open(descriptor, "r+b") as file:
+        kept = 0
+        for line in file:
+            report = _parsed(line)
+            if report is None or report["images"] > images:
+                break
+            kept += len(line)
+        file.truncate(kept)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The report on a line, or None for a line that is torn or is no report."""
+    try:
+        report = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = line.endswith(b"\n") and isinstance(report, dict) and isinstance(report.get("images"), int)
+    return report if whole else None
+
+
+def _row(images: int, scalars: Mapping[str, float]) -> str:
+    values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+    return json.dumps({"images": images, **values}, allow_nan=False) + "\n"
+
+
+def _records(events: list[Any]) -> bytes:
+    """The events in TensorBoard's record format (length, checksums, message)."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    buffer = io.BytesIO()
+    writer = RecordWriter(buffer)
+    for event in events:
+        writer.write(event.SerializeToString())
+    return buffer.getvalue()
+
+
+def _histogram(name: str, values: Tensor) -> Any:
+    """A histogram of the finite values, None where there are none."""
+    from torch.utils.tensorboard import summary
+
+    values = values.detach().float().cpu().flatten()
+    finite = values[values.isfinite()]
+    return summary.histogram(name, finite, bins=64) if len(finite) else None
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    """An image file as uint8 `[H, W, 3]`."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _hparam(value: Any) -> bool | float | str:
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _progress_bar(console: Console, total_images: int) -> Progress | None:
+    """A bar with one line of text, or None where lines cannot be redrawn."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        return None
+    line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    bar = Progress(BarColumn(bar_width=10), line, console=console, auto_refresh=False)
+    bar.add_task("", total=total_images)
+    return bar
+
+
+def _clock_time(seconds: float) -> str:
+    """Seconds as `hours:minutes:seconds`."""
+    minutes, seconds = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _printable(text: str) -> str:
+    """The text without control characters, which could steer a terminal."""
+    return "".join(character if character.isprintable() else "�" for character in text)

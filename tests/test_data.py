@@ -1,0 +1,752 @@
+"""The datasets: the stream keyed by the clock, what is held out, every reader on small files in the real formats."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from scipy import integrate, stats
+from scipy.io import savemat
+
+from gantrain import data
+from gantrain.data import decoding, densities, fetching, folder, published
+from gantrain.data.images import Images
+from gantrain.errors import ConfigError, DataError, StorageError
+
+CONF = Path(__file__).parents[1] / "conf" / "dataset"
+DENSITIES = sorted(data.DENSITIES)
+
+
+def pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def numbered(count: int, seed: int = 0, flip: bool = False) -> Images:
+    """Images whose pixels tell their index."""
+    train = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1).expand(count, 1, 2, 2).contiguous()
+    return Images("numbered", "numbered", train, train[:0], seed=seed, flip=flip)
+
+
+def indices(dataset: Images, clock: int, batch_size: int) -> list[int]:
+    return (dataset.batch(clock, batch_size)[:, 0, 0, 0] * 255).round().int().tolist()
+
+
+# The catalogue
+
+
+def test_names_are_known_without_the_libraries_that_read() -> None:
+    code = (
+        "import json, sys, gantrain.data as d;"
+        "heavy = [m for m in ('torch', 'numpy', 'PIL', 'sklearn', 'scipy') if m in sys.modules];"
+        "print(json.dumps([sorted(d.DATASETS), heavy]))"
+    )
+    names, heavy = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert heavy == []
+    assert names == sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", sorted(data.DATASETS))
+def test_configuration_and_code_agree(name: str) -> None:
+    text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    assert text.startswith("# @package _global_\n# ")
+    assert config["dataset"].pop("name") == name
+    if name in data.IMAGES:
+        source = data.IMAGES[name]
+        assert config["dataset"] == {"flip": source.flip, "size": source.size}
+    else:
+        assert config["latent"] == {"size": len(data.DENSITIES[name]().means[0])}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "cifar01"}, "cifar10"),
+        ({"name": "digits", "on_bad": "ignore"}, "skip"),
+        ({"name": "digits", "size": 0}, "dataset.size=0"),
+        ({"name": "digits", "held_out": -1}, "dataset.held_out=-1"),
+        ({"name": "digits", "path": "x"}, "dataset=folder"),
+        ({"name": "folder"}, "dataset.path"),
+        ({"name": "ring", "means": [1.0]}, "mixture1d"),
+        ({"name": "mixture1d", "means": [1.0]}, "2, 1 and 2"),
+        ({"name": "mixture1d", "weights": []}, "0, 2 and 2"),
+        ({"name": "mixture1d", "stds": [1.0, 0.0]}, "positive"),
+        ({"name": "mixture1d", "means": [1.0, float("nan")]}, "finite"),
+    ],
+)
+def test_what_no_dataset_could_have_is_refused(options: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        data.load(**options)
+
+
+# The stream
+
+
+def test_every_epoch_shows_every_image_once_and_joins_the_next_without_a_gap() -> None:
+    dataset = numbered(10)
+    stream = indices(dataset, 0, 40)
+    epochs = [stream[start : start + 10] for start in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10, 23])
+def test_a_batch_depends_on_the_clock_alone(batch_size: int) -> None:
+    stream = indices(numbered(10), 0, 70)
+    for clock in (0, 4, 9, 10, 17, 35):
+        assert indices(numbered(10), clock, batch_size) == stream[clock : clock + batch_size]
+    dataset = numbered(10)
+    walked = [index for clock in range(0, 70 - batch_size, batch_size) for index in indices(dataset, clock, batch_size)]
+    assert walked == stream[: len(walked)]
+
+
+def test_the_seed_decides_the_order() -> None:
+    assert indices(numbered(50, seed=0), 0, 50) != indices(numbered(50, seed=1), 0, 50)
+
+
+def test_half_of_the_images_are_mirrored_by_the_clock_and_no_pixel_is_changed() -> None:
+    train = torch.from_numpy(pixels(400, 3, 4, 4))
+    plain = Images("a", "a", train, train[:0])
+    flipped = Images("a", "a", train, train[:0], flip=True)
+    before, after = plain.batch(400, 400), flipped.batch(400, 400)
+    mirrored = (after == before.flip(-1)).flatten(1).all(1)
+    assert ((after == before).flatten(1).all(1) ^ mirrored).all()
+    assert 160 < mirrored.sum() < 240
+    assert torch.equal(after, Images("a", "a", train, train[:0], flip=True).batch(400, 400))
+    assert torch.equal(flipped.held_out(5), train[:5] / 255)
+
+
+def test_pixels_are_float32_in_the_unit_interval() -> None:
+    batch = data.load("digits").batch(0, 1618)
+    assert batch.dtype == torch.float32
+    assert (batch.min(), batch.max()) == (0, 1)
+
+
+# Held out
+
+
+def test_a_tenth_of_the_digits_is_held_out_by_content_for_every_seed() -> None:
+    first, second = data.load("digits"), data.load("digits", seed=7)
+    assert (first.size, first.shape, first.has_held_out) == (1797 - 179, (1, 8, 8), True)
+    assert torch.equal(first.held_out(500), second.held_out(500))
+    assert len(first.held_out(500)) == 179
+    assert first.fingerprint == second.fingerprint
+
+    def identities(images: torch.Tensor) -> set[bytes]:
+        return {image.numpy().tobytes() for image in images}
+
+    assert not identities(first.held_out(179)) & identities(first.batch(0, 1618))
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    everything = data.load("digits", held_out=0).batch(0, 1797)
+    expected = np.sort(load_digits().images.reshape(1797, 64) / 16, axis=0)
+    np.testing.assert_allclose(np.sort(everything.flatten(1).numpy(), axis=0), expected, atol=0.5 / 255)
+
+
+def test_held_out_can_be_chosen_or_turned_off() -> None:
+    assert data.load("digits", held_out=5).size == 1792
+    without = data.load("digits", held_out=0)
+    assert (without.size, without.has_held_out) == (1797, False)
+    assert len(without.held_out(3)) == 3
+    with pytest.raises(DataError, match="1797"):
+        data.load("digits", held_out=1797)
+
+
+def test_resizing_keeps_the_picture() -> None:
+    assert data.load("digits", size=16).shape == (1, 16, 16)
+    small, large = (data.load("digits", size=size).held_out(50) for size in (8, 32))
+    back = torch.nn.functional.avg_pool2d(large, 4)
+    assert (small - back).abs().mean() < 0.05
+
+
+# Densities
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_draws_have_the_moments_and_the_masses_of_the_mixture(name: str) -> None:
+    density = data.load(name)
+    weights, means, stds = (np.array(part) for part in density.mixture)
+    draws = density.batch(0, 200_000).double().numpy()
+    mean = weights @ means
+    variance = weights @ (means**2 + stds[:, None] ** 2) - mean**2
+    np.testing.assert_allclose(draws.mean(0), mean, atol=4 * np.sqrt(variance.max() / 200_000))
+    np.testing.assert_allclose(draws.var(0), variance, rtol=0.02)
+    nearest = ((draws[:, None] - means) ** 2 / stds[:, None] ** 2).sum(2).argmin(1)
+    shares = np.bincount(nearest, minlength=len(weights)) / len(draws)
+    np.testing.assert_allclose(shares, weights, atol=0.01)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_log_density_equals_scipys(name: str) -> None:
+    density = data.load(name)
+    x = density.batch(0, 300).double()
+    dimension = x.shape[1]
+    parts = [
+        weight * stats.multivariate_normal(mean, std**2 * np.eye(dimension)).pdf(x.numpy())
+        for weight, mean, std in zip(*density.mixture, strict=True)
+    ]
+    np.testing.assert_allclose(density.log_density(x), np.log(sum(parts)), rtol=1e-9)
+    assert torch.isfinite(density.log_density(torch.full((1, dimension), 1e3))).all()
+
+
+def test_a_mixture_of_ones_own_is_normalised() -> None:
+    density = data.load("mixture1d", weights=[1, 2, 1], means=[-1, 0, 3], stds=[0.5, 1, 2])
+    total, _ = integrate.quad(lambda x: density.log_density(torch.tensor([[x]], dtype=torch.float64)).exp(), -30, 30)
+    assert total == pytest.approx(1)
+    assert density.fingerprint != data.load("mixture1d").fingerprint
+
+
+def test_protocols_of_the_field() -> None:
+    ring, grid = densities.ring(), densities.grid25()
+    assert np.hypot(*np.array(ring.means).T) == pytest.approx([2.0] * 8)
+    assert set(ring.stds) == {0.02}
+    assert set(np.unique(grid.means)) == {-4, -2, 0, 2, 4}
+    assert (len(set(grid.means)), set(grid.stds)) == (25, {0.05})
+
+
+def test_draws_are_keyed_by_seed_clock_and_stream() -> None:
+    one, same, other = data.load("ring"), data.load("ring"), data.load("ring", seed=1)
+    assert torch.equal(one.batch(100, 10), same.batch(100, 10))
+    assert torch.equal(one.held_out(10), same.held_out(10))
+    for different in (one.batch(110, 10), other.batch(100, 10), one.held_out(10)):
+        assert not torch.equal(one.batch(100, 10), different)
+    assert (one.size, one.shape, one.has_held_out) == (None, (2,), True)
+
+
+# Folders and zips of images
+
+
+def write_image(path: Path, array: np.ndarray, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    root = tmp_path / "photographs"
+    for index in range(12):
+        write_image(root / f"class{index % 3}" / f"{index}.png", pixels(8, 8, 3, seed=index))
+    return root
+
+
+def zipped(root: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(root.rglob("*.png"), reverse=True):
+            archive.write(file, file.relative_to(root))
+    return path
+
+
+def test_a_folder_its_zip_and_a_copy_in_another_order_are_the_same_dataset(photographs: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for index, file in enumerate(sorted(photographs.rglob("*.png"), reverse=True)):
+        (flat / f"{index}.dat").write_bytes(file.read_bytes())
+    sources = [photographs, zipped(photographs, tmp_path / "p.zip"), flat]
+    datasets = [data.load("folder", path=source, size=8, flip=False) for source in sources]
+    assert len({dataset.fingerprint for dataset in datasets}) == 1
+    for dataset in datasets:
+        assert (dataset.size, dataset.shape, dataset.skipped) == (11, (3, 8, 8), 0)
+        assert torch.equal(dataset.batch(5, 20), datasets[0].batch(5, 20))
+        assert torch.equal(dataset.held_out(1), datasets[0].held_out(1))
+
+
+def test_the_fingerprint_follows_the_content(photographs: Path) -> None:
+    before = data.load("folder", path=photographs, size=8).fingerprint
+    write_image(photographs / "class0" / "0.png", pixels(8, 8, 3, seed=99))
+    assert data.load("folder", path=photographs, size=8).fingerprint != before
+    assert data.load("folder", path=photographs, size=4).fingerprint != before
+
+
+def test_pixels_of_a_lossless_file_arrive_unchanged(photographs: Path) -> None:
+    dataset = data.load("folder", path=photographs, size=8, held_out=0, flip=False, label="mine")
+    found = {(image * 255).round().byte().numpy().tobytes() for image in dataset.batch(0, 12)}
+    assert found == {pixels(8, 8, 3, seed=index).transpose(2, 0, 1).tobytes() for index in range(12)}
+    assert (dataset.name, dataset.label) == ("folder", "mine")
+
+
+def test_files_are_sorted_by_the_bytes_of_their_paths(tmp_path: Path) -> None:
+    for name in ("b", "a", "ä", "Z", "a/c"):
+        write_image(tmp_path / f"{name}.png", pixels(2, 2, 3))
+    names = [file.name for file in folder.image_files(tmp_path)]
+    assert names == ["Z.png", "a.png", "a/c.png", "b.png", "ä.png"]
+
+
+def test_grey_files_give_one_channel_and_one_coloured_file_three(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", pixels(8, 8))
+    write_image(tmp_path / "b.jpg", np.repeat(pixels(8, 8, 1), 3, axis=2))
+    assert data.load("folder", path=tmp_path, held_out=0, size=8).shape == (1, 8, 8)
+    write_image(tmp_path / "c.png", pixels(8, 8, 3))
+    assert data.load("folder", path=tmp_path, held_out=0, size=8).shape == (3, 8, 8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    values = np.array([[0, 257 * 10], [32768, 65535]], dtype=np.uint16)
+    found = decoding.decode(encoded(Image.fromarray(values)), 2)
+    assert found.tolist() == [[[0, 10], [128, 255]]] * 3
+
+
+def test_alpha_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (1, 1), (200, 0, 0, 51))
+    white, red = 255 * 0.8, 200 * 0.2
+    np.testing.assert_allclose(decoding.decode(encoded(image), 1).ravel(), [white + red, white, white], atol=1)
+    clear = Image.new("P", (1, 1), 0)
+    clear.putpalette([10, 20, 30])
+    assert decoding.decode(encoded(clear, transparency=0), 1).ravel().tolist() == [255] * 3
+    assert decoding.decode(encoded(clear), 1).ravel().tolist() == [10, 20, 30]
+    assert decoding.decode(encoded(Image.new("LA", (1, 1), (0, 0))), 1).ravel().tolist() == [255] * 3
+
+
+def test_cmyk_becomes_rgb() -> None:
+    found = decoding.decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100), 8)
+    assert np.abs(found[:, 4, 4].astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_the_exif_orientation_is_applied() -> None:
+    array = pixels(4, 4, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90° clockwise
+    found = decoding.decode(encoded(Image.fromarray(array), exif=exif.tobytes()), 4)
+    assert np.array_equal(found.transpose(1, 2, 0), np.rot90(array, k=-1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_every_format_is_cropped_to_its_central_square(kind: str) -> None:
+    array = np.zeros((20, 40, 3), np.uint8)
+    array[:, 10:30] = 200
+    found = decoding.decode(encoded(Image.fromarray(array), kind, quality=100), 10)
+    assert found.shape == (3, 10, 10)
+    assert np.abs(found[:, :, 1:9].astype(int) - 200).max() < 8
+
+
+def damaged() -> dict[str, bytes]:
+    photograph = Image.fromarray(pixels(64, 64, 3))
+    png, jpeg, webp = (encoded(photograph, kind) for kind in ("PNG", "JPEG", "WEBP"))
+    altered = bytearray(png)
+    altered[len(png) // 2] ^= 1
+    return {
+        "empty.png": b"",
+        "text.png": b"not an image",
+        "half.png": png[: len(png) // 2],
+        "half.jpg": jpeg[: len(jpeg) // 2],
+        "half.webp": webp[: len(webp) // 2],
+        "altered.png": bytes(altered),
+        "unsupported.png": encoded(photograph, "BMP"),
+        "bomb.png": bomb(20_000, 20_000),
+        "large.png": bomb(9_000, 9_000),
+    }
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that announces more pixels than it is worth decoding."""
+    plain = encoded(Image.new("L", (1, 1)))
+    header = b"IHDR" + struct.pack(">II", width, height) + plain[24:29]
+    return plain[:12] + header + struct.pack(">I", zlib.crc32(header)) + plain[33:]
+
+
+@pytest.mark.parametrize("name", sorted(damaged()))
+def test_a_damaged_file_stops_the_start_by_name_or_is_skipped_and_counted(photographs: Path, name: str) -> None:
+    (photographs / name).write_bytes(damaged()[name])
+    with pytest.raises(DataError, match=name):
+        data.load("folder", path=photographs, size=8)
+    dataset = data.load("folder", path=photographs, size=8, held_out=0, on_bad="skip")
+    assert (dataset.size, dataset.skipped) == (12, 1)
+
+
+def test_no_altered_byte_of_a_png_alters_the_picture_in_silence() -> None:
+    steps = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8), np.ones((8, 8), np.uint8))
+    png = encoded(Image.fromarray(steps))
+    picture = decoding.decode(png, 64)
+    for position in range(len(png)):
+        altered = bytearray(png)
+        altered[position] ^= 1
+        try:
+            found = decoding.decode(bytes(altered), 64)
+        except Exception:  # whatever a decoder raises for damaged bytes
+            continue
+        assert np.array_equal(found, picture)
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_all_bad_is_an_error(tmp_path: Path, on_bad: str) -> None:
+    for name, content in damaged().items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"altered\.png"):
+        data.load("folder", path=tmp_path, on_bad=on_bad)
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "\x1b[31mred.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"red\.png") as caught:
+        data.load("folder", path=tmp_path)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_links_are_read_once_and_loops_end(photographs: Path) -> None:
+    (photographs / "class0" / "up").symlink_to(photographs)
+    (photographs / "class1" / "self").symlink_to(".")
+    (photographs / "linked.png").symlink_to(photographs / "class0" / "0.png")
+    (photographs / ".hidden").write_bytes(b"passed over")
+    assert data.load("folder", path=photographs, size=8, held_out=0).size == 13
+
+
+def test_a_pipe_is_not_waited_for(photographs: Path) -> None:
+    os.mkfifo(photographs / "pipe.png")
+    (photographs / "nowhere.png").symlink_to("nowhere-else.png")
+    with pytest.raises(DataError, match=r"nowhere\.png"):
+        data.load("folder", path=photographs, size=8)
+    assert data.load("folder", path=photographs, size=8, on_bad="skip").skipped == 2
+    with pytest.raises(DataError, match="neither"):
+        data.load("folder", path=photographs / "pipe.png")
+
+
+def test_missing_empty_and_misplaced_paths_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "half.zip").write_bytes(b"PK\x03\x04")
+    for name in ("missing", "empty", "file", "half.zip"):
+        with pytest.raises(DataError, match=re.escape(str(tmp_path / name))):
+            data.load("folder", path=tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "x/../../a.png", "C:/a.png", "..\\a.png"])
+def test_a_zip_with_paths_that_lead_out_is_refused(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr(name, encoded(Image.new("L", (2, 2))))
+    with pytest.raises(DataError, match="leads out"):
+        data.load("folder", path=tmp_path / "z.zip", on_bad="skip")
+
+
+def test_a_zip_with_links_duplicates_or_bombs_is_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = 0o120777 << 16
+    members: dict[str, list[tuple[zipfile.ZipInfo | str, bytes]]] = {
+        "is a link": [(link, b"/etc/passwd")],
+        "is there twice": [("a.png", b"1"), ("a.png", b"2")],
+        "is compressed more than": [("a.png", bytes(4 * 2**20))],
+    }
+    for words, content in members.items():
+        with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            warnings.simplefilter("ignore")
+            for member, body in content:
+                archive.writestr(member, body)
+        with pytest.raises(DataError, match=words):
+            data.load("folder", path=tmp_path / "z.zip", on_bad="skip")
+
+
+def test_a_damaged_member_of_a_zip_is_found(photographs: Path, tmp_path: Path) -> None:
+    path = zipped(photographs, tmp_path / "z.zip")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"class2/8\.png"):
+        data.load("folder", path=path, size=8)
+    assert data.load("folder", path=path, size=8, on_bad="skip").skipped == 1
+
+
+# Published datasets: small files in the real formats, whose checksums replace the published ones
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, name: str, key: str, content: bytes, members: dict | None = None) -> str:
+    """Let `content` be what the authors published; returns its path under the root folder."""
+    file = published.FILES[name][key]
+    known = {path: hashlib.md5(body).hexdigest() for path, body in (members or {}).items()}
+    small = file._replace(md5=hashlib.md5(content).hexdigest(), members=known)
+    monkeypatch.setitem(published.FILES[name], key, small)
+    return file.path
+
+
+def place(root: Path, path: str, content: bytes) -> Path:
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    return target
+
+
+def packed(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in {"README": b"unread", **members}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def idx(images: np.ndarray) -> bytes:
+    return struct.pack(">4I", 0x803, *images.shape) + images.tobytes()
+
+
+def as_published(images: torch.Tensor) -> set[bytes]:
+    return {(image * 255).round().byte().numpy().tobytes() for image in images}
+
+
+def check_splits(dataset: Images, train: np.ndarray, test: np.ndarray) -> None:
+    assert (dataset.size, dataset.shape) == (len(train), train.shape[1:])
+    assert as_published(dataset.batch(0, len(train))) == {image.tobytes() for image in train}
+    assert as_published(dataset.held_out(100)) == {image.tobytes() for image in test}
+
+
+@pytest.mark.parametrize(("name", "place_name"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+@pytest.mark.parametrize("packing", ["gz", "unpacked"])
+def test_idx_files(tmp_path: Path, name: str, place_name: str, packing: str) -> None:
+    train, test = pixels(20, 28, 28), pixels(6, 28, 28, seed=1)
+    for prefix, images in (("train", train), ("t10k", test)):
+        path = f"{place_name}/raw/{prefix}-images-idx3-ubyte"
+        content = idx(images)
+        place(tmp_path, *((path, content) if packing == "unpacked" else (f"{path}.gz", gzip.compress(content))))
+    check_splits(data.load(name, root=tmp_path), train[:, None], test[:, None])
+    assert len(data.load(name, root=tmp_path, held_out=4).held_out(100)) == 4
+    assert not data.load(name, root=tmp_path, held_out=0).has_held_out
+    assert data.load(name, root=tmp_path, size=32).shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "padded", "altered", "short", "labels"])
+def test_a_damaged_idx_file_is_named_with_the_way_out(tmp_path: Path, damage: str) -> None:
+    whole = idx(pixels(20, 28, 28))
+    packed_whole = bytearray(gzip.compress(whole))
+    packed_whole[-6] ^= 1  # in the stored CRC
+    contents = {
+        "truncated": whole[:-1],
+        "padded": whole + b"\0",
+        "altered": bytes(packed_whole),
+        "short": whole[:7],
+        "labels": struct.pack(">II", 0x801, 20) + bytes(20),
+    }
+    suffix = ".gz" if damage == "altered" else ""
+    path = place(tmp_path, f"MNIST/raw/train-images-idx3-ubyte{suffix}", contents[damage])
+    with pytest.raises(DataError) as caught:
+        data.load("mnist", root=tmp_path)
+    for words in (str(path), "https://ossci-datasets", "MNIST/raw/train-images-idx3-ubyte.gz", "f68b3c2d"):
+        assert words in str(caught.value)
+
+
+def batch_pickle(images: np.ndarray, protocol: int = 2) -> bytes:
+    return pickle.dumps({"data": images.reshape(len(images), -1), "labels": [0] * len(images)}, protocol)
+
+
+def cifar_members(name: str, images: np.ndarray) -> dict[str, bytes]:
+    names = list(published.FILES[name]["archive"].members)
+    return {path: batch_pickle(part) for path, part in zip(names, np.array_split(images, len(names)), strict=True)}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("packing", ["archive", "unpacked"])
+def test_cifar_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, packing: str) -> None:
+    images = pixels(24, 3, 32, 32)
+    members = cifar_members(name, images)
+    last = len(images) // len(members)
+    archive = packed(members)
+    path = publish(monkeypatch, name, "archive", archive, members)
+    for place_name, content in members.items() if packing == "unpacked" else [(path, archive)]:
+        place(tmp_path, place_name, content)
+    check_splits(data.load(name, root=tmp_path, flip=False), images[:-last], images[-last:])
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_the_unpickler_knows_arrays_of_old_and_new_numpy(protocol: int) -> None:
+    images = pixels(2, 3072)
+    content = batch_pickle(images, protocol)
+    for body in (content, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")):
+        found = published._ArrayUnpickler(io.BytesIO(body), encoding="latin1").load()
+        assert np.array_equal(found["data"], images)
+
+
+def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    members = cifar_members("cifar100", pixels(4, 3, 32, 32))
+    members["cifar-100-python/train"] = pickle.dumps({"data": Attack()}, 2)
+    archive = packed(members)
+    place(tmp_path, publish(monkeypatch, "cifar100", "archive", archive, members), archive)
+    with pytest.raises(DataError, match="mkdir"):
+        data.load("cifar100", root=tmp_path)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_an_archive_that_is_damaged_or_not_the_published_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = cifar_members("cifar100", pixels(4, 3, 32, 32))
+    archive = packed(members)
+    path = publish(monkeypatch, "cifar100", "archive", archive, members)
+    other = {**members, "cifar-100-python/test": members["cifar-100-python/train"]}
+    missing = {"cifar-100-python/test": members["cifar-100-python/test"]}
+    for content in (b"", archive[: len(archive) // 2], packed(other), packed(missing)):
+        place(tmp_path, path, content)
+        with pytest.raises(DataError, match=r"cs\.toronto\.edu"):
+            data.load("cifar100", root=tmp_path)
+    for name, content in other.items():
+        place(tmp_path, name, content)
+    with pytest.raises(DataError, match="another version"):
+        data.load("cifar100", root=tmp_path)
+
+
+def mat(images: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    savemat(stream, {"X": images.transpose(2, 3, 1, 0), "y": np.ones((len(images), 1), np.uint8)})
+    return stream.getvalue()
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = pixels(9, 3, 32, 32), pixels(4, 3, 32, 32, seed=1)
+    for key, images in (("train", train), ("test", test)):
+        place(tmp_path, publish(monkeypatch, "svhn", key, mat(images)), mat(images))
+    check_splits(data.load("svhn", root=tmp_path), train, test)
+    place(tmp_path, "train_32x32.mat", mat(train)[:-5])
+    with pytest.raises(DataError, match=r"train_32x32\.mat"):
+        data.load("svhn", root=tmp_path)
+
+
+def test_stl10_trains_on_labelled_and_unlabelled_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {
+        name: pixels(count, 3, 96, 96, seed=count) for name, count in (("train", 3), ("unlabeled", 5), ("test", 2))
+    }
+    members = {f"stl10_binary/{name}_X.bin": part.transpose(0, 1, 3, 2).tobytes() for name, part in parts.items()}
+    archive = packed(members)
+    place(tmp_path, publish(monkeypatch, "stl10", "archive", archive, members), archive)
+    train = np.concatenate([parts["train"], parts["unlabeled"]])
+    check_splits(data.load("stl10", root=tmp_path, flip=False, size=96), train, parts["test"])
+    assert data.load("stl10", root=tmp_path).shape == (3, 48, 48)
+
+
+@pytest.fixture
+def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """CelebA's zip and its partition: four faces for training, one for validation, two for testing."""
+    pictures = {f"{index:06}.jpg": pixels(218, 178, 3, seed=index) for index in range(1, 8)}
+    listing = "".join(f"{name} {split}\n" for name, split in zip(pictures, "0000122", strict=True)).encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, array in pictures.items():
+            archive.writestr(f"img_align_celeba/{name}", encoded(Image.fromarray(array), "PNG"))
+    place(tmp_path, publish(monkeypatch, "celeba", "partition", listing), listing)
+    place(tmp_path, publish(monkeypatch, "celeba", "images", stream.getvalue()), stream.getvalue())
+    return pictures
+
+
+def test_celeba_takes_the_central_square_by_the_published_partition(tmp_path: Path, faces: dict) -> None:
+    squares = np.stack([face[20:198].transpose(2, 0, 1) for face in faces.values()])
+    check_splits(data.load("celeba", root=tmp_path, flip=False, size=178), squares[:4], squares[5:])
+    packed_print = data.load("celeba", root=tmp_path).fingerprint
+    with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip") as archive:
+        archive.extractall(tmp_path / "celeba")
+    (tmp_path / "celeba" / "img_align_celeba.zip").unlink()
+    unpacked = data.load("celeba", root=tmp_path)
+    assert (unpacked.shape, unpacked.fingerprint) == ((3, 64, 64), packed_print)
+
+
+def test_a_face_that_is_missing_or_damaged_is_named(tmp_path: Path, faces: dict) -> None:
+    folder_path = tmp_path / "celeba" / "img_align_celeba"
+    with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip") as archive:
+        archive.extractall(tmp_path / "celeba")
+    (folder_path / "000002.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000002\.jpg"):
+        data.load("celeba", root=tmp_path)
+    assert data.load("celeba", root=tmp_path, on_bad="skip").skipped == 1
+    (folder_path / "000002.jpg").unlink()
+    with pytest.raises(DataError, match=r"000002\.jpg"):
+        data.load("celeba", root=tmp_path, on_bad="skip")
+
+
+# Downloads
+
+
+def served(tmp_path: Path, content: bytes, md5: str | None = None) -> fetching.Published:
+    source = place(tmp_path, "server/file.bin", content)
+    return fetching.Published("set/file.bin", source.as_uri(), md5 or hashlib.md5(content).hexdigest())
+
+
+def test_a_download_is_verified_and_kept(tmp_path: Path) -> None:
+    file = served(tmp_path, b"content" * 10**6)
+    path = fetching.fetch(tmp_path / "root", file)
+    assert path.read_bytes() == b"content" * 10**6
+    (tmp_path / "server" / "file.bin").unlink()
+    assert fetching.fetch(tmp_path / "root", file) == path
+
+
+@pytest.mark.parametrize("trouble", ["offline", "half", "no folder"])
+def test_a_failed_download_leaves_nothing_and_says_how_to_place_the_file(tmp_path: Path, trouble: str) -> None:
+    file = served(tmp_path, b"half", md5="0" * 32)
+    root = tmp_path / "root"
+    if trouble == "offline":
+        (tmp_path / "server" / "file.bin").unlink()
+    if trouble == "no folder":
+        root.write_bytes(b"a file where the folder should be")
+    with pytest.raises(DataError) as caught:
+        fetching.fetch(root, file)
+    for words in (str(root / file.path), file.url, file.md5):
+        assert words in str(caught.value)
+    assert trouble == "no folder" or list((root / "set").iterdir()) == []
+
+
+def test_a_full_disk_is_no_fault_of_the_data(tmp_path: Path) -> None:
+    file = served(tmp_path, b"")
+    with pytest.raises(StorageError, match="No space"), fetching.refusing(tmp_path, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_two_processes_do_not_download_at_once(tmp_path: Path) -> None:
+    file = served(tmp_path, b"content")
+    root = tmp_path / "root"
+    second = threading.Thread(target=fetching.fetch, args=(root, file))
+    with fetching._locked(root):
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        assert not (root / file.path).exists()
+    second.join(10)
+    assert (root / file.path).read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("name", sorted(published.FILES))
+def test_checksums_and_layout_are_torchvisions(name: str) -> None:
+    from torchvision import datasets
+
+    known = {
+        "mnist": lambda: datasets.MNIST.resources,
+        "fashion_mnist": lambda: datasets.FashionMNIST.resources,
+        "svhn": lambda: [entry[1:] for entry in datasets.SVHN.split_list.values()],
+        "celeba": lambda: [(entry[2], entry[1]) for entry in datasets.CelebA.file_list],
+        "cifar10": lambda: unpacked_list(datasets.CIFAR10),
+        "cifar100": lambda: unpacked_list(datasets.CIFAR100),
+        "stl10": lambda: unpacked_list(datasets.STL10),
+    }
+
+    def unpacked_list(kind: type) -> list:
+        members = [(f"{kind.base_folder}/{file}", md5) for file, md5 in kind.train_list + kind.test_list]
+        return [(kind.filename, kind.tgz_md5), *members]
+
+    expected = {tuple(entry) for entry in known[name]()}
+    for file in published.FILES[name].values():
+        assert (Path(file.path).name, file.md5) in expected
+        assert set(file.members.items()) <= expected

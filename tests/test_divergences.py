@@ -1,0 +1,493 @@
+"""The catalogue against its formulas, typed anew from the literature, and against the laws of f-divergences."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gantrain import divergences
+from gantrain.divergences import CATALOGUE, LARGEST, RATIO_CLIP, alpha, get
+from gantrain.errors import ConfigError
+
+TypedFormula = Callable[[Any, Any], Any]
+
+
+def typed_alpha(a: float) -> TypedFormula:
+    return lambda u, m: (u**a - 1 - a * (u - 1)) / (a * (a - 1))
+
+
+# f(u), in the arithmetic of `m`: numpy (real or complex) or mpmath.
+TYPED: dict[str, TypedFormula] = {
+    "kl": lambda u, m: u * m.log(u),
+    "reverse_kl": lambda u, m: -m.log(u),
+    "js": lambda u, m: u * m.log(u) - (1 + u) * m.log((1 + u) / 2),
+    "gan": lambda u, m: u * m.log(u) - (1 + u) * m.log(1 + u),
+    "squared_hellinger": lambda u, m: (m.sqrt(u) - 1) ** 2,
+    "pearson": lambda u, m: (u - 1) ** 2,
+    "neyman": lambda u, m: (1 - u) ** 2 / u,
+    "jeffreys": lambda u, m: (u - 1) * m.log(u),
+    "non_saturating": lambda u, m: m.log(1 + 1 / u),
+    "softened_reverse_kl": lambda u, m: (1 + u) * m.log((1 + u) / (2 * u)),
+    "le_cam": lambda u, m: (u - 1) ** 2 / (u + 1),
+    "alpha_0.3": typed_alpha(0.3),
+    "alpha_-1": typed_alpha(-1.0),
+    "alpha_0": lambda u, m: -m.log(u) + u - 1,
+    "alpha_1": lambda u, m: u * m.log(u) - u + 1,
+    "alpha_0.5": typed_alpha(0.5),
+    "alpha_2": typed_alpha(2.0),
+    "alpha_1.7": typed_alpha(1.7),
+    "dual_non_saturating": lambda u, m: u * m.log(1 + u),
+    "dual_softened_reverse_kl": lambda u, m: (1 + u) * m.log((1 + u) / 2),
+    "dual_alpha_0.3": lambda u, m: (u**0.7 - u - 0.3 * (1 - u)) / (0.3 * (0.3 - 1)),
+}
+PARAMETRIC = [name for name in TYPED if name not in CATALOGUE]
+NAMES = [*CATALOGUE, *PARAMETRIC]
+SMOOTH = [name for name in NAMES if get(name).invertible]
+PARTS: tuple[divergences.Part, ...] = ("real", "fake", "f")
+
+R = torch.linspace(-8, 8, 161, dtype=torch.float64)
+
+
+def slope(formula: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
+    r = r.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((formula(r) + 0 * r).sum(), r)
+    return gradient
+
+
+def typed_slope(name: str, u: np.ndarray) -> np.ndarray:
+    """f'(u) by a complex step, which loses no digits."""
+    return TYPED[name](u + 1e-30j, np).imag / 1e-30
+
+
+def assert_close(actual: Tensor, expected: Any, rtol: float = 1e-9, atol: float = 1e-9) -> None:
+    np.testing.assert_allclose(actual.detach().numpy(), np.asarray(expected), rtol=rtol, atol=atol)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The formulas
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_f_is_the_typed_formula(name: str) -> None:
+    assert_close(get(name).f(R), TYPED[name](np.exp(R.numpy()), np))
+
+
+def test_total_variation_is_half_the_absolute_difference() -> None:
+    assert_close(get("total_variation").f(R), np.abs(np.exp(R.numpy()) - 1) / 2)
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_real_is_the_derivative_of_f(name: str) -> None:
+    assert_close(get(name).real(R), typed_slope(name, np.exp(R.numpy())))
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_fake_is_the_convex_conjugate_at_that_derivative(name: str) -> None:
+    """f*(t) = sup_u (u t − f(u)), by search over a grid that contains every maximiser."""
+    u = np.exp(R.numpy())
+    values = typed_slope(name, u)[:, None] * u - TYPED[name](u, np)
+    assert_close(get(name).fake(R), values.max(axis=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_slope_of_fake_is_the_ratio_times_the_slope_of_real(name: str) -> None:
+    divergence = get(name)
+    assert_close(slope(divergence.fake, R), R.exp() * slope(divergence.real, R))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_increases_strictly_where_it_is_invertible(name: str) -> None:
+    divergence = get(name)
+    assert bool((divergence.real(R).diff() > 0).all()) == divergence.invertible
+    assert bool((slope(divergence.real, R) > 0).all()) == divergence.invertible
+
+
+def test_only_total_variation_of_the_catalogue_is_not_invertible() -> None:
+    assert [name for name, divergence in CATALOGUE.items() if not divergence.invertible] == ["total_variation"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_f_at_one(name: str) -> None:
+    divergence, zero = get(name), torch.zeros((), dtype=torch.float64)
+    expected = {"gan": -math.log(4), "non_saturating": math.log(2), "dual_non_saturating": math.log(2)}.get(name, 0.0)
+    assert divergence.f_at_one == pytest.approx(expected, abs=1e-15)
+    assert float(divergence.fake(zero)) == pytest.approx(float(divergence.real(zero)) - expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_f_is_convex(name: str) -> None:
+    u = torch.linspace(0.01, 20, 400, dtype=torch.float64)
+    a, b = u[:, None], u[None, :]
+    f = get(name).f
+    for share in (0.2, 0.5):
+        chord = share * f(a.log()) + (1 - share) * f(b.log())
+        assert (f((share * a + (1 - share) * b).log()) <= chord + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dual_exchanges_the_densities(name: str) -> None:
+    primal, dual = get(name), get(f"dual_{name}")
+    assert_close(dual.real(R), -primal.fake(-R))
+    assert_close(dual.fake(R), -primal.real(-R))
+    assert_close(dual.f(R), R.exp() * primal.f(-R))
+    assert dual.invertible == primal.invertible
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_dual_of_the_dual_is_the_divergence(name: str) -> None:
+    primal, twice = get(name), get(f"dual_dual_{name}")
+    for part in PARTS:
+        assert_close(getattr(twice, part)(R), getattr(primal, part)(R))
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "factor"),
+    [
+        ("alpha_0.5", "squared_hellinger", 2.0),
+        ("alpha_2", "pearson", 0.5),
+        ("alpha_-1", "neyman", 0.5),
+        ("dual_alpha_0.3", "alpha_0.7", 1.0),
+        ("dual_kl", "reverse_kl", 1.0),
+        ("dual_js", "js", 1.0),
+        ("dual_le_cam", "le_cam", 1.0),
+        ("dual_jeffreys", "jeffreys", 1.0),
+    ],
+)
+def test_identities_between_divergences(name: str, other: str, factor: float) -> None:
+    """Up to c·(u − 1), which changes no divergence."""
+    f, expected, u = get(name).f(R), factor * get(other).f(R), R.exp()
+    zero = torch.zeros((), dtype=torch.float64)
+    c = float(get(name).real(zero) - factor * get(other).real(zero))
+    assert_close(f, expected + c * (u - 1))
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_alpha_approaches_its_limits(limit: float) -> None:
+    for part in PARTS:
+        expected = getattr(alpha(limit), part)(R)
+        for step in (1e-7, -1e-7):
+            assert_close(getattr(alpha(limit + step), part)(R), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_limits_of_alpha_are_the_kullback_leibler_divergences_plus_affine_terms() -> None:
+    u = R.exp()
+    assert_close(get("alpha_1").f(R), get("kl").f(R) - (u - 1))
+    assert_close(get("alpha_0").f(R), get("reverse_kl").f(R) + (u - 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shift_adds_an_affine_term_and_changes_no_slope(name: str) -> None:
+    divergence, shifted = get(name), get(name).shifted(0.75)
+    assert_close(shifted.f(R), divergence.f(R) + 0.75 * (R.exp() - 1))
+    assert_close(slope(shifted.real, R), slope(divergence.real, R))
+    assert_close(slope(shifted.fake, R), slope(divergence.fake, R))
+    assert shifted.f_at_one == pytest.approx(divergence.f_at_one, abs=1e-15)
+    assert "+0.75" in shifted.formula
+
+
+def test_no_shift_is_the_same_divergence() -> None:
+    assert get("kl").shifted(0.0) is get("kl")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# float32 and bfloat16
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_values_and_slopes_are_finite_inside_the_finite_range(name: str, part: divergences.Part) -> None:
+    divergence = get(name)
+    limits = divergence.finite_range(part)
+    low, high = max(limits.low, -1e6), min(limits.high, 1e6)
+    r = torch.cat([torch.linspace(low, high, 4001), torch.tensor([low, high])])
+    assert r.dtype == torch.float32
+    formula = getattr(divergence, part)
+    for values in (formula(r), slope(formula, r)):
+        assert values.isfinite().all()
+        assert values.abs().max() <= LARGEST * (1 + 1e-3)
+
+
+LOG_LARGEST = 100 * math.log(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "low", "high"),
+    [
+        ("kl", "real", -math.inf, math.inf),
+        ("kl", "fake", -math.inf, LOG_LARGEST),
+        ("reverse_kl", "real", -LOG_LARGEST, math.inf),
+        ("squared_hellinger", "real", -2 * LOG_LARGEST, math.inf),
+        ("squared_hellinger", "fake", -math.inf, 2 * LOG_LARGEST),
+        ("pearson", "real", -math.inf, LOG_LARGEST - math.log(2)),
+        ("pearson", "fake", -math.inf, (LOG_LARGEST - math.log(2)) / 2),
+        ("neyman", "fake", -LOG_LARGEST + math.log(2), math.inf),
+        ("gan", "real", -math.inf, math.inf),
+        ("js", "fake", -math.inf, math.inf),
+        ("alpha_1.7", "fake", -math.inf, LOG_LARGEST / 1.7),
+    ],
+)
+def test_the_finite_range_ends_where_the_larger_of_value_and_slope_reaches_2_to_the_100(
+    name: str, part: divergences.Part, low: float, high: float
+) -> None:
+    limits = get(name).finite_range(part)
+    assert (limits.low, limits.high) == (pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-2))
+    assert limits.everywhere == (low == -math.inf and high == math.inf)
+
+
+def test_the_finite_range_is_that_of_float32_wherever_it_is_first_asked_for() -> None:
+    """`alpha` makes a new divergence each time, whose range no call has found before."""
+    expected = alpha(-1.0).finite_range("f")
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert alpha(-1.0).finite_range("f") == expected
+    finally:
+        torch.set_default_dtype(default)
+    with torch.no_grad():
+        assert alpha(-1.0).finite_range("f") == expected
+    with torch.inference_mode():
+        assert alpha(-1.0).finite_range("f") == expected
+
+
+@pytest.mark.parametrize("name", ["alpha_1000", "alpha_-1000", "dual_alpha_1000", "alpha_1e-50"])
+@pytest.mark.parametrize("part", PARTS)
+def test_extreme_orders_of_alpha_have_a_finite_range_too(name: str, part: divergences.Part) -> None:
+    divergence = get(name)
+    limits = divergence.finite_range(part)
+    assert math.isfinite(limits.low_slope)
+    assert math.isfinite(limits.high_slope)
+    r = torch.linspace(max(limits.low, -10.0), min(limits.high, 10.0), 101)
+    assert getattr(divergence, part)(r).isfinite().all()
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_float32_agrees_with_fifty_digits(name: str) -> None:
+    """Values to 1e-5; slopes, which train, to 1 % or 1e-12 also where they are as small as e^−30.
+
+    With φ(r) = f(e^r): real = φ'/u, real' = (φ'' − φ')/u, fake = φ' − φ, fake' = φ'' − φ'.
+    """
+    divergence = get(name)
+    limits = [divergence.finite_range(part) for part in PARTS]
+    r = torch.tensor([-30.0, -20.0, -17.0, -5.0, -0.1, -1e-3, -1e-6, 0.0, 1e-6, 1e-3, 0.1, 5.0, 17.0, 20.0, 30.0])
+    r = r[(r > max(x.low for x in limits)) & (r < min(x.high for x in limits))]
+    with mpmath.workdps(150):
+        u = [mpmath.exp(x) for x in r.tolist()]
+        phi = [[mpmath.diff(lambda x: TYPED[name](mpmath.exp(x), mpmath), x, n) for x in r.tolist()] for n in range(3)]
+        expected = {
+            "real": [float(d / v) for d, v in zip(phi[1], u, strict=True)],
+            "fake": [float(d - value) for value, d in zip(phi[0], phi[1], strict=True)],
+            "real slope": [float((dd - d) / v) for d, dd, v in zip(phi[1], phi[2], u, strict=True)],
+            "fake slope": [float(dd - d) for d, dd in zip(phi[1], phi[2], strict=True)],
+        }
+    assert_close(divergence.real(r), expected["real"], rtol=1e-5, atol=1e-6)
+    assert_close(divergence.fake(r), expected["fake"], rtol=1e-5, atol=1e-6)
+    assert_close(slope(divergence.real, r), expected["real slope"], rtol=1e-2, atol=1e-12)
+    assert_close(slope(divergence.fake, r), expected["fake slope"], rtol=1e-2, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_softplus_neither_saturates_nor_turns_into_the_identity(dtype: torch.dtype) -> None:
+    r = torch.tensor([-80.0, -18.5, 0.0, 18.5, 25.0, 80.0, 1e4], dtype=dtype)
+    expected = np.logaddexp(r.double().numpy(), 0)
+    tolerance = 1e-6 if dtype == torch.float32 else 8e-3
+    np.testing.assert_allclose(divergences.softplus(r).double().numpy(), expected, rtol=tolerance)
+    np.testing.assert_allclose(
+        slope(divergences.softplus, r).double().numpy(), np.exp(-np.logaddexp(-r.double().numpy(), 0)), rtol=tolerance
+    )
+
+
+@pytest.mark.parametrize(("name", "part"), [*product(SMOOTH, PARTS), ("total_variation", "f")])
+def test_nan_goes_through(name: str, part: divergences.Part) -> None:
+    assert getattr(get(name), part)(torch.tensor([math.nan])).isnan().all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_divergence_is_got_by_its_name(name: str) -> None:
+    divergence = get(name)
+    assert divergence.name == name
+    assert divergence.formula
+    assert divergence.reference
+    assert get(name) is divergence
+
+
+def test_alpha_names_carry_the_order_in_any_notation() -> None:
+    for name in ("alpha_0.3", "alpha_.3", "alpha_3e-1", "alpha_0.30"):
+        assert_close(get(name).f(R), get("alpha_0.3").f(R))
+    assert alpha(0.3).name == "alpha_0.3"
+    assert_close(get("alpha_-0").f(R), get("alpha_0").f(R))
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("revers_kl", "reverse_kl"),
+        ("KL", "kl"),
+        ("pearsonn", "pearson"),
+        ("alpha_", "alpha_<number>"),
+        ("alpha_x", "alpha_<number>"),
+        ("alpha_1e400", "alpha_<number>"),
+        ("alpha_nan", "alpha_<number>"),
+        ("alpha_1 ", "alpha_<number>"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        get(name, "gen_div")
+    assert f"gen_div={name} is not" in str(refusal.value)
+    assert f"did you mean {nearest}?" in str(refusal.value)
+    assert all(known in str(refusal.value) for known in CATALOGUE)
+    assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["dual_", "dual_foo", "dual_dual_alpha_x", ""])
+def test_the_refusal_shows_the_name_as_it_was_given(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"gen_div={name} is not"):
+        get(name, "gen_div")
+
+
+def test_names_and_refusals_do_not_import_torch() -> None:
+    program = """
+import sys
+import gantrain.divergences, gantrain.objective, gantrain.regularizers
+from gantrain.divergences import HEADS, get
+from gantrain.errors import ConfigError
+from gantrain.objective import GENERATOR_OBJECTIVES, Objective
+for head in HEADS:
+    for gen_objective in GENERATOR_OBJECTIVES:
+        Objective(get("kl"), get("dual_alpha_0.3").shifted(1.0), gen_objective, head)
+try:
+    Objective(get("total_variation"), get("kl"))
+except ConfigError:
+    pass
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Heads
+
+V = torch.linspace(-6, 6, 121, dtype=torch.float64)
+
+
+def lambert(t: np.ndarray) -> np.ndarray:
+    """W(e^{1−t}), of the conjugate of Jeffreys's divergence."""
+    return np.array([float(mpmath.lambertw(mpmath.exp(1 - x)).real) for x in t])
+
+
+# Nowozin et al. 2016, tables 2 and 6: (output activation g_f(v), conjugate f*(t)).
+NOWOZIN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
+    "total_variation": (lambda v: np.tanh(v) / 2, lambda t: t),
+    "kl": (lambda v: v, lambda t: np.exp(t - 1)),
+    "reverse_kl": (lambda v: -np.exp(-v), lambda t: -1 - np.log(-t)),
+    "pearson": (lambda v: v, lambda t: t**2 / 4 + t),
+    "neyman": (lambda v: 1 - np.exp(-v), lambda t: 2 - 2 * np.sqrt(1 - t)),
+    "squared_hellinger": (lambda v: 1 - np.exp(-v), lambda t: t / (1 - t)),
+    "jeffreys": (lambda v: v, lambda t: lambert(t) + 1 / lambert(t) + t - 2),
+    "js": (lambda v: math.log(2) - np.log1p(np.exp(-v)), lambda t: -np.log(2 - np.exp(t))),
+    "gan": (lambda v: -np.log1p(np.exp(-v)), lambda t: -np.log(1 - np.exp(t))),
+}
+
+
+@pytest.mark.parametrize("name", NOWOZIN)
+def test_the_nowozin_head_is_the_published_activation_and_conjugate(name: str) -> None:
+    activation, conjugate = NOWOZIN[name]
+    head = divergences.head("nowozin", get(name))
+    s, t = head.coordinate(V), activation(V.numpy())
+    assert_close(head.divergence.real(s), t)
+    assert_close(head.divergence.fake(s), conjugate(t), rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_published_rows_have_a_nowozin_head(name: str) -> None:
+    if name in NOWOZIN:
+        assert divergences.head("nowozin", get(name)).name == "nowozin"
+        return
+    with pytest.raises(ConfigError, match="head=nowozin") as refusal:
+        divergences.head("nowozin", get(name))
+    assert f"disc_div={name}" in str(refusal.value)
+    assert all(row in str(refusal.value) for row in NOWOZIN)
+    assert divergences.head("log_ratio", get(name)).name == "log_ratio"
+
+
+@pytest.mark.parametrize("name", [name for name in NOWOZIN if name not in ("pearson", "total_variation")])
+def test_the_nowozin_log_ratio_inverts_the_derivative_of_f(name: str) -> None:
+    head = divergences.head("nowozin", get(name))
+    assert head.has_log_ratio
+    u = np.exp(head.coordinate(V).numpy())
+    np.testing.assert_allclose(typed_slope(name, u), NOWOZIN[name][0](V.numpy()), rtol=1e-8, atol=1e-9)
+
+
+def test_the_pearson_activation_gives_a_ratio_that_may_be_negative() -> None:
+    head = divergences.head("nowozin", get("pearson"))
+    assert not head.has_log_ratio
+    assert head.invalid is not None
+    assert head.invalid(torch.tensor([-2.1, -2.0, -1.9, 3.0])).tolist() == [True, True, False, False]
+    assert_close(head.divergence.f(V), (1 + V.numpy() / 2 - 1) ** 2)
+    assert head.divergence.f_at_one == 0
+
+
+def test_the_pearson_activation_keeps_its_square_for_every_output_that_float32_can_square() -> None:
+    limits = divergences.head("nowozin", get("pearson")).divergence.finite_range("f")
+    assert limits.high > 1e4
+    assert limits.low < -1e4
+
+
+def test_total_variation_takes_the_bounded_head() -> None:
+    head = divergences.head("log_ratio", get("total_variation"))
+    assert not head.has_log_ratio
+    assert head.divergence.ratio is None
+    assert_close(head.divergence.real(head.coordinate(V)), np.tanh(V.numpy()) / 2)
+    for name in ("log_ratio", "nowozin"):
+        with pytest.raises(ConfigError, match="disc_div=dual_total_variation"):
+            divergences.head(name, get("dual_total_variation"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_jeffreys_inverse_solves_its_equation(dtype: torch.dtype) -> None:
+    v = torch.cat([torch.linspace(-1000, 1000, 201), torch.linspace(-3, 3, 61)]).to(dtype)
+    r = divergences.head("nowozin", get("jeffreys")).coordinate(v)
+    exact = [float(x - 1 + mpmath.lambertw(mpmath.exp(1 - mpmath.mpf(x))).real) for x in v.tolist()]
+    tolerance = 1e-13 if dtype == torch.float64 else 3e-6
+    assert r.dtype == dtype
+    np.testing.assert_allclose(r.numpy(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("v", [-1000.0, -30.0, -1.0, 0.0, 0.5, 2.0, 30.0, 1000.0])
+def test_the_jeffreys_inverse_has_the_gradient_of_finite_differences(v: float) -> None:
+    coordinate, h = divergences.head("nowozin", get("jeffreys")).coordinate, 1e-4
+    low, high = coordinate(torch.tensor([v - h, v + h], dtype=torch.float64))
+    expected = float(high - low) / (2 * h)
+    assert float(slope(coordinate, torch.tensor([v], dtype=torch.float64))) == pytest.approx(expected, rel=1e-6)
+    assert float(slope(coordinate, torch.tensor([v]))) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ratio_head_reads_a_clipped_positive_ratio(dtype: torch.dtype) -> None:
+    v = torch.tensor([-1e4, -200.0, -10.5, -9.9, -1.0, 0.0, 30.0, 2e4, 3e4, 1e6], dtype=dtype)
+    head = divergences.head("ratio", get("pearson"))
+    assert head.invalid is not None
+    softplus = np.logaddexp(v.double().numpy(), 0)
+    expected = np.clip(softplus, math.exp(-10), math.exp(10))
+    np.testing.assert_allclose(head.coordinate(v).exp().numpy(), expected, rtol=1e-5)
+    assert head.invalid(v).tolist() == (softplus != expected).tolist()
+    assert math.exp(10) == RATIO_CLIP
+
+
+def test_an_unknown_head_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"head=log-ratio is not .* did you mean log_ratio\?"):
+        divergences.head("log-ratio", get("kl"))

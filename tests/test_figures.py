@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from gantrain import figures
+from gantrain.errors import DivergedError
+
+
+def digits(count: int) -> torch.Tensor:
+    return torch.tensor(load_digits().images[:count], dtype=torch.float32)[:, None] / 16  # [N, 1, 8, 8] in [0, 1]
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def has_colour(picture: np.ndarray, colour: str) -> bool:
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return bool((np.abs(picture.astype(int) - wanted).max(-1) <= 2).any())
+
+
+def row(images: int, **scalars: float | None) -> dict[str, float | None]:
+    return {"images": images, **{name.replace("__", "/"): value for name, value in scalars.items()}}
+
+
+def many_rows(count: int) -> list[dict[str, float | None]]:
+    return [
+        row(
+            1000 * i,
+            loss__discriminator=1.3 - 1 / i,
+            loss__generator=0.7 + math.sin(i),
+            bound__kl=1 / i,
+            bound__neyman=-10.0 * i,
+            ratio__real_mean=1 / i,
+            ratio__fake_mean=-1 / i,
+            ratio__calibration_q=1 + 1 / i,
+            ratio__calibration_p=0.0,
+        )
+        for i in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (5, 3, 2), (7, 3, 3), (64, 8, 8)])
+def test_each_cell_of_a_grid_is_its_image_enlarged(tmp_path, count, columns, rows):
+    images = digits(count)
+    figures.save_grid(images, tmp_path / "grid.png")
+    picture, step = pixels(tmp_path / "grid.png"), 48 + 2  # an 8×8 digit is enlarged six times; the gap is 2
+    assert picture.shape == (rows * step + 2, columns * step + 2, 3)
+    for index, image in enumerate(images):
+        top, left = 2 + index // columns * step, 2 + index % columns * step
+        cell = picture[top : top + 48, left : left + 48]
+        expected = np.kron(np.round(image[0].numpy() * 255), np.ones((6, 6)))
+        for channel in range(3):
+            np.testing.assert_array_equal(cell[..., channel], expected)
+    assert (picture[:2] == 255).all()
+    assert (picture[:, :2] == 255).all()
+
+
+def test_large_colour_images_keep_their_size_and_channels(tmp_path):
+    images = torch.rand(4, 3, 50, 70)
+    figures.save_grid(images, tmp_path / "grid.png")
+    picture = pixels(tmp_path / "grid.png")
+    assert picture.shape == (2 * 52 + 2, 2 * 72 + 2, 3)
+    np.testing.assert_array_equal(picture[54:104, 74:144], np.round(images[3].permute(1, 2, 0).numpy() * 255))
+
+
+def test_single_images_are_numbered_and_unscaled(tmp_path):
+    figures.save_images(digits(3), tmp_path / "images")
+    figures.save_images(digits(5)[3:], tmp_path / "images", start=3)
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [f"0000{i}.png" for i in range(5)]
+    np.testing.assert_array_equal(
+        pixels(tmp_path / "images/00004.png")[..., 0], np.round(digits(5)[4, 0].numpy() * 255)
+    )
+
+
+def test_values_outside_the_unit_interval_saturate(tmp_path):
+    figures.save_images(torch.tensor([-0.5, 1.5]).reshape(1, 1, 1, 2), tmp_path)
+    assert pixels(tmp_path / "00000.png")[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_pictures_of_what_is_not_finite_are_refused(tmp_path, bad):
+    images = digits(4)
+    images[2, 0, 3, 3] = bad
+    with pytest.raises(DivergedError, match="1 of 256 pixels"):
+        figures.save_grid(images, tmp_path / "grid.png")
+    with pytest.raises(DivergedError, match="1 of 4 samples"):
+        figures.save_scatter(torch.tensor([[0.0], [1.0], [bad], [2.0]]), tmp_path / "scatter.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (4, 2, 8, 8), (4, 8, 8)])
+def test_a_grid_names_the_shape_it_cannot_draw(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"\[N, C, H, W\]"):
+        figures.save_grid(torch.zeros(shape), tmp_path / "grid.png")
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (5, 3), (5,)])
+def test_a_scatter_names_the_shape_it_cannot_draw(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"\[N, 1\] or \[N, 2\]"):
+        figures.save_scatter(torch.zeros(shape), tmp_path / "scatter.png")
+
+
+def test_points_are_drawn_where_they_are(tmp_path):
+    figures.save_scatter(torch.tensor([[0.75, -0.75]]), tmp_path / "points.png", limits=(-1, 1))
+    plot = pixels(tmp_path / "points.png").astype(int)[60:]  # without the legend
+    height, width, _ = plot.shape
+    row, column = np.argwhere(plot[..., 0] - plot[..., 2] > 60).mean(0)
+    assert row / height == pytest.approx(0.83, abs=0.07)
+    assert column / width == pytest.approx(0.88, abs=0.07)
+
+
+def test_the_view_is_that_of_the_real_points(tmp_path):
+    real = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+    figures.save_scatter(torch.full((5, 2), 100.0), tmp_path / "scatter.png", real=real)
+    plot = pixels(tmp_path / "scatter.png").astype(int)[60:]
+    assert not (plot[..., 0] - plot[..., 2] > 60).any()
+    assert has_colour(plot, "#8c8c8c")
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_a_density_is_drawn_under_its_samples(tmp_path, dimension):
+    samples = torch.randn(500, dimension, generator=torch.Generator().manual_seed(0))
+
+    def log_density(x: torch.Tensor) -> torch.Tensor:
+        return -(x**2).sum(1) / 2 - dimension * math.log(2 * math.pi) / 2
+
+    figures.save_scatter(samples, tmp_path / "without.png", real=samples + 0.1)
+    figures.save_scatter(samples, tmp_path / "with.png", real=samples + 0.1, log_density=log_density)
+    assert not has_colour(pixels(tmp_path / "without.png"), figures.BLUE)
+    assert has_colour(pixels(tmp_path / "with.png"), figures.BLUE)
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in ("first", "second"):
+        figures.save_grid(digits(9), tmp_path / f"{name}-grid.png")
+        figures.save_scatter(digits(9).reshape(-1, 2), tmp_path / f"{name}-scatter.png")
+        figures.save_curves(many_rows(30), tmp_path / f"{name}-curves.png", highlight=["kl"], title="a title")
+    for kind in ("grid", "scatter", "curves"):
+        first, second = (tmp_path / f"{name}-{kind}.png" for name in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+        assert b"tEXt" not in first.read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2, 30, 3000])
+def test_curves_of_any_length_are_drawn(tmp_path, count):
+    figures.save_curves(many_rows(count), tmp_path / "losses.png", highlight=["kl", "absent"])
+    picture = pixels(tmp_path / "losses.png")
+    assert has_colour(picture, figures.BLUE)
+    assert has_colour(picture, figures.ORANGE)
+    assert has_colour(picture, figures.GREY)
+
+
+@pytest.mark.filterwarnings("error")
+def test_missing_null_and_huge_values_are_tolerated(tmp_path):
+    rows = [
+        row(0, loss__discriminator=None),
+        row(10, loss__generator=1e30, bound__neyman=-1e38, bound__kl=None),
+        row(20, loss__discriminator=math.inf, ratio__calibration_q=math.nan),
+    ]
+    figures.save_curves(rows, tmp_path / "losses.png", title=r"no formula: $\frac$")
+    figures.save_curves([row(0)], tmp_path / "nothing.png")
+
+
+def test_panels_without_a_value_are_left_out(tmp_path):
+    without_ratio = [row(10, loss__discriminator=1.0, loss__generator=2.0)]
+    figures.save_curves(without_ratio, tmp_path / "one.png")
+    figures.save_curves(many_rows(3), tmp_path / "three.png")
+    figures.save_curves([row(10, training_bound__kl=0.5)], tmp_path / "two.png")
+    heights = [pixels(tmp_path / f"{name}.png").shape[0] for name in ("one", "two", "three")]
+    assert heights[0] < heights[1] < heights[2]
+
+
+def test_curves_need_a_report(tmp_path):
+    with pytest.raises(ValueError, match="at least one report"):
+        figures.save_curves([], tmp_path / "losses.png")
+
+
+def test_the_running_mean_is_over_what_is_there():
+    values = np.array([1.0, 2.0, math.nan, 4.0, 6.0])
+    expected = [1.5, 1.5, math.nan, 5.0, 5.0]
+    np.testing.assert_allclose(figures._running_mean(values, 3), expected)
+
+
+@pytest.mark.parametrize(
+    ("images", "text"), [(0, "0"), (800, "800"), (50_000, "50k"), (200_000, "200k"), (1.25e6, "1.25M")]
+)
+def test_the_clock_is_said_in_thousands(images, text):
+    assert figures._thousands(images) == text
+
+
+def test_a_failed_write_leaves_the_last_picture_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "grid.png"
+    figures.save_grid(digits(4), path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figures.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        figures.save_grid(digits(9), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_global_state_of_matplotlib_is_touched(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures.save_curves(many_rows(3), tmp_path / "losses.png")
+    assert dict(matplotlib.rcParams) == before

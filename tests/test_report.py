@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from gantrain.errors import DataError
+from gantrain.report import EventFile, Reporter, append_whole, read_metrics
+
+SCALARS = {
+    "loss/discriminator": 1.32,
+    "loss/generator": 0.71,
+    "bound/gan": 0.08,
+    "bound/kl": 0.2,
+    "speed/images_per_second": 312.0,
+}
+
+
+def pipe() -> Console:
+    return Console(file=io.StringIO(), width=40)
+
+
+def terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=140, _environ={"TERM": "xterm"})
+
+
+def lines(console: Console) -> list[str]:
+    return console.file.getvalue().splitlines()
+
+
+def report_run(folder, clocks, start_images=0, **arguments) -> None:
+    with Reporter(folder, 200_000, start_images, console=pipe(), **arguments) as reporter:
+        for images in clocks:
+            reporter.report(images, {**SCALARS, "loss/generator": images / 1000})
+
+
+def events(folder) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+
+
+def event_files(folder) -> list:
+    return sorted(folder.rglob("events.out.tfevents.*"))
+
+
+def strict(line: str) -> dict:
+    def refuse(token: str) -> float:
+        raise AssertionError(f"{token} is not JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+# metrics.jsonl
+
+
+def test_a_report_is_one_line_of_strict_json(tmp_path):
+    with Reporter(tmp_path, 200, console=pipe()) as reporter:
+        reporter.report(100, {"loss/discriminator": 0.1, "loss/generator": math.nan, "ratio/calibration_q": math.inf})
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1  # written at once, not at the end
+        reporter.report(200, {"loss/discriminator": 1 / 3})
+    rows = [strict(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first = {"images": 100, "loss/discriminator": 0.1, "loss/generator": None, "ratio/calibration_q": None}
+    assert rows == [first, {"images": 200, "loss/discriminator": 1 / 3}]
+    assert read_metrics(tmp_path / "metrics.jsonl") == rows
+
+
+@pytest.mark.parametrize("torn", ["", '{"images": 30000, "loss/gen', '{"images": 30000}', "\x00\x00"])
+def test_an_interrupted_and_resumed_run_has_the_uninterrupted_metrics(tmp_path, torn):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    report_run(whole, range(10_000, 60_000, 10_000))
+    report_run(cut, range(10_000, 40_000, 10_000))
+    with (cut / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    report_run(cut, range(30_000, 60_000, 10_000), start_images=20_000)
+    assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"images": 1}\n{"images": 2}\n{"images": 3, "loss')
+    assert [row["images"] for row in read_metrics(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"loss": 1}', '{"images": null}', "[" * 100_000])
+def test_another_bad_line_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"images": 1}\n' + line + '\n{"images": 3}\n')
+    with pytest.raises(DataError, match="line 2"):
+        read_metrics(path)
+
+
+def test_missing_metrics_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read: No such file"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+# TensorBoard
+
+
+def test_tensorboard_reads_back_all_that_was_reported(tmp_path):
+    picture = torch.rand(3, 8, 8)
+    Image.new("RGB", (5, 7), (10, 20, 30)).save(tmp_path / "grid.png")
+    with Reporter(
+        tmp_path, 200, console=pipe(), config_text="seed: 0\nname: [red]", hparams={"lr": 1e-3, "disc_div": "gan"}
+    ) as reporter:
+        values = torch.tensor([0.0, 1.0, 2.0, math.nan])
+        reporter.report(100, SCALARS, {"ratio/real": values, "ratio/empty": torch.tensor([math.nan])})
+        reporter.picture(100, "samples", picture)
+        reporter.picture(100, "grid", tmp_path / "grid.png")
+
+    assert len(event_files(tmp_path)) == 1
+    read = events(tmp_path)
+    tags = read.Tags()
+    assert set(tags["scalars"]) == set(SCALARS)
+    for name, value in SCALARS.items():
+        (event,) = read.Scalars(name)
+        assert event.step == 100
+        assert event.value == pytest.approx(value)
+    assert tags["histograms"] == ["ratio/real"]
+    assert read.Histograms("ratio/real")[0].histogram_value.num == 3
+    shown = np.asarray(Image.open(io.BytesIO(read.Images("samples")[0].encoded_image_string)))
+    np.testing.assert_allclose(shown, picture.permute(1, 2, 0) * 255, atol=1)
+    grid = Image.open(io.BytesIO(read.Images("grid")[0].encoded_image_string))
+    assert (grid.size, grid.getpixel((0, 0))) == ((5, 7), (10, 20, 30))
+    text = read.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text == "```yaml\nseed: 0\nname: [red]\n```"
+
+
+def test_hyperparameters_stand_beside_the_last_report_in_the_same_file(tmp_path):
+    hparams = {"lr": 1e-3, "disc_div": "gan", "betas": [0.5, 0.99], "path": None, "flip": True}
+    report_run(tmp_path, [100, 200], hparams=hparams)
+    assert len(event_files(tmp_path)) == 1
+    metadata = events(tmp_path).summary_metadata
+    content = {
+        tag: HParamsPluginData.FromString(metadata[f"_hparams_/{tag}"].plugin_data.content)
+        for tag in ("experiment", "session_start_info", "session_end_info")
+    }
+    told = content["session_start_info"].session_start_info.hparams
+    assert told["lr"].number_value == 1e-3
+    assert told["disc_div"].string_value == "gan"
+    assert told["betas"].string_value == "[0.5, 0.99]"
+    assert set(told) == set(hparams) - {"path"}
+    metrics = {info.name.tag for info in content["experiment"].experiment.metric_infos}
+    assert metrics == set(SCALARS)
+
+
+def test_closing_twice_writes_once(tmp_path):
+    with Reporter(tmp_path, 200, console=terminal(), hparams={"lr": 1.0}) as reporter:
+        reporter.report(100, SCALARS)
+        reporter.close()
+    assert event_files(tmp_path)[0].read_bytes().count(b"session_start_info") == 1
+
+
+def test_curves_do_not_fold_back_after_a_resume(tmp_path):
+    report_run(tmp_path, [10_000, 20_000, 30_000, 40_000], config_text="seed: 0")
+    earlier = tmp_path / "events.out.tfevents.0000000001.host.1.0"
+    event_files(tmp_path)[0].rename(earlier)
+    earlier.write_bytes(earlier.read_bytes()[:-5])  # killed while it wrote
+    report_run(tmp_path, [30_000, 40_000, 50_000], start_images=20_000, config_text="seed: 0")
+    assert len(event_files(tmp_path)) == 2
+    read = events(tmp_path)
+    assert [event.step for event in read.Scalars("loss/generator")] == list(range(10_000, 60_000, 10_000))
+    assert len(read.Tensors("config/text_summary")) == 1
+
+
+def test_events_are_on_disk_when_the_report_returns(tmp_path):
+    with Reporter(tmp_path, 200, console=pipe()) as reporter:
+        reporter.report(100, SCALARS)
+        assert [event.step for event in events(tmp_path).Scalars("bound/gan")] == [100]
+
+
+# Storage that fails
+
+
+def test_a_folder_that_vanishes_is_told_once_and_costs_nothing(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    console = pipe()
+    with Reporter(folder, 200, console=console, hparams={"lr": 1.0}) as reporter:
+        folder.rmdir()
+        reporter.report(100, SCALARS)
+        reporter.picture(100, "samples", torch.rand(1, 2, 2))
+        with reporter.sparing_the_run():
+            (folder / "picture.png").write_bytes(b"")
+        folder.mkdir()
+        reporter.report(200, SCALARS)
+    told = [line for line in lines(console) if "the run goes on" in line]
+    assert len(told) == 1
+    assert [row["images"] for row in read_metrics(folder / "metrics.jsonl")] == [200]
+    assert [event.step for event in events(folder).Scalars("bound/gan")] == [200]
+
+
+def test_what_is_not_a_storage_failure_is_raised(tmp_path):
+    reporter = Reporter(tmp_path, 200, console=pipe())
+    with pytest.raises(ZeroDivisionError), reporter.sparing_the_run():
+        1 / 0  # noqa: B018
+
+
+def limit_file_size() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def test_a_full_disk_never_leaves_half_a_record(tmp_path):
+    path = tmp_path / "log"
+    script = f"""
+from pathlib import Path
+from gantrain.report import append_whole
+append_whole(Path({str(path)!r}), b"a" * 60)
+try:
+    append_whole(Path({str(path)!r}), b"b" * 60)
+except OSError as error:
+    print(error.strerror)
+append_whole(Path({str(path)!r}), b"c" * 40)
+"""
+    done = subprocess.run([sys.executable, "-c", script], preexec_fn=limit_file_size, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "File too large\n", "")
+    assert path.read_bytes() == b"a" * 60 + b"c" * 40
+
+
+def test_links_are_not_written_through(tmp_path):
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    (tmp_path / "metrics.jsonl").symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        append_whole(tmp_path / "metrics.jsonl", b"x")
+    report_run(tmp_path, [100])
+    report_run(tmp_path, [200], start_images=100)
+    assert target.read_bytes() == b"precious"
+
+
+# The screen
+
+
+def test_a_pipe_gets_one_plain_line_a_report(tmp_path):
+    console = pipe()
+    with Reporter(tmp_path, 200_000, console=console) as reporter:
+        for images in range(0, 10_000, 100):
+            reporter.progress(images)
+        reporter.report(10_000, SCALARS)
+        reporter.checkpoint("images_000000010000.pt")
+        reporter.report(20_000, {"loss/discriminator": math.nan})
+    assert lines(console) == [
+        "images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08",
+        "checkpoint images_000000010000.pt",
+        "images 20,000/200,000  loss D nan G nan",
+    ]
+
+
+def test_the_bound_shown_is_the_one_asked_for(tmp_path):
+    console = pipe()
+    with Reporter(tmp_path, 200_000, console=console, bound="bound/kl") as reporter:
+        reporter.report(10_000, SCALARS)
+    assert lines(console)[0].endswith("bound 0.2")
+
+
+def test_a_terminal_gets_one_line_that_moves(tmp_path):
+    console = terminal()
+    with Reporter(tmp_path, 200_000, console=console) as reporter:
+        reporter.report(10_000, SCALARS)
+        reporter.checkpoint("images_000000010000.pt")
+        reporter.report(20_000, SCALARS)
+        reporter.progress(30_000)
+    shown = console.file.getvalue()
+    assert shown.count("images 30,000/200,000") > 0  # where it ended, though the last redraw was too recent
+    assert "images 20,000/200,000  312 images/s  left 00:09:37" in shown
+    assert "bound 0.08  images_000000010000.pt" in shown
+    assert shown.index("\x1b[?25l") < shown.index("\x1b[?25h")  # the cursor is hidden, then given back
+
+
+def test_progress_is_throttled(tmp_path):
+    console = terminal()
+    with Reporter(tmp_path, 10**6, console=console) as reporter:
+        start = time.monotonic()
+        for images in range(20_000):
+            reporter.progress(images)
+        seconds = time.monotonic() - start
+        redraws = console.file.getvalue().count("/1,000,000")
+    assert 1 <= redraws <= 4 * seconds + 2
+
+
+@pytest.mark.parametrize("make_console", [pipe, terminal])
+def test_text_is_neither_markup_nor_a_terminal_command(tmp_path, make_console):
+    console = make_console()
+    with Reporter(tmp_path, 200, console=console) as reporter:
+        reporter.note("[red]loud[/red] \x1b]0;title\x07 \r gone")
+        reporter.checkpoint("[/bold]\x1b[2J.pt")
+        reporter.report(100, SCALARS)
+    shown = console.file.getvalue()
+    assert "[red]loud[/red]" in shown
+    assert "\x1b]0;" not in shown
+    assert "\x1b[2J" not in shown
+
+
+def test_an_event_file_begins_with_its_version(tmp_path):
+    from torch.utils.tensorboard import summary
+
+    file = EventFile(tmp_path)
+    assert event_files(tmp_path) == []
+    file.add(5, summary.scalar("x", 1.0))
+    file.add(6, summary.scalar("x", 2.0))
+    read = events(tmp_path)
+    assert read.file_version == 2.0
+    assert [(event.step, event.value) for event in read.Scalars("x")] == [(5, 1.0), (6, 2.0)]
