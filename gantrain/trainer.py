@@ -279,7 +279,7 @@ class Writer:
             "images": self.state.images,
             "config": self.config,
             "data": {"shape": list(self.data.shape), "fingerprint": self.data.fingerprint},
-            "versions": {"torch": torch.__version__},
+            "versions": {"torch": str(torch.__version__)},
             "state": self.state.state_dict(),
         }
         path = checkpoints.save(self.folder.checkpoints, bundle, keep=self.schedule.keep_checkpoints)

@@ -88,13 +88,13 @@ def test_losses_and_gradients_are_finite_at_every_float32_output_up_to_ten_thous
         assert float(outside(get(name), part, r)) <= 8 / 11
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", [name for name in SMOOTH if name != "le_cam"])
 def test_the_discriminator_always_learns_from_a_grave_mistake(name: str) -> None:
-    """real on data at r ≪ 0 and fake on samples at r ≫ 0: convex f leave one of them a slope at every r."""
+    """real on data at r ≪ 0 or fake on samples at r ≫ 0 keeps a slope: only Le Cam's are both bounded."""
     r = torch.tensor([18.42, 30.0, 60.0, 100.0, 1000.0, 1e4])
     wrong_data = slope(lambda r: continued(get(name), "real", r), -r)
     wrong_samples = slope(lambda r: continued(get(name), "fake", r), r)
-    assert (wrong_data + wrong_samples > 0).all() or name == "le_cam"  # the one with both of them bounded
+    assert (wrong_data + wrong_samples > 0.1).all()
 
 
 def test_nothing_saturates_at_the_logarithm_of_an_epsilon() -> None:
@@ -581,10 +581,10 @@ def test_every_combination_trains_or_is_refused_with_a_way_out(disc: str, head: 
             built(**{"disc_div": disc, "gen_div": gen, "gen_objective": gen_objective, "head": head} | expected[1])
 
 
-@pytest.mark.parametrize(("disc", "head"), [*product(COMBINED, HEADS)])
+@pytest.mark.parametrize(
+    ("disc", "head"), [pair for pair in product(COMBINED, HEADS) if not refusal(pair[0], pair[0], "matched", pair[1])]
+)
 def test_every_discriminator_learns(disc: str, head: str) -> None:
-    if refusal(disc, disc, "matched", head) not in (None, refusal(disc, disc, "matched", "log_ratio")):
-        return
     v_real, v_fake = (normal(16, torch.float32, seed).requires_grad_() for seed in (1, 2))
     loss, statistics = built(disc, disc, "matched", head).discriminator_loss(identity, v_real, v_fake)
     loss.backward()
