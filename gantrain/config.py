@@ -23,7 +23,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gantrain import divergences
+from gantrain import architectures, data, divergences
 from gantrain.errors import ConfigError, nearest_first, one_of
 from gantrain.files import safe_name
 from gantrain.latents import PRIORS
@@ -198,8 +198,8 @@ def parsed(overrides: list[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(overrides)
     except (OverrideParseException, HydraException) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ConfigError(f"cannot read an argument as key=value: {reason}") from error
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"an argument does not read as key=value: {reason}") from error
 
 
 def checked_overrides(overrides: list[str]) -> list[str]:
@@ -240,13 +240,14 @@ def read_options(schema: type[Options], arguments: list[str]) -> Options:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The sentence that refuses `key`, with the nearest keys; the last part of a dotted key counts as much as all."""
+    """The sentence that refuses `key`, with the nearest keys: by the whole, and by the part after the last dot."""
     known = list(known)
-    last = {name.rpartition(".")[2]: name for name in known}
-    best = [last[part] for part in nearest_first(key.rpartition(".")[2], last)[:3]]
-    if (whole := nearest_first(key, known)[0]) not in best:
-        best.append(whole)
-    return f"there is no key {key}; did you mean {best[0]}? ({', '.join(best[1:])} are near)"
+    section, _, rest = key.partition(".")
+    if rest and (right := nearest_first(section, GROUPS)[0]) in OPEN_SECTIONS and section != right:
+        known = [f"{right}.{rest}", *known]
+    by_last_part = {name.rpartition(".")[2]: name for name in reversed(known)}
+    near = [*nearest_first(key, known)[:2], by_last_part[nearest_first(key.rpartition(".")[2], by_last_part)[0]]]
+    return f"there is no key {key}; did you mean {' or '.join(dict.fromkeys(near))}?"
 
 
 def explained(error: Exception) -> ConfigError:
@@ -281,9 +282,11 @@ def typed(config: DictConfig) -> dict[str, Any]:
 
 
 def checked(config: DictConfig) -> dict[str, Any]:
-    """`typed`, and a game that can train. Raises ConfigError."""
+    """`typed`, and parts that exist and fit: a game that can train, known words in tables. Raises ConfigError."""
     settings = typed(config)
     objective(settings)
+    architectures.check(settings["architecture"])
+    data.check(**settings["dataset"])
     return settings
 
 

@@ -47,9 +47,16 @@ def softplus(r: Tensor) -> Tensor:
     return -logsigmoid(-r)
 
 
+def expm1(x: Tensor) -> Tensor:
+    """e^x − 1 whose slope is e^x everywhere; torch's own slope, (e^x − 1) + 1, rounds to 0 in float32 below −17."""
+    import torch
+
+    return torch.where(x > -1, x.expm1(), x.clamp(max=-1.0).exp() - 1)
+
+
 def expm1_over(a: float, r: Tensor) -> Tensor:
     """(e^{a r} − 1) / a, and its limit r at a = 0."""
-    return (a * r).expm1() / a if a else r
+    return expm1(a * r) / a if abs(a) > 1e-30 else r
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,12 @@ class Divergence:
 
 @cache
 def _finite_range(divergence: Divergence, part: Part) -> Range:
-    low, low_slope = _finite_end(divergence, part, sign=-1)
-    high, high_slope = _finite_end(divergence, part, sign=+1)
+    import torch
+
+    # The first caller's modes must not be kept in the cache.
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        low, low_slope = _finite_end(divergence, part, sign=-1)
+        high, high_slope = _finite_end(divergence, part, sign=+1)
     return Range(low, high, low_slope, high_slope)
 
 
@@ -135,17 +146,17 @@ def _finite_end(divergence: Divergence, part: Part, sign: int) -> tuple[float, f
     """The last r of a fine geometric grid, walked from 0, at which everything is finite; its slope there."""
     import torch
 
-    r = sign * torch.logspace(-3, 20, 8001, base=2.0)
-    if part == "f":  # u itself is a factor of f, and 1/u of some real(r)
-        r = r[r.abs() < math.log(LARGEST)]
-    r.requires_grad_()
-    with torch.enable_grad():
-        values = getattr(divergence, part)(r)
-        # A constant formula has no gradient graph; adding 0·r gives it one.
-        (slopes,) = torch.autograd.grad((values + 0 * r).sum(), r)
-    r, finite = r.detach(), (values.abs() <= LARGEST) & (slopes.abs() <= LARGEST)
+    r = (sign * torch.logspace(-20, 20, 16001, base=2.0, dtype=torch.float32)).requires_grad_()
+    values = getattr(divergence, part)(r)
+    # A constant formula has no gradient graph; adding 0·r gives it one.
+    (slopes,) = torch.autograd.grad((values + 0 * r).sum(), r)
+    finite = (values.abs() <= LARGEST) & (slopes.abs() <= LARGEST)
+    if part == "f":  # its factors too: rounded to 0 or ∞, they would cancel
+        for factor in (divergence.ratio, divergence.real, divergence.fake):
+            finite &= factor(r).abs() <= LARGEST if factor is not None else True
+    r = r.detach()
     count = int(finite.int().cumprod(0).sum())
-    if count == len(r) and part != "f":
+    if count == len(r):
         return sign * math.inf, 0.0
     return float(r[count - 1]), float(slopes[count - 1])
 
@@ -178,15 +189,15 @@ gan = Divergence(
 squared_hellinger = Divergence(
     "squared_hellinger",
     formula=r"(\sqrt{u} - 1)^2",
-    real=lambda r: -(-r / 2).expm1(),
-    fake=lambda r: (r / 2).expm1(),
+    real=lambda r: -expm1(-r / 2),
+    fake=lambda r: expm1(r / 2),
     reference="Nowozin et al. 2016, table 1",
 )
 pearson = Divergence(
     "pearson",
     formula=r"(u - 1)^2",
-    real=lambda r: 2 * r.expm1(),
-    fake=lambda r: (2 * r).expm1(),
+    real=lambda r: 2 * expm1(r),
+    fake=lambda r: expm1(2 * r),
     reference="χ²(p‖q), Pearson 1900; Nowozin et al. 2016, table 1",
 )
 neyman = pearson.dual("neyman", formula=r"(1 - u)^2 / u", reference="χ²(q‖p); Nowozin et al. 2016, table 6")
@@ -214,8 +225,8 @@ softened_reverse_kl = Divergence(
 le_cam = Divergence(
     "le_cam",
     formula=r"(u - 1)^2 / (u + 1)",
-    real=lambda r: 1 - 4 * (-r).sigmoid().square(),
-    fake=lambda r: 4 * r.sigmoid().square() - 1,
+    real=lambda r: 1 - 4 * (-2 * softplus(r)).exp(),  # σ(−r)², with a slope that does not round to 0
+    fake=lambda r: 4 * (-2 * softplus(-r)).exp() - 1,
     reference="Le Cam 1986, the triangular discrimination",
 )
 total_variation = Divergence(
@@ -274,14 +285,20 @@ def get(name: str, key: str = "divergence") -> Divergence:
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
-    if name.startswith("dual_"):
-        primal = get(name.removeprefix("dual_"), key)
+    if name.startswith("dual_") and (primal := _known(name.removeprefix("dual_"))):
         return primal.dual(name, rf"u f(1/u),\ f(u) = {primal.formula}", f"the dual of {primal.name}")
-    if re.fullmatch(r"alpha_-?(\d+\.?\d*|\.\d+)(e-?\d+)?", name) and math.isfinite(
+    if re.fullmatch(r"alpha_-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", name) and math.isfinite(
         order := float(name.removeprefix("alpha_"))
     ):
         return alpha(order, name)
     raise ConfigError(one_of(key, name, [*CATALOGUE, *PATTERNS]))
+
+
+def _known(name: str) -> Divergence | None:
+    try:
+        return get(name)
+    except ConfigError:
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -305,11 +322,14 @@ class Head:
 
 
 def _jeffreys_log_ratio(v: Tensor) -> Tensor:
-    """Solve 1 + r − e^−r = v for r, by Newton's method on a concave increasing function; dr/dv = σ(r)."""
+    """Solve 1 + r − e^−r = v for r; dr/dv = σ(r).
+
+    The left side is concave and increases, so Newton's method never oversteps the root from its left, and after one
+    step from its right it is there.
+    """
     import torch
 
     with torch.no_grad():
-        # The upper of two bounds of the root; from the right of it, Newton's steps on this function never overshoot.
         r = torch.where(v > 0, v - 1 + 1 / (1 + v.clamp(min=0)), -(1 - v).log1p())
         for _ in range(12):
             r = r - (1 + r - (-r).exp() - v) * r.sigmoid()

@@ -64,10 +64,12 @@ class Objective:
     def _refuse_what_cannot_train(self) -> None:
         disc, gen, head = self.disc_div.name, self.gen_div.name, self.head
         if not head.has_log_ratio and gen != disc:
-            way_out = "head=log_ratio" if self.disc_div.invertible else "another disc_div"
+            ways_out = ["head=log_ratio" if self.disc_div.invertible else "another disc_div"]
+            if self.gen_objective != "ratio" or head.divergence.ratio is not None:
+                ways_out.append(f"gen_div={disc}")
             raise ConfigError(
                 f"gen_div={gen} needs a log-ratio, which disc_div={disc} with the {head.name} head cannot give; "
-                f"choose {way_out}, or gen_div={disc}"
+                f"choose {', or '.join(ways_out)}"
             )
         if self.gen_objective == "ratio" and self.gen_formulas.ratio is None:
             raise ConfigError(
@@ -141,7 +143,7 @@ class Objective:
         known = {d.name: d for d in (self.disc_div, self.gen_div)} | CATALOGUE
         return (
             {f"bound/{name}": bound(d, s_real, s_fake) for name, d in known.items()}
-            | {f"estimate/{name}": float(d.f(s_fake).mean()) - d.f_at_one for name, d in known.items()}
+            | {f"estimate/{name}": float(continued(d, "f", s_fake).mean()) - d.f_at_one for name, d in known.items()}
             | calibration(s_real, s_fake)
         )
 
@@ -163,7 +165,9 @@ def continued(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
         if limits.everywhere:
             return formula(r)
         above, below = (r - limits.high).relu(), (limits.low - r).relu()
-        return formula(r.clamp(limits.low, limits.high)) + limits.high_slope * above - limits.low_slope * below
+        # Not clamp, whose gradient is 0 at the ends themselves.
+        inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
+        return formula(inside) + limits.high_slope * above - limits.low_slope * below
 
 
 def outside(divergence: Divergence, part: Part, r: Tensor) -> Tensor:

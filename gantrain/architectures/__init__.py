@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gantrain.architectures.summary import LayerSummary
 
-__all__ = ["build", "describe", "rendered"]
+__all__ = ["build", "check", "describe", "rendered"]
 
 
 def build(
@@ -49,6 +49,13 @@ def build(
     if tables.object is not None:
         return networks.imported(tables.object, data_shape, latent_size)
     return networks.built(tables, data_shape, latent_size)
+
+
+def check(architecture: Mapping[str, Any]) -> None:
+    """Raise ConfigError for unknown words and impossible values, before the data's shape is known."""
+    from gantrain.architectures.tables import read
+
+    read(architecture, data_shape=(1, 1, 1))
 
 
 def describe(

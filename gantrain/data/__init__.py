@@ -99,7 +99,7 @@ def load(
 
     Raises ConfigError for a value that no dataset could have, DataError for data that are missing or damaged.
     """
-    _check(name, path, size, held_out, on_bad, components={"weights": weights, "means": means, "stds": stds})
+    check(name, path=path, size=size, held_out=held_out, on_bad=on_bad, weights=weights, means=means, stds=stds)
     label = label or name
     if name in DENSITIES:
         given = {
@@ -121,15 +121,19 @@ def load(
     )
 
 
-def _check(
+def check(
     name: str,
-    path: str | Path | None,
-    size: int | None,
-    held_out: int | None,
-    on_bad: str,
-    components: dict[str, Any],
+    *,
+    path: str | Path | None = None,
+    size: int | None = None,
+    held_out: int | None = None,
+    on_bad: str = "error",
+    weights: Sequence[float] | None = None,
+    means: Sequence[float] | None = None,
+    stds: Sequence[float] | None = None,
+    **_: Any,
 ) -> None:
-    """Refuse what can be seen to be wrong before any data is read."""
+    """Raise ConfigError for arguments of `load` that can be seen to be wrong before any data is read."""
     if name not in DATASETS:
         raise ConfigError(one_of("dataset", name, DATASETS))
     if on_bad not in ("error", "skip"):
@@ -142,6 +146,6 @@ def _check(
         raise ConfigError(f"dataset.size={size} must be at least 1 pixel")
     if held_out is not None and held_out < 0:
         raise ConfigError(f"dataset.held_out={held_out} must be 0 (none) or more")
-    for key, value in components.items():
+    for key, value in {"weights": weights, "means": means, "stds": stds}.items():
         if value is not None and name != "mixture1d":
             raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={name} has its own components")
