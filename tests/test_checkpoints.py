@@ -1,0 +1,143 @@
+"""Checkpoints are whole or absent, and damage never passes for a checkpoint."""
+
+import errno
+import hashlib
+import os
+import pickle
+
+import pytest
+import torch
+
+from gantrain import checkpoints
+from gantrain.errors import CheckpointError, DivergedError, StorageError
+
+
+def bundle(images: int, size: int = 100) -> dict:
+    weights = torch.arange(size, dtype=torch.float32) + images
+    return {"format": checkpoints.FORMAT, "images": images, "state": {"weights": weights}, "config": {"a": [1, "b"]}}
+
+
+def test_a_saved_bundle_comes_back(tmp_path):
+    path = checkpoints.save(tmp_path, bundle(1000), keep=2)
+    loaded = checkpoints.load(path)
+    assert path.name == "images_000000001000.pt"
+    assert loaded["config"] == {"a": [1, "b"]}
+    assert torch.equal(loaded["state"]["weights"], bundle(1000)["state"]["weights"])
+    recorded, name = (tmp_path / f"{path.name}.sha256").read_text().split()
+    assert (recorded, name) == (hashlib.sha256(path.read_bytes()).hexdigest(), path.name)
+
+
+def test_last_is_the_newest_whole_file(tmp_path):
+    for images in (1000, 2000, 3000):
+        checkpoints.save(tmp_path, bundle(images), keep=2)
+    assert checkpoints.load(tmp_path / "last.pt")["images"] == 3000
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        f"{name}{suffix}"
+        for name in ("images_000000002000.pt", "images_000000003000.pt", "last.pt")
+        for suffix in ("", ".sha256")
+    )
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    path = checkpoints.save(tmp_path, bundle(1000), keep=2)
+    whole = path.read_bytes()
+    for position in range(0, len(whole), max(1, len(whole) // 100)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="checksum"):
+            checkpoints.load(path)
+
+
+def test_the_newest_whole_one_is_used_and_the_damaged_named(tmp_path):
+    for images in (1000, 2000):
+        checkpoints.save(tmp_path, bundle(images), keep=3)
+    torn = tmp_path / checkpoints.name_at(2000)
+    torn.write_bytes(torn.read_bytes()[:-1])
+    os.utime(tmp_path / checkpoints.name_at(1000), (0, 0))
+    path, loaded, problems = checkpoints.newest(tmp_path)
+    assert (path.name, loaded["images"]) == (checkpoints.name_at(1000), 1000)
+    assert len(problems) == 1
+    assert torn.name in problems[0]
+    assert torn.exists()
+
+
+def test_nothing_usable_is_an_error_not_a_fresh_start(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoints.newest(tmp_path)
+    checkpoints.save(tmp_path, bundle(1000), keep=2)
+    (tmp_path / f"{checkpoints.name_at(1000)}.sha256").unlink()
+    with pytest.raises(CheckpointError, match=checkpoints.name_at(1000)):
+        checkpoints.newest(tmp_path)
+
+
+def test_foreign_and_temporary_files_are_ignored_and_kept(tmp_path):
+    foreign = ["images_1.pt", ".images_000000009000.pt.7.tmp", "notes.txt", "images_000000009000.pt.bak"]
+    for name in foreign:
+        (tmp_path / name).write_text("mine")
+    for images in (1000, 2000, 3000, 4000):
+        checkpoints.save(tmp_path, bundle(images), keep=2)
+    assert checkpoints.newest(tmp_path)[1]["images"] == 4000
+    assert all((tmp_path / name).read_text() == "mine" for name in foreign)
+
+
+class Bomb:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
+def test_a_checkpoint_executes_nothing(tmp_path, write):
+    path = tmp_path / checkpoints.name_at(1)
+    write(Bomb(tmp_path / "executed"), path)
+    (tmp_path / f"{path.name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(CheckpointError, match="safely"):
+        checkpoints.load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_format_is_refused(tmp_path):
+    path = checkpoints.save(tmp_path, bundle(1) | {"format": 99}, keep=2)
+    with pytest.raises(CheckpointError, match="format 99"):
+        checkpoints.load(path)
+
+
+def test_non_finite_tensors_are_not_saved(tmp_path):
+    broken = bundle(1)
+    broken["state"]["weights"][3] = torch.nan
+    with pytest.raises(DivergedError, match=r"state\.weights"):
+        checkpoints.save(tmp_path, broken, keep=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_disk_costs_no_older_checkpoint(tmp_path, monkeypatch, step):
+    checkpoints.save(tmp_path, bundle(1000), keep=2)
+    before = sorted(os.listdir(tmp_path))
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(StorageError, match="No space left"):
+        checkpoints.save(tmp_path, bundle(2000), keep=2)
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == before
+    assert checkpoints.newest(tmp_path)[1]["images"] == 1000
+
+
+def test_links_in_the_folder_are_not_written_through(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in (checkpoints.name_at(1000), "last.pt", f"{checkpoints.name_at(1000)}.sha256"):
+        (folder / name).symlink_to(outside)
+    checkpoints.save(folder, bundle(1000), keep=2)
+    assert outside.read_text() == "mine"
+    assert checkpoints.newest(folder)[1]["images"] == 1000

@@ -1,0 +1,207 @@
+"""An interrupted and resumed run equals the uninterrupted one, bit for bit on a CPU."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gantrain import checkpoints
+from gantrain.cli import main
+from gantrain.report import Reporter, read_metrics
+
+SMALL = [
+    "train.images=1000",
+    "train.batch_size=50",
+    "train.report_every_images=150",
+    "train.sample_every_images=400",
+    "train.checkpoint_every_images=300",
+    "train.checkpoint_min_seconds=0",
+    "train.keep_checkpoints=10",
+]
+# One run for each thing that could keep a state of its own.
+GAMES = {
+    "default": [],
+    "ratio": ["gen_objective=ratio", "gen_div=kl", "disc_div=js"],
+    "alternative": ["gen_objective=alternative", "gen_div=gan"],
+    "nowozin": ["head=nowozin", "disc_div=jeffreys", "gen_div=pearson"],
+    "ratio head": ["head=ratio", "disc_div=pearson"],
+    "total variation": ["disc_div=total_variation", "gen_div=total_variation"],
+    "three D steps": ["train.discriminator_steps=3"],
+    "no average": ["ema=0"],
+    "batch norm, dropout and flips": ["architecture=conv8", "dataset.flip=true"],
+    "uniform latents": ["latent.prior=uniform", "latent.size=7"],
+    "density": ["dataset=ring"],
+    "affine": ["dataset=mixture1d", "gen_div=kl"],
+    **{name: [f"regularizer={name}"] for name in ("r1", "gradient_penalty", "instance_noise", "label_smoothing")},
+    **{name: [f"optimizer={name}"] for name in ("sgd", "rmsprop")},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(folder: Path, *overrides: str) -> int:
+    return main(["train", f"run_dir={folder}", *SMALL, *overrides])
+
+
+def train_until(monkeypatch, images: int, folder: Path, *overrides: str) -> int:
+    """Train, and send this process SIGTERM at the first step that reaches `images`."""
+    progress = Reporter.progress
+
+    def interrupting(reporter, clock):
+        if clock >= images:
+            os.kill(os.getpid(), signal.SIGTERM)
+        progress(reporter, clock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "progress", interrupting)
+        return train(folder, *overrides)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The uninterrupted default run; not to be written into."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch) -> Path:
+    """The default run, stopped at 500: no multiple of any interval, so a report's statistics are half gathered."""
+    assert train_until(monkeypatch, 500, tmp_path / "stopped") == 143
+    return tmp_path / "stopped"
+
+
+def leaves(value, key=""):
+    if isinstance(value, dict):
+        return {k: v for name, item in value.items() for k, v in leaves(item, f"{key}/{name}").items()}
+    if isinstance(value, list):
+        return leaves(dict(enumerate(value)), key)
+    return {key: value}
+
+
+def assert_equal_states(one: Path, other: Path) -> None:
+    ours, theirs = (leaves(checkpoints.newest(run / "checkpoints")[1]["state"]) for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        same = torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key]
+        assert same, key
+
+
+def comparable(rows):
+    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "system/"))} for row in rows]
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert_equal_states(one, other)
+    assert comparable(read_metrics(one / "metrics.jsonl")) == comparable(read_metrics(other / "metrics.jsonl"))
+    pictures = sorted(path.name for path in (one / "samples").iterdir())
+    assert pictures == sorted(path.name for path in (other / "samples").iterdir())
+    for name in [f"samples/{picture}" for picture in pictures] + ["losses.png"]:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_resumed_run_equals_the_uninterrupted_one(game, tmp_path, monkeypatch):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert train(whole, *GAMES[game]) == 0
+    assert train_until(monkeypatch, 500, resumed, *GAMES[game]) == 143
+    assert json.loads((resumed / "summary.json").read_text())["status"] == "stopped"
+    assert main(["resume", str(resumed)]) == 0
+    assert_equal_runs(whole, resumed)
+
+
+def test_falling_back_to_an_older_checkpoint_changes_nothing(whole, stopped, capsys):
+    newest = checkpoints.listed(stopped / "checkpoints")[0]
+    newest.write_bytes(newest.read_bytes()[:-7])  # as a machine that died while writing would leave it
+    assert main(["resume", str(stopped)]) == 0
+    assert newest.name in capsys.readouterr().out
+    assert_equal_runs(whole, stopped)
+    scalars = EventAccumulator(str(stopped)).Reload().Scalars("loss/generator")
+    steps = [event.step for event in scalars]
+    assert steps == [row["images"] for row in read_metrics(whole / "metrics.jsonl")]
+
+
+def test_twice_interrupted(whole, stopped, monkeypatch):
+    assert train_until(monkeypatch, 650, stopped, "resume=auto") == 143
+    assert train(stopped, "resume=auto") == 0
+    assert_equal_runs(whole, stopped)
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "average", "statistics", "images"],
+)
+def test_every_part_of_the_state_is_needed(part, whole, stopped):
+    """The comparison above would notice the loss of any one of them."""
+    earlier = checkpoints.load(checkpoints.listed(whole / "checkpoints")[-1])
+    path, bundle, _ = checkpoints.newest(stopped / "checkpoints")
+    path.unlink()
+    if part == "images":
+        bundle["images"] = earlier["images"]
+    else:
+        bundle["state"][part] = earlier["state"][part]
+    checkpoints.save(path.parent, bundle, keep=10)
+    assert main(["resume", str(stopped)]) == 0
+    with pytest.raises(AssertionError):
+        assert_equal_runs(whole, stopped)
+
+
+def test_reporting_sampling_and_saving_do_not_change_the_weights(tmp_path):
+    often = ["train.report_every_images=50", "train.sample_every_images=50", "train.checkpoint_every_images=50"]
+    seldom = ["train.report_every_images=9999", "train.sample_every_images=9999", "train.checkpoint_every_images=9999"]
+    assert train(tmp_path / "often", "architecture=conv8", *often) == 0
+    assert train(tmp_path / "seldom", "architecture=conv8", *seldom) == 0
+    assert_equal_states(tmp_path / "often", tmp_path / "seldom")
+
+
+def test_a_finished_run_is_left_alone(whole, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert main(["resume", str(whole)]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert train(whole) == 6
+    assert f"gantrain resume {whole}" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    assert train(tmp_path / "long", "train.images=1200") == 0
+    assert train(tmp_path / "short", "train.images=600") == 0
+    assert main(["resume", str(tmp_path / "short"), "train.images=1200"]) == 0
+    assert_equal_states(tmp_path / "long", tmp_path / "short")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["gen_div.name=kl", "latent.size=8", "train.batch_size=25", "optimizer.lr=0.5", "seed=1", "ema=0.5"],
+)
+def test_another_run_is_refused_with_the_difference(change, whole, capsys):
+    assert main(["resume", str(whole), change]) == 4
+    key, _, value = change.partition("=")
+    assert f"{key}: " in (message := capsys.readouterr().err)
+    assert f"→ {value}" in message
+
+
+def test_data_that_changed_are_refused(stopped, capsys):
+    path, bundle, _ = checkpoints.newest(stopped / "checkpoints")
+    checkpoints.save(path.parent, bundle | {"data": bundle["data"] | {"fingerprint": "of other images"}}, keep=9)
+    assert main(["resume", str(stopped)]) == 4
+    assert "fingerprint" in capsys.readouterr().err
+
+
+def test_a_run_without_checkpoint_is_not_started_afresh_by_resume(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    assert main(["resume", str(tmp_path / "run")]) == 4
+    assert "no checkpoint" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path / "nowhere")]) == 4
+    assert main(["resume"]) == 2

@@ -1,0 +1,91 @@
+"""The run folder: claimed once, locked while in use, and left in order by a signal."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gantrain.errors import BusyError, CheckpointError, StorageError
+from gantrain.files import safe_name, write_whole
+from gantrain.run import Interrupted, RunFolder, StopRequest, claim
+
+HOLD = """
+import sys, time
+from gantrain.run import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_name_is_claimed_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: claim(tmp_path / "runs", "now"), range(20)))
+    assert len(set(folders)) == 20
+    assert folders[0].parent == tmp_path / "runs"
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"):
+        claim(tmp_path / "file", "now")
+
+
+def test_two_processes_never_share_a_folder(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BusyError, match=f"process {holder.pid} on"), RunFolder(tmp_path).locked():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunFolder(tmp_path).locked(), RunFolder(tmp_path).locked():  # the lock died with its process
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_a_wish_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        stop.raise_if_asked("nothing came")
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=number.name) as caught:
+            stop.raise_if_asked("go on")
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_interrupt_stops_at_once():
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_damaged_summary_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.read_summary() == {}
+    folder.write_summary({"status": "running"})
+    assert folder.read_summary() == {"status": "running"}
+    folder.summary.write_text("{")
+    with pytest.raises(CheckpointError, match=r"summary\.json"):
+        folder.read_summary()
+
+
+@pytest.mark.parametrize("text", ["../../etc/passwd", "a b/c=d,e", "[x]\x1b[31m", ".hidden", "", "x" * 500, "köln"])
+def test_names_keep_to_safe_characters(text):
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", safe_name(text))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write_whole(tmp_path / "f", "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="no"):
+        write_whole(tmp_path / "f", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text() == "old"

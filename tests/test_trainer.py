@@ -1,0 +1,210 @@
+"""The loop from Python, without config or command line, and what theory says of where it ends."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from gantrain import architectures, data, divergences
+from gantrain.errors import DivergedError
+from gantrain.latents import Latents
+from gantrain.objective import Objective
+from gantrain.report import Reporter, read_metrics
+from gantrain.run import RunFolder
+from gantrain.state import State, Statistics, averaged, update_average
+from gantrain.trainer import (
+    Schedule,
+    discriminator_step,
+    fixed_latents,
+    generator_step,
+    passed,
+    train,
+    warmed_up,
+)
+
+ROW = {"op": "linear", "activation": "leaky_relu"}
+MLP = {
+    "name": "test",
+    "generator": [ROW | {"features": 32, "norm": "batch"}, ROW | {"features": "data", "activation": "sigmoid"}],
+    "discriminator": [ROW | {"features": 32, "dropout": 0.2}, ROW | {"features": 1, "activation": "linear"}],
+}
+AFFINE = {
+    "name": "affine",
+    "generator": [{"op": "affine", "features": "data"}],
+    "discriminator": [ROW | {"features": 64}, ROW | {"features": 64}, ROW | {"features": 1, "activation": "linear"}],
+}
+
+
+def new_state(table, shape, latent_size, lr=1e-3) -> State:
+    torch.manual_seed(0)
+    generator, discriminator = architectures.build(table, shape, latent_size)
+    adam = partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.999))
+    return State(
+        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+    )
+
+
+def game(disc_div="gan", gen_div="kl", gen_objective="matched") -> Objective:
+    return Objective(divergences.get(disc_div), divergences.get(gen_div), gen_objective)
+
+
+def play(state, objective, dataset, latents, schedule, path, seed=0) -> None:
+    with Reporter(path, schedule.images) as reporter:
+        train(state, objective, dataset, latents, schedule, RunFolder(path), reporter, seed=seed)
+
+
+def test_the_loop_runs_without_config(tmp_path):
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16)
+    before = torch.get_rng_state()
+    play(state, game(), dataset, Latents(16), Schedule(images=1000, report_every_images=300), tmp_path)
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers are not touched"
+    assert state.images == 1000
+    assert [row["images"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [300, 600, 900, 1000]
+    assert state.generator.training
+
+
+def test_a_run_depends_on_its_seed_and_on_nothing_else(tmp_path):
+    def weights(seed, path):
+        dataset = data.load("digits", seed=seed)
+        state = new_state(MLP, dataset.shape, 16)
+        torch.manual_seed(torch.seed())  # what the caller drew before does not matter
+        play(state, game(), dataset, Latents(16), Schedule(images=500), path, seed=seed)
+        return nn.utils.parameters_to_vector(state.generator.parameters())
+
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    first, again, other = weights(0, tmp_path / "a"), weights(0, tmp_path / "b"), weights(1, tmp_path / "c")
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_each_step_moves_one_player():
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16)
+
+    def vectors():
+        players = (state.generator, state.discriminator)
+        return [nn.utils.parameters_to_vector(player.parameters()).clone() for player in players]
+
+    g, d = vectors()
+    discriminator_step(state, game(), dataset.batch(0, 50), Latents(16).draw(50))
+    g1, d1 = vectors()
+    assert torch.equal(g, g1)
+    assert not torch.equal(d, d1)
+    generator_step(state, game(), Latents(16).draw(50))
+    g2, d2 = vectors()
+    assert not torch.equal(g1, g2)
+    assert torch.equal(d1, d2)
+
+
+def test_a_generator_step_is_gradient_descent_on_the_objective():
+    """With plain SGD the step is −lr·∇, here against a derivative taken by hand for x = μ + σz and r(x) = a x."""
+    a, mu, sigma, lr = 0.7, 0.3, 1.0, 0.1
+    discriminator = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
+    discriminator[0].weight.data.fill_(a)
+    generator, _ = architectures.build(AFFINE, (1,), 1)
+    generator.state_dict()["0.layer.affine.mean"].fill_(mu)
+    state = State(
+        generator,
+        discriminator,
+        torch.optim.SGD(generator.parameters(), lr=lr),
+        torch.optim.SGD(discriminator.parameters(), lr=lr),
+    )
+    z = torch.linspace(-2, 2, 9)[:, None]
+    generator_step(state, game(gen_div="kl"), z)  # matched kl: −E[e^r]
+    derivative = -(a * torch.exp(a * (mu + sigma * z))).mean()
+    assert generator.state_dict()["0.layer.affine.mean"].item() == pytest.approx(mu - lr * derivative.item(), rel=1e-5)
+
+
+def test_a_non_finite_loss_stops_before_the_update(tmp_path):
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16)
+    bias = state.discriminator[-2].layer.linear.bias
+    bias.data.fill_(torch.nan)
+    before = {key: value.clone() for key, value in state.generator.state_dict().items() if "running" not in key}
+    with pytest.raises(
+        DivergedError, match=r"(?s)discriminator's loss .* images = 0.*loss/discriminator = nan.*optimizer"
+    ):
+        play(state, game(), dataset, Latents(16), Schedule(images=500), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+    assert not state.discriminator_optimizer.state
+    for key, value in before.items():
+        if "num_batches" not in key:
+            assert torch.equal(state.generator.state_dict()[key], value), key
+
+
+def test_k_discriminator_steps_count_k_batches(tmp_path):
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16)
+    play(state, game(), dataset, Latents(16), Schedule(images=1200, batch_size=100, discriminator_steps=3), tmp_path)
+    steps = {
+        name: int(next(iter(optimizer.state.values()))["step"])
+        for name, optimizer in (("D", state.discriminator_optimizer), ("G", state.generator_optimizer))
+    }
+    assert (state.images, steps) == (1200, {"D": 12, "G": 4})
+
+
+def test_the_average_follows_the_generator():
+    generator = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = averaged(generator)
+    old = generator[0].weight.detach().clone()
+    generator[0].weight.data += 1
+    generator[1].running_mean += 5
+    update_average(average, generator, 0.9)
+    assert torch.allclose(average[0].weight, 0.9 * old + 0.1 * (old + 1))
+    assert torch.equal(average[1].running_mean, generator[1].running_mean)
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+def test_the_average_warms_up():
+    schedule = Schedule(images=1, batch_size=10, ema=0.99)
+    assert warmed_up(schedule, 10) == pytest.approx(2 / 11)
+    assert warmed_up(schedule, 10**6) == 0.99
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "due"), [(0, 99, 0), (0, 100, 1), (100, 199, 0), (150, 420, 1), (100, 200, 1)]
+)
+def test_intervals_on_the_clock(begin, end, due):
+    assert passed(100, begin, end) == bool(due)
+
+
+def test_statistics_are_means_since_the_last_report():
+    statistics = Statistics()
+    for value in (1.0, 2.0, 6.0):
+        statistics.add({"a": torch.tensor(value)})
+    statistics.add({"b": torch.tensor(5.0)})
+    assert statistics.means() == {"a": 3.0, "b": 5.0}
+    assert statistics.means() == {}
+
+
+def test_grids_use_the_same_latents_in_every_run():
+    assert torch.equal(fixed_latents(Latents(8), 64, seed=3), fixed_latents(Latents(8), 64, seed=3))
+    assert not torch.equal(fixed_latents(Latents(8), 64, seed=3), fixed_latents(Latents(8), 64, seed=4))
+
+
+@pytest.mark.parametrize(("prior", "mean", "sd"), [("normal", 0.0, 1.0), ("uniform", 0.0, 1 / math.sqrt(3))])
+def test_latents_follow_their_prior(prior, mean, sd):
+    z = Latents(50, prior).draw(4000, torch.Generator().manual_seed(0))
+    assert z.shape == (4000, 50)
+    assert z.mean().item() == pytest.approx(mean, abs=0.01)
+    assert z.std().item() == pytest.approx(sd, abs=0.01)
+    assert (prior == "normal") == bool((z.abs() > 1).any())
+
+
+def test_adversarial_training_ends_at_the_exact_fit(tmp_path):
+    """KL's optimum on the mixture is moment matching: μ = Σwμ, σ² = Σw(σ² + μ²) − μ², whatever trained D."""
+    weights, means, stds = [0.6, 0.4], [-1.5, 2.0], [0.6, 0.8]
+    mu = sum(w * m for w, m in zip(weights, means, strict=True))
+    sigma = math.sqrt(sum(w * (s * s + m * m) for w, m, s in zip(weights, means, stds, strict=True)) - mu * mu)
+    assert (mu, sigma) == (pytest.approx(-0.1), pytest.approx(1.8472, abs=5e-5))
+    dataset = data.load("mixture1d", weights=weights, means=means, stds=stds)
+    state = new_state(AFFINE, dataset.shape, 1, lr=2e-3)
+    schedule = Schedule(images=750_000, batch_size=500, report_every_images=250_000, sample_every_images=10**9)
+    play(state, game("gan", "kl"), dataset, Latents(1), schedule, tmp_path)
+    fitted = {key.rpartition(".")[2]: value.item() for key, value in state.best_generator.state_dict().items()}
+    assert fitted["mean"] == pytest.approx(mu, abs=0.1)
+    assert abs(fitted["scale"]) == pytest.approx(sigma, abs=0.1)
