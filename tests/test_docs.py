@@ -1,0 +1,210 @@
+"""The pages tell the truth: tables are up to date, commands compose, examples run, links lead somewhere."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import runpy
+import shlex
+import tomllib
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gantrain import architectures, cli, config, divergences, launch
+from gantrain.commands import train
+from gantrain.objective import Objective
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`((?:gantrain|scripts/\w+) ?[^`]*)`")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for found, body in FENCE.findall(text(page)) if found == language]
+
+
+def commands(page: Path) -> list[str]:
+    """Every command line of a page, in shell blocks and in running text."""
+    lines = [line.partition("  #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    spans = SPAN.findall(FENCE.sub("", text(page)))
+    return [*lines, *(span for span in spans if " " in span or span.startswith("scripts/"))]
+
+
+COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
+EXAMPLES = [(page.name, *found) for page in PAGES for found in EXAMPLE.findall(text(page))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the embedded digits."""
+    folder = tmp_path_factory.mktemp("docs") / "run"
+    assert cli.main(["train", f"run_dir={folder}", "train.images=300", "train.held_out_images=20"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the architecture that docs/architectures.md shows."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "architecture").mkdir()
+    (table,) = blocks(ROOT / "docs" / "architectures.md", "yaml")
+    for name in ("mine", "NAME"):
+        (folder / "architecture" / f"{name}.yaml").write_text(table, encoding="utf-8")
+    return folder
+
+
+def tables() -> dict[str, Any]:
+    """What scripts/tables defines."""
+    return runpy.run_path(str(ROOT / "scripts" / "tables"))
+
+
+def test_tables_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (tables()["main"](["--check"]), capsys.readouterr().out) == (0, "")
+
+
+def test_every_table_stands_somewhere_and_a_stale_one_is_renewed() -> None:
+    script = tables()
+    places = [name for page in PAGES for name in re.findall(r"<!-- table: (.+?) -->", text(page))]
+    assert sorted(places) == sorted(script["TABLES"])
+    page = text(ROOT / "README.md")
+    stale = page.replace("| `kl` |", "| `lk` |")
+    assert stale != page == script["renewed"](stale)
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_commands_work(
+    page: str, command: str, finished: Path, own_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training is composed and checked; the other subcommands run, on a real run."""
+    monkeypatch.chdir(tmp_path)
+    places = {"RUN": finished, "DIR": own_yaml}
+    words = shlex.split(re.sub(r"\b(RUN|DIR)\b", lambda place: str(places[place[0]]), command))
+    if words[:2] == ["gantrain", "train"]:
+        compose(words[2:])
+    elif words[0] == "gantrain" and len(words) == 2:
+        assert words[1] in cli.COMMANDS
+    elif words[0] == "gantrain":
+        assert cli.main(words[1:]) == 0
+    elif words[0] == "tensorboard":
+        assert entry_points(group="console_scripts", name="tensorboard")
+    else:
+        check_script(words)
+
+
+def compose(arguments: list[str]) -> None:
+    """Compose and check every job that the arguments of `gantrain train` describe."""
+    flags = train.parse(arguments)
+    overrides = config.checked_overrides(flags.overrides)
+    read = config.parsed(overrides)
+    assert flags.multirun == any(override.is_sweep_override() for override in read)
+    values = [
+        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override() else [text]
+        for text, o in zip(overrides, read, strict=True)
+    ]
+    for job in itertools.product(*values):
+        settings = config.checked(train.preview(list(job), flags))
+        launch.optimizer_factories(settings["optimizer"])
+
+
+def check_script(words: list[str]) -> None:
+    """A script is there, and so is what its arguments name."""
+    if words[0] == ".venv/bin/python":
+        words = words[1:]
+    else:
+        assert os.access(ROOT / words[0], os.X_OK)
+    assert all((ROOT / word).is_file() for word in words if "/" in word)
+    if words[0] == "scripts/train":
+        compose(words[1:])
+
+
+@pytest.mark.parametrize(("page", "example", "output"), EXAMPLES)
+def test_python_examples_print_what_they_show(
+    page: str, example: str, output: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(compile(example.replace("RUN", str(finished)), page, "exec"), {})
+    assert not output or capsys.readouterr().out == output
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(text(page)):
+        path, _, anchor = link.partition("#")
+        if not link.startswith("https://"):
+            target = page.parent / path if path else page
+            assert target.is_file(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_picture_is_shown_and_every_page_is_linked() -> None:
+    linked = set(LINK.findall(text(ROOT / "README.md")))
+    files = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "images").iterdir()]
+    assert {str(file.relative_to(ROOT)) for file in files} <= linked
+
+
+def test_the_run_folder_is_the_one_that_is_drawn(finished: Path) -> None:
+    tree = next(block for block in blocks(ROOT / "README.md", "text") if "├──" in block)
+    drawn = re.findall(r"── (\S+)", tree)
+    found = {path for name in drawn for path in finished.glob(name)}
+    assert len(found) >= len(drawn)
+    assert {path for path in finished.iterdir() if path.name != ".lock"} == found
+    assert (finished / "samples" / "real.png").is_file()
+    assert {"last.pt", "last.pt.sha256"} <= {path.name for path in (finished / "checkpoints").iterdir()}
+    assert {path.name for path in (finished / ".hydra").iterdir()} == {"config.yaml", "overrides.yaml", "hydra.yaml"}
+
+
+def test_a_divergence_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in the catalogue is known to the command line, composes, is estimated and gets a row."""
+    js = divergences.get("js")
+    added = replace(js, name="doubled", real=lambda r: 2 * js.real(r), fake=lambda r: 2 * js.fake(r))
+    monkeypatch.setitem(divergences.CATALOGUE, "doubled", added)
+    try:
+        assert "doubled" in config.options("gen_div")
+        compose(["gen_div=doubled", "disc_div=dual_doubled"])
+        estimates = Objective(added, js).estimates(torch.ones(3), -torch.ones(3))
+        assert estimates["bound/doubled"] == pytest.approx(2 * estimates["bound/js"])
+        assert "| `doubled` |" in tables()["divergence_table"]()
+    finally:
+        divergences.get.cache_clear()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+def test_the_architecture_that_is_shown_can_be_built(own_yaml: Path, shape: tuple[int, ...]) -> None:
+    table = yaml.safe_load(text(own_yaml / "architecture" / "mine.yaml"))
+    generator, discriminator = architectures.build(table, shape, latent_size=16)
+    assert discriminator(generator(torch.randn(5, 16))).shape == (5,)
+
+
+def test_an_optimizer_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "added.yaml").write_text("name: Adagrad\nlr: 0.01\nlr_decay: 0.1\n", encoding="utf-8")
+    compose(["--config-dir", str(tmp_path), "optimizer=added"])
+
+
+def test_citation_and_changelog_name_the_version() -> None:
+    project = tomllib.loads(text(ROOT / "pyproject.toml"))["project"]
+    citation = yaml.safe_load(text(ROOT / "CITATION.cff"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert str(citation["version"]) == project["version"]
+    assert citation["license"] == project["license"]
+    assert all({"type", "title", "authors"} <= reference.keys() for reference in citation["references"])
+    assert f"\n## [{project['version']}]" in text(ROOT / "CHANGELOG.md")
