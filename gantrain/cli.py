@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 from gantrain.errors import ConfigError, GantrainError, one_of
+from gantrain.run import Interrupted
 
 # Each subcommand: one module in gantrain/commands with `HELP` and `run(arguments) -> None`, and one line about it.
 COMMANDS = {
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         dispatch(arguments)
-    except GantrainError as error:
+    except (GantrainError, Interrupted) as error:
         return refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
         return refuse("stopped at once, by a second interrupt or before training began", 130)

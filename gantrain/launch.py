@@ -65,7 +65,7 @@ def _train(
     from gantrain import data
     from gantrain.latents import Latents
     from gantrain.report import Reporter
-    from gantrain.trainer import train
+    from gantrain.trainer import made_with, train
 
     device = choose_device(settings["device"])
     optimizers = optimizer_factories(settings["optimizer"])
@@ -75,6 +75,9 @@ def _train(
     if bundle is not None:
         refuse_other_data(dataset, bundle)
         state.load_state_dict(bundle["state"], bundle["images"])
+        summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), bundle["images"]]
+        for line in moved(bundle["made_with"], made_with(device)):
+            print(line)
     summary |= described(settings, dataset, device)
     stop.raise_if_asked("before the first step")
 
@@ -116,7 +119,9 @@ def _train(
 def summarised(folder: RunFolder) -> Iterator[dict[str, Any]]:
     """A dictionary that becomes `summary.json`: `running` at first, then how the block ended."""
     earlier = folder.read_summary()
-    summary: dict[str, Any] = {key: earlier[key] for key in ("started", "seconds", "images") if key in earlier}
+    summary: dict[str, Any] = {
+        key: earlier[key] for key in ("started", "seconds", "resumed_at_images") if key in earlier
+    }
     summary = {"status": "running", "reason": "", "started": now()} | summary
     folder.write_summary(summary)
     try:
@@ -167,8 +172,9 @@ def now() -> str:
 
 def described(settings: Mapping[str, Any], dataset: Dataset, device: torch.device) -> dict[str, Any]:
     """What a number of this run depends on beside its config."""
-    import torch
+    from gantrain.trainer import made_with
 
+    made = made_with(device)
     return {
         "data": {
             "label": dataset.label,
@@ -179,10 +185,19 @@ def described(settings: Mapping[str, Any], dataset: Dataset, device: torch.devic
         },
         "samples_from": "averaged generator" if settings["ema"] else "generator",
         "seed": settings["seed"],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "device": made["device"],
+        "threads": made["threads"],
+        "versions": {"python": platform.python_version(), "torch": made["torch"]},
     }
+
+
+def moved(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when the checkpoint was made, a line each: the run goes on, but not bit for bit."""
+    return [
+        f"{key} was {before[key]} and is {value}: the last digits of what follows may differ"
+        for key, value in here.items()
+        if before.get(key) != value
+    ]
 
 
 def hyperparameters(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,12 +17,15 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from gantrain import checkpoints
-from gantrain.errors import BusyError, CheckpointError, GantrainError, StorageError
+from gantrain.errors import BusyError, CheckpointError, StorageError
 from gantrain.files import write_whole
 
 
-class Interrupted(GantrainError):
-    """A signal ended the run after the current step; `exit_code` is 128 + its number."""
+class Interrupted(BaseException):
+    """A signal ended the run after the current step; `exit_code` is 128 + its number.
+
+    Like KeyboardInterrupt it is no Exception, so that it also ends a sweep, which goes on after a failed run.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

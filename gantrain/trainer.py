@@ -279,12 +279,18 @@ class Writer:
             "images": self.state.images,
             "config": self.config,
             "data": {"shape": list(self.data.shape), "fingerprint": self.data.fingerprint},
-            "versions": {"torch": str(torch.__version__)},
+            "made_with": made_with(self.state.device),
             "state": self.state.state_dict(),
         }
         path = checkpoints.save(self.folder.checkpoints, bundle, keep=self.schedule.keep_checkpoints)
         self.saved = time.monotonic()
         self.reporter.checkpoint(path.name)
+
+
+def made_with(device: torch.device) -> dict[str, Any]:
+    """What the last digits of a result depend on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
 
 
 def fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
