@@ -1,0 +1,171 @@
+"""The house's order, read from the source: who may import whom, what stays instant, and what must never be called."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import gantrain
+from gantrain.cli import COMMANDS
+from gantrain.data import DATASETS
+from gantrain.divergences import CATALOGUE
+from gantrain.objective import GENERATOR_OBJECTIVES
+
+PACKAGE = Path(gantrain.__file__).parent
+
+# A module or package imports only from its own layer or a lower one.
+LAYERS = [
+    {"divergences", "errors", "randomness", "files", "latents", "exact"},
+    {"data", "architectures"},
+    {"objective", "regularizers"},
+    {"state", "checkpoints", "run", "report", "figures", "metrics"},
+    {"trainer"},
+    {"config", "launch", "commands", "cli", "gantrain"},  # `gantrain` itself offers `load`
+]
+TOP = len(LAYERS) - 1
+
+# Everything else is importable at once: help, completion and configuration errors never wait for torch.
+NEEDS_TORCH = {
+    "gantrain.architectures.layers",
+    "gantrain.architectures.networks",
+    "gantrain.architectures.summary",
+    "gantrain.state",
+    "gantrain.trainer",
+}
+SLOW = ["torch", "torchvision", "matplotlib", "scipy", "sklearn", "tensorboard"]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def syntax(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module that a module imports, at its top or inside a function; also for type hints alone."""
+    for node in ast.walk(syntax(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} line {node.lineno}: imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else str(node.module)
+
+
+def calls(module: str) -> Iterator[tuple[str, ast.Call]]:
+    """Every call with the dotted name of what is called, such as `torch.load`."""
+    return ((ast.unparse(node.func), node) for node in ast.walk(syntax(module)) if isinstance(node, ast.Call))
+
+
+def layer(module: str) -> int:
+    part = module.split(".")[:2][-1]
+    return next((level for level, parts in enumerate(LAYERS) if part in parts), len(LAYERS))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_its_own_layer_and_lower_ones(module):
+    ours = [name for name in imports(module) if name.split(".")[0] == "gantrain"]
+    upward = [name for name in ours if layer(name) > layer(module)]
+    assert not upward, f"{module} (L{layer(module)}) imports {upward}"
+
+
+def test_every_module_has_one_layer():
+    parts = {module.split(".")[1] for module in MODULES if "." in module}
+    homes = {part: [level for level, names in enumerate(LAYERS) if part in names] for part in parts}
+    assert not {part: levels for part, levels in homes.items() if len(levels) != 1}, "name its layer in LAYERS"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) < TOP])
+def test_only_the_top_layer_knows_hydra(module):
+    assert not {name.split(".")[0] for name in imports(module)} & {"hydra", "omegaconf"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) < TOP])
+def test_a_choice_is_compared_by_name_only_where_it_is_defined(module):
+    choices = {"divergences": CATALOGUE, "objective": GENERATOR_OBJECTIVES, "data": DATASETS}
+    foreign = {name for home, names in choices.items() if module != f"gantrain.{home}" for name in names}
+    for node in ast.walk(syntax(module)):
+        if isinstance(node, ast.Compare | ast.MatchValue):
+            strings = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+            assert not strings & foreign, f"{module} line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_no_module_is_a_drawer_for_the_rest():
+    assert not {path.stem for path in MODULES.values()} & {"utils", "util", "helpers", "common", "misc"}
+
+
+def python(code: str, *arguments: str) -> str:
+    """Run code in a fresh interpreter; returns what it printed."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_modules_import_without_torch():
+    code = f"""
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    for slow in {SLOW}:
+        if slow in sys.modules:
+            sys.exit(print(name, "imports", slow))
+"""
+    assert python(code, *(module for module in MODULES if module not in NEEDS_TORCH)) == ""
+
+
+def test_the_modules_that_need_torch_exist():
+    assert set(MODULES) >= NEEDS_TORCH
+
+
+@pytest.mark.parametrize(
+    "line", [*(f"{command} --help" for command in COMMANDS), "train gen_div=nonsense", "train --cfg job", "--version"]
+)
+def test_help_and_configuration_errors_come_without_torch(line, tmp_path):
+    code = f"""
+import contextlib, io, os, sys
+from gantrain.cli import main
+os.chdir({str(tmp_path)!r})
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    main(sys.argv[1:])
+print(*({{*{SLOW}}} & {{*sys.modules}}))
+"""
+    assert python(code, *line.split()).strip() == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_torch_load_says_weights_only():
+    loads = [(module, call) for module in MODULES for name, call in calls(module) if name == "torch.load"]
+    assert loads
+    for module, call in loads:
+        said = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert said.get("weights_only") == "True", f"{module} line {call.lineno}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_that_is_read_can_run_code(module):
+    for name, call in calls(module):
+        where = f"{module} line {call.lineno}: {name}"
+        assert name not in {"eval", "exec", "compile", "__import__", "yaml.load", "os.system"}, where
+        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert arguments.get("allow_pickle", "False") == arguments.get("shell", "False") == "False", where
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_pickles_are_read_only_by_the_unpickler_that_knows_no_code(module):
+    picklers = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    if module != "gantrain.data.published":  # CIFAR's batches come as pickles
+        assert not {name.split(".")[0] for name in imports(module)} & picklers
+        return
+    used = {ast.unparse(node) for node in ast.walk(syntax(module)) if isinstance(node, ast.Attribute)}
+    assert {name for name in used if name.startswith("pickle.")} <= {"pickle.Unpickler", "pickle.UnpicklingError"}
+    assert "pickle.Unpickler" not in {name for name, _ in calls(module)}
