@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gantrain.errors import ConfigError, GantrainError, one_of
 from gantrain.run import Interrupted
+from gantrain.terminal import say
 
 # Each subcommand: one module in gantrain/commands with `HELP` and `run(arguments) -> None`, and one line about it.
 COMMANDS = {
@@ -88,9 +89,8 @@ def complete(arguments: list[str]) -> None:
 
 
 def refuse(message: str, exit_code: int) -> int:
-    """Print a message to the terminal's error stream; control characters in it cannot steer the terminal."""
-    shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in message)
-    print(f"gantrain: {shown}", file=sys.stderr)
+    """Say why, on the error stream."""
+    say(f"gantrain: {message}", error=True)
     return exit_code
 
 

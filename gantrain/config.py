@@ -11,17 +11,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from gantrain import architectures, data, divergences
 from gantrain.errors import ConfigError, nearest_first, one_of
@@ -29,8 +27,6 @@ from gantrain.files import safe_name
 from gantrain.latents import PRIORS
 from gantrain.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.regularizers import REGULARIZERS, Regularizer
-
-Options = TypeVar("Options")
 
 # conf/ stands inside the package in a wheel and beside it in a checkout.
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
@@ -170,7 +166,8 @@ def register() -> None:
     """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
     ConfigStore.instance().store(name="schema", node=Config)
     Plugins.instance().register(CatalogueSource)
-    OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
+    # A job's folder in a sweep: the swept keys and values, without the mark that opens a section to a new key.
+    OmegaConf.register_new_resolver("swept_name", lambda text: safe_name(text.replace("++", "")), replace=True)
 
 
 def options(group: str) -> list[str]:
@@ -180,92 +177,49 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The command line's overrides
-
-
-def keys(schema: type, prefix: str = "") -> Iterator[str]:
-    """Every key of a schema, dotted."""
+def keys(schema: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    """Every key of a schema, dotted, with its field."""
+    found = {}
     for item in dataclasses.fields(schema):
-        yield prefix + item.name
+        found[prefix + item.name] = item
         section = item.default_factory
         if dataclasses.is_dataclass(section):
-            yield from keys(section, f"{prefix}{item.name}.")
-
-
-def parsed(overrides: list[str]) -> list[Override]:
-    """Hydra's reading of `key=value` arguments. Raises ConfigError for what it cannot read."""
-    try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except (OverrideParseException, HydraException) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"an argument does not read as key=value: {reason}") from error
-
-
-def checked_overrides(overrides: list[str]) -> list[str]:
-    """The overrides as Hydra will take them: known keys only, and a `++` where a section is open to new ones.
-
-    Raises ConfigError with the nearest right key, also for `+key=` and `~key`, which Hydra itself would accept.
-    """
-    known = {*keys(Config), *GROUPS}
-    checked = []
-    for text, override in zip(overrides, parsed(overrides), strict=True):
-        key = override.key_or_group
-        section = key.partition(".")[0]
-        if section == "hydra" or section.startswith("hydra/"):
-            checked.append(text)
-        elif section in OPEN_SECTIONS and "." in key:
-            checked.append("++" + text.lstrip("+"))
-        elif key in known:
-            checked.append(text.lstrip("+"))
-        else:
-            raise ConfigError(unknown_key(key, known))
-    return checked
-
-
-def read_options(schema: type[Options], arguments: list[str]) -> Options:
-    """`key=value` arguments as an instance of `schema`, every key, type and range checked. Raises ConfigError."""
-    typed = OmegaConf.structured(schema)
-    for override in parsed(arguments):
-        if override.key_or_group not in typed:
-            raise ConfigError(unknown_key(override.key_or_group, keys(schema)))
-        try:
-            OmegaConf.update(typed, override.key_or_group, override.value())
-        except OmegaConfBaseException as error:
-            raise explained(error) from error
-    read = OmegaConf.to_object(typed)
-    assert isinstance(read, schema)
-    check_ranges(schema, vars(read))
-    return read
+            found |= keys(section, f"{prefix}{item.name}.")
+    return found
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The sentence that refuses `key`, with the nearest keys: by the whole, and by the part after the last dot."""
     known = list(known)
     section, _, rest = key.partition(".")
-    if rest and (right := nearest_first(section, GROUPS)[0]) in OPEN_SECTIONS and section != right:
+    sections = {name.partition(".")[0] for name in known}
+    if rest and section not in sections and (right := nearest_first(section, sections)[0]) in OPEN_SECTIONS:
         known = [f"{right}.{rest}", *known]
     by_last_part = {name.rpartition(".")[2]: name for name in reversed(known)}
     near = [*nearest_first(key, known)[:2], by_last_part[nearest_first(key.rpartition(".")[2], by_last_part)[0]]]
-    return f"there is no key {key}; did you mean {' or '.join(dict.fromkeys(near))}?"
+    best, *others = dict.fromkeys(near)
+    return f"there is no key {key}; did you mean {best}?" + (f" Near it too: {', '.join(others)}" if others else "")
 
 
-def explained(error: Exception) -> ConfigError:
+def explained(error: BaseException) -> ConfigError:
     """Hydra's and OmegaConf's complaints about a config, as one short message."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         choices = [*(error.options or []), *(divergences.PATTERNS if group in DIVERGENCE_GROUPS else ())]
         return ConfigError(one_of(group, name, choices) if choices else f"there is no config group {group}")
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    cause = next((one for one in causes(error) if getattr(one, "full_key", None)), error)
     key = getattr(cause, "full_key", None)
-    reason = str(getattr(cause, "msg", None) or cause).splitlines()[0]
-    if isinstance(cause, OmegaConfBaseException) and key and "not in" in reason:
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
         return ConfigError(unknown_key(key, keys(Config)))
+    reason = (str(getattr(cause, "msg", None) or cause).splitlines() or [type(cause).__name__])[0]
     return ConfigError(f"{key}: {reason}" if key else reason)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The composed config
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def typed(config: DictConfig) -> dict[str, Any]:
@@ -337,8 +291,8 @@ def objective(settings: Mapping[str, Any]) -> Objective:
 
 def regularizer(settings: Mapping[str, Any]) -> Regularizer:
     """The regularizer called `name`, its other keys checked against that class's fields."""
-    name, values = settings["name"], {key: value for key, value in settings.items() if key != "name"}
-    if name not in REGULARIZERS:
+    name, values = settings.get("name"), {key: value for key, value in settings.items() if key != "name"}
+    if not isinstance(name, str) or name not in REGULARIZERS:
         raise ConfigError(one_of("regularizer.name", name, REGULARIZERS))
     known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
     for key, value in values.items():

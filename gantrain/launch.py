@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,10 @@ from gantrain.errors import (
     nearest_first,
     one_of,
 )
+from gantrain.foreign import leaves
 from gantrain.randomness import preserved_randomness, stream_seed
 from gantrain.run import Interrupted, RunFolder, StopRequest
+from gantrain.terminal import say
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +48,13 @@ def launch(
     `typed` are the overrides of the user's own command line, which alone may name code to import. Raises GantrainError
     or Interrupted, after writing the reason into the summary.
     """
-    with folder.locked(), StopRequest() as stop, summarised(folder) as summary, explained_errors(folder):
+    secrets = from_environment(composed)
+    with (
+        folder.locked(),
+        StopRequest() as stop,
+        summarised(folder, secrets) as summary,
+        explained_errors(folder, secrets),
+    ):
         config.refuse_untyped_object(composed, typed)
         settings = config.checked(composed)
         _train(settings, composed, folder, bundle, stop, summary)
@@ -77,7 +85,7 @@ def _train(
         state.load_state_dict(bundle["state"], bundle["images"])
         summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), bundle["images"]]
         for line in moved(bundle["made_with"], made_with(device)):
-            print(line)
+            say(line)
     summary |= described(settings, dataset, device)
     stop.raise_if_asked("before the first step")
 
@@ -116,7 +124,7 @@ def _train(
 
 
 @contextmanager
-def summarised(folder: RunFolder) -> Iterator[dict[str, Any]]:
+def summarised(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """A dictionary that becomes `summary.json`: `running` at first, then how the block ended."""
     earlier = folder.read_summary()
     summary: dict[str, Any] = {
@@ -124,21 +132,28 @@ def summarised(folder: RunFolder) -> Iterator[dict[str, Any]]:
     }
     summary = {"status": "running", "reason": "", "started": now()} | summary
     folder.write_summary(summary)
+
+    def ended(status: str, reason: str, exit_code: int) -> None:
+        summary.update(status=status, reason=concealed(reason, secrets), exit_code=exit_code, ended=now())
+
     try:
         yield summary
-        summary |= {"status": "finished", "exit_code": 0}
+        ended("finished", "", 0)
     except Interrupted as stop:
-        summary |= {"status": "stopped", "reason": str(stop), "exit_code": stop.exit_code}
+        ended("stopped", str(stop), stop.exit_code)
+        raise
+    except KeyboardInterrupt:
+        ended("stopped", "stopped at once by a second interrupt", 130)
         raise
     except GantrainError as error:
-        summary |= {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+        ended("failed", str(error), error.exit_code)
         raise
     finally:
-        folder.write_summary(summary | {"ended": now()})
+        folder.write_summary(summary)
 
 
 @contextmanager
-def explained_errors(folder: RunFolder) -> Iterator[None]:
+def explained_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[None]:
     """Failures of memory and storage in our words; the traceback of anything unforeseen goes into `train.log`."""
     try:
         yield
@@ -153,10 +168,25 @@ def explained_errors(folder: RunFolder) -> Iterator[None]:
         if isinstance(error, OSError):
             raise StorageError(f"{folder.path}: {error.strerror or error} ({error.filename})") from error
         with folder.log.open("a", encoding="utf-8") as log:
-            log.write(traceback.format_exc())
+            log.write(concealed(traceback.format_exc(), secrets))
         raise GantrainError(
             f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"
         ) from error
+
+
+def from_environment(composed: DictConfig) -> dict[str, str]:
+    """What the config takes from environment variables, each value with the text that took it."""
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    taken = {key: text for key, text in leaves(plain) if isinstance(text, str) and "${oc.env:" in text}
+    return {str(OmegaConf.select(composed, key)): text for key, text in taken.items()}
+
+
+def concealed(text: str, secrets: Mapping[str, str]) -> str:
+    """`text` with every value from the environment replaced by what took it: it may be a secret."""
+    for value, source in secrets.items():
+        text = text.replace(value, source) if value else text
+    return text
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -230,17 +260,30 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def optimizer_factories(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """For each player a function from a network to its optimizer, the keys checked against the class's signature."""
+def check_parts(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a device or an optimizer that cannot be had; imports torch, reads no data."""
+    choose_device(settings["device"])
+    optimizer_factories(settings["optimizer"])
+
+
+def optimizer_factories(settings: Mapping[str, Any]) -> dict[str, Callable[[nn.Module], Optimizer]]:
+    """For each player a function from a network to its optimizer. Raises ConfigError for settings that it refuses."""
     shared = {key: value for key, value in settings.items() if key not in ("discriminator", "generator")}
-    return {
-        player: optimizer_factory(shared | dict(settings.get(player) or {}), player)
-        for player in ("discriminator", "generator")
-    }
+    return {player: optimizer_factory(shared | _own(settings, player)) for player in ("discriminator", "generator")}
 
 
-def optimizer_factory(settings: Mapping[str, Any], player: str) -> Any:
-    """`settings["name"]` among torch.optim's classes, with the other keys as its arguments. Raises ConfigError."""
+def _own(settings: Mapping[str, Any], player: str) -> dict[str, Any]:
+    own = settings.get(player)
+    if own is not None and not isinstance(own, Mapping):
+        raise ConfigError(f"optimizer.{player}={own} must be keys and values, as in optimizer.{player}.lr=0.001")
+    return {str(key): value for key, value in (own or {}).items()}
+
+
+def optimizer_factory(settings: Mapping[str, Any]) -> Callable[[nn.Module], Optimizer]:
+    """The class called `name` in torch.optim, with the other keys as its arguments, tried on one parameter.
+
+    Raises ConfigError for an unknown name or key and for values that the class refuses.
+    """
     import torch
 
     classes = {
@@ -249,18 +292,24 @@ def optimizer_factory(settings: Mapping[str, Any], player: str) -> Any:
         if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and name not in ("Optimizer", "LBFGS")
     }
     name, arguments = settings.get("name"), {key: value for key, value in settings.items() if key != "name"}
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise ConfigError(one_of("optimizer.name", name, classes))
     known = [key for key in inspect.signature(classes[name]).parameters if key != "params"]
-    for key in arguments.keys() - set(known):
-        raise ConfigError(f"optimizer={name} has no key {key}; did you mean {nearest_first(key, known)[0]}?")
+    for key, value in arguments.items():
+        if key not in known:
+            raise ConfigError(f"optimizer={name} has no key {key}; did you mean {nearest_first(key, known)[0]}?")
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ConfigError(f"optimizer.{key}={value} must be finite")
 
     def build(network: nn.Module) -> Optimizer:
-        try:
-            return classes[name](network.parameters(), **arguments)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"optimizer={name} refuses its settings for the {player}: {error}") from error
+        return classes[name](network.parameters(), **arguments)
 
+    try:
+        build(torch.nn.Linear(2, 2))
+    except Exception as error:  # each class checks its arguments in its own way
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise ConfigError(f"optimizer={name} refuses {given}: {error}") from error
     return build
 
 
@@ -283,7 +332,10 @@ def build_schedule(settings: Mapping[str, Any], dataset: Dataset) -> Schedule:
 
 
 def build_state(
-    settings: Mapping[str, Any], shape: tuple[int, ...], device: torch.device, optimizers: Mapping[str, Any]
+    settings: Mapping[str, Any],
+    shape: tuple[int, ...],
+    device: torch.device,
+    optimizers: Mapping[str, Callable[[nn.Module], Optimizer]],
 ) -> State:
     """Networks drawn from the stream `init`, their optimizers and the average."""
     import torch

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from gantrain.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -80,6 +82,11 @@ class LabelSmoothing(Regularizer):
     """
 
     smoothing: float = 0.1  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        """Refuse a share that leaves no data."""
+        if self.smoothing >= 1:
+            raise ConfigError(f"regularizer.smoothing={self.smoothing} is a share of the data and must be below 1")
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from gantrain.errors import DataError
+from gantrain.terminal import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,11 +184,11 @@ class Reporter:
     def _redraw(self) -> None:
         assert self._bar is not None
         self._next_redraw = time.monotonic() + SECONDS_BETWEEN_REDRAWS
-        self._bar.update(self._bar.task_ids[0], completed=self._images, description=_printable(self._line()))
+        self._bar.update(self._bar.task_ids[0], completed=self._images, description=printable(self._line()))
         self._bar.refresh()
 
     def _print(self, text: str) -> None:
-        self.console.print(_printable(text), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 class EventFile:
@@ -339,8 +340,3 @@ def _clock_time(seconds: float) -> str:
     """Seconds as `hours:minutes:seconds`."""
     minutes, seconds = divmod(round(max(seconds, 0)), 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def _printable(text: str) -> str:
-    """The text without control characters, which could steer a terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)

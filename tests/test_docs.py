@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from gantrain import architectures, cli, config, divergences, launch
+from gantrain import architectures, cli, config, divergences, launch, overrides
 from gantrain.commands import train
 from gantrain.objective import Objective
 
@@ -108,12 +108,12 @@ def test_commands_work(
 def compose(arguments: list[str]) -> None:
     """Compose and check every job that the arguments of `gantrain train` describe."""
     flags = train.parse(arguments)
-    overrides = config.checked_overrides(flags.overrides)
-    read = config.parsed(overrides)
+    typed = overrides.checked(flags.overrides)
+    read = overrides.parsed(typed)
     assert flags.multirun == any(override.is_sweep_override() for override in read)
     values = [
         [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override() else [text]
-        for text, o in zip(overrides, read, strict=True)
+        for text, o in zip(typed, read, strict=True)
     ]
     for job in itertools.product(*values):
         settings = config.checked(train.preview(list(job), flags))

@@ -19,12 +19,12 @@ PACKAGE = Path(gantrain.__file__).parent
 
 # A module or package imports only from its own layer or a lower one.
 LAYERS = [
-    {"divergences", "errors", "randomness", "files", "latents", "exact"},
+    {"divergences", "errors", "randomness", "files", "latents", "terminal", "exact"},
     {"data", "architectures"},
     {"objective", "regularizers"},
     {"state", "checkpoints", "run", "report", "figures", "metrics"},
     {"trainer"},
-    {"config", "launch", "commands", "cli", "gantrain"},  # `gantrain` itself offers `load`
+    {"config", "foreign", "overrides", "launch", "commands", "cli", "gantrain"},  # `gantrain` itself offers `load`
 ]
 TOP = len(LAYERS) - 1
 

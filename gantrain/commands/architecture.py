@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gantrain import architectures, config
+from gantrain import architectures, config, overrides
 from gantrain.config import choice, number
 from gantrain.errors import ConfigError, one_of
 
@@ -45,20 +46,25 @@ def run(arguments: list[str]) -> None:
     """Print the tables of the architecture that the first argument names."""
     if not arguments or "=" in arguments[0]:
         raise ConfigError("architecture needs a name: gantrain architecture NAME; see gantrain architecture --help")
-    name, options = arguments[0], config.read_options(Options, arguments[1:])
+    name, options = arguments[0], overrides.read(Options, arguments[1:])
     if name not in (names := config.options("architecture")):
         raise ConfigError(one_of("architecture", name, names))
+    if options.shape is not None and len(options.shape) not in (1, 3):
+        raise ConfigError(
+            f"shape={options.shape} must be [channels,height,width] for images or [dimensions] for points"
+        )
 
     from rich.console import Console
 
+    console = Console() if sys.stdout.isatty() else Console(width=140)  # a pipe has no width of its own
     table = yaml.safe_load((config.CONF / "architecture" / f"{name}.yaml").read_text(encoding="utf-8"))
     for rendered in fitting(table | {"maxout_counts": options.maxout_counts}, options):
-        Console().print(rendered)
+        console.print(rendered)
 
 
 def fitting(table: dict[str, Any], options: Options) -> tuple[Table, Table]:
     """The rendered tables for the shape asked for, or for the first usual one that they fit. Raises ConfigError."""
-    for shape in [tuple(options.shape)] if options.shape else USUAL_SHAPES:
+    for shape in [tuple(options.shape)] if options.shape is not None else USUAL_SHAPES:
         try:
             return architectures.rendered(table, shape, options.latent or (shape[0] if len(shape) == 1 else 64))
         except ConfigError as error:

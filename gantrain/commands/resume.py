@@ -7,10 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain import checkpoints, config
+from gantrain import checkpoints, config, overrides
 from gantrain.errors import CheckpointError, ConfigError
-from gantrain.launch import launch
+from gantrain.launch import check_parts, launch
 from gantrain.run import RunFolder
+from gantrain.terminal import say
 
 HELP = """Go on with a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
 
@@ -50,13 +51,13 @@ def run(arguments: list[str]) -> None:
     """Resume the run whose folder is the first argument."""
     if not arguments or "=" in arguments[0]:
         raise ConfigError("resume needs a run folder: gantrain resume RUN [key=value …]")
-    folder, overrides = RunFolder(arguments[0]), config.checked_overrides(arguments[1:])
+    folder, typed = RunFolder(arguments[0]), overrides.checked(arguments[1:])
     if not folder.path.is_dir():
         raise CheckpointError(f"{folder.path} is not a run folder")
     wanted = OmegaConf.create(checkpoints.newest(folder.checkpoints)[1]["config"])
-    for override in config.parsed(overrides):
-        OmegaConf.update(wanted, override.key_or_group, override.value())
-    continue_run(folder, wanted, typed=overrides)
+    for key, value in overrides.values(typed).items():
+        OmegaConf.update(wanted, key, value)
+    continue_run(folder, wanted, typed)
 
 
 def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str]) -> None:
@@ -67,13 +68,15 @@ def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str]) -> Non
     """
     path, bundle, problems = checkpoints.newest(folder.checkpoints)
     changed = refuse_another_run(OmegaConf.create(bundle["config"]), wanted)
+    config.refuse_untyped_object(wanted, typed)
+    check_parts(config.checked(wanted))
     finished = folder.read_summary().get("status") == "finished"
     if finished and not any(key in changed for key in ("train.images", "train.epochs")):
-        print(f"{folder.path} is finished, at {bundle['images']:,} images; train.images=… would train for longer")
+        say(f"{folder.path} is finished, at {bundle['images']:,} images; train.images=… would train for longer")
         return
     for problem in problems:
-        print(f"passed over: {problem}")
-    print(f"resuming from {path.name}, at {bundle['images']:,} images")
+        say(f"passed over: {problem}")
+    say(f"resuming from {path.name}, at {bundle['images']:,} images")
     launch(wanted, folder, typed, bundle)
 
 

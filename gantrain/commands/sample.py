@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantrain import config
+from gantrain import overrides
 from gantrain.config import number
 from gantrain.errors import ConfigError, StorageError
+from gantrain.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> None:
     """Sample from the run or checkpoint that the first argument names."""
     if not arguments or "=" in arguments[0]:
         raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
-    source, options = Path(arguments[0]), config.read_options(Options, arguments[1:])
+    source, options = Path(arguments[0]), overrides.read(Options, arguments[1:])
     sample(source, options)
 
 
@@ -65,7 +66,7 @@ def sample(source: Path, options: Options) -> Path:
         write(samples, out)
     except OSError as error:
         raise StorageError(f"out={out} cannot be written: {error.strerror or error}") from error
-    print(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
+    say(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
     return out
 
 

@@ -5,24 +5,30 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from gantrain import checkpoints, config
+from gantrain import checkpoints, config, overrides
 from gantrain.commands.resume import continue_run
 from gantrain.errors import BusyError, ConfigError, GantrainError, StorageError
 from gantrain.files import safe_name
-from gantrain.launch import launch
+from gantrain.foreign import refuse_active_yaml
+from gantrain.launch import check_parts, launch
+from gantrain.overrides import quoted
 from gantrain.run import RunFolder, claim
+from gantrain.terminal import say
 
 # At import, so that it also holds in a process that a launcher starts.
 config.register()
@@ -70,14 +76,19 @@ def help_text() -> str:
 def run(arguments: list[str]) -> None:
     """Check the command line, claim a folder, and let Hydra run the job or the sweep."""
     flags = parse(arguments)
-    overrides = config.checked_overrides(flags.overrides)
-    if flags.cfg or flags.info or flags.hydra_help:
-        return hydra_main([*shown(flags), *overrides])
-    composed = preview(overrides, flags)
+    typed = overrides.checked(flags.overrides)
+    if flags.info or flags.hydra_help:
+        preview([], flags)  # Hydra reads the user's own YAML to describe it
+        return hydra_main([*shown(flags), *typed])
     if flags.multirun:
-        return sweep(overrides, config.typed(composed), flags)
-    config.refuse_untyped_object(composed, overrides)
-    return single(overrides, config.checked(composed), flags)
+        return sweep(typed, flags)
+    composed = preview(typed, flags)
+    config.refuse_untyped_object(composed, typed)
+    settings = config.checked(composed)
+    if flags.cfg:
+        return hydra_main([*shown(flags), *typed])
+    check_parts(settings)
+    return single(typed, composed, settings, flags)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -115,28 +126,41 @@ def shown(flags: argparse.Namespace) -> list[str]:
     return given + [flag for flag, on in switches.items() if on]
 
 
-def preview(overrides: list[str], flags: argparse.Namespace) -> DictConfig:
-    """The config as Hydra will compose it, before Hydra makes any folder; a sweep's without the swept keys.
-
-    Raises ConfigError.
-    """
-    swept = [text for text, o in zip(overrides, config.parsed(overrides), strict=True) if o.is_sweep_override()]
-    if swept and not flags.multirun:
-        raise ConfigError(f"{swept[0]} lists several values, which makes a sweep; add -m to run one job for each")
-    plain = [text for text in overrides if text not in swept]
+def preview(typed: list[str], flags: argparse.Namespace) -> DictConfig:
+    """The config as Hydra will compose it, before Hydra makes any folder. Raises ConfigError."""
+    for text, override in zip(typed, overrides.parsed(typed), strict=True):
+        if override.is_sweep_override():
+            raise ConfigError(f"{text} lists several values, which makes a sweep; add -m to run one job for each")
+    more = []
     if flags.config_dir is not None:
-        if not Path(flags.config_dir).is_dir():
-            raise ConfigError(f"--config-dir {flags.config_dir} is not a folder")
-        plain.append(f"hydra.searchpath=['catalogue://','file://{Path(flags.config_dir).absolute()}']")
-    return compose(plain)
+        refuse_active_yaml(Path(flags.config_dir))
+        more = [f"hydra.searchpath=['catalogue://',{quoted(f'file://{Path(flags.config_dir).absolute()}')}]"]
+    return compose([*typed, *more])
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """What Hydra composes from our YAML and `overrides`. Raises ConfigError."""
+def preview_sweep(typed: list[str], flags: argparse.Namespace) -> dict[str, Any]:
+    """The settings that all jobs share; every listed value has been composed once. Raises ConfigError."""
+    swept = {text: o for text, o in zip(typed, overrides.parsed(typed), strict=True) if o.is_sweep_override()}
+    fixed = [text for text in typed if text not in swept]
+    for override in swept.values():
+        if override.is_choice_sweep() and not isinstance(override.value(), Glob):
+            for value in override.sweep_string_iterator():
+                config.typed(preview([*fixed, f"{override.get_key_element()}={value}"], flags))
+    return config.typed(preview(fixed, flags))
+
+
+def compose(typed: list[str]) -> DictConfig:
+    """What Hydra composes from our YAML and `key=value` arguments. Raises ConfigError."""
+    with composition_errors(), hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return hydra.compose("config", typed)
+
+
+@contextmanager
+def composition_errors() -> Iterator[None]:
+    """What Hydra and OmegaConf raise while they compose, as ConfigError."""
     try:
-        with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-            return hydra.compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise config.explained(error) from error
 
 
@@ -145,10 +169,8 @@ def hydra_main(arguments: list[str]) -> None:
     # Hydra would print an error and exit with 1; this way the exception reaches us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
-    try:
+    with composition_errors():
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise config.explained(error) from error
 
 
 def job(composed: DictConfig) -> None:
@@ -160,12 +182,12 @@ def job(composed: DictConfig) -> None:
     folder = RunFolder(context.runtime.output_dir)
     in_sweep = context.mode == RunMode.MULTIRUN
     if in_sweep:
-        print(f"\n{folder.path}")
+        say(f"\n{folder.path}")
     try:
         launch(composed, folder, typed=context.overrides.task)
     except GantrainError as error:
         if in_sweep:
-            print(f"failed: {error}", file=sys.stderr)
+            say(f"failed: {error}", error=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -180,33 +202,36 @@ class RunFailed(GantrainError):
         self.exit_code = exit_code
 
 
-def single(overrides: list[str], settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
+def single(typed: list[str], composed: DictConfig, settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
     """Train once. Raises what ended the run early."""
     folder = RunFolder(settings["run_dir"] or claim(*new_name(settings)))
-    auto = settings["resume"] == "auto"
-    if auto and checkpoints.listed(folder.checkpoints):
-        return continue_run(folder, preview(overrides, flags), typed=overrides)
-    if folder.exists and not auto:
-        raise BusyError(
-            f"{folder.path} already holds a run; go on with `gantrain resume {folder.path}`, or give another run_dir"
-        )
     make(folder.path)
     with folder.locked():
-        hydra_main([*more_yaml(flags), *overrides, f"hydra.run.dir={quoted(folder.path)}"])
+        auto = settings["resume"] == "auto"
+        if auto and checkpoints.listed(folder.checkpoints):
+            return continue_run(folder, composed, typed)
+        if folder.exists and not auto:
+            raise BusyError(
+                f"{folder.path} already holds a run; go on with `gantrain resume {folder.path}`, "
+                "or give another run_dir"
+            )
+        hydra_main([*more_yaml(flags), *typed, f"hydra.run.dir={quoted(folder.path)}"])
     summary = folder.read_summary()
     if summary.get("status") != "finished":
-        raise RunFailed(summary.get("reason", ""), summary.get("exit_code", 1))
+        raise RunFailed(*ending(summary))
+    return None
 
 
-def sweep(overrides: list[str], settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
+def sweep(typed: list[str], flags: argparse.Namespace) -> None:
     """Train once for every combination; at the end, list the runs that failed. Raises the first one's error."""
+    settings = preview_sweep(typed, flags)
     root = Path(settings["run_dir"] or claim(Path("sweeps"), time_stamp()))
+    make(root)
     if any(root.glob("*/summary.json")):
         raise BusyError(f"{root} already holds a sweep; give another run_dir")
-    make(root)
-    fixed = [o.key_or_group for o in config.parsed(overrides) if not o.is_sweep_override()]
+    fixed = [o.key_or_group for o in overrides.parsed(typed) if not o.is_sweep_override()]
     names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]"
-    hydra_main([*more_yaml(flags), "--multirun", *overrides, f"hydra.sweep.dir={quoted(root)}", names])
+    hydra_main([*more_yaml(flags), "--multirun", *typed, f"hydra.sweep.dir={quoted(root)}", names])
     report_sweep(root)
 
 
@@ -214,13 +239,16 @@ def report_sweep(root: Path) -> None:
     """Say how the runs under `root` ended. Raises RunFailed where one did not finish."""
     folders = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
     summaries = {folder.name: RunFolder(folder).read_summary() for folder in folders}
-    failed = {name: summary for name, summary in summaries.items() if summary.get("status") != "finished"}
-    print(f"\n{len(summaries) - len(failed)} of {len(summaries)} runs finished in {root}")
+    failed = {name: ending(summary) for name, summary in summaries.items() if summary.get("status") != "finished"}
+    say(f"\n{len(summaries) - len(failed)} of {len(summaries)} runs finished in {root}")
     if failed:
-        reasons = "\n".join(
-            f"  {name}: {summary.get('reason', 'it left no summary')}" for name, summary in failed.items()
-        )
-        raise RunFailed(f"{len(failed)} runs failed:\n{reasons}", next(iter(failed.values())).get("exit_code", 1))
+        reasons = "\n".join(f"  {name}: {reason}" for name, (reason, _) in failed.items())
+        raise RunFailed(f"{len(failed)} runs failed:\n{reasons}", next(iter(failed.values()))[1])
+
+
+def ending(summary: Mapping[str, Any]) -> tuple[str, int]:
+    """Why a run that did not finish ended, and its exit code."""
+    return summary.get("reason") or "it ended without a word in its summary", summary.get("exit_code", 1)
 
 
 def job_number(folder: Path) -> int:
@@ -231,13 +259,9 @@ def job_number(folder: Path) -> int:
 
 def new_name(settings: Mapping[str, Any]) -> tuple[Path, str]:
     """Where a run goes by default: runs/<dataset>/<disc_div>-<gen_div>[-…] and <date_time>-s<seed>."""
-    unusual = {
-        settings["gen_objective"]: "matched",
-        settings["head"]: "log_ratio",
-        settings["regularizer"]["name"]: "none",
-    }
     game = [settings["disc_div"]["name"], settings["gen_div"]["name"]]
-    game += [value for value, usual in unusual.items() if value != usual]
+    options = (settings["gen_objective"], settings["head"], settings["regularizer"]["name"])
+    game += [option for option in options if option not in ("matched", "log_ratio", "none")]
     dataset = settings["dataset"]["label"] or settings["dataset"]["name"]
     return Path("runs", safe_name(dataset), safe_name("-".join(game))), f"{time_stamp()}-s{settings['seed']}"
 
@@ -258,8 +282,3 @@ def make(folder: Path) -> None:
 def more_yaml(flags: argparse.Namespace) -> list[str]:
     """Hydra's flag for the user's own YAML."""
     return ["--config-dir", flags.config_dir] if flags.config_dir else []
-
-
-def quoted(value: object) -> str:
-    """A value as Hydra's grammar takes it whatever it contains."""
-    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"

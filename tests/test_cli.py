@@ -1,0 +1,856 @@
+"""The command line as its users meet it: real commands, real runs of a hundred images, and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import gantrain as package
+from gantrain.cli import COMMANDS, main
+from gantrain.config import CONF, options
+from gantrain.divergences import CATALOGUE, HEADS
+from gantrain.objective import GENERATOR_OBJECTIVES
+
+Gantrain = Callable[..., Any]
+
+SHORT = (
+    *("device=cpu", "train.batch_size=20", "train.held_out_images=40", "train.checkpoint_min_seconds=0"),
+    *("train.report_every_images=40", "train.sample_every_images=80", "train.checkpoint_every_images=40"),
+)
+TINY = (*SHORT, "train.images=100")
+PROGRAM = [sys.executable, "-m", "gantrain.cli"]
+SAFE = re.compile(r"[A-Za-z0-9._-]+")
+ESCAPE = "\x1b[31m"
+
+
+def process(*arguments: object, **keywords: Any) -> subprocess.CompletedProcess[str]:
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **keywords)
+
+
+def summary(run: Path) -> dict[str, Any]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def reports(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def pictures(folder: Path, count: int = 60, size: int = 8) -> Path:
+    """A folder of coloured PNGs in two class folders."""
+    numbers = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(numbers.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run on pictures that are no longer there; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("finished")
+    images = pictures(folder / "images")
+    typed = ("dataset=folder", f"dataset.path={images}", "dataset.size=8", "architecture=conv8", "gen_div=kl")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["gantrain"])
+        assert main(["train", *TINY, *typed, f"run_dir={folder / 'run'}"]) == 0
+    shutil.rmtree(images)
+    yield folder / "run"
+    assert summary(folder / "run")["status"] == "finished"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Help
+
+
+def imported(*arguments: str) -> tuple[str, set[str]]:
+    """What a command prints, and the packages that it imports."""
+    code = f"import sys; from gantrain.cli import main; main({list(arguments)}); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    text, _, modules = shown.rstrip("\n").rpartition("\n")
+    return text, {name.partition(".")[0] for name in modules.split()}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_bare_program_names_its_commands_at_once(gantrain: Gantrain, arguments: list[str]) -> None:
+    answer = gantrain(*arguments)
+    assert (answer.code, answer.err) == (0, "")
+    for name, line in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(line)}$", answer.out, re.MULTILINE)
+
+
+def test_help_waits_for_nothing() -> None:
+    text, packages = imported()
+    assert "gantrain COMMAND" in text
+    assert not packages & {"torch", "numpy", "hydra", "omegaconf", "rich", "yaml"}
+    text, packages = imported("train", "--help")
+    assert "gen_div" in text
+    assert not packages & {"torch", "numpy", "matplotlib", "tensorboard"}
+    _, packages = imported("train", "gen_div=kll")
+    assert not packages & {"torch", "numpy", "matplotlib", "tensorboard"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(gantrain: Gantrain, command: str) -> None:
+    for arguments in (["--help"], ["-h"], ["seed=1", "--help"]):
+        answer = gantrain(command, *arguments)
+        assert (answer.code, answer.err) == (0, "")
+        assert f"\n  gantrain {command}" in answer.out
+        assert re.search(rf"\nExamples\n  gantrain {command}", answer.out)
+
+
+def test_the_version(gantrain: Gantrain) -> None:
+    assert re.fullmatch(r"gantrain \d+\.\d+\.\d+\n", gantrain("--version").out)
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(gantrain: Gantrain) -> None:
+    answer = gantrain("tran", "dataset=ring")
+    assert (answer.code, answer.out) == (2, "")
+    assert "did you mean train?" in answer.err
+
+
+@pytest.mark.parametrize("command", ["resume", "sample", "architecture"])
+@pytest.mark.parametrize("arguments", [[], ["seed=1"]])
+def test_a_command_without_its_first_argument_says_what_it_needs(
+    gantrain: Gantrain, command: str, arguments: list[str]
+) -> None:
+    answer = gantrain(command, *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"gantrain: {command} needs a " in answer.err
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    shell = f"set -o pipefail; {sys.executable} -m gantrain.cli train --help | true"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags
+
+
+def test_flags_stand_before_and_after_overrides(gantrain: Gantrain) -> None:
+    shown = gantrain("train", "dataset=ring", "seed=3", "--cfg", "job")
+    assert (shown.code, shown.err) == (0, "")
+    assert yaml.safe_load(shown.out)["dataset"]["name"] == "ring"
+    for arguments in (
+        ["--cfg", "job", "dataset=ring", "seed=3"],
+        ["dataset=ring", "-c", "job", "seed=3"],
+        ["--cfg=job", "seed=3", "dataset=ring"],
+    ):
+        assert gantrain("train", *arguments) == shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--multi", "gen_div=kl,js"], ["--cfg", "nothing"], ["--cfg"], ["--nope"], ["-x"]),
+        *(["--experimental-rerun", "x.pickle"], ["--config-path", "."], ["-cn", "other"], ["--run"]),
+        *(["--config-dir", "missing"], ["gen_div=kl,js"], ["seed=range(0,3)"], ["gen_div=glob(*)"]),
+        *(["--cfg", "job", "train.images=-1"], ["--cfg", "job", "gen_div=kll"], ["--cfg", "job", "gen_div=kl,js"]),
+        *(["--cfg", "job", "nope=1"], ["-m", "gen_div=kl,kll"], ["-m", "gen_div=kl,js", "train.images=-1"]),
+    ],
+    ids=" ".join,
+)
+def test_a_bad_command_line_is_refused_and_leaves_nothing(
+    gantrain: Gantrain, tmp_path: Path, arguments: list[str]
+) -> None:
+    answer = gantrain("train", *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("gantrain: ")
+    assert len(answer.err.splitlines()) <= 4
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("optimizer.lrr=1", "optimizer.name=adam", "optimizer.lr=abc", "optimizer.discriminator.lrr=1"),
+        *("architecture.leaky_slope=x", "architecture.slope=0.1", "architecture.generator=[]"),
+        *("device=nowhere", "device=cpu:7x", "regularizer.wieght=1", "gen_div=total_variation", "dataset.weights=[1]"),
+    ],
+)
+def test_a_bad_part_is_refused_before_data_is_read(gantrain: Gantrain, tmp_path: Path, typed: str) -> None:
+    """The data are not there either, which would be exit code 3."""
+    answer = gantrain("train", "dataset=folder", "dataset.path=missing", typed)
+    assert (answer.code, answer.out) == (2, "")
+    assert typed.partition("=")[0].rpartition(".")[2] in answer.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_completion_offers_commands_then_the_keys_and_choices_of_train(
+    gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def completed(line: str) -> list[str]:
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setenv("COMP_POINT", str(len(line)))
+        answer = gantrain("-sc", "query=bash")
+        assert (answer.code, answer.err) == (0, "")
+        return answer.out.split()
+
+    assert completed("gantrain ") == list(COMMANDS)
+    assert completed("gantrain tr") == ["train"]
+    assert completed("gantrain train gen_div=kl") == ["gen_div=kl"]
+    assert completed("gantrain train gen_div=") == [f"gen_div={name}" for name in sorted(CATALOGUE)]
+    assert completed("gantrain train dataset=ring optimizer=") == [f"optimizer={o}" for o in options("optimizer")]
+    assert "train.images=" in " ".join(completed("gantrain train train.im"))
+    assert completed("gantrain sample ") == []
+    assert completed("gantrain nothing gen") == []
+
+
+def test_bash_itself_completes(tmp_path: Path) -> None:
+    script = r"""
+        eval "$(gantrain -sc install=bash)"
+        complete -p gantrain
+        COMP_LINE='gantrain train dataset=ri' COMP_POINT=25 COMP_CWORD=2
+        hydra_bash_completion
+        printf '%s\n' "${COMPREPLY[@]}"
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        **{"capture_output": True, "text": True, "check": False, "cwd": tmp_path, "env": {**os.environ, "PATH": path}},
+    )
+    assert "-F hydra_bash_completion gantrain" in done.stdout
+    assert done.stdout.splitlines()[-1] == "dataset=ring"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run
+
+
+def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("train", *TINY, "seed=3", "gen_div=kl")
+    assert (answer.code, answer.err) == (0, "")
+    assert ESCAPE[0] not in answer.out
+    (run,) = (tmp_path / "runs/digits/gan-kl").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-s3", run.name)
+    assert os.listdir(tmp_path) == ["runs"]
+
+    kept = ("images_000000000060.pt", "images_000000000080.pt", "images_000000000100.pt", "last.pt")
+    kept = ("images_000000000040.pt", *kept[1:])
+    (events,) = run.glob("events.out.tfevents.*")
+    assert files(run) == {
+        *(".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml", ".lock"),
+        *(f"checkpoints/{name}{end}" for name in kept for end in ("", ".sha256")),
+        *("samples/real.png", "samples/images_000000000080.png", "samples/images_000000000100.png"),
+        *("losses.png", "metrics.jsonl", "summary.json", "train.log", events.name),
+    }
+    for name in ("losses.png", "samples/real.png", "samples/images_000000000100.png"):
+        Image.open(run / name).verify()
+    assert (run / "train.log").read_text() == ""
+
+    rows = reports(run)
+    assert [row["images"] for row in rows] == [40, 80, 100]
+    assert {
+        *("loss/discriminator", "loss/generator", "discriminator/accuracy", "grad_norm/discriminator"),
+        *("grad_norm/generator", "ratio/real_mean", "ratio/fake_mean", "ratio/calibration_q", "ratio/calibration_p"),
+        *("ratio/effective_sample_size", "ratio/limited_share", "ratio/largest", "speed/images_per_second"),
+        *("system/free_disk_bytes", "system/checkpoint_age_seconds", *(f"bound/{name}" for name in CATALOGUE)),
+    } <= rows[-1].keys()
+    assert all(re.fullmatch(r"[a-z_]+/[a-z0-9_.-]+", name) for row in rows for name in row if name != "images")
+
+    end = summary(run)
+    assert (end["status"], end["reason"], end["exit_code"], end["images"]) == ("finished", "", 0, 100)
+    assert end["seconds"] > 0
+    assert end["images_per_second"] > 0
+    assert end["metrics"] == {name: value for name, value in rows[-1].items() if name != "images"}
+    assert (end["seed"], end["device"], end["samples_from"]) == (3, "cpu", "averaged generator")
+    assert (end["data"]["label"], end["data"]["held_out"]) == ("digits", True)
+    assert end["versions"]["torch"] == str(torch.__version__)
+    assert datetime.fromisoformat(end["started"]) <= datetime.fromisoformat(end["ended"])
+
+    composed = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    assert (composed["seed"], composed["gen_div"]["name"], composed["train"]["images"]) == (3, "kl", 100)
+    assert yaml.safe_load((run / ".hydra/overrides.yaml").read_text()) == [*TINY, "seed=3", "gen_div=kl"]
+
+    board = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    tags = board.Tags()
+    assert set(tags["scalars"]) == rows[-1].keys() - {"images"}
+    for name in tags["scalars"]:
+        assert [(event.step, event.value) for event in board.Scalars(name)] == [
+            (row["images"], pytest.approx(row[name], nan_ok=True)) for row in rows
+        ]
+    assert set(tags["images"]) >= {"samples"}
+    assert {"log_ratio/real", "log_ratio/fake"} <= set(tags["distributions"]) | set(tags["histograms"])
+    assert "gen_div" in board.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert board.PluginTagToContent("hparams")
+
+
+GAMES = {
+    **{f"regularizer={name}": [f"regularizer={name}"] for name in options("regularizer")},
+    **{f"head={name}": [f"head={name}"] for name in HEADS},
+    **{f"gen_objective={name}": [f"gen_objective={name}"] for name in GENERATOR_OBJECTIVES},
+    **{f"optimizer={name}": [f"optimizer={name}"] for name in options("optimizer")},
+    "two discriminator steps": ["train.discriminator_steps=2"],
+    "no average": ["ema=0"],
+    "nothing held out": ["dataset.held_out=0"],
+    "total variation": ["disc_div=total_variation", "gen_div=total_variation"],
+    "uniform latents": ["latent.prior=uniform", "latent.size=3"],
+    "epochs": ["train.epochs=0.05", "train.images=10"],
+    "paper": ["experiment=paper", "dataset=digits", "architecture=conv8", "gen_div=alpha_-1", "disc_div=dual_kl"],
+}
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_every_kind_of_game_is_played_to_its_end(gantrain: Gantrain, tmp_path: Path, name: str) -> None:
+    answer = gantrain("train", *TINY, *GAMES[name], f"run_dir={tmp_path / 'run'}")
+    assert (answer.code, answer.err) == (0, "")
+    end, last = summary(tmp_path / "run"), reports(tmp_path / "run")[-1]
+    assert (end["status"], end["images"]) == ("finished", 120 if name == "two discriminator steps" else 100)
+    losses = {key: value for key, value in last.items() if key.startswith(("loss/", "bound/", "training_bound/"))}
+    assert all(value is not None and abs(value) < 1e6 for value in losses.values())
+    assert ("loss/penalty" in last) == (name in ("regularizer=r1", "regularizer=gradient_penalty"))
+    assert ("ratio/invalid_share" in last) == (name == "head=ratio")
+    assert ("training_bound/gan" in last) == (name == "nothing held out")
+    assert ("ratio/real_mean" in last) == (name != "total variation")
+    assert end["samples_from"] == ("generator" if name == "no average" else "averaged generator")
+
+
+@pytest.mark.parametrize("name", ["ring", "grid25", "mixture1d"])
+def test_densities_are_trained_on_and_sampled_from(gantrain: Gantrain, tmp_path: Path, name: str) -> None:
+    assert gantrain("train", *TINY, f"dataset={name}", f"run_dir={tmp_path / 'run'}").code == 0
+    Image.open(tmp_path / "run/samples/images_000000000100.png").verify()
+    answer = gantrain("sample", tmp_path / "run", "count=7", "seed=5", f"out={tmp_path / 'out'}")
+    assert (answer.code, answer.err) == (0, "")
+    assert files(tmp_path / "out") == {"samples.npy", "scatter.png"}
+    samples = np.load(tmp_path / "out/samples.npy")
+    assert samples.shape == (7, 1 if name == "mixture1d" else 2)
+    assert samples.dtype == np.float32
+    np.testing.assert_array_equal(samples, package.load(tmp_path / "run").sample(7, seed=5))
+
+
+def test_a_folder_of_ones_own_with_yaml_of_ones_own(gantrain: Gantrain, tmp_path: Path) -> None:
+    pictures(tmp_path / "cats")
+    own = tmp_path / "own yaml"
+    write(
+        own / "dataset/cats.yaml",
+        "# @package _global_\ndefaults: [override /architecture: narrow]\n"
+        f"dataset: {{name: folder, path: {tmp_path / 'cats'}, size: 8, label: cats}}\n",
+    )
+    table = yaml.safe_load((CONF / "architecture/conv8.yaml").read_text())
+    table["discriminator"][0]["features"] = 5
+    write(own / "architecture/narrow.yaml", yaml.safe_dump(table | {"name": "narrow"}))
+    write(own / "experiment/mine.yaml", "# @package _global_\nlatent: {size: 9}\ngen_objective: ratio\n")
+    answer = gantrain("train", *TINY, "dataset=cats", "experiment=mine", "--config-dir", own)
+    assert (answer.code, answer.err) == (0, "")
+    (run,) = (tmp_path / "runs/cats/gan-softened_reverse_kl-ratio").iterdir()
+    generator = package.load(run)
+    assert (generator.shape, generator.latents.size) == ((3, 8, 8), 9)
+    assert summary(run)["data"]["training_images"] == 54
+    saved = torch.load(run / "checkpoints/last.pt", weights_only=True)["state"]["discriminator"]
+    assert next(iter(saved.values())).shape[0] == 5
+
+    assert gantrain("resume", run, "train.images=120").code == 0
+    assert summary(run)["images"] == 120
+
+
+def test_relative_yaml_folders_stand_where_the_user_stands(gantrain: Gantrain, tmp_path: Path) -> None:
+    write(tmp_path / "own/experiment/mine.yaml", "# @package _global_\nseed: 9\n")
+    shown = gantrain("train", "--config-dir", "own", "experiment=mine", "--cfg", "job")
+    assert yaml.safe_load(shown.out)["seed"] == 9
+    assert gantrain("train", "-cd", "own", "experiment=mine", *TINY, "run_dir=run").code == 0
+    assert summary(tmp_path / "run")["seed"] == 9
+
+
+@pytest.mark.parametrize("name", ["o'brien's own", "back\\slash", "a,b=[x]{y}(ü)"])
+def test_a_run_goes_where_the_user_wants_it(gantrain: Gantrain, tmp_path: Path, name: str) -> None:
+    quoted = name.replace("'", "\\'")
+    answer = gantrain("train", *TINY, "train.images=20", f"run_dir='{quoted}'")
+    assert (answer.code, answer.err) == (0, "")
+    assert os.listdir(tmp_path) == [name]
+    assert summary(tmp_path / name)["status"] == "finished"
+
+
+def test_runs_of_the_same_second_never_share_a_folder(gantrain: Gantrain, tmp_path: Path) -> None:
+    """Every name that the run could take in the next minute is taken."""
+    parent, start = tmp_path / "runs/digits/gan-softened_reverse_kl", datetime.now()
+    names = {f"{start + timedelta(seconds=s):%Y-%m-%d_%H-%M-%S}-s0" for s in range(60)}
+    for name in names:
+        (parent / name).mkdir(parents=True)
+    assert gantrain("train", *TINY, "train.images=20").code == 0
+    (run,) = (path for path in parent.iterdir() if path.name not in names)
+    assert run.name.removesuffix("-2") in names
+    assert summary(run)["status"] == "finished"
+    assert all(not any((parent / name).iterdir()) for name in names)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A folder that holds a run
+
+
+def test_an_existing_run_is_never_overwritten(gantrain: Gantrain, finished: Path) -> None:
+    before = {name: (finished / name).read_bytes() for name in files(finished)}
+    answer = gantrain("train", *TINY, f"run_dir={finished}")
+    assert (answer.code, answer.out) == (6, "")
+    assert f"gantrain resume {finished}" in answer.err
+    assert {name: (finished / name).read_bytes() for name in files(finished)} == before
+
+
+def test_a_finished_run_has_nothing_left_to_do(gantrain: Gantrain, tmp_path: Path) -> None:
+    typed = ["train", *TINY, "dataset=ring", f"run_dir={tmp_path / 'run'}", "resume=auto"]
+    assert gantrain(*typed).code == 0
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    for again in (typed, ["resume", tmp_path / "run"]):
+        answer = gantrain(*again)
+        assert (answer.code, answer.err) == (0, "")
+        assert "is finished" in answer.out
+        assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+    answer = gantrain(*typed, "train.images=140")
+    assert (answer.code, answer.err) == (0, "")
+    assert summary(tmp_path / "run")["images"] == 140
+    assert [row["images"] for row in reports(tmp_path / "run")] == [40, 80, 100, 120, 140]
+    answer = gantrain(*typed, "seed=1")
+    assert answer.code == 4
+    assert "seed: 0 → 1" in answer.err
+
+
+@pytest.mark.parametrize("command", ["resume", "sample"])
+def test_what_cannot_be_restored_is_refused(gantrain: Gantrain, finished: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in ("missing", "empty", *(["missing.pt"] if command == "sample" else [])):
+        answer = gantrain(command, source)
+        assert (answer.code, answer.out) == (4, "")
+        assert source in answer.err
+    damaged = shutil.copytree(finished, tmp_path / "damaged")
+    for path in damaged.glob("checkpoints/*.pt"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    answer = gantrain(command, damaged)
+    assert (answer.code, answer.out) == (4, "")
+    assert "images_000000000100.pt" in answer.err
+    assert "images_000000000080.pt" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "says"),
+    [
+        ("gen_div.name=js", 4, "gen_div.name: kl → js"),
+        ("optimizer.lr=1", 4, "optimizer.lr: 0.0001 → 1"),
+        ("gen_div=js", 4, "gen_div"),
+        ("train.imges=5", 2, "did you mean train.images"),
+        ("train.images=abc", 2, "train.images"),
+        ("train.images=0", 2, "train.images"),
+        ("train.images=200,300", 2, "train.images"),
+        ("device=nowhere", 2, "device"),
+        ("~train.images", 2, "train.images"),
+        ("-m", 2, "-m"),
+    ],
+)
+def test_a_refused_resume_leaves_the_run_as_it_was(
+    gantrain: Gantrain, finished: Path, tmp_path: Path, typed: str, code: int, says: str
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    answer = gantrain("resume", run, typed)
+    assert (answer.code, answer.out) == (code, "")
+    assert says in answer.err
+    assert {name: (run / name).read_bytes() for name in files(finished)} == {
+        name: (finished / name).read_bytes() for name in files(finished)
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sweeps
+
+
+def test_a_sweep_trains_every_combination(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("train", "gen_div=kl,js", *TINY, "seed=0,1", "-m")
+    assert (answer.code, answer.err) == (0, "")
+    (root,) = (tmp_path / "sweeps").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", root.name)
+    runs = sorted(path for path in root.iterdir() if path.is_dir())
+    games = [("kl", 0), ("kl", 1), ("js", 0), ("js", 1)]
+    assert [run.name for run in runs] == [f"{n}-gen_div-{name}_seed-{seed}" for n, (name, seed) in enumerate(games)]
+    for run, (name, seed) in zip(runs, games, strict=True):
+        composed = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+        assert (composed["gen_div"]["name"], composed["seed"]) == (name, seed)
+        assert summary(run)["status"] == "finished"
+        assert {"losses.png", "train.log", "checkpoints/last.pt", "samples/real.png"} <= files(run)
+        assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    assert "4 of 4 runs finished" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("dataset.label='../../a b','[red]ü/'", None),
+        ("optimizer.lr=0.5,0.25", {"0-optimizer.lr-0.5", "1-optimizer.lr-0.25"}),
+        ("optimizer=glob(*)", {f"{n}-optimizer-{name}" for n, name in enumerate(options("optimizer"))}),
+    ],
+    ids=["label", "rate", "group"],
+)
+def test_a_sweeps_folders_are_named_after_what_is_swept(
+    gantrain: Gantrain, tmp_path: Path, typed: str, names: set[str] | None
+) -> None:
+    answer = gantrain("train", "-m", *TINY, "train.images=20", "run_dir=swept", typed)
+    assert (answer.code, answer.err) == (0, "")
+    assert os.listdir(tmp_path) == ["swept"]
+    runs = [path for path in (tmp_path / "swept").iterdir() if path.is_dir()]
+    assert names is None or names == {run.name for run in runs}
+    assert len(runs) == (len(names) if names else 2)
+    assert all(SAFE.fullmatch(run.name) and summary(run)["status"] == "finished" for run in runs)
+
+
+def test_a_sweep_goes_on_after_a_failure_and_exits_with_the_first_ones_code(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain(
+        *("train", "-m", *TINY, "train.images=20", "run_dir=sweep"),
+        *("gen_div=kl,total_variation", "train.batch_size=5000,20"),
+    )
+    assert answer.code == 3
+    status = {
+        path.parent.name.partition("-")[0]: summary(path.parent) for path in tmp_path.glob("sweep/*/summary.json")
+    }
+    assert {number: end["exit_code"] for number, end in status.items()} == {"0": 3, "1": 2, "2": 0, "3": 2}
+    assert "1 of 4 runs finished" in answer.out
+    listed = answer.err.partition("3 runs failed")[2]
+    for number in "013":
+        assert re.search(rf"^  {number}-gen_div-\S+: .*(train\.batch_size|gen_objective)", listed, re.MULTILINE)
+    assert gantrain("train", "-m", *TINY, "run_dir=sweep", "seed=0,1").code == 6
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bad data, bad luck
+
+
+def test_bad_data_are_exit_code_3_with_path_and_reason(gantrain: Gantrain, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    pictures(tmp_path / "few", count=15)
+    pictures(tmp_path / "broken")
+    (tmp_path / "broken/a/0.png").write_bytes((tmp_path / "broken/a/0.png").read_bytes()[:60])
+    for path, says in (("missing", "missing"), ("empty", "empty"), ("few", "train.batch_size=20"), ("broken", "0.png")):
+        typed = ["dataset=folder", f"dataset.path={path}", "dataset.size=8", "architecture=conv8"]
+        answer = gantrain("train", *TINY, *typed, f"run_dir=run_{path}")
+        assert (answer.code, answer.out) == (3, "")
+        assert says in answer.err
+        end = summary(tmp_path / f"run_{path}")
+        assert (end["status"], end["exit_code"]) == ("failed", 3)
+        assert f"gantrain: {end['reason']}\n" == answer.err
+    answer = gantrain("train", *TINY, *typed, "dataset.on_bad=skip", "run_dir=skipping")
+    assert answer.code == 0
+    assert summary(tmp_path / "skipping")["data"]["skipped_files"] == 1
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused(gantrain: Gantrain) -> None:
+    answer = gantrain("train", *TINY, "dataset=digits", "architecture=dcgan64")
+    assert answer.code == 2
+    assert "dcgan64" in answer.err
+    assert "8×8" in answer.err
+
+
+def test_a_run_that_diverges_stops_before_the_update(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("train", *TINY, "optimizer=sgd", "optimizer.lr=1e30", "disc_div=kl", "gen_div=kl", "run_dir=run")
+    assert answer.code == 5
+    assert re.search(r"not finite at images = \d+; the update was not made \(.*loss/\w+ = ", answer.err)
+    assert "optimizer.lr" in answer.err
+    end = summary(tmp_path / "run")
+    assert (end["status"], end["exit_code"]) == ("failed", 5)
+    for path in (tmp_path / "run").glob("checkpoints/*.pt"):
+        state = torch.load(path, weights_only=True)["state"]["discriminator"]
+        assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_a_folder_that_cannot_be_made_is_exit_code_7(gantrain: Gantrain, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for typed in (["run_dir=file/run"], ["run_dir=file"], ["run_dir=file/run", "-m", "seed=0,1"]):
+        answer = gantrain("train", *TINY, *typed)
+        assert (answer.code, answer.out) == (7, "")
+        assert "file" in answer.err
+    (tmp_path / "runs").touch()
+    assert gantrain("train", *TINY).code == 7
+
+
+def test_a_busy_folder_is_refused(gantrain: Gantrain, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    holder = subprocess.Popen(["flock", str(tmp_path / "run/.lock"), "sleep", "60"])
+    try:
+        while subprocess.run(["flock", "-n", str(tmp_path / "run/.lock"), "true"], check=False).returncode == 0:
+            time.sleep(0.01)
+        answer = gantrain("train", *TINY, "run_dir=run")
+    finally:
+        holder.kill()
+        holder.wait()
+    assert (answer.code, answer.out) == (6, "")
+    assert "in use" in answer.err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sampling
+
+
+def test_samples_are_numbered_pictures_that_the_seed_decides(
+    gantrain: Gantrain, finished: Path, tmp_path: Path
+) -> None:
+    """From the run or one of its checkpoints, without the pictures it was trained on."""
+    newest = finished / "checkpoints/images_000000000100.pt"
+    for source, out in ((finished, "first"), (newest, "second")):
+        answer = gantrain("sample", source, "count=5", "seed=3", f"out={out}")
+        assert (answer.code, answer.err) == (0, "")
+        assert "5 samples" in answer.out
+    gantrain("sample", finished, "count=5", "seed=4", "out=other")
+    names = {f"0000{number}.png" for number in range(5)}
+    assert files(tmp_path / "first") == names | {"grid.png"}
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+        assert (tmp_path / "first" / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
+    drawn = package.load(finished).sample(5, seed=3)
+    assert drawn.shape == (5, 3, 8, 8)
+    for number, image in enumerate(drawn):
+        found = np.asarray(Image.open(tmp_path / f"first/0000{number}.png"), dtype=float) / 255
+        np.testing.assert_allclose(found.transpose(2, 0, 1), image.numpy(), atol=0.5 / 255 + 1e-6)
+    older = package.load(finished / "checkpoints/images_000000000040.pt")
+    assert older.images == 40
+    assert not torch.equal(older.sample(5, seed=3), drawn)
+
+
+def test_samples_go_beside_the_grids_by_default(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert gantrain("sample", run, "count=2", "seed=8").code == 0
+    assert files(run / "samples/seed8") == {"00000.png", "00001.png", "grid.png"}
+    assert gantrain("sample", run / "checkpoints/last.pt", "count=1", "seed=9").code == 0
+    assert files(run / "samples/seed9") == {"00000.png", "grid.png"}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["count=0", "count=-1", "count=abc", "count=1,2", "count=null", "cuont=3", "seed=-1", "device=nowhere", "-x"],
+)
+def test_bad_options_of_sample_are_refused(gantrain: Gantrain, finished: Path, tmp_path: Path, typed: str) -> None:
+    answer = gantrain("sample", finished, typed, *(["out=out"] if typed != "-x" else []))
+    assert (answer.code, answer.out) == (2, "")
+    assert typed.partition("=")[0] in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_cannot_be_written_are_exit_code_7(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = gantrain("sample", finished, "count=1", "out=file")
+    assert (answer.code, answer.out) == (7, "")
+    assert "file" in answer.err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Architectures
+
+
+@pytest.mark.parametrize("name", options("architecture"))
+def test_every_architecture_is_printed(gantrain: Gantrain, name: str) -> None:
+    answer = gantrain("architecture", name)
+    assert (answer.code, answer.err) == (0, "")
+    assert "generator" in answer.out
+    assert "discriminator" in answer.out
+
+
+def test_the_shape_and_the_latents_can_be_chosen(gantrain: Gantrain) -> None:
+    answer = gantrain("architecture", "dcgan64", "shape=[1,64,64]", "latent=100")
+    assert "z 100" in answer.out
+    assert "1×64×64" in answer.out
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(["dcgan_64"], ["dcgan64", "shape=[3,32,32]"], ["dcgan64", "shape=[0,64,64]"], ["dcgan64", "shape=[]"]),
+        *(["dcgan64", "shape=64"], ["dcgan64", "latent=0"], ["dcgan64", "sahpe=[1,64,64]"], ["dcgan64", "dcgan48"]),
+        *(["dcgan64", "shape=[64]"], ["dcgan64", "shape=[1,2,3,4]"], ["affine", "shape=[2]", "latent=3"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_arguments_of_architecture_are_refused(gantrain: Gantrain, typed: list[str]) -> None:
+    answer = gantrain("architecture", *typed)
+    assert (answer.code, answer.out) == (2, "")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Signals
+
+
+def started(run: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A process that trains without end, once it has reported for the first time."""
+    typed = [*SHORT, "dataset=ring", "train.images=100000000", f"run_dir={run}", *arguments]
+    running = subprocess.Popen(
+        [*PROGRAM, "train", *typed], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent
+    )
+    deadline = time.monotonic() + 60
+    while not any(run.rglob("metrics.jsonl")):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return running
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(gantrain: Gantrain, tmp_path: Path, number: int, code: int) -> None:
+    running = started(tmp_path / "run")
+    running.send_signal(number)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == code
+    end = summary(tmp_path / "run")
+    assert (end["status"], end["exit_code"]) == ("stopped", code)
+    assert (tmp_path / f"run/checkpoints/images_{end['images']:012d}.pt").exists()
+    command = re.search(r"gantrain (resume \S+)\n", err)
+    assert command
+    assert "Traceback" not in err
+    answer = gantrain(*command.group(1).split(), f"train.images={end['images'] + 100}")
+    assert (answer.code, answer.err) == (0, "")
+    assert f"{end['images']:,}" in answer.out
+    assert summary(tmp_path / "run")["images"] == end["images"] + 100
+    clocks = [row["images"] for row in reports(tmp_path / "run")]
+    assert clocks == sorted(set(clocks))
+
+
+def test_a_signal_ends_the_whole_sweep(tmp_path: Path) -> None:
+    """The job in hand is saved, and no other one begins."""
+    running = started(tmp_path / "sweep", "-m", "seed=0,1,2")
+    running.send_signal(signal.SIGTERM)
+    try:
+        _, err = running.communicate(timeout=10)
+    finally:
+        running.kill()
+    assert running.returncode == 143
+    (run,) = (path.parent for path in tmp_path.glob("sweep/*/metrics.jsonl"))
+    assert summary(run)["status"] == "stopped"
+    assert "gantrain resume" in err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Trust
+
+
+def test_control_characters_never_reach_the_terminal(gantrain: Gantrain, tmp_path: Path, finished: Path) -> None:
+    images = pictures(tmp_path / f"im{ESCAPE}ages")
+    (images / f"bad{ESCAPE}[bold].png").write_bytes(b"no picture")
+    folder = ["dataset=folder", f"dataset.path='{images}'", "dataset.size=8", "architecture=conv8"]
+    copied = shutil.copytree(finished, tmp_path / f"co{ESCAPE}py")
+    broken = shutil.copytree(finished, tmp_path / f"bro{ESCAPE}ken")
+    (broken / "checkpoints/images_000000000100.pt").write_bytes(b"")
+    raw = []
+    for arguments in (
+        [f"tr{ESCAPE}ain"],
+        ["train", f"se{ESCAPE}ed=1"],
+        ["train", f"gen_div='{ESCAPE}kl'"],
+        ["train", *TINY, *folder],
+        ["train", *TINY, *folder, "-m", "seed=0,1"],
+        ["train", *TINY, "train.images=20", f"dataset.label='[red]{ESCAPE}x[/red]'"],
+        ["train", *TINY, "train.images=20", f"run_dir='a{ESCAPE}[red]b'"],
+        ["train", *TINY, "train.images=20", f"run_dir='a{ESCAPE}[red]c'", "-m", "seed=0,1"],
+        ["train", f"dataset.label='{ESCAPE}x'", "--cfg", "job"],
+        ["resume", copied],
+        ["resume", broken, "dataset.path=/missing"],
+        ["sample", copied, "count=1"],
+        ["sample", finished, "count=1", f"out='o{ESCAPE}ut'"],
+        ["architecture", f"mlp{ESCAPE}"],
+    ):
+        answer = gantrain(*arguments)
+        assert answer.code in (0, 2, 3), answer
+        raw += [arguments] if ESCAPE[0] in answer.out + answer.err else []
+    assert raw == []
+
+
+def test_secrets_of_the_environment_are_in_no_file(
+    gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANTRAIN_PLACE", str(pictures(tmp_path / "hush-hush")))
+    folder = ["dataset=folder", "dataset.size=8", "architecture=conv8"]
+    typed = [*TINY, "dataset.root='${oc.env:GANTRAIN_PLACE}'", *folder, "dataset.path='${oc.env:GANTRAIN_PLACE}'"]
+    assert gantrain("train", *typed, "run_dir=run").code == 0
+    assert gantrain("train", "-m", *typed, "run_dir=sweep", "seed=0,1").code == 0
+    assert gantrain("resume", "run", "train.images=120").code == 0
+    shutil.rmtree(tmp_path / "hush-hush")
+    assert gantrain("sample", "run", "count=1").code == 0
+    assert gantrain("train", *typed, "run_dir=failed").code == 3
+    for name in files(tmp_path):
+        assert b"hush-hush" not in (tmp_path / name).read_bytes(), name
+
+
+OWN_NETWORKS = """
+from pathlib import Path
+from torch import nn
+Path({marker!r}).touch()
+def networks(data_shape, latent_size):
+    return nn.Linear(latent_size, 2), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+"""
+
+
+def test_code_counts_only_when_it_is_typed(gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "imported"
+    write(tmp_path / "code/own_networks.py", OWN_NETWORKS.format(marker=str(marker)))
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    own = tmp_path / "yaml"
+    write(own / "experiment/mine.yaml", "# @package _global_\narchitecture: {object: 'own_networks:networks'}\n")
+    typed, code = ["train", *TINY, "dataset=ring"], "architecture.object=own_networks:networks"
+    for arguments in (
+        [*typed, "experiment=mine", "--config-dir", own],
+        [*typed, "experiment=mine", "--config-dir", own, "-m", "seed=0,1"],
+    ):
+        answer = gantrain(*arguments)
+        assert answer.code == 2
+        assert "own_networks:networks" in answer.err
+        assert not marker.exists()
+    assert gantrain(*typed, code, "run_dir=run").code == 0
+    assert marker.exists()
+
+    monkeypatch.delitem(sys.modules, "own_networks")
+    marker.unlink()
+    for arguments in (["sample", "run"], ["resume", "run", "train.images=120"]):
+        answer = gantrain(*arguments)
+        assert answer.code == 2
+        assert "own_networks:networks" in answer.err
+        assert not marker.exists()
+    assert gantrain("sample", "run", "count=3", "object=own_networks:networks").code == 0
+    assert gantrain("resume", "run", "train.images=120", code).code == 0
+    assert summary(tmp_path / "run")["images"] == 120
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "callbacks: {mine: {_target_: os.mkdir, path: caught}}",
+        "job_logging: {handlers: {file: {(): os.mkdir, path: caught}}}",
+        "launcher: {_target_: os.mkdir, path: caught}",
+    ],
+)
+def test_yaml_of_others_cannot_make_hydra_call_anything(gantrain: Gantrain, tmp_path: Path, section: str) -> None:
+    write(tmp_path / "own/experiment/mine.yaml", f"# @package _global_\nhydra: {{{section}}}\n")
+    for flags in ([], ["-m", "seed=0,1"], ["--cfg", "job"], ["--cfg", "hydra"], ["--info", "config"]):
+        answer = gantrain("train", *TINY, "experiment=mine", "--config-dir", "own", *flags)
+        assert os.listdir(tmp_path) == ["own"]
+        assert answer.code == 2
+        assert "hydra" in answer.err
+
+
+def test_python_m_and_the_script_are_one_program() -> None:
+    module, script = process("--version"), Path(sys.executable).parent / "gantrain"
+    assert module.returncode == 0
+    assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout == module.stdout

@@ -1,0 +1,611 @@
+"""Every option of every group composes as the command line would compose it, and nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from torch import nn
+
+from gantrain import architectures, config
+from gantrain import overrides as gantrain_overrides
+from gantrain.commands import train
+from gantrain.config import DIVERGENCE_GROUPS, GROUPS, Config, options
+from gantrain.data import DATASETS, DENSITIES, IMAGES
+from gantrain.data.densities import Density
+from gantrain.divergences import CATALOGUE, HEADS, PATTERNS
+from gantrain.errors import ConfigError
+from gantrain.launch import build_schedule, optimizer_factories
+from gantrain.objective import GENERATOR_OBJECTIVES
+from gantrain.regularizers import REGULARIZERS
+
+Answer = Any
+Settings = dict[str, Any]
+
+PATTERNED = ["alpha_0.3", "alpha_-1", "dual_kl", "dual_alpha_0.3"]
+NATURAL_ARCHITECTURE = {
+    "celeba": "dcgan64",
+    "cifar10": "appendix",
+    "cifar100": "appendix",
+    "digits": "mlp_digits",
+    "fashion_mnist": "dcgan28",
+    "folder": "appendix",
+    "grid25": "mlp",
+    "mixture1d": "affine",
+    "mnist": "dcgan28",
+    "ring": "mlp",
+    "stl10": "dcgan48",
+    "svhn": "appendix",
+}
+FITTING_DATASET = {name: dataset for dataset, name in NATURAL_ARCHITECTURE.items()} | {
+    "conv8": "digits",
+    "dcgan32": "cifar10",
+    "resnet32": "cifar10",
+}
+SGD = {"name": "SGD", "lr": 0.01, "momentum": 0.0}
+YAML = sorted(config.CONF.rglob("*.yaml"))
+
+
+def settings(*overrides: str) -> Settings:
+    """What `gantrain train` makes of these arguments."""
+    return config.checked(train.compose(gantrain_overrides.checked(list(overrides))))
+
+
+def settings_from(folder: Path, *overrides: str) -> Settings:
+    """The same with --config-dir."""
+    flags = train.parse(["--config-dir", str(folder), *overrides])
+    return config.checked(train.preview(gantrain_overrides.checked(flags.overrides), flags))
+
+
+def chosen(group: str, option: str) -> list[str]:
+    """The arguments that choose an option, with what it cannot do without."""
+    return [f"{group}={option}", *(["dataset.path=images"] if option == "folder" else [])]
+
+
+def refusal(*overrides: str) -> str:
+    """The message that refuses these arguments."""
+    with pytest.raises(ConfigError) as caught:
+        settings(*overrides)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 3
+    assert "Traceback" not in message
+    return message
+
+
+def choices(message: str) -> list[str]:
+    """The choices that a refusal lists."""
+    return message.partition("choices: ")[2].partition("\n")[0].split(", ")
+
+
+def sample_shape(composed: Settings) -> tuple[int, ...]:
+    """The shape of the dataset's samples; 1 channel only where the published images are grey."""
+    name, size = composed["dataset"]["name"], composed["dataset"]["size"]
+    if name in DENSITIES:
+        return Density(name, name, DENSITIES[name]()).shape
+    return (1 if name in ("digits", "mnist", "fashion_mnist") else 3, size, size)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every key of the schema that holds a value, dotted, with its field."""
+    for item in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(item.default_factory):
+            yield from fields(item.default_factory, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, item
+
+
+NUMBERS = {key: item for key, item in fields(Config) if "at_least" in item.metadata}
+WHOLE = [key for key, item in NUMBERS.items() if "int" in item.type]
+CHOICES = {key: item.metadata["options"] for key, item in fields(Config) if "options" in item.metadata}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Every option
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, name) for group in GROUPS if group not in DIVERGENCE_GROUPS for name in options(group)],
+)
+def test_every_option_composes(group: str, option: str) -> None:
+    composed = settings(*chosen(group, option))
+    assert group == "experiment" or option.startswith(composed[group]["name"].lower())
+
+
+@pytest.mark.parametrize("name", [*CATALOGUE, *PATTERNED])
+def test_every_divergence_trains_the_discriminator_and_the_generator(name: str) -> None:
+    """The one with a bounded head trains G on itself alone, and a step as f' trains G through f alone."""
+    step = name == "total_variation"
+    as_disc = config.objective(settings(f"disc_div={name}", *([f"gen_div={name}"] if step else [])))
+    as_gen = config.objective(settings(f"gen_div={name}", *(["gen_objective=ratio"] if step else [])))
+    assert as_disc.disc_div.name == as_gen.gen_div.name == name
+
+
+@pytest.mark.parametrize("name", ["kl", "dual_alpha_0.3"])
+def test_the_names_of_divergences_are_values_too(name: str) -> None:
+    """`gen_div.name=` and the group's option mean the same."""
+    assert settings(f"gen_div.name={name}") == settings(f"gen_div={name}")
+
+
+def test_the_files_are_what_the_code_knows() -> None:
+    assert options("dataset") == sorted(DATASETS)
+    assert options("regularizer") == sorted(REGULARIZERS)
+    assert options("disc_div") == options("gen_div") == [*CATALOGUE, *PATTERNS]
+    assert set(NATURAL_ARCHITECTURE) == set(DATASETS)
+    assert set(FITTING_DATASET) == set(options("architecture"))
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_files_hold_data_alone(path: Path) -> None:
+    """No file of ours names code, and each says in its first lines what it is."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"_target_|package:function|!!python|object:", text)
+    assert re.match(r"(# @package _global_\n)?# \S", text)
+    named = yaml.safe_load(text)
+    named = named.get("dataset", named) if path.parent.name == "dataset" else named
+    assert path.stem.startswith(named.get("name", path.stem).lower()) or path.parent.name in ("conf", "experiment")
+
+
+@pytest.mark.parametrize("name", options("architecture"))
+def test_every_architecture_builds_for_a_dataset_it_fits(name: str) -> None:
+    composed = settings(f"dataset={FITTING_DATASET[name]}", f"architecture={name}")
+    shape, latent = sample_shape(composed), composed["latent"]["size"]
+    generator, discriminator = architectures.build(composed["architecture"], shape, latent)
+    samples = generator(torch.randn(2, latent))
+    assert samples.shape == (2, *shape)
+    assert discriminator(samples).shape == (2,)
+
+
+@pytest.mark.parametrize("name", options("regularizer"))
+def test_every_regularizer_takes_its_files_values(name: str) -> None:
+    written = yaml.safe_load((config.CONF / "regularizer" / f"{name}.yaml").read_text())
+    built = config.regularizer(settings(f"regularizer={name}")["regularizer"])
+    assert type(built) is REGULARIZERS[name]
+    assert {"name": name} | dataclasses.asdict(built) == written
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_every_optimizer_takes_its_files_values(name: str) -> None:
+    written = yaml.safe_load((config.CONF / "optimizer" / f"{name}.yaml").read_text())
+    for build in optimizer_factories(settings(f"optimizer={name}")["optimizer"]).values():
+        optimizer = build(nn.Linear(2, 1))
+        assert type(optimizer).__name__ == written["name"]
+        for key in written.keys() - {"name"}:
+            assert np.array_equal(optimizer.defaults[key], written[key])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_dataset_brings_its_network_unless_one_is_chosen(name: str) -> None:
+    typed = chosen("dataset", name)
+    assert settings(*typed)["architecture"]["name"] == NATURAL_ARCHITECTURE[name]
+    composed = settings("architecture=conv8", *typed)
+    assert (composed["architecture"]["name"], composed["dataset"]["name"]) == ("conv8", name)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_chosen_optimizer_keeps_the_rate_of_its_file(name: str) -> None:
+    """What a dataset finds natural never reaches into a part that was chosen on the command line."""
+    assert settings(*chosen("dataset", name), "optimizer=sgd")["optimizer"] == SGD
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_files_repeat_what_is_natural_for_a_dataset(name: str) -> None:
+    dataset = settings(*chosen("dataset", name))["dataset"]
+    assert (dataset["size"], dataset["flip"]) == (IMAGES[name].size, IMAGES[name].flip)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_a_densitys_latents_have_its_dimension(name: str) -> None:
+    composed = settings(f"dataset={name}")
+    assert (composed["latent"]["size"],) == sample_shape(composed)
+    assert settings(f"dataset={name}", "latent.size=5")["latent"]["size"] == 5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Order of strength: command line, experiment, dataset, defaults
+
+
+def test_the_paper_experiment_and_what_beats_it() -> None:
+    plain, paper = settings(), settings("experiment=paper")
+    assert (plain["gen_objective"], plain["dataset"]["name"]) == ("matched", "digits")
+    assert (paper["gen_objective"], paper["dataset"]["name"]) == ("ratio", "cifar10")
+    assert (paper["disc_div"]["name"], paper["gen_div"]["name"]) == ("gan", "non_saturating")
+    assert (paper["architecture"]["name"], paper["optimizer"]["name"]) == ("appendix", "Adam")
+    assert settings("experiment=paper", "dataset=digits")["optimizer"] == paper["optimizer"]
+    typed = settings(
+        *("experiment=paper", "gen_objective=matched", "gen_div=kl", "dataset=digits", "dataset.flip=true"),
+        *("architecture=conv8", "optimizer=sgd", "optimizer.lr=0.5", "train.batch_size=7"),
+    )
+    assert (typed["gen_objective"], typed["gen_div"]["name"], typed["dataset"]["name"]) == (
+        "matched",
+        "kl",
+        "digits",
+    )
+    assert (typed["dataset"]["flip"], typed["architecture"]["name"]) == (True, "conv8")
+    assert (typed["optimizer"]["name"], typed["optimizer"]["lr"], typed["train"]["batch_size"]) == ("SGD", 0.5, 7)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_is_a_game_that_can_train(name: str) -> None:
+    composed = settings(f"experiment={name}")
+    config.objective(composed)
+    architectures.describe(composed["architecture"], sample_shape(composed), composed["latent"]["size"])
+
+
+def test_an_experiment_of_the_users_own_beats_the_dataset_and_not_the_command_line(tmp_path: Path) -> None:
+    write(
+        tmp_path / "experiment/mine.yaml",
+        "# @package _global_\n"
+        "defaults:\n  - override /dataset: cifar10\n  - override /architecture: dcgan32\n"
+        "dataset: {flip: false}\nlatent: {size: 17}\n",
+    )
+    mine = settings_from(tmp_path, "experiment=mine")
+    assert (mine["dataset"]["name"], mine["architecture"]["name"]) == ("cifar10", "dcgan32")
+    assert (mine["dataset"]["flip"], mine["dataset"]["size"], mine["latent"]["size"]) == (False, 32, 17)
+    typed = settings_from(tmp_path, "experiment=mine", "architecture=resnet32", "latent.size=3", "dataset=ring")
+    assert (typed["dataset"]["name"], typed["architecture"]["name"]) == ("ring", "resnet32")
+    assert typed["latent"]["size"] == 3
+
+
+def test_an_experiment_that_chooses_a_dataset_alone_gets_the_datasets_network(tmp_path: Path) -> None:
+    write(tmp_path / "experiment/mine.yaml", "# @package _global_\ndefaults:\n  - override /dataset: ring\n")
+    mine = settings_from(tmp_path, "experiment=mine")
+    assert (mine["dataset"]["name"], mine["architecture"]["name"], mine["latent"]["size"]) == ("ring", "mlp", 2)
+
+
+def test_yaml_of_the_users_own_adds_options_to_any_group(tmp_path: Path) -> None:
+    write(tmp_path / "dataset/cats.yaml", "# @package _global_\ndataset: {name: folder, path: cats, size: 8}\n")
+    table = yaml.safe_load((config.CONF / "architecture" / "conv8.yaml").read_text())
+    write(tmp_path / "architecture/wide.yaml", yaml.safe_dump(table | {"name": "wide"}))
+    write(tmp_path / "optimizer/lion.yaml", "name: AdamW\nlr: 0.5\nweight_decay: 0.25\n")
+    composed = settings_from(tmp_path, "dataset=cats", "architecture=wide", "optimizer=lion")
+    assert (composed["dataset"]["path"], composed["architecture"]["name"]) == ("cats", "wide")
+    assert composed["optimizer"] == {"name": "AdamW", "lr": 0.5, "weight_decay": 0.25}
+    with pytest.raises(ConfigError, match=r"dataset=cat is not one of the choices; did you mean cats\?"):
+        settings_from(tmp_path, "dataset=cat")
+
+
+@pytest.mark.parametrize("name", ["o'brien", "back\\slash", "a,b=c [x]{y} ü"])
+def test_config_dir_may_have_any_name(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name / "experiment/mine.yaml", "# @package _global_\nseed: 7\n")
+    assert settings_from(tmp_path / name, "experiment=mine")["seed"] == 7
+
+
+@pytest.mark.parametrize("path", ["missing", "file"])
+def test_config_dir_has_to_be_a_folder(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is not a folder"):
+        settings_from(tmp_path / path)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "callbacks: {mine: {_target_: antigravity.geohash}}",
+        "launcher: {_target_: antigravity.geohash}",
+        "sweeper: {_target_: antigravity.geohash}",
+        "job_logging: {handlers: {file: {(): antigravity.geohash}}}",
+        "job_logging: {handlers: {file: {class: antigravity.geohash}}}",
+        "job: {env_set: {LD_PRELOAD: mine.so}}",
+    ],
+)
+def test_yaml_of_the_users_own_cannot_make_hydra_import_code(tmp_path: Path, section: str) -> None:
+    write(tmp_path / "experiment/mine.yaml", f"# @package _global_\nhydra: {{{section}}}\n")
+    with pytest.raises(ConfigError, match="hydra"):
+        settings_from(tmp_path, "experiment=mine")
+
+
+def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path / "experiment/mine.yaml", "# @package _global_\ntrain: {imges: 5}\n")
+    with pytest.raises(ConfigError, match=r"no key train\.imges; did you mean train\.images\?"):
+        settings_from(tmp_path, "experiment=mine")
+    write(tmp_path / "experiment/mine.yaml", "# @package _global_\nheda: ratio\n")
+    with pytest.raises(ConfigError, match=r"no key heda; did you mean head\?"):
+        settings_from(tmp_path, "experiment=mine")
+
+
+@pytest.mark.parametrize("text", ["{", "- 1\n- 2\n", "seed: [", "seed: !!python/object/apply:os.getcwd []\n", "\x00"])
+def test_a_broken_file_is_a_short_refusal_that_names_it(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "experiment/mine.yaml", text)
+    with pytest.raises(ConfigError, match="mine"):
+        settings_from(tmp_path, "experiment=mine")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keys
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("batch_sze", "train.batch_size"),
+        ("sed", "seed"),
+        ("gen_dv", "gen_div"),
+        ("trian.images", "train.images"),
+        ("train.imgaes", "train.images"),
+        ("train.images.more", "train.images"),
+        ("seed.more", "seed"),
+        ("gen_div.afine", "gen_div.affine"),
+        ("dataset.pth", "dataset.path"),
+        ("latent.dim.size", "latent.size"),
+        ("regularizers.weight", "regularizer"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest(prefix: str, key: str, nearest: str) -> None:
+    message = refusal(prefix + key if prefix == "~" else f"{prefix}{key}=1")
+    assert message.startswith(f"there is no key {key}; did you mean ")
+    assert nearest in message
+
+
+@pytest.mark.parametrize("typed", ["train={images: 5, stpes: 3}", "latent={sise: 3}"])
+def test_unknown_keys_inside_a_value_are_refused(typed: str) -> None:
+    assert re.search(r"no key (train\.stpes|latent\.sise)", refusal(typed))
+
+
+@pytest.mark.parametrize("prefix", ["+", "++"])
+def test_plus_signs_change_nothing(prefix: str) -> None:
+    typed = ["seed=3", "train.images=500", "gen_div=kl", "optimizer.lr=0.5", "optimizer.weight_decay=0.1"]
+    assert settings(*[prefix + text for text in typed]) == settings(*typed)
+
+
+@pytest.mark.parametrize("group", ["dataset", "architecture", "disc_div", "gen_div", "optimizer", "regularizer"])
+@pytest.mark.parametrize("typed", ["~{}", "{}=null", "{}=5", "{}="])
+def test_a_group_holds_one_of_its_options(group: str, typed: str) -> None:
+    with pytest.raises(ConfigError, match=group):
+        optimizer_factories(settings(typed.format(group))["optimizer"])
+
+
+def test_a_key_of_an_open_section_can_be_taken_out() -> None:
+    assert "momentum" not in settings("optimizer=sgd", "~optimizer.momentum")["optimizer"]
+
+
+def test_open_sections_take_the_keys_that_fit_their_name() -> None:
+    composed = settings(
+        "dataset=svhn", "optimizer.weight_decay=0.1", "optimizer.discriminator.lr=0.5", "optimizer.generator.name=SGD"
+    )
+    assert composed["optimizer"]["weight_decay"] == 0.1
+    network = nn.Linear(2, 1)
+    built = {
+        player: build(network)
+        for player, build in optimizer_factories(composed["optimizer"] | {"generator": {}}).items()
+    }
+    assert built["discriminator"].defaults["lr"] == 0.5
+    assert built["generator"].defaults["lr"] == 0.0001
+    assert built["generator"].defaults["weight_decay"] == built["discriminator"].defaults["weight_decay"] == 0.1
+    regularizer = config.objective(settings("regularizer=gradient_penalty", "regularizer.target=0")).regularizer
+    assert regularizer == REGULARIZERS["gradient_penalty"](weight=10.0, target=0.0)
+    assert settings("architecture.leaky_slope=0.3")["architecture"]["leaky_slope"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("optimizer.lrr=1", "did you mean lr"),
+        ("optimizer.wieght_decay=1", "did you mean weight_decay"),
+        ("optimizer.discriminator.lrr=1", "did you mean lr"),
+        ("optimizer.params=1", "no key params"),
+        ("optimizer.discriminator=5", "optimizer.discriminator"),
+        ("optimizer.discrimintor.lr=5", "discrimintor"),
+        ("optimizer.name=adam", "did you mean Adam"),
+        ("optimizer.name=[Adam]", "optimizer.name"),
+        ("optimizer.name=LBFGS", "optimizer.name"),
+        ("optimizer.lr=abc", "abc"),
+        ("optimizer.lr=-1", "-1"),
+        ("optimizer.lr=nan", "nan"),
+        ("optimizer.lr=inf", "inf"),
+        ("optimizer.betas=0.5", "0.5"),
+        ("optimizer.betas=[0.5]", "0.5"),
+        ("optimizer.betas=[2,2]", "2"),
+    ],
+)
+def test_what_an_optimizer_cannot_take_is_refused(typed: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        optimizer_factories(settings(typed)["optimizer"])["discriminator"](nn.Linear(2, 1))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["regularizer=r1", "regularizer.wieght=1"],
+        ["regularizer=none", "regularizer.weight=1"],
+        ["regularizer=r1", "regularizer.weight=-1"],
+        ["regularizer=r1", "regularizer.weight=nan"],
+        ["regularizer=r1", "regularizer.weight=inf"],
+        ["regularizer=r1", "regularizer.weight=true"],
+        ["regularizer=r1", "regularizer.weight=heavy"],
+        ["regularizer=label_smoothing", "regularizer.smoothing=1.5"],
+        ["regularizer.name=r2"],
+        ["regularizer.name=[r1]"],
+    ],
+    ids=lambda typed: typed[-1],
+)
+def test_what_a_regularizer_cannot_take_is_refused(typed: list[str]) -> None:
+    assert typed[-1].partition("=")[0].partition(".")[2] in refusal(*typed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values
+
+
+def borders(item: dataclasses.Field[Any], whole: bool) -> tuple[list[float], list[float]]:
+    """The outermost values that a field allows, and the nearest ones beyond."""
+    low, above, high = (item.metadata[rule] for rule in ("at_least", "above", "at_most"))
+
+    def beyond(value: float, sign: int) -> float:
+        return value + sign if whole else math.nextafter(value, sign * math.inf)
+
+    inside, outside = [], []
+    if math.isfinite(low):
+        inside, outside = [*inside, low], [*outside, beyond(low, -1)]
+    if math.isfinite(above):
+        inside, outside = [*inside, beyond(above, 1)], [*outside, above]
+    if math.isfinite(high):
+        inside, outside = [*inside, high], [*outside, beyond(high, 1)]
+    return inside, outside
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_are_taken_up_to_their_borders(key: str) -> None:
+    inside, outside = borders(NUMBERS[key], key in WHOLE)
+    for value in inside:
+        assert OmegaConf.select(OmegaConf.create(settings(f"{key}={value!r}")), key) == value
+    for value in outside:
+        message = refusal(f"{key}={value!r}")
+        assert f"{key}={value}" in message
+        assert re.search(r"must be (at least|above|at most) -?[\d.,e+]+", message)
+    assert inside or key == "gen_div.affine"
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", ["nan", "abc"])
+def test_numbers_are_finite_numbers(key: str, value: str) -> None:
+    assert key in refusal(f"{key}={value}")
+
+
+@pytest.mark.parametrize("key", ["seed", "ema", "train.epochs"])
+@pytest.mark.parametrize("value", ["inf", "-inf", "true", "[1]", "{a: 1}", "''", "1x", "0x"])
+def test_other_things_are_no_numbers(key: str, value: str) -> None:
+    assert key in refusal(f"{key}={value}")
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_whole_numbers_are_whole(key: str) -> None:
+    assert key in refusal(f"{key}=1.5")
+
+
+@pytest.mark.parametrize("key", [key for key, item in NUMBERS.items() if "None" not in item.type])
+def test_null_is_for_the_keys_that_have_a_natural_value(key: str) -> None:
+    assert key in refusal(f"{key}=null")
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_choices_are_checked_and_listed_nearest_first(key: str) -> None:
+    for option in CHOICES[key]:
+        try:
+            settings(f"{key}={option}")
+        except ConfigError as error:
+            # A combination that cannot train is refused in other words.
+            assert "is not one of the choices" not in str(error)  # noqa: PT017
+    for option in CHOICES[key]:
+        message = refusal(f"{key}={option}x")
+        assert message.startswith(f"{key}={option}x is not one of the choices; did you mean {option}?")
+        assert sorted(choices(message)) == sorted(CHOICES[key])
+        assert choices(message)[0] == option
+
+
+@pytest.mark.parametrize(
+    ("group", "typed", "nearest"),
+    [
+        ("gen_div", "kll", "kl"),
+        ("gen_div", "reverse-kl", "reverse_kl"),
+        ("disc_div", "alpha_x", "alpha_<number>"),
+        ("disc_div", "dual_nothing", "dual_<name>"),
+        ("dataset", "cifar", "cifar10"),
+        ("architecture", "dcgan_64", "dcgan64"),
+        ("optimizer", "adamm", "adam"),
+        ("regularizer", "gp", "gradient_penalty"),
+        ("experiment", "papr", "paper"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_all_options_nearest_first(group: str, typed: str, nearest: str) -> None:
+    message = refusal(f"{group}={typed}")
+    assert message.startswith(f"{group}={typed} is not one of the choices; did you mean ")
+    assert sorted(choices(message)) == sorted(options(group))
+    assert nearest in choices(message)[:2]
+
+
+def test_heads_and_objectives_are_those_of_the_code() -> None:
+    assert CHOICES["head"] == tuple(HEADS)
+    assert CHOICES["gen_objective"] == tuple(GENERATOR_OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["disc_div=total_variation", "gen_div=kl"], "gen_div=kl needs a log-ratio"),
+        (["gen_div=total_variation"], "choose gen_objective=ratio"),
+        (["head=nowozin", "disc_div=le_cam"], "choose head=log_ratio"),
+        (["head=ratio", "disc_div=total_variation"], "head=log_ratio"),
+    ],
+)
+def test_a_game_that_cannot_train_is_refused_with_a_way_out(typed: list[str], says: str) -> None:
+    assert says in refusal(*typed)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["${nope}", "${oc.env:GANTRAIN_NOT_SET}", "${nope:1}", "${seed", "${.nope}", "${oc.decode:'['}", "${dataset.root}"],
+)
+def test_interpolations_that_do_not_resolve_are_refused(value: str) -> None:
+    assert refusal(f"dataset.root={value}")
+
+
+def test_interpolations_that_resolve_are_checked_as_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANTRAIN_TEST", "12")
+    assert settings("seed=${oc.env:GANTRAIN_TEST}", "latent.size=${seed}")["latent"]["size"] == 12
+    monkeypatch.setenv("GANTRAIN_TEST", "-12")
+    assert "seed=-12" in refusal("seed=${oc.env:GANTRAIN_TEST}")
+    monkeypatch.setenv("GANTRAIN_TEST", "twelve")
+    assert "seed" in refusal("seed=${oc.env:GANTRAIN_TEST}")
+
+
+@pytest.mark.parametrize("text", ["seed", "=1", "seed=[1", "seed='1", "seed={", "a b=1", "--=1", "", "seed=\x00"])
+def test_arguments_that_cannot_be_read_are_refused(text: str) -> None:
+    assert refusal(text)
+
+
+def test_epochs_are_a_synonym_for_images() -> None:
+    class TenDigits:
+        size, label, name = 10, "ten digits", "digits"
+
+    composed = settings("train.epochs=2.55", "train.batch_size=5", "train.images=9")
+    assert build_schedule(composed, TenDigits()).images == 26  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is shown is what runs
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [],
+        ["experiment=paper", "gen_div=dual_alpha_0.3", "gen_div.affine=-0.5"],
+        ["dataset=mixture1d", "dataset.weights=[0.5,0.5]", "dataset.means=[-1,1]", "dataset.stds=[1,1]", "ema=0"],
+        ["optimizer.discriminator.lr=1e-3", "regularizer=r1", "dataset.label='a \"quoted\": name'"],
+    ],
+    ids=["defaults", "paper", "mixture1d", "quotes"],
+)
+def test_the_shown_config_composes_to_the_same_settings(
+    gantrain: Callable[..., Answer], tmp_path: Path, typed: list[str]
+) -> None:
+    answer = gantrain("train", *typed, "--cfg", "job")
+    assert (answer.code, answer.err) == (0, "")
+    write(tmp_path / "experiment/again.yaml", f"# @package _global_\n{answer.out}")
+    assert settings_from(tmp_path, "experiment=again") == settings(*typed)
+    assert config.checked(OmegaConf.create(answer.out)) == settings(*typed)
+
+
+def test_the_help_names_every_key_and_every_option() -> None:
+    words = set(re.split(r"[\s,=]+", train.help_text()))
+    assert {key for key, _ in fields(Config)} - words <= {
+        *("dataset.name", "disc_div.name", "gen_div.name", "architecture", "optimizer", "regularizer")
+    }
+    for group in GROUPS:
+        assert {group, *options(group)} <= words
