@@ -18,6 +18,8 @@ COMMANDS = {
     "train": "train a GAN, or with -m a sweep of them",
     "resume": "go on with a run where it stopped",
     "sample": "draw samples from a trained generator",
+    "divergences": "tell what each divergence is, in tables, a page or figures",
+    "verify": "check bounds, estimates and log-ratio against densities that are known",
     "architecture": "print a network's table with shapes and parameter counts",
 }
 

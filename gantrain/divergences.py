@@ -51,7 +51,7 @@ def expm1(x: Tensor) -> Tensor:
     """e^x − 1 whose slope is e^x everywhere; torch's own slope, (e^x − 1) + 1, rounds to 0 in float32 below −17."""
     import torch
 
-    return torch.where(x > -1, x.expm1(), x.clamp(max=-1.0).exp() - 1)
+    return torch.where(x >= -1, x.expm1(), x.clamp(max=-1.0).exp() - 1)
 
 
 def expm1_over(a: float, r: Tensor) -> Tensor:

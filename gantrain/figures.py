@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain.errors import DivergedError
+from gantrain.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +64,7 @@ def save_grid(images: Tensor, path: Path) -> None:
     pixels = _as_bytes(images)
     scale = math.ceil(CELL_PIXELS / max(pixels.shape[1:3]))
     pixels = pixels.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    _write_whole(path, _png(_tile(pixels)))
+    write_whole(path, _png(_tile(pixels)))
 
 
 def save_images(images: Tensor, folder: Path, start: int = 0) -> None:
@@ -76,7 +76,7 @@ def save_images(images: Tensor, folder: Path, start: int = 0) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number, pixels in enumerate(_as_bytes(images), start):
-        _write_whole(folder / f"{number:05d}.png", _png(pixels))
+        write_whole(folder / f"{number:05d}.png", _png(pixels))
 
 
 def save_scatter(
@@ -110,11 +110,11 @@ def save_scatter(
     outside = int(((samples < low) | (samples > high)).any(1).sum())
     label = f"samples, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")
     draw, width, height = (_draw_histogram, 7, 4.2) if samples.shape[1] == 1 else (_draw_points, 6, 6.4)
-    with _style():
-        figure, (axes,) = _figure(1, width, height)
+    with style():
+        figure, (axes,) = new_figure(1, width, height)
         draw(axes, samples, label, real, (low, high), log_density)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, markerscale=3, labelcolor=INK)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), title: str = "") -> None:
@@ -133,14 +133,14 @@ def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), tit
         panels.append(lambda axes: _draw_bounds(axes, reports, highlight))
     if _names(reports, "ratio/"):
         panels.append(lambda axes: _draw_log_ratio(axes, reports))
-    with _style():
-        figure, all_axes = _figure(len(panels), width=8.5, height=0.4 + 2.6 * len(panels))
+    with style():
+        figure, all_axes = new_figure(len(panels), width=8.5, height=0.4 + 2.6 * len(panels))
         for draw, axes in zip(panels, all_axes, strict=True):
             draw(axes)
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         _label_clock(all_axes[-1], reports)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _draw_losses(axes: Axes, reports: Reports) -> None:
@@ -291,13 +291,15 @@ def _view(points: Tensor) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _style() -> Any:
+def style() -> Any:
+    """The look of every picture, in a `with`."""
     import matplotlib
 
     return matplotlib.rc_context(STYLE)
 
 
-def _figure(rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def new_figure(rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` × `height` inches, with axes one below the other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
@@ -305,10 +307,11 @@ def _figure(rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]
     return figure, list(axes)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG whole, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    _write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def _thousands(images: float) -> str:
@@ -356,15 +359,3 @@ def _png(pixels: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it there, so that no reader and no kill meets half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from gantrain.errors import (
     nearest_first,
     one_of,
 )
+from gantrain.explanation import explained
 from gantrain.foreign import leaves
 from gantrain.randomness import preserved_randomness, stream_seed
 from gantrain.run import Interrupted, RunFolder, StopRequest
@@ -87,6 +88,7 @@ def _train(
         for line in moved(bundle["made_with"], made_with(device)):
             say(line)
     summary |= described(settings, dataset, device)
+    say("\n".join(explained(game)))
     stop.raise_if_asked("before the first step")
 
     plain = OmegaConf.to_container(composed, resolve=False)

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gantrain import checkpoints, figures
+from gantrain import checkpoints, figures, portraits
 from gantrain.data import Dataset
 from gantrain.errors import DivergedError
+from gantrain.health import watched
 from gantrain.latents import Latents
 from gantrain.objective import Objective
 from gantrain.randomness import preserved_randomness, stream_generator, stream_seed
@@ -186,6 +187,7 @@ class Writer:
         self.seed, self.config = seed, config
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images = state.images
+        self.health = watched(objective.disc_div, portraits.supremum(objective.disc_div))
 
     @property
     def pictures(self) -> bool:
@@ -207,6 +209,8 @@ class Writer:
         histograms = {"log_ratio/real": v_real, "log_ratio/fake": v_fake}
         histograms = {name: r for name, v in histograms.items() if (r := self.objective.log_ratio(v)) is not None}
         self.reporter.report(self.state.images, scalars, histograms)
+        for sentence in self.health.told(scalars):
+            self.reporter.note(sentence)
         if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES or self.state.images >= self.schedule.images:
             self.curves()
 

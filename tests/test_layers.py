@@ -21,8 +21,8 @@ PACKAGE = Path(gantrain.__file__).parent
 LAYERS = [
     {"divergences", "errors", "randomness", "files", "latents", "terminal", "exact"},
     {"data", "architectures"},
-    {"objective", "regularizers"},
-    {"state", "checkpoints", "run", "report", "figures", "metrics"},
+    {"objective", "regularizers", "portraits", "explanation"},
+    {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "metrics"},
     {"trainer"},
     {"config", "foreign", "overrides", "launch", "commands", "cli", "gantrain"},  # `gantrain` itself offers `load`
 ]

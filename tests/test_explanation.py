@@ -1,0 +1,47 @@
+"""What a run says of its game agrees with what is known of it (THEORY, section 3)."""
+
+import pytest
+
+from gantrain import divergences
+from gantrain.explanation import explained
+from gantrain.objective import Objective
+
+
+def text(disc_div, gen_div, objective, **more):
+    return "\n".join(explained(Objective(divergences.get(disc_div), divergences.get(gen_div), objective, **more)))
+
+
+@pytest.mark.parametrize("name", [name for name, d in divergences.CATALOGUE.items() if d.invertible])
+def test_matched_follows_its_own_divergence_without_a_warning(name):
+    said = text("gan", name, "matched")
+    assert said.endswith(f"follows the gradient of {name}")
+    assert "Warning" not in said
+
+
+@pytest.mark.parametrize(
+    ("gen_div", "objective"), [("softened_reverse_kl", "matched"), ("non_saturating", "ratio"), ("gan", "alternative")]
+)
+def test_three_ways_to_the_non_saturating_loss_follow_one_divergence(gen_div, objective):
+    assert text("gan", gen_div, objective).endswith("the gradient of softened_reverse_kl")
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "gan", "non_saturating", "softened_reverse_kl"])
+def test_ratio_is_a_divergence_for_four_names(name):
+    assert "Warning" not in text("gan", name, "ratio")
+
+
+@pytest.mark.parametrize(
+    "name", ["kl", "js", "squared_hellinger", "pearson", "neyman", "jeffreys", "le_cam", "total_variation"]
+)
+def test_ratio_warns_for_the_others(name):
+    assert "Warning: with this objective p = q is " in text("gan", name, "ratio")
+
+
+def test_ratio_kl_is_repelled_from_equality_and_pulled_to_one_over_e():
+    said = text("gan", "kl", "ratio")
+    assert "u = p/q = 0.368" in said
+    assert "p = q is repelled" in said
+
+
+def test_a_head_without_a_ratio_says_so():
+    assert "r is not recovered" in text("total_variation", "total_variation", "matched")
