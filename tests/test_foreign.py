@@ -6,7 +6,7 @@ from gantrain.errors import ConfigError
 from gantrain.foreign import refuse_active_yaml
 
 HARMLESS = {
-    "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /dataset: ring\n  - override /optimizer: sgd\n",
+    "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /dataset: ring\n",
     "architecture/mine.yaml": "name: mine\ngenerator:\n  - {op: affine, features: data}\n",
     "config_more.yaml": "hydra:\n  run: {dir: there}\n  sweep: {dir: there, subdir: x}\n  mode: MULTIRUN\n",
     "experiment/sweep.yaml": "hydra:\n  sweeper:\n    params: {gen_div: 'kl,js'}\n",
