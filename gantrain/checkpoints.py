@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from gantrain.errors import CheckpointError, DivergedError, StorageError
 from gantrain.files import replacing, sync_folder, write_whole
+from gantrain.nested import leaves
 
 FORMAT = 1
 NAME = re.compile(r"images_(\d{12})\.pt")
+# What a bundle holds: the clock, the config as composed, what a generator is built from, on what data and with what it
+# was made, and the state itself.
+CONTENTS = {"images": int, "config": dict, "generator": dict, "data": dict, "made_with": dict, "state": dict}
 # A checkpoint never takes the last of a disk that other files of the run need too.
 SPARE_BYTES = 16 * 2**20
 
@@ -57,7 +61,7 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int) -> Path:
             f"the checkpoint {path} ({size / 2**20:.0f} MiB) could not be written: {error.strerror or error}; "
             "older checkpoints are untouched. Free some space or mend the disk, then resume the run"
         ) from error
-    _prune(folder, keep)
+    _prune(folder, keep, path)
     return path
 
 
@@ -66,7 +70,7 @@ def _checked_size(bundle: Mapping[str, Any]) -> int:
     import torch
 
     size = 0
-    for key, value in _leaves(bundle):
+    for key, value in leaves(bundle):
         if isinstance(value, torch.Tensor):
             size += value.numel() * value.element_size()
             if not bool(value.isfinite().all()):
@@ -74,27 +78,18 @@ def _checked_size(bundle: Mapping[str, Any]) -> int:
     return size
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _leaves(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _leaves(item, f"{key}.{number}")
-    else:
-        yield key, value
-
-
-class _HashingWriter(io.BytesIO):
-    """Passes bytes on to `file` and keeps their SHA-256."""
+class _HashingWriter:
+    """Passes bytes on to `file` and keeps their SHA-256: what `torch.save` needs of a file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__()
         self.file, self.hash = file, hashlib.sha256()
 
-    def write(self, content: Any) -> int:
+    def write(self, content: bytes) -> int:
         self.hash.update(content)
         return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def _write(path: Path, bundle: Mapping[str, Any]) -> None:
@@ -102,7 +97,7 @@ def _write(path: Path, bundle: Mapping[str, Any]) -> None:
 
     with replacing(path, durable=True) as file:
         writer = _HashingWriter(file)
-        torch.save(bundle, writer)
+        torch.save(bundle, cast(IO[bytes], writer))
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
@@ -118,45 +113,66 @@ def _checksum_file(path: Path) -> Path:
 def _point_last(path: Path) -> None:
     """Make `last.pt` the same whole file as `path`, by a hard link where the file system has them."""
     last = path.with_name("last.pt")
-    for source, target in ((_checksum_file(path), _checksum_file(last)), (path, last)):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-        temporary.unlink(missing_ok=True)  # renaming onto another link to the same file leaves both
+    temporary = last.with_name(f".last.pt.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, last)
+    temporary.unlink(missing_ok=True)  # renaming onto another link to the same file leaves both
     sync_folder(path.parent)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints. Failing to is no loss."""
-    for path in listed(folder)[max(keep, 2) :]:
-        if path.is_file() and not path.is_symlink():
-            path.unlink(missing_ok=True)
-            _checksum_file(path).unlink(missing_ok=True)
+def _prune(folder: Path, keep: int, newest: Path) -> None:
+    """Remove all but `keep` whole checkpoints up to the `newest`; damaged ones stay for who wants to look at them.
+
+    Failing to is no loss.
+    """
+    kept = 0
+    for path in listed(folder):
+        if path.name > newest.name or path.is_symlink() or not is_whole(path):
+            continue
+        kept += 1
+        if kept > max(keep, 2):
+            with suppress(OSError):
+                path.unlink()
+                _checksum_file(path).unlink()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file has a checksum recorded for it: beside it, or for `last.pt` beside the checkpoint it is."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        beside = [_checksum_file(path)] if NAME.fullmatch(path.name) else path.parent.glob("*.pt.sha256")
+        return any(checksum.read_text(encoding="utf-8").split()[:1] == [found] for checksum in beside)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The bundle in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or of another format."""
+    """The bundle in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or no bundle of ours."""
     import torch
 
-    try:
-        content = path.read_bytes()
-        recorded = _checksum_file(path).read_text(encoding="utf-8").split()[0]
-    except (OSError, UnicodeDecodeError, IndexError) as error:
-        raise CheckpointError(f"{path} cannot be read with its checksum: {error}") from error
-    if hashlib.sha256(content).hexdigest() != recorded:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there")
+    if not is_whole(path):
         raise CheckpointError(f"{path} does not have the checksum recorded beside it; it is damaged")
     try:
-        bundle = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        bundle = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a file that is no checkpoint
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is no checkpoint that can be loaded safely: {reason}") from error
     if not isinstance(bundle, dict) or bundle.get("format") != FORMAT:
         found = bundle.get("format") if isinstance(bundle, dict) else type(bundle).__name__
         raise CheckpointError(f"{path} has format {found}; this version of gantrain reads format {FORMAT}")
+    for key, kind in CONTENTS.items():
+        if not isinstance(bundle.get(key), kind):
+            raise CheckpointError(f"{path} has no {key}, or not of type {kind.__name__}")
+    for key, value in leaves(bundle["state"]):
+        if isinstance(value, torch.Tensor) and not bool(value.isfinite().all()):
+            raise CheckpointError(f"{path}: {key} holds non-finite numbers")
     return bundle
 
 

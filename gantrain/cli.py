@@ -9,17 +9,16 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from gantrain.errors import ConfigError, GantrainError, one_of
+from gantrain.errors import ConfigError, GantrainError, StorageError, one_of
 from gantrain.run import Interrupted
-from gantrain.terminal import say
+from gantrain.terminal import go_on_unseen, say
 
-# Each subcommand: one module in gantrain/commands with `HELP` and `run(arguments) -> None`, and one line about it.
+# Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
 COMMANDS = {
     "train": "train a GAN, or with -m a sweep of them",
     "resume": "go on with a run where it stopped",
     "sample": "draw samples from a trained generator",
     "divergences": "tell what each divergence is, in tables, a page or figures",
-    "verify": "check bounds, estimates and log-ratio against densities that are known",
     "architecture": "print a network's table with shapes and parameter counts",
 }
 
@@ -41,8 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
         return refuse("stopped at once, by a second interrupt or before training began", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        go_on_unseen()
+    except OSError as error:
+        return refuse(f"{error.filename or 'storage'}: {error.strerror or error}", StorageError.exit_code)
     except Exception as error:
         return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
     return 0

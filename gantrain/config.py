@@ -41,7 +41,7 @@ def number(default: Any, *, at_least: float = -math.inf, above: float = -math.in
     return field(default=default, metadata={"at_least": at_least, "above": above, "at_most": at_most})
 
 
-def choice(default: str, options: Iterable[str]) -> Any:
+def choice(default: str | None, options: Iterable[str | None]) -> Any:
     """A field that holds one of `options`."""
     return field(default=default, metadata={"options": tuple(options)})
 

@@ -164,6 +164,9 @@ def _draw_bounds(axes: Axes, reports: Reports, highlight: Sequence[str]) -> None
         _curve(axes, reports, group + name, GREY, label="" if index else f"{len(others)} others", linewidth=0.8)
     axes.set_yscale("symlog", linthresh=0.1)
     low, high = axes.get_ylim()
+    # The bounds that nothing trains may run off by many powers of ten; they do not set the scale.
+    seen = [value for name in trained for report in reports if (value := report.get(group + name)) is not None]
+    low, high = max(low, 10 * min([*seen, -0.1])), min(high, 10 * max([*seen, 1.0]))
     axes.set_ylim(min(low, -0.1), max(high, 1))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     _mark_zero(axes)

@@ -26,7 +26,7 @@ from gantrain.errors import (
     one_of,
 )
 from gantrain.explanation import explained
-from gantrain.foreign import leaves
+from gantrain.nested import leaves
 from gantrain.randomness import preserved_randomness, stream_seed
 from gantrain.run import Interrupted, RunFolder, StopRequest
 from gantrain.terminal import say
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from gantrain.data import Dataset
     from gantrain.state import State
     from gantrain.trainer import Schedule
+
+
+SHORTEST_SECRET = 6
 
 
 def launch(
@@ -77,7 +80,7 @@ def _train(
     from gantrain.trainer import made_with, train
 
     device = choose_device(settings["device"])
-    optimizers = optimizer_factories(settings["optimizer"])
+    optimizers = optimizer_factories(settings["optimizer"], device)
     dataset = data.load(**settings["dataset"], seed=settings["seed"], device=device)
     schedule = build_schedule(settings, dataset)
     state = build_state(settings, dataset.shape, device, optimizers)
@@ -93,13 +96,14 @@ def _train(
 
     plain = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(plain, dict)
+    OmegaConf.save(composed, folder.config)  # a resumed run's may have changed since Hydra wrote it
     reporter = Reporter(
         folder.path,
         total_images=schedule.images,
         start_images=state.images,
         config_text=OmegaConf.to_yaml(composed),
         hparams=hyperparameters(plain),
-        bound=f"bound/{game.disc_div.name}",
+        bound=f"{'' if dataset.has_held_out else 'training_'}bound/{game.disc_div.name}",
     )
     latents = Latents(settings["latent"]["size"], settings["latent"]["prior"], device)
     started, begin = time.monotonic(), state.images
@@ -115,6 +119,7 @@ def _train(
                 reporter,
                 seed=settings["seed"],
                 config={str(key): value for key, value in plain.items()},
+                build={"architecture": settings["architecture"], "latent": settings["latent"]},
                 stop=stop,
             )
     finally:
@@ -130,13 +135,13 @@ def summarised(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[dict[s
     """A dictionary that becomes `summary.json`: `running` at first, then how the block ended."""
     earlier = folder.read_summary()
     summary: dict[str, Any] = {
-        key: earlier[key] for key in ("started", "seconds", "resumed_at_images") if key in earlier
+        key: earlier[key] for key in ("started", "seconds", "images", "metrics", "resumed_at_images") if key in earlier
     }
     summary = {"status": "running", "reason": "", "started": now()} | summary
-    folder.write_summary(summary)
+    folder.write_summary(summary)  # before the work: a folder that cannot be written is found now
 
     def ended(status: str, reason: str, exit_code: int) -> None:
-        summary.update(status=status, reason=concealed(reason, secrets), exit_code=exit_code, ended=now())
+        summary.update(status=status, reason=reason, exit_code=exit_code, ended=now())
 
     try:
         yield summary
@@ -151,7 +156,10 @@ def summarised(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[dict[s
         ended("failed", str(error), error.exit_code)
         raise
     finally:
-        folder.write_summary(summary)
+        try:
+            folder.write_summary(revealing_nothing(summary, secrets))
+        except OSError as error:  # what ended the run is worth more than the record of it
+            say(f"{folder.summary} could not be written: {error.strerror}", error=True)
 
 
 @contextmanager
@@ -181,14 +189,23 @@ def from_environment(composed: DictConfig) -> dict[str, str]:
     plain = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(plain, dict)
     taken = {key: text for key, text in leaves(plain) if isinstance(text, str) and "${oc.env:" in text}
-    return {str(OmegaConf.select(composed, key)): text for key, text in taken.items()}
+    values = {str(OmegaConf.select(composed, key)): text for key, text in taken.items()}
+    # A number or a short word is no secret, and would be found inside other words.
+    return {value: text for value, text in values.items() if len(value) >= SHORTEST_SECRET and not value.isdecimal()}
 
 
 def concealed(text: str, secrets: Mapping[str, str]) -> str:
     """`text` with every value from the environment replaced by what took it: it may be a secret."""
     for value, source in secrets.items():
-        text = text.replace(value, source) if value else text
+        text = text.replace(value, source)
     return text
+
+
+def revealing_nothing(value: Any, secrets: Mapping[str, str]) -> Any:
+    """Nested plain data with every string `concealed`."""
+    if isinstance(value, Mapping):
+        return {key: revealing_nothing(item, secrets) for key, item in value.items()}
+    return concealed(value, secrets) if isinstance(value, str) else value
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -254,9 +271,9 @@ def choose_device(name: str) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
-    kind, _, number = name.partition(":")
+    kind, colon, number = name.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
-    if not available.get(kind) or (number and not (number.isdecimal() and int(number) < count)):
+    if not available.get(kind) or (colon and not (number.isdecimal() and int(number) < count)):
         there = ", ".join(["auto", *(kind for kind, there in available.items() if there)])
         raise ConfigError(f"device={name} is not on this machine; choose {there}")
     return torch.device(name)
@@ -264,14 +281,16 @@ def choose_device(name: str) -> torch.device:
 
 def check_parts(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a device or an optimizer that cannot be had; imports torch, reads no data."""
-    choose_device(settings["device"])
-    optimizer_factories(settings["optimizer"])
+    optimizer_factories(settings["optimizer"], choose_device(settings["device"]))
 
 
-def optimizer_factories(settings: Mapping[str, Any]) -> dict[str, Callable[[nn.Module], Optimizer]]:
+def optimizer_factories(
+    settings: Mapping[str, Any], device: torch.device
+) -> dict[str, Callable[[nn.Module], Optimizer]]:
     """For each player a function from a network to its optimizer. Raises ConfigError for settings that it refuses."""
     shared = {key: value for key, value in settings.items() if key not in ("discriminator", "generator")}
-    return {player: optimizer_factory(shared | _own(settings, player)) for player in ("discriminator", "generator")}
+    players = ("discriminator", "generator")
+    return {player: optimizer_factory(shared | _own(settings, player), device) for player in players}
 
 
 def _own(settings: Mapping[str, Any], player: str) -> dict[str, Any]:
@@ -281,8 +300,8 @@ def _own(settings: Mapping[str, Any], player: str) -> dict[str, Any]:
     return {str(key): value for key, value in (own or {}).items()}
 
 
-def optimizer_factory(settings: Mapping[str, Any]) -> Callable[[nn.Module], Optimizer]:
-    """The class called `name` in torch.optim, with the other keys as its arguments, tried on one parameter.
+def optimizer_factory(settings: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
+    """The class called `name` in torch.optim, with the other keys as its arguments, tried for one step on `device`.
 
     Raises ConfigError for an unknown name or key and for values that the class refuses.
     """
@@ -308,7 +327,10 @@ def optimizer_factory(settings: Mapping[str, Any]) -> Callable[[nn.Module], Opti
         return classes[name](network.parameters(), **arguments)
 
     try:
-        build(torch.nn.Linear(2, 2))
+        trial = build(network := torch.nn.Linear(2, 2).to(device))
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        trial.step()
     except Exception as error:  # each class checks its arguments in its own way
         given = ", ".join(f"{key}={value}" for key, value in arguments.items())
         raise ConfigError(f"optimizer={name} refuses {given}: {error}") from error

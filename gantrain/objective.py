@@ -96,7 +96,7 @@ class Objective:
         if smoothing:
             on_data = (1 - smoothing) * on_data - smoothing * continued(divergence, "fake", s_real)
         loss = continued(divergence, "fake", s_fake).mean() - on_data.mean()
-        statistics = {"loss/discriminator": loss} | self._view(v_real, v_fake)
+        statistics = {"loss/discriminator": loss} | self._view(v_real, v_fake, s_real.detach(), s_fake.detach())
         penalty = self.regularizer.penalty(discriminator, real, fake)
         if penalty is not None:
             statistics["loss/penalty"] = penalty
@@ -113,9 +113,8 @@ class Objective:
             "ratio/limited_share": outside(self.gen_formulas, part, s),
         }
 
-    def _view(self, v_real: Tensor, v_fake: Tensor) -> Statistics:
+    def _view(self, v_real: Tensor, v_fake: Tensor, s_real: Tensor, s_fake: Tensor) -> Statistics:
         """What D makes of one batch of each kind; `ratio/…` only where there is a ratio."""
-        s_real, s_fake = self.head.coordinate(v_real), self.head.coordinate(v_fake)
         right = (s_real > 0).to(s_real.dtype).mean() + (s_fake < 0).to(s_fake.dtype).mean()
         statistics = {"discriminator/accuracy": right / 2}
         if self.head.has_log_ratio:

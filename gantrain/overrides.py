@@ -41,7 +41,10 @@ def checked(overrides: list[str]) -> list[str]:
     A section that is open to new keys gets its `++`, and a whole number may be typed as 1e6. Raises ConfigError with
     the nearest right key or choice.
     """
-    return [_checked(text, override) for text, override in zip(overrides, parsed(overrides), strict=True)]
+    found = parsed(overrides)
+    if {override.key_or_group for override in found} >= {"train.images", "train.epochs"}:
+        raise ConfigError("train.images and train.epochs are two names of one length; give one of them")
+    return [_checked(text, override) for text, override in zip(overrides, found, strict=True)]
 
 
 def _checked(text: str, override: Override) -> str:
@@ -68,7 +71,7 @@ def _checked_group(text: str, override: Override) -> str:
     unset = override.is_delete() or value is None
     if unset and group == "experiment":
         return "experiment=null"
-    if not override.is_sweep_override() and not isinstance(value, str | QuotedString):
+    if not override.is_sweep_override() and not isinstance(value, str):
         raise ConfigError(one_of(group, "" if unset else value, options(group)))
     return text.lstrip("+")
 

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from gantrain.errors import DataError
-from gantrain.terminal import printable
+from gantrain.terminal import go_on_unseen, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 SECONDS_BETWEEN_REDRAWS = 0.25
+
+
+class Screen(Console):
+    """A console whose reader may leave: the run goes on unseen."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        go_on_unseen()
 
 
 class Reporter:
@@ -67,7 +75,7 @@ class Reporter:
         self.total_images = total_images
         self.hparams = dict(hparams or {})
         self.bound = bound
-        self.console = console or Console()
+        self.console = console or Screen()
         self.latest: dict[str, float] = {}
         self._images = self._latest_images = start_images
         self._checkpoint = ""
@@ -219,7 +227,7 @@ class EventFile:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         version = Event(wall_time=now, file_version="brain.Event:2")
-        if self.start_images == 0:
+        if self.start_images == 0 and not any(self.path.parent.glob("events.out.tfevents.*")):
             return [version]
         restart = SessionLog(status=SessionLog.START)
         return [version, Event(wall_time=now, step=self.start_images + 1, session_log=restart)]
@@ -263,7 +271,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def drop_reports_after(path: Path, images: int) -> None:
-    """Cut a metrics file after its last report at or before the clock `images`; a torn line goes too."""
+    """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -272,7 +280,7 @@ def drop_reports_after(path: Path, images: int) -> None:
         kept = 0
         for line in file:
             report = _parsed(line)
-            if report is None or report["images"] > images:
+            if not line.endswith(b"\n") or (report is not None and report["images"] > images):
                 break
             kept += len(line)
         file.truncate(kept)

@@ -44,11 +44,12 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.log = self.path / "train.log"
+        self.config = self.path / ".hydra" / "config.yaml"
 
     @property
-    def exists(self) -> bool:
-        """Whether a run was ever started here."""
-        return self.summary.exists() or bool(checkpoints.listed(self.checkpoints))
+    def has_progress(self) -> bool:
+        """Whether something was trained here that a new start would lose."""
+        return self.read_summary().get("status") == "finished" or bool(checkpoints.listed(self.checkpoints))
 
     def read_summary(self) -> dict[str, Any]:
         """What `summary.json` holds; empty when there is none. Raises CheckpointError for a damaged one."""
@@ -73,13 +74,18 @@ class RunFolder:
         if (here := self.path.resolve()) in self._held:
             yield
             return
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot hold a run: {error.strerror}; give another run_dir") from error
         with open(descriptor, "r+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 holder = file.read().strip() or "another process"
                 raise BusyError(f"{self.path} is in use by {holder}; wait for it, or give another run_dir") from error
+            except OSError as error:
+                raise StorageError(f"the file system of {self.path} has no locks; give another run_dir") from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()

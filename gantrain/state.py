@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from gantrain import architectures, checkpoints
@@ -95,8 +96,8 @@ class State:
         for name, part in parts.items():
             if isinstance(part, nn.Module):
                 refuse_mismatch(name, part, saved[name])
-            elif (ours := _shape_of_optimizer(part.state_dict())) != (theirs := _shape_of_optimizer(saved[name])):
-                raise CheckpointError(f"{name}: the checkpoint has parameter groups {theirs}, this run {ours}")
+            else:
+                refuse_mismatched_optimizer(name, part, saved[name])
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         self.statistics.sums = {name: total.to(self.device) for name, total in saved["statistics"]["sums"].items()}
@@ -113,8 +114,19 @@ def refuse_mismatch(name: str, module: nn.Module, saved: Mapping[str, Tensor]) -
             raise CheckpointError(f"{name}.{key}: the checkpoint has {theirs.get(key)}, this run {ours.get(key)}")
 
 
-def _shape_of_optimizer(saved: Mapping[str, Any]) -> list[int]:
-    return [len(group["params"]) for group in saved["param_groups"]]
+def refuse_mismatched_optimizer(name: str, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless `saved` has the groups of `optimizer`, and scalars or tensors of its shapes."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    ours, theirs = (
+        [len(group["params"]) for group in groups] for groups in (optimizer.param_groups, saved["param_groups"])
+    )
+    if ours != theirs:
+        raise CheckpointError(f"{name}: the checkpoint has parameter groups of {theirs}, this run of {ours}")
+    for number, values in saved["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[number].shape:
+                shapes = f"{tuple(value.shape)}, the parameter {tuple(parameters[number].shape)}"
+                raise CheckpointError(f"{name}.{number}.{key}: the checkpoint has {shapes}")
 
 
 def averaged(generator: nn.Module) -> nn.Module:
@@ -125,10 +137,23 @@ def averaged(generator: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_average(average: nn.Module, generator: nn.Module, decay: float) -> None:
     """average ← decay·average + (1 − decay)·generator; buffers (batch-norm statistics) are copied."""
-    for mean, value in zip(average.parameters(), generator.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
-    for ours, theirs in zip(average.buffers(), generator.buffers(), strict=True):
-        ours.copy_(theirs)
+    # One kernel for all tensors instead of one for each.
+    torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - decay)
+    if buffers := list(average.buffers()):
+        torch._foreach_copy_(buffers, list(generator.buffers()))
+
+
+@contextmanager
+def still_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norm uses the batch's statistics inside the block, and leaves the running ones as they are."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 @contextmanager
@@ -179,7 +204,7 @@ def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
     """
     path = Path(run)
     bundle = checkpoints.load(path) if path.is_file() else checkpoints.newest(path / "checkpoints")[1]
-    config, shape = bundle["config"], tuple(bundle["data"]["shape"])
+    config, shape = bundle["generator"], tuple(bundle["data"]["shape"])
     if (own := config["architecture"].get("object")) and not object:
         raise ConfigError(
             f"{path} was trained with architecture.object={own}, code of the user's own, which is never imported "

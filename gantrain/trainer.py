@@ -35,7 +35,7 @@ from gantrain.objective import Objective
 from gantrain.randomness import preserved_randomness, stream_generator, stream_seed
 from gantrain.report import Reporter, read_metrics
 from gantrain.run import RunFolder, StopRequest
-from gantrain.state import State, evaluating, generate, update_average
+from gantrain.state import State, evaluating, generate, still_statistics, update_average
 
 GRID_IMAGES = 64
 SCATTER_POINTS = 2000
@@ -73,14 +73,16 @@ def train(
     *,
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
+    build: Mapping[str, Any] | None = None,
     stop: StopRequest | None = None,
 ) -> None:
     """Play the game until the clock reaches `schedule.images`, writing into `folder`.
 
-    `config` travels in every checkpoint. Raises DivergedError before an update with a non-finite loss or gradient,
+    `config`, and `build` ("architecture" and "latent", from which `gantrain.load` makes the generator), travel in every
+    checkpoint. Raises DivergedError before an update with a non-finite loss or gradient,
     Interrupted after a saved checkpoint when `stop` was asked, StorageError when a checkpoint cannot be written.
     """
-    writer = Writer(state, objective, data, latents, schedule, folder, reporter, seed, dict(config or {}))
+    writer = Writer(state, objective, data, latents, schedule, folder, reporter, seed, config or {}, build or {})
     state.generator.train()
     state.discriminator.train()
     with preserved_randomness(state.device):
@@ -126,7 +128,7 @@ def warmed_up(schedule: Schedule, images: int) -> float:
 
 def discriminator_step(state: State, objective: Objective, real: Tensor, latents: Tensor) -> None:
     """One update of D on data [B, …] and on as many samples."""
-    with torch.no_grad():
+    with torch.no_grad(), still_statistics(state.generator):  # which move once an iteration, in G's step
         fake = state.generator(latents)
     loss, statistics = objective.discriminator_loss(state.discriminator, real, fake)
     update(state, "discriminator", state.discriminator, state.discriminator_optimizer, loss, statistics)
@@ -180,11 +182,12 @@ class Writer:
         folder: RunFolder,
         reporter: Reporter,
         seed: int,
-        config: dict[str, Any],
+        config: Mapping[str, Any],
+        build: Mapping[str, Any],
     ) -> None:
         self.state, self.objective, self.data, self.latents = state, objective, data, latents
         self.schedule, self.folder, self.reporter = schedule, folder, reporter
-        self.seed, self.config = seed, config
+        self.seed, self.config, self.build = seed, dict(config), dict(build)
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images = state.images
         self.health = watched(objective.disc_div, portraits.supremum(objective.disc_div))
@@ -215,11 +218,11 @@ class Writer:
             self.curves()
 
     def _estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
-        """The objective's estimates; named `training_…` where no data were held out."""
+        """The objective's estimates; bounds and divergences are named `training_…` where no data were held out."""
         estimates = self.objective.estimates(v_real, v_fake)
         if self.data.has_held_out:
             return estimates
-        return {f"training_{name}": value for name, value in estimates.items()}
+        return {name if name.startswith("ratio/") else f"training_{name}": v for name, v in estimates.items()}
 
     @torch.no_grad()
     def held_out_outputs(self) -> tuple[Tensor, Tensor]:
@@ -282,6 +285,7 @@ class Writer:
             "format": checkpoints.FORMAT,
             "images": self.state.images,
             "config": self.config,
+            "generator": self.build,
             "data": {"shape": list(self.data.shape), "fingerprint": self.data.fingerprint},
             "made_with": made_with(self.state.device),
             "state": self.state.state_dict(),

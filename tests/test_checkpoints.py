@@ -14,7 +14,8 @@ from gantrain.errors import CheckpointError, DivergedError, StorageError
 
 def bundle(images: int, size: int = 100) -> dict:
     weights = torch.arange(size, dtype=torch.float32) + images
-    return {"format": checkpoints.FORMAT, "images": images, "state": {"weights": weights}, "config": {"a": [1, "b"]}}
+    rest: dict = {"config": {"a": [1, "b"]}, "generator": {}, "data": {}, "made_with": {}}
+    return {"format": checkpoints.FORMAT, "images": images, "state": {"weights": weights}} | rest
 
 
 def test_a_saved_bundle_comes_back(tmp_path):
@@ -31,11 +32,11 @@ def test_last_is_the_newest_whole_file(tmp_path):
     for images in (1000, 2000, 3000):
         checkpoints.save(tmp_path, bundle(images), keep=2)
     assert checkpoints.load(tmp_path / "last.pt")["images"] == 3000
-    assert sorted(os.listdir(tmp_path)) == sorted(
-        f"{name}{suffix}"
-        for name in ("images_000000002000.pt", "images_000000003000.pt", "last.pt")
-        for suffix in ("", ".sha256")
-    )
+    kept = [f"images_00000000{images}.pt{suffix}" for images in (2000, 3000) for suffix in ("", ".sha256")]
+    assert sorted(os.listdir(tmp_path)) == [*sorted(kept), "last.pt"]
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.load(tmp_path / "last.pt")
 
 
 def test_every_flipped_bit_is_found(tmp_path):
@@ -69,6 +70,30 @@ def test_nothing_usable_is_an_error_not_a_fresh_start(tmp_path):
     (tmp_path / f"{checkpoints.name_at(1000)}.sha256").unlink()
     with pytest.raises(CheckpointError, match=checkpoints.name_at(1000)):
         checkpoints.newest(tmp_path)
+
+
+def test_pruning_counts_only_whole_files_up_to_the_new_one(tmp_path):
+    for images in (1000, 1500, 2000, 2500):
+        checkpoints.save(tmp_path, bundle(images), keep=9)
+    for images in (1500, 2000, 2500):
+        (tmp_path / checkpoints.name_at(images)).write_bytes(b"damaged")
+    checkpoints.save(tmp_path, bundle(1200), keep=2)  # what a run that resumed from 1000 saves next
+    assert checkpoints.newest(tmp_path)[1]["images"] == 1200
+    assert [path.name for path in checkpoints.listed(tmp_path) if checkpoints.is_whole(path)] == [
+        checkpoints.name_at(1200),
+        checkpoints.name_at(1000),
+    ]
+    assert len(checkpoints.listed(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("key", ["images", "config", "generator", "data", "made_with", "state"])
+def test_a_bundle_without_its_parts_is_refused(tmp_path, key):
+    path = checkpoints.save(tmp_path, bundle(1), keep=2)
+    incomplete = {name: value for name, value in bundle(1).items() if name != key}
+    torch.save(incomplete, path)
+    (tmp_path / f"{path.name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(CheckpointError, match=f"has no {key}"):
+        checkpoints.load(path)
 
 
 def test_foreign_and_temporary_files_are_ignored_and_kept(tmp_path):

@@ -52,6 +52,7 @@ FITTING_DATASET = {name: dataset for dataset, name in NATURAL_ARCHITECTURE.items
     "resnet32": "cifar10",
 }
 SGD = {"name": "SGD", "lr": 0.01, "momentum": 0.0}
+CPU = torch.device("cpu")
 YAML = sorted(config.CONF.rglob("*.yaml"))
 
 
@@ -63,7 +64,7 @@ def settings(*overrides: str) -> Settings:
 def settings_from(folder: Path, *overrides: str) -> Settings:
     """The same with --config-dir."""
     flags = train.parse(["--config-dir", str(folder), *overrides])
-    return config.checked(train.preview(gantrain_overrides.checked(flags.overrides), flags))
+    return config.checked(train.preview(gantrain_overrides.checked(flags.overrides), flags)[0])
 
 
 def chosen(group: str, option: str) -> list[str]:
@@ -182,7 +183,7 @@ def test_every_regularizer_takes_its_files_values(name: str) -> None:
 @pytest.mark.parametrize("name", options("optimizer"))
 def test_every_optimizer_takes_its_files_values(name: str) -> None:
     written = yaml.safe_load((config.CONF / "optimizer" / f"{name}.yaml").read_text())
-    for build in optimizer_factories(settings(f"optimizer={name}")["optimizer"]).values():
+    for build in optimizer_factories(settings(f"optimizer={name}")["optimizer"], CPU).values():
         optimizer = build(nn.Linear(2, 1))
         assert type(optimizer).__name__ == written["name"]
         for key in written.keys() - {"name"}:
@@ -368,7 +369,7 @@ def test_plus_signs_change_nothing(prefix: str) -> None:
 @pytest.mark.parametrize("typed", ["~{}", "{}=null", "{}=5", "{}="])
 def test_a_group_holds_one_of_its_options(group: str, typed: str) -> None:
     with pytest.raises(ConfigError, match=group):
-        optimizer_factories(settings(typed.format(group))["optimizer"])
+        optimizer_factories(settings(typed.format(group))["optimizer"], CPU)
 
 
 def test_a_key_of_an_open_section_can_be_taken_out() -> None:
@@ -383,7 +384,7 @@ def test_open_sections_take_the_keys_that_fit_their_name() -> None:
     network = nn.Linear(2, 1)
     built = {
         player: build(network)
-        for player, build in optimizer_factories(composed["optimizer"] | {"generator": {}}).items()
+        for player, build in optimizer_factories(composed["optimizer"] | {"generator": {}}, CPU).items()
     }
     assert built["discriminator"].defaults["lr"] == 0.5
     assert built["generator"].defaults["lr"] == 0.0001
@@ -416,7 +417,7 @@ def test_open_sections_take_the_keys_that_fit_their_name() -> None:
 )
 def test_what_an_optimizer_cannot_take_is_refused(typed: str, says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
-        optimizer_factories(settings(typed)["optimizer"])["discriminator"](nn.Linear(2, 1))
+        optimizer_factories(settings(typed)["optimizer"], CPU)["discriminator"](nn.Linear(2, 1))
 
 
 @pytest.mark.parametrize(
@@ -574,7 +575,7 @@ def test_epochs_are_a_synonym_for_images() -> None:
     class TenDigits:
         size, label, name = 10, "ten digits", "digits"
 
-    composed = settings("train.epochs=2.55", "train.batch_size=5", "train.images=9")
+    composed = settings("train.epochs=2.55", "train.batch_size=5")
     assert build_schedule(composed, TenDigits()).images == 26  # type: ignore[arg-type]
 
 

@@ -116,8 +116,8 @@ def compose(arguments: list[str]) -> None:
         for text, o in zip(typed, read, strict=True)
     ]
     for job in itertools.product(*values):
-        settings = config.checked(train.preview(list(job), flags))
-        launch.optimizer_factories(settings["optimizer"])
+        settings = config.checked(train.preview(list(job), flags)[0])
+        launch.check_parts(settings)
 
 
 def check_script(words: list[str]) -> None:

@@ -1,60 +1,92 @@
 """A folder of YAML that somebody sent composes values, and makes nothing run."""
 
+import itertools
+
 import pytest
 
+from gantrain.commands import train
 from gantrain.errors import ConfigError
-from gantrain.foreign import refuse_active_yaml
+from gantrain.foreign import refuse_unreadable
 
+GLOBAL = "# @package _global_\n"
 HARMLESS = {
-    "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /dataset: ring\n",
-    "architecture/mine.yaml": "name: mine\ngenerator:\n  - {op: affine, features: data}\n",
-    "config_more.yaml": "hydra:\n  run: {dir: there}\n  sweep: {dir: there, subdir: x}\n  mode: MULTIRUN\n",
-    "experiment/sweep.yaml": "hydra:\n  sweeper:\n    params: {gen_div: 'kl,js'}\n",
-    "experiment/cluster.yaml": "# @package _global_\ndefaults:\n  - override /hydra/launcher: joblib\n",
-    "empty.yaml": "",
+    "dataset": GLOBAL + "defaults:\n  - override /dataset: ring\n",
+    "folders": GLOBAL + "hydra:\n  run: {dir: there}\n  sweep: {dir: there, subdir: x}\n",
+    "sweep": GLOBAL + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {gen_div: 'kl,js'}\n",
+    "launcher": GLOBAL + "defaults:\n  - override /hydra/launcher: basic\n",
 }
+# What each would run: MARK is a folder that must not appear.
 ACTIVE = {
-    "callback": ("experiment/x.yaml", "hydra:\n  callbacks:\n    x: {_target_: os.system}\n"),
-    "launcher": ("experiment/x.yaml", "hydra:\n  launcher: {_target_: os.system, command: id}\n"),
-    "logging factory": ("x.yaml", "hydra:\n  job_logging:\n    handlers: {x: {'()': os.system}}\n"),
-    "search path": ("x.yaml", "hydra:\n  searchpath: [pkg://os]\n"),
-    "environment": ("x.yaml", "hydra: {job: {env_set: {LD_PRELOAD: x.so}}}\n"),
-    "package header": ("experiment/x.yaml", "# @package hydra.callbacks\nx: {a: b}\n"),
-    "hydra's own group": ("hydra/launcher/basic.yaml", "a: b\n"),
-    "default": ("experiment/x.yaml", "defaults:\n  - override /hydra/job_logging: mine\n"),
-    "default as text": ("experiment/x.yaml", "defaults:\n  - /hydra/callbacks/mine\n"),
-    "target anywhere": ("optimizer/x.yaml", "name: Adam\nsub: [{_target_: os.system}]\n"),
-    "python object": ("x.yaml", "a: !!python/object/apply:os.system [id]\n"),
-    "not YAML": ("x.yaml", "a: [\n"),
-    "too large": ("x.yaml", "a: " + "x" * 2**21),
-    "too deep": ("x.yaml", "[" * 5000),
+    "callback": {"experiment/x.yaml": GLOBAL + "hydra:\n  callbacks:\n    x: {_target_: os.makedirs, name: MARK}\n"},
+    "callback without package": {
+        "experiment/x.yaml": "# @package hydra.callbacks\nx: {_target_: os.makedirs, name: MARK}\n"
+    },
+    "launcher": {"experiment/x.yaml": GLOBAL + "hydra:\n  launcher: {_target_: os.makedirs, name: MARK}\n"},
+    "nested in the launcher": {
+        "experiment/x.yaml": GLOBAL + "hydra:\n  launcher:\n    a: {_target_: os.makedirs, name: MARK}\n"
+    },
+    "logging factory": {
+        "experiment/x.yaml": GLOBAL + "hydra:\n  job_logging:\n    handlers: {x: {'()': os.makedirs, name: MARK}}\n"
+    },
+    "group placed into Hydra's node": {
+        "experiment/x.yaml": GLOBAL + "defaults:\n  - /foo@hydra.job_logging: bar\n",
+        "foo/bar.yaml": "handlers: {x: {'()': os.makedirs, name: MARK}}\n",
+    },
+    "file outside the folder": {
+        "experiment/x.yaml": GLOBAL + "defaults:\n  - ../../outside/evil\n",
+        "../outside/evil.yaml": GLOBAL + "hydra:\n  callbacks:\n    x: {_target_: os.makedirs, name: MARK}\n",
+    },
+    "environment": {"experiment/x.yaml": GLOBAL + "hydra: {job: {env_set: {LD_PRELOAD: x.so}}}\n"},
+    "object as a sweep's parameter": {
+        "experiment/x.yaml": GLOBAL + "hydra:\n  sweeper:\n    params: {+architecture.object: 'os:makedirs'}\n"
+    },
+}
+UNREADABLE = {
+    "python object": "a: !!python/object/apply:os.makedirs [MARK]\n",
+    "not YAML": "a: [\n",
+    "a list": "- 1\n",
+    "too large": "a: " + "x" * 2**21,
+    "too deep": "[" * 1500,
+    "alias bomb": "a: &a [x]\n"
+    + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in itertools.pairwise("abcdefghijklmn")),
 }
 
 
 def write(folder, name, text):
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(text)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace("MARK", str(folder.parent / "executed")))
 
 
-def test_values_are_welcome(tmp_path):
-    for name, text in HARMLESS.items():
-        write(tmp_path, name, text)
-    refuse_active_yaml(tmp_path)
+@pytest.mark.parametrize("case", HARMLESS)
+def test_values_are_welcome(case, tmp_path):
+    write(tmp_path / "mine", "experiment/x.yaml", HARMLESS[case])
+    flags = train.parse(["--config-dir", str(tmp_path / "mine")])
+    train.preview(["experiment=x"], flags)
 
 
+@pytest.mark.parametrize("command", [[], ["--cfg", "job"], ["-m", "seed=0,1"]], ids=["train", "--cfg", "-m"])
 @pytest.mark.parametrize("case", ACTIVE)
-def test_what_could_run_is_refused_with_its_file(case, tmp_path):
-    name, text = ACTIVE[case]
-    write(tmp_path, name, text)
-    with pytest.raises(ConfigError, match=name.rpartition("/")[2]):
-        refuse_active_yaml(tmp_path)
+def test_nothing_runs(case, command, tmp_path, gantrain):
+    for name, text in ACTIVE[case].items():
+        write(tmp_path / "mine", name, text)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    answer = gantrain("train", "train.images=20", *command, "--config-dir", tmp_path / "mine", "experiment=x")
+    assert answer.code == 2, answer
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_the_command_line_looks_before_hydra_does(tmp_path, gantrain):
-    name, text = ACTIVE["callback"]
-    write(tmp_path / "mine", name, text)
-    for command in (["train", "train.images=100"], ["train", "--cfg", "job"], ["train", "-m", "seed=0,1"]):
-        answer = gantrain(*command, "--config-dir", tmp_path / "mine", "+experiment=x")
-        assert answer.code == 2
-        assert "_target_" in answer.err
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_files_that_are_no_plain_yaml_are_named(case, tmp_path):
+    write(tmp_path / "mine", "experiment/x.yaml", UNREADABLE[case])
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        refuse_unreadable(tmp_path / "mine")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_link_to_another_folder_is_named(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "experiment").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="experiment is a link"):
+        refuse_unreadable(tmp_path / "mine")

@@ -19,11 +19,11 @@ PACKAGE = Path(gantrain.__file__).parent
 
 # A module or package imports only from its own layer or a lower one.
 LAYERS = [
-    {"divergences", "errors", "randomness", "files", "latents", "terminal", "exact"},
+    {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact"},
     {"data", "architectures"},
     {"objective", "regularizers", "portraits", "explanation"},
     {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "metrics"},
-    {"trainer"},
+    {"trainer", "verification", "verification_plots"},
     {"config", "foreign", "overrides", "launch", "commands", "cli", "gantrain"},  # `gantrain` itself offers `load`
 ]
 TOP = len(LAYERS) - 1

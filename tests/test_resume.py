@@ -166,12 +166,13 @@ def test_reporting_sampling_and_saving_do_not_change_the_weights(tmp_path):
 
 
 def test_a_finished_run_is_left_alone(whole, capsys):
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    files = [path for path in whole.rglob("*") if path.name != ".lock"]
+    before = [path.stat().st_mtime_ns for path in files]
     assert main(["resume", str(whole)]) == 0
     assert "finished" in capsys.readouterr().out
     assert train(whole) == 6
     assert f"gantrain resume {whole}" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+    assert [path.stat().st_mtime_ns for path in files] == before
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path):
@@ -205,3 +206,33 @@ def test_a_run_without_checkpoint_is_not_started_afresh_by_resume(tmp_path, caps
     assert "no checkpoint" in capsys.readouterr().err
     assert main(["resume", str(tmp_path / "nowhere")]) == 4
     assert main(["resume"]) == 2
+
+
+@pytest.mark.parametrize("typed", ["run_dir=elsewhere", "resume=auto", "train.images=10"])
+def test_a_resume_that_could_not_do_what_is_typed_is_refused(typed, whole, capsys):
+    assert main(["resume", str(whole), typed]) in (2, 4)
+    assert typed.partition("=")[0] in capsys.readouterr().err
+    assert json.loads((whole / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path):
+    folder = tmp_path / "run"
+    assert train(folder, "dataset=folder", f"dataset.path={tmp_path / 'missing'}") == 3
+    assert train(folder) == 0
+
+
+def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_again(stopped, capsys):
+    assert main(["resume", str(stopped)]) == 0
+    for path in (stopped / "checkpoints").iterdir():
+        path.unlink()
+    assert train(stopped, "resume=auto") == 4
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_epochs_and_images_are_one_length(tmp_path, capsys):
+    assert train(tmp_path / "run", "train.epochs=1") == 2  # SMALL types train.images
+    assert "two names of one length" in capsys.readouterr().err
+    epochs = [text for text in SMALL if not text.startswith("train.images")]
+    assert main(["train", f"run_dir={tmp_path / 'run'}", *epochs, "train.epochs=0.5"]) == 0
+    assert main(["resume", str(tmp_path / "run"), "train.images=1000"]) == 0
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["images"] == 1000

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gantrain import architectures, data, divergences
-from gantrain.errors import DivergedError
+from gantrain.errors import CheckpointError, DivergedError
 from gantrain.latents import Latents
 from gantrain.objective import Objective
 from gantrain.report import Reporter, read_metrics
@@ -145,6 +145,27 @@ def test_k_discriminator_steps_count_k_batches(tmp_path):
         for name, optimizer in (("D", state.discriminator_optimizer), ("G", state.generator_optimizer))
     }
     assert (state.images, steps) == (1200, {"D": 12, "G": 4})
+
+
+def test_batch_statistics_move_once_an_iteration(tmp_path):
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16)
+    play(state, game(), dataset, Latents(16), Schedule(images=600, discriminator_steps=2), tmp_path)
+    (norm,) = (module for module in state.generator.modules() if isinstance(module, nn.BatchNorm1d))
+    assert int(norm.num_batches_tracked) == 3
+
+
+def test_an_optimizer_state_of_other_shapes_is_refused_before_anything_changes(tmp_path):
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16)
+    play(state, game(), dataset, Latents(16), Schedule(images=200), tmp_path)
+    saved = state.state_dict()
+    saved["generator_optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    saved["generator"] = {key: torch.zeros_like(value) for key, value in saved["generator"].items()}
+    before = nn.utils.parameters_to_vector(state.generator.parameters()).clone()
+    with pytest.raises(CheckpointError, match=r"generator_optimizer\.0\.exp_avg"):
+        state.load_state_dict(saved, 200)
+    assert torch.equal(nn.utils.parameters_to_vector(state.generator.parameters()), before)
 
 
 def test_the_average_follows_the_generator():

@@ -34,7 +34,7 @@ class Options:
 
     shape: list[int] | None = None
     latent: int | None = number(None, at_least=1, at_most=65536)
-    maxout_counts: str = choice("after", ("after", "before"))
+    maxout_counts: str | None = choice(None, (None, "after", "before"))
 
 
 def help_text() -> str:
@@ -58,7 +58,9 @@ def run(arguments: list[str]) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=140)  # a pipe has no width of its own
     table = yaml.safe_load((config.CONF / "architecture" / f"{name}.yaml").read_text(encoding="utf-8"))
-    for rendered in fitting(table | {"maxout_counts": options.maxout_counts}, options):
+    if options.maxout_counts is not None:
+        table["maxout_counts"] = options.maxout_counts
+    for rendered in fitting(table, options):
         console.print(rendered)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from gantrain import checkpoints, config, overrides
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.launch import check_parts, launch
+from gantrain.nested import leaves
 from gantrain.run import RunFolder
 from gantrain.terminal import say
 
@@ -23,6 +24,8 @@ Examples
   gantrain resume RUN device=cpu
 
 Keys that may change: {free}"""
+
+Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.newest returns
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
 FREE = (
@@ -44,7 +47,7 @@ FREE = (
 
 def help_text() -> str:
     """The command's help."""
-    return HELP.format(free=", ".join(FREE))
+    return HELP.format(free=", ".join(key for key in FREE if key not in ("run_dir", "resume")))
 
 
 def run(arguments: list[str]) -> None:
@@ -52,24 +55,38 @@ def run(arguments: list[str]) -> None:
     if not arguments or "=" in arguments[0]:
         raise ConfigError("resume needs a run folder: gantrain resume RUN [key=value …]")
     folder, typed = RunFolder(arguments[0]), overrides.checked(arguments[1:])
+    values = overrides.values(typed)
+    for key in ("run_dir", "resume"):
+        if key in values:
+            raise ConfigError(f"{key}={values[key]}: a run is resumed in its own folder, {folder.path}")
     if not folder.path.is_dir():
         raise CheckpointError(f"{folder.path} is not a run folder")
-    wanted = OmegaConf.create(checkpoints.newest(folder.checkpoints)[1]["config"])
-    for key, value in overrides.values(typed).items():
-        OmegaConf.update(wanted, key, value)
-    continue_run(folder, wanted, typed)
+    with folder.locked():
+        found = checkpoints.newest(folder.checkpoints)
+        wanted = OmegaConf.create(found[1]["config"])
+        if "train.images" in values:
+            wanted.train.epochs = None
+        for key, value in values.items():
+            OmegaConf.update(wanted, key, value)
+        continue_run(folder, wanted, typed, found)
 
 
-def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str]) -> None:
-    """Continue the run in `folder` from its newest whole checkpoint, as `wanted` describes it and the user `typed` it.
+def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str], found: Found | None = None) -> None:
+    """Continue the run in `folder`, which this process holds, as `wanted` describes it and the user `typed` it.
 
-    Done at once where the run is finished. Raises CheckpointError where nothing can be restored, or where `wanted` is
-    another run.
+    `found` is its newest whole checkpoint. Done at once where the run is finished. Raises CheckpointError where nothing
+    can be restored, or where `wanted` is another run.
     """
-    path, bundle, problems = checkpoints.newest(folder.checkpoints)
-    changed = refuse_another_run(OmegaConf.create(bundle["config"]), wanted)
+    path, bundle, problems = found or checkpoints.newest(folder.checkpoints)
+    changed = refuse_another_run(bundle["config"], wanted)
     config.refuse_untyped_object(wanted, typed)
-    check_parts(config.checked(wanted))
+    settings = config.checked(wanted)
+    check_parts(settings)
+    if settings["train"]["epochs"] is None and settings["train"]["images"] < bundle["images"]:
+        images = settings["train"]["images"]
+        raise CheckpointError(
+            f"train.images={images} lies before the checkpoint, which is at {bundle['images']:,} images"
+        )
     finished = folder.read_summary().get("status") == "finished"
     if finished and not any(key in changed for key in ("train.images", "train.epochs")):
         say(f"{folder.path} is finished, at {bundle['images']:,} images; train.images=… would train for longer")
@@ -80,9 +97,9 @@ def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str]) -> Non
     launch(wanted, folder, typed, bundle)
 
 
-def refuse_another_run(saved: DictConfig, wanted: DictConfig) -> dict[str, tuple[Any, Any]]:
+def refuse_another_run(saved: dict[str, Any], wanted: DictConfig) -> dict[str, tuple[Any, Any]]:
     """The keys that differ, each with its old and new value. Raises CheckpointError unless all of them may."""
-    ours, theirs = leaves(OmegaConf.to_container(saved)), leaves(OmegaConf.to_container(wanted))
+    ours, theirs = (dict(leaves(each, into_lists=False)) for each in (saved, OmegaConf.to_container(wanted)))
     changed = {key: (ours.get(key), theirs.get(key)) for key in ours | theirs if ours.get(key) != theirs.get(key)}
     fixed = [f"  {key}: {old} → {new}" for key, (old, new) in changed.items() if key not in FREE]
     if fixed:
@@ -90,12 +107,3 @@ def refuse_another_run(saved: DictConfig, wanted: DictConfig) -> dict[str, tuple
             "a run cannot be resumed as another one:\n" + "\n".join(fixed) + "\nstart a new run for these values"
         )
     return changed
-
-
-def leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; a list is one value."""
-    if not isinstance(value, Mapping):
-        return {key: value}
-    return {
-        k: v for name, item in value.items() for k, v in leaves(item, f"{key}.{name}" if key else str(name)).items()
-    }

@@ -60,7 +60,9 @@ def sample(source: Path, options: Options) -> Path:
     generator = state.load(source, object=options.object).to(choose_device(options.device))
     samples = generator.sample(options.count, options.seed)
 
-    run_folder = source.parent.parent if source.is_file() else source
+    run_folder = (
+        source.parent.parent if source.parent.name == "checkpoints" else source if source.is_dir() else source.parent
+    )
     out = Path(options.out) if options.out else run_folder / "samples" / f"seed{options.seed}"
     try:
         write(samples, out)

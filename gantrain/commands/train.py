@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gantrain import checkpoints, config, overrides
+from gantrain import config, overrides
 from gantrain.commands.resume import continue_run
 from gantrain.errors import BusyError, ConfigError, GantrainError, StorageError
 from gantrain.files import safe_name
-from gantrain.foreign import refuse_active_yaml
+from gantrain.foreign import refuse_active, refuse_unreadable
 from gantrain.launch import check_parts, launch
 from gantrain.overrides import quoted
 from gantrain.run import RunFolder, claim
@@ -78,11 +78,18 @@ def run(arguments: list[str]) -> None:
     flags = parse(arguments)
     typed = overrides.checked(flags.overrides)
     if flags.info or flags.hydra_help:
-        preview([], flags)  # Hydra reads the user's own YAML to describe it
+        preview(typed, flags)  # Hydra composes the user's own YAML to describe it
         return hydra_main([*shown(flags), *typed])
+    if flags.multirun and flags.cfg:
+        raise ConfigError("--cfg shows one job; leave -m and the listed values out")
     if flags.multirun:
         return sweep(typed, flags)
-    composed = preview(typed, flags)
+    composed, mode = preview(typed, flags)
+    if mode == RunMode.MULTIRUN:
+        return sweep(typed, flags)
+    if composed.train.epochs is not None and "train.images" in overrides.values(typed):
+        typed = [*typed, "train.epochs=null"]  # what is typed wins over a file's other name for it
+        composed, _ = preview(typed, flags)
     config.refuse_untyped_object(composed, typed)
     settings = config.checked(composed)
     if flags.cfg:
@@ -126,16 +133,24 @@ def shown(flags: argparse.Namespace) -> list[str]:
     return given + [flag for flag, on in switches.items() if on]
 
 
-def preview(typed: list[str], flags: argparse.Namespace) -> DictConfig:
-    """The config as Hydra will compose it, before Hydra makes any folder. Raises ConfigError."""
+def preview(typed: list[str], flags: argparse.Namespace) -> tuple[DictConfig, RunMode | None]:
+    """The config as Hydra will compose it, before Hydra makes any folder, and the mode that it asks for.
+
+    Raises ConfigError.
+    """
     for text, override in zip(typed, overrides.parsed(typed), strict=True):
         if override.is_sweep_override():
             raise ConfigError(f"{text} lists several values, which makes a sweep; add -m to run one job for each")
-    more = []
-    if flags.config_dir is not None:
-        refuse_active_yaml(Path(flags.config_dir))
-        more = [f"hydra.searchpath=['catalogue://',{quoted(f'file://{Path(flags.config_dir).absolute()}')}]"]
-    return compose([*typed, *more])
+    if flags.config_dir is None:
+        composed, node = compose_whole(typed)
+    else:
+        folder = Path(flags.config_dir)
+        refuse_unreadable(folder)
+        more = f"hydra.searchpath=['catalogue://',{quoted(f'file://{folder.absolute()}')}]"
+        composed, node = compose_whole([*typed, more])
+        _, without = compose_whole([text for text in typed if text.lstrip("+~").startswith("hydra")])
+        refuse_active(plain(node), plain(without), folder)
+    return composed, node.mode
 
 
 def preview_sweep(typed: list[str], flags: argparse.Namespace) -> dict[str, Any]:
@@ -145,14 +160,27 @@ def preview_sweep(typed: list[str], flags: argparse.Namespace) -> dict[str, Any]
     for override in swept.values():
         if override.is_choice_sweep() and not isinstance(override.value(), Glob):
             for value in override.sweep_string_iterator():
-                config.typed(preview([*fixed, f"{override.get_key_element()}={value}"], flags))
-    return config.typed(preview(fixed, flags))
+                config.typed(preview([*fixed, f"{override.get_key_element()}={value}"], flags)[0])
+    return config.typed(preview(fixed, flags)[0])
 
 
 def compose(typed: list[str]) -> DictConfig:
     """What Hydra composes from our YAML and `key=value` arguments. Raises ConfigError."""
+    return compose_whole(typed)[0]
+
+
+def compose_whole(typed: list[str]) -> tuple[DictConfig, DictConfig]:
+    """The same, and Hydra's own node beside it; nothing in that node is run."""
     with composition_errors(), hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return hydra.compose("config", typed)
+        whole = hydra.compose("config", typed, return_hydra_config=True)
+    return OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), whole.hydra
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node as dictionaries, its interpolations left as they are."""
+    container = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 @contextmanager
@@ -208,9 +236,9 @@ def single(typed: list[str], composed: DictConfig, settings: Mapping[str, Any], 
     make(folder.path)
     with folder.locked():
         auto = settings["resume"] == "auto"
-        if auto and checkpoints.listed(folder.checkpoints):
+        if auto and folder.has_progress:
             return continue_run(folder, composed, typed)
-        if folder.exists and not auto:
+        if folder.has_progress:
             raise BusyError(
                 f"{folder.path} already holds a run; go on with `gantrain resume {folder.path}`, "
                 "or give another run_dir"

@@ -23,6 +23,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.errors import DataError
+from gantrain.terminal import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,11 +91,6 @@ def decode(data: bytes, size: int) -> np.ndarray:
     if colour.size != (size, size):
         colour = ImageOps.fit(colour, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(colour).transpose(2, 0, 1)
-
-
-def printable(text: str) -> str:
-    """A name from outside, with what could steer a terminal taken out."""
-    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def _check_png(data: bytes) -> None:

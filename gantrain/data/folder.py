@@ -14,9 +14,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from gantrain.data.decoding import MAX_BYTES, File, decode_all, printable
+from gantrain.data.decoding import MAX_BYTES, File, decode_all
 from gantrain.data.images import Splits
 from gantrain.errors import DataError
+from gantrain.terminal import printable
 
 MAX_FILES = 10_000_000
 MAX_TOTAL_BYTES = 2**40

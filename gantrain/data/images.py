@@ -127,7 +127,7 @@ def squared(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
     """Uint8 0 … 255 to float32 in [0, 1]."""
-    return images.float() / 255
+    return images.float().div_(255)
 
 
 def _content_order(images: torch.Tensor) -> list[int]:
