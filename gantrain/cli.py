@@ -20,6 +20,7 @@ COMMANDS = {
     "sample": "draw samples from a trained generator",
     "divergences": "tell what each divergence is, in tables, a page or figures",
     "architecture": "print a network's table with shapes and parameter counts",
+    "fit": "fit one Gaussian to a mixture under each divergence, exactly",
 }
 
 OVERVIEW = """gantrain trains GANs whose discriminator and generator each target a divergence of your choice.
