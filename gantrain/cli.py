@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": "go on with a run where it stopped",
     "sample": "draw samples from a trained generator",
     "divergences": "tell what each divergence is, in tables, a page or figures",
+    "verify": "check bounds, estimates and log-ratio against densities that are known",
     "architecture": "print a network's table with shapes and parameter counts",
     "fit": "fit one Gaussian to a mixture under each divergence, exactly",
 }

@@ -58,6 +58,12 @@ class MemoryExhaustedError(GantrainError):
     exit_code = 8
 
 
+class CheckFailedError(GantrainError):
+    """A number that contradicts what is known to be true."""
+
+    exit_code = 9
+
+
 def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
     """The choices, the ones most like `name` first."""
 
