@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain import config
+from gantrain import config, portraits
+from gantrain.divergences import CATALOGUE
 from gantrain.errors import (
     ConfigError,
     DataError,
@@ -104,6 +105,7 @@ def _train(
         config_text=OmegaConf.to_yaml(composed),
         hparams=hyperparameters(plain),
         bound=f"{'' if dataset.has_held_out else 'training_'}bound/{game.disc_div.name}",
+        suprema={name: top for name, d in CATALOGUE.items() if math.isfinite(top := portraits.supremum(d))},
     )
     latents = Latents(settings["latent"]["size"], settings["latent"]["prior"], device)
     started, begin = time.monotonic(), state.images

@@ -34,6 +34,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METRICS = "metrics.jsonl"
+# TensorBoard's page of custom charts: regular expressions of scalar names.
+CHARTS = {
+    "training": {"losses": ["Multiline", ["loss/.*"]]},
+    "divergences": {
+        "bounds, and the suprema they cannot exceed": ["Multiline", ["bound/.*", "training_bound/.*", "supremum/.*"]],
+        "plug-in estimates": ["Multiline", ["estimate/.*", "training_estimate/.*"]],
+    },
+    "ratio": {
+        "mean log-ratio": ["Multiline", ["ratio/(real|fake)_mean"]],
+        "calibration (1 for a true ratio)": ["Multiline", ["ratio/calibration_.*"]],
+    },
+}
 SECONDS_BETWEEN_REDRAWS = 0.25
 
 
@@ -59,6 +71,8 @@ class Reporter:
         config_text: The composed configuration as YAML, for TensorBoard's text page.
         hparams: Names and values for TensorBoard's HParams page.
         bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
+        suprema: The largest value of each divergence that has one, by name: TensorBoard's chart of all bounds shows
+            them as lines.
     """
 
     def __init__(
@@ -70,11 +84,13 @@ class Reporter:
         config_text: str = "",
         hparams: Mapping[str, Any] | None = None,
         bound: str = "",
+        suprema: Mapping[str, float] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.total_images = total_images
         self.hparams = dict(hparams or {})
         self.bound = bound
+        self.suprema = dict(suprema or {})
         self.console = console or Screen()
         self.latest: dict[str, float] = {}
         self._images = self._latest_images = start_images
@@ -100,6 +116,7 @@ class Reporter:
             append_whole(self.folder / METRICS, _row(images, scalars).encode())
         with self.sparing_the_run():
             curves = [summary.scalar(name, value) for name, value in scalars.items()]
+            curves += [summary.scalar(f"supremum/{name}", value) for name, value in self.suprema.items()]
             counts = [_histogram(name, values) for name, values in (histograms or {}).items()]
             self._events.add(images, *curves, *filter(None, counts))
         if self._bar is None:
@@ -171,7 +188,8 @@ class Reporter:
         from torch.utils.tensorboard import summary
 
         with self.sparing_the_run():
-            self._events.add(0, summary.text("config", f"```yaml\n{config_text}\n```"))
+            text = summary.text("config", f"```yaml\n{config_text}\n```")
+            self._events.add(0, text, summary.custom_scalars(CHARTS))
 
     def _line(self) -> str:
         """E.g. `images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08`."""

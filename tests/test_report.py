@@ -314,3 +314,18 @@ def test_an_event_file_begins_with_its_version(tmp_path):
     read = events(tmp_path)
     assert read.file_version == 2.0
     assert [(event.step, event.value) for event in read.Scalars("x")] == [(5, 1.0), (6, 2.0)]
+
+
+def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    with Reporter(tmp_path, 100, console=Console(quiet=True), config_text="a: 1", suprema={"js": 1.386}) as reporter:
+        for images in (50, 100):
+            reporter.report(images, {"bound/js": 0.2})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, round(event.value, 3)) for event in events.Scalars("supremum/js")] == [(50, 1.386), (100, 1.386)]
+    assert "supremum/js" not in read_metrics(tmp_path / "metrics.jsonl")[-1]
+    (tensor,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
+    tags = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
+    assert any("bound/.*" in each and "supremum/.*" in each for each in tags)
