@@ -323,7 +323,10 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
         for images in (50, 100):
             reporter.report(images, {"bound/js": 0.2})
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert [(event.step, round(event.value, 3)) for event in events.Scalars("supremum/js")] == [(50, 1.386), (100, 1.386)]
+    assert [(event.step, round(event.value, 3)) for event in events.Scalars("supremum/js")] == [
+        (50, 1.386),
+        (100, 1.386),
+    ]
     assert "supremum/js" not in read_metrics(tmp_path / "metrics.jsonl")[-1]
     (tensor,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
