@@ -76,6 +76,7 @@ def _train(
     game = config.objective(settings)
 
     from gantrain import data
+    from gantrain.endpoint import endpoint
     from gantrain.latents import Latents
     from gantrain.report import Reporter
     from gantrain.trainer import made_with, train
@@ -124,6 +125,9 @@ def _train(
                 build={"architecture": settings["architecture"], "latent": settings["latent"]},
                 stop=stop,
             )
+        if (end := endpoint(state.best_generator, dataset, game)) is not None:
+            summary["endpoint"] = end.summary()
+            say(end.text())
     finally:
         seconds = time.monotonic() - started
         summary["images"] = state.images

@@ -23,7 +23,7 @@ LAYERS = [
     {"data", "architectures"},
     {"objective", "regularizers", "portraits", "explanation"},
     {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "metrics"},
-    {"trainer", "verification", "verification_plots"},
+    {"trainer", "endpoint", "verification", "verification_plots"},
     {"config", "foreign", "overrides", "launch", "commands", "cli", "gantrain"},  # `gantrain` itself offers `load`
 ]
 TOP = len(LAYERS) - 1
