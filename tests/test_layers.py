@@ -33,6 +33,7 @@ NEEDS_TORCH = {
     "gantrain.architectures.layers",
     "gantrain.architectures.networks",
     "gantrain.architectures.summary",
+    "gantrain.endpoint",
     "gantrain.state",
     "gantrain.trainer",
 }
