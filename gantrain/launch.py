@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import platform
 import sys
 import time
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 
 SHORTEST_SECRET = 6
+# Multiply-adds a batch below which a CPU's threads cost more than they share, 20 times more where the cores are busy
+# (the digits' perceptrons, 2e7, on two cores: the same speed alone; the paper's network: 1e10).
+FEW_MULTIPLY_ADDS = 10**8
 
 
 def launch(
@@ -55,6 +59,7 @@ def launch(
     """
     secrets = from_environment(composed)
     with (
+        threads_given_back(),
         folder.locked(),
         StopRequest() as stop,
         summarised(folder, secrets) as summary,
@@ -75,6 +80,8 @@ def _train(
 ) -> None:
     game = config.objective(settings)
 
+    import torch
+
     from gantrain import data
     from gantrain.endpoint import endpoint
     from gantrain.latents import Latents
@@ -85,6 +92,8 @@ def _train(
     optimizers = optimizer_factories(settings["optimizer"], device)
     dataset = data.load(**settings["dataset"], seed=settings["seed"], device=device)
     schedule = build_schedule(settings, dataset)
+    if device.type == "cpu" and is_small(settings, dataset.shape):
+        torch.set_num_threads(1)
     state = build_state(settings, dataset.shape, device, optimizers)
     if bundle is not None:
         refuse_other_data(dataset, bundle)
@@ -134,6 +143,18 @@ def _train(
         summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
         summary["images_per_second"] = round((state.images - begin) / seconds, 3)
         summary["metrics"] = {name: value if math.isfinite(value) else None for name, value in reporter.latest.items()}
+
+
+@contextmanager
+def threads_given_back() -> Iterator[None]:
+    """The number of threads, which a run may change, is afterwards as it was."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -288,6 +309,18 @@ def choose_device(name: str) -> torch.device:
 def check_parts(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a device or an optimizer that cannot be had; imports torch, reads no data."""
     optimizer_factories(settings["optimizer"], choose_device(settings["device"]))
+
+
+def is_small(settings: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether the networks are too small to be shared between threads, unless the user has set their number."""
+    from gantrain import architectures
+
+    if settings["architecture"].get("object") or "OMP_NUM_THREADS" in os.environ:
+        return False
+    tables = architectures.describe(settings["architecture"], shape, settings["latent"]["size"])
+    return (
+        sum(row.multiply_adds for rows in tables for row in rows) * settings["train"]["batch_size"] < FEW_MULTIPLY_ADDS
+    )
 
 
 def optimizer_factories(
