@@ -297,8 +297,9 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
 
     board = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     tags = board.Tags()
-    assert {tag for tag in tags["scalars"] if not tag.startswith("supremum/")} == rows[-1].keys() - {"images"}
-    for name in tags["scalars"]:
+    curves = {tag for tag in tags["scalars"] if not tag.startswith("supremum/")}
+    assert curves == rows[-1].keys() - {"images"}
+    for name in curves:
         assert [(event.step, event.value) for event in board.Scalars(name)] == [
             (row["images"], pytest.approx(row[name], nan_ok=True)) for row in rows
         ]
