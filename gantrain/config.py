@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -153,6 +155,13 @@ class CatalogueSource(ConfigSource):
         return list(divergences.CATALOGUE)
 
 
+class CataloguePath(SearchPathPlugin):
+    """Puts the catalogue on Hydra's search path from the beginning, so that glob(*) sees it too."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("gantrain", "catalogue://")
+
+
 def known_divergence(name: str) -> bool:
     """Whether `name` is in the catalogue or matches one of its patterns."""
     try:
@@ -166,6 +175,7 @@ def register() -> None:
     """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
     ConfigStore.instance().store(name="schema", node=Config)
     Plugins.instance().register(CatalogueSource)
+    Plugins.instance().register(CataloguePath)
     # A job's folder in a sweep: the swept keys and values, without the mark that opens a section to a new key.
     OmegaConf.register_new_resolver("swept_name", lambda text: safe_name(text.replace("++", "")), replace=True)
 

@@ -102,6 +102,8 @@ def _train(
         for line in moved(bundle["made_with"], made_with(device)):
             say(line)
     summary |= described(settings, dataset, device)
+    count = "" if dataset.size is None else f", {dataset.size:,} training images"
+    say(f"{folder.path}: {dataset.label}{count}, on {summary['device']}")
     say("\n".join(explained(game)))
     stop.raise_if_asked("before the first step")
 
@@ -355,9 +357,11 @@ def optimizer_factory(settings: Mapping[str, Any], device: torch.device) -> Call
     if not isinstance(name, str) or name not in classes:
         raise ConfigError(one_of("optimizer.name", name, classes))
     known = [key for key in inspect.signature(classes[name]).parameters if key != "params"]
-    for key, value in arguments.items():
+    for key, value in list(arguments.items()):
         if key not in known:
             raise ConfigError(f"optimizer={name} has no key {key}; did you mean {nearest_first(key, known)[0]}?")
+        if isinstance(value, list):  # betas=[0,0.9] as papers write it; the classes want floats
+            value = arguments[key] = [float(item) if isinstance(item, int) else item for item in value]
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConfigError(f"optimizer.{key}={value} must be finite")

@@ -203,6 +203,8 @@ def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
     again for a run whose networks are the user's own. Raises CheckpointError when nothing usable is found.
     """
     path = Path(run)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
     bundle = checkpoints.load(path) if path.is_file() else checkpoints.newest(path / "checkpoints")[1]
     config, shape = bundle["generator"], tuple(bundle["data"]["shape"])
     if (own := config["architecture"].get("object")) and not object:

@@ -872,3 +872,15 @@ def test_small_networks_are_not_shared_between_threads(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_glob_over_the_catalogue_runs_every_name(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("train", "-m", *SHORT, "train.images=20", "gen_div=glob(*)", "gen_objective=ratio", "run_dir=s")
+    assert answer.code == 0, answer.err
+    runs = [path.name.partition("-")[2] for path in (tmp_path / "s").iterdir() if path.is_dir()]
+    assert sorted(runs) == sorted(f"gen_div-{name}" for name in CATALOGUE)
+
+
+def test_whole_numbers_pass_for_betas(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("train", *SHORT, "train.images=20", "optimizer.betas=[0,0.9]", f"run_dir={tmp_path / 'run'}")
+    assert answer.code == 0, answer.err

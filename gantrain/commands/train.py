@@ -56,7 +56,8 @@ Flags
   --cfg job             print the composed config and stop
   --config-dir DIR      look for YAML of your own there too
   --info, --hydra-help  what Hydra has to say
-  -sc install=bash      print the shell's completion script"""
+
+`eval "$(gantrain -sc install=bash)"` completes these keys and choices in the shell."""
 
 
 def help_text() -> str:
@@ -146,7 +147,7 @@ def preview(typed: list[str], flags: argparse.Namespace) -> tuple[DictConfig, Ru
     else:
         folder = Path(flags.config_dir)
         refuse_unreadable(folder)
-        more = f"hydra.searchpath=['catalogue://',{quoted(f'file://{folder.absolute()}')}]"
+        more = f"hydra.searchpath=[{quoted(f'file://{folder.absolute()}')}]"
         composed, node = compose_whole([*typed, more])
         _, without = compose_whole([text for text in typed if text.lstrip("+~").startswith("hydra")])
         refuse_active(plain(node), plain(without), folder)
@@ -266,6 +267,8 @@ def sweep(typed: list[str], flags: argparse.Namespace) -> None:
 def report_sweep(root: Path) -> None:
     """Say how the runs under `root` ended. Raises RunFailed where one did not finish."""
     folders = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
+    if not folders:
+        raise ConfigError(f"the listed values made no run in {root}")
     summaries = {folder.name: RunFolder(folder).read_summary() for folder in folders}
     failed = {name: ending(summary) for name, summary in summaries.items() if summary.get("status") != "finished"}
     say(f"\n{len(summaries) - len(failed)} of {len(summaries)} runs finished in {root}")

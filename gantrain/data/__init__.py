@@ -138,7 +138,7 @@ def check(
         raise ConfigError(one_of("dataset", name, DATASETS))
     if on_bad not in ("error", "skip"):
         raise ConfigError(one_of("dataset.on_bad", on_bad, ("error", "skip")))
-    if name == "folder" and path is None:
+    if name == "folder" and not str(path or ""):
         raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
     if name != "folder" and path is not None:
         raise ConfigError(f"dataset.path={path} is for dataset=folder; dataset={name} is looked for under dataset.root")
