@@ -87,26 +87,49 @@ class Objective:
 
         `real`, `fake`: [B, …] data and samples (without a graph to G). Returns a scalar and scalars.
         """
+        loss, statistics = self.bound_loss(*self.outputs(discriminator, real, fake))
+        penalty = self.penalty(discriminator, real, fake)
+        if penalty is not None:
+            statistics["loss/penalty"] = penalty
+            loss = loss + penalty
+        return loss, statistics
+
+    def outputs(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """D's raw outputs [B] on data and on samples, in one pass where it judges each sample alone."""
+        import torch
+
+        real, fake = self.regularizer.disturb(real), self.regularizer.disturb(fake)
+        if not getattr(discriminator, "judges_alone", False):
+            return raw_output(discriminator, real), raw_output(discriminator, fake)
+        v_real, v_fake = raw_output(discriminator, torch.cat([real, fake])).split([len(real), len(fake)])
+        return v_real, v_fake
+
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | None:
+        """The regularizer's penalty, in float32: bfloat16 would be differentiated twice."""
+        import torch
+
+        with torch.autocast(real.device.type, enabled=False):
+            return self.regularizer.penalty(discriminator, real, fake)
+
+    def bound_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+        """−bound of `disc_div` from D's raw outputs [B], and what they say of the batch."""
         divergence, smoothing = self.head.divergence, self.regularizer.smoothing
-        v_real = raw_output(discriminator, self.regularizer.disturb(real))
-        v_fake = raw_output(discriminator, self.regularizer.disturb(fake))
         s_real, s_fake = self.head.coordinate(v_real), self.head.coordinate(v_fake)
 
         on_data = continued(divergence, "real", s_real)
         if smoothing:
             on_data = (1 - smoothing) * on_data - smoothing * continued(divergence, "fake", s_real)
         loss = continued(divergence, "fake", s_fake).mean() - on_data.mean()
-        statistics = {"loss/discriminator": loss} | self._view(v_real, v_fake, s_real.detach(), s_fake.detach())
-        penalty = self.regularizer.penalty(discriminator, real, fake)
-        if penalty is not None:
-            statistics["loss/penalty"] = penalty
-            loss = loss + penalty
-        return loss, statistics
+        return loss, {"loss/discriminator": loss} | self._view(v_real, v_fake, s_real.detach(), s_fake.detach())
 
     def generator_loss(self, discriminator: Discriminator, fake: Tensor) -> tuple[Tensor, Statistics]:
         """The loss of `gen_objective` on samples `fake` [B, …] that carry a graph to G."""
+        return self.sample_loss(raw_output(discriminator, self.regularizer.disturb(fake)))
+
+    def sample_loss(self, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+        """The loss of `gen_objective` from D's raw outputs [B] on samples."""
         part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
-        s = self.head.coordinate(raw_output(discriminator, self.regularizer.disturb(fake)))
+        s = self.head.coordinate(v_fake)
         loss = sign * continued(self.gen_formulas, part, s).mean()
         return loss, {
             "loss/generator": loss,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,26 +25,37 @@ from gantrain.randomness import stream_generator
 
 
 class Statistics:
-    """Means of named scalars since the last report, summed on their device: one transfer per report."""
+    """Means of named scalars since the last report, summed on their device: one transfer per report.
+
+    `sums` holds a float32 vector for each set of scalars that come together, under their names joined by commas: their
+    sums, and last their count.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self._one: Tensor | None = None
 
-    def add(self, scalars: Mapping[str, Tensor]) -> None:
-        """Count one more value of each scalar."""
-        for name, value in scalars.items():
-            value = value.detach()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-            self.counts[name] = self.counts.get(name, 0) + 1
+    @torch.no_grad()
+    def add(self, scalars: Mapping[str, Tensor], unless: Tensor | None = None) -> None:
+        """Count one more value of each scalar; not where the boolean `unless` is true."""
+        values = [value.detach().float() for value in scalars.values()]
+        if self._one is None:
+            self._one = torch.ones_like(values[0])
+        row = torch.stack([*values, self._one])
+        if unless is not None:
+            row = torch.where(unless, 0, row)
+        if (key := ",".join(scalars)) not in self.sums:
+            self.sums[key] = torch.zeros_like(row)
+        self.sums[key] += row
 
     def means(self) -> dict[str, float]:
         """The means so far; a fresh start afterwards."""
-        if not self.sums:
-            return {}
-        totals = torch.stack([total.double() if total.device.type != "mps" else total for total in self.sums.values()])
-        means = {n: total / self.counts[n] for n, total in zip(self.sums, totals.tolist(), strict=True)}
-        self.sums, self.counts = {}, {}
+        means: dict[str, float] = {}
+        for key, row in self.sums.items():
+            *sums, count = row.tolist()
+            if count:
+                means |= {name: total / count for name, total in zip(key.split(","), sums, strict=True)}
+            row.zero_()
         return means
 
 
@@ -84,49 +95,92 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data only."""
-        statistics = {"sums": self.statistics.sums, "counts": self.statistics.counts}
-        return {name: part.state_dict() for name, part in self._parts().items()} | {"statistics": statistics}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return parts | {"statistics": {key: row.clone() for key, row in self.statistics.sums.items()}}
 
     def load_state_dict(self, saved: Mapping[str, Any], images: int) -> None:
         """Restore `state_dict()` taken at `images`. Raises CheckpointError, before anything is changed, unless every
         part fits."""
         parts = self._parts()
-        if missing := parts.keys() ^ (saved.keys() - {"statistics"}):
-            raise CheckpointError(f"the checkpoint and this run differ in {', '.join(sorted(missing))}")
+        if differing := (parts.keys() | {"statistics"}) ^ saved.keys():
+            raise CheckpointError(f"the checkpoint and this run differ in {', '.join(sorted(map(str, differing)))}")
         for name, part in parts.items():
             if isinstance(part, nn.Module):
                 refuse_mismatch(name, part, saved[name])
             else:
                 refuse_mismatched_optimizer(name, part, saved[name])
+        refuse_broken_statistics(saved["statistics"])
+
         for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        self.statistics.sums = {name: total.to(self.device) for name, total in saved["statistics"]["sums"].items()}
-        self.statistics.counts = dict(saved["statistics"]["counts"])
+            if isinstance(part, nn.Module):
+                part.load_state_dict(saved[name])
+            else:
+                part.load_state_dict(part.state_dict() | {"state": saved[name]["state"]})
+                lay_out_as_parameters(part)
+        self.statistics.sums = {key: row.to(self.device) for key, row in saved["statistics"].items()}
         self.images = images
 
 
-def refuse_mismatch(name: str, module: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless `saved` has exactly the keys, shapes and dtypes of `module`."""
-    ours = {key: (tuple(value.shape), value.dtype) for key, value in module.state_dict().items()}
-    theirs = {key: (tuple(value.shape), value.dtype) for key, value in saved.items()}
-    for key in ours.keys() | theirs.keys():
-        if ours.get(key) != theirs.get(key):
-            raise CheckpointError(f"{name}.{key}: the checkpoint has {theirs.get(key)}, this run {ours.get(key)}")
-
-
-def refuse_mismatched_optimizer(name: str, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless `saved` has the groups of `optimizer`, and scalars or tensors of its shapes."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    ours, theirs = (
-        [len(group["params"]) for group in groups] for groups in (optimizer.param_groups, saved["param_groups"])
-    )
-    if ours != theirs:
-        raise CheckpointError(f"{name}: the checkpoint has parameter groups of {theirs}, this run of {ours}")
-    for number, values in saved["state"].items():
+def lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Give an optimizer's tensors the strides of their parameters, which fused kernels take for granted."""
+    for parameter, values in optimizer.state.items():
         for key, value in values.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[number].shape:
-                shapes = f"{tuple(value.shape)}, the parameter {tuple(parameters[number].shape)}"
-                raise CheckpointError(f"{name}.{number}.{key}: the checkpoint has {shapes}")
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def refuse_mismatch(name: str, module: nn.Module, saved: Any) -> None:
+    """Raise CheckpointError unless `saved` has exactly the keys, shapes and dtypes of `module`."""
+    _refuse_differences(name, saved, _kinds(name, module.state_dict()))
+
+
+def refuse_mismatched_optimizer(name: str, optimizer: Optimizer, saved: Any) -> None:
+    """Raise CheckpointError unless `saved` has for the parameters of `optimizer` what a step leaves.
+
+    The settings of its groups do not matter: they follow from the config.
+    """
+    _refuse_differences(name, saved, {"state": "dict", "param_groups": "list"})
+    theirs, ours = saved["state"], _after_a_step(optimizer)["state"]
+    if bool(theirs) != bool(ours):
+        raise CheckpointError(f"{name}.state: the checkpoint has {len(theirs)} parameters, this run {len(ours)}")
+    for number, values in theirs.items():  # none for a parameter that no gradient reaches
+        _refuse_differences(f"{name}.state.{number}", values, _kinds(name, ours.get(number, {})))
+
+
+def _after_a_step(optimizer: Optimizer) -> dict[str, Any]:
+    """The state that an optimizer like this one has after a step."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    twin.step()
+    return twin.state_dict()
+
+
+def refuse_broken_statistics(saved: Any) -> None:
+    """Raise CheckpointError unless `saved` has a sum for each of its names, and a count."""
+    for key, kind in _kinds("statistics", saved).items():
+        if kind != (wanted := f"float32 [{len(str(key).split(',')) + 1}]"):
+            raise CheckpointError(f"statistics.{key}: the checkpoint has {kind}, this run {wanted}")
+
+
+def _kinds(name: str, saved: Any) -> dict[Any, str]:
+    """What is under each key of a dictionary. Raises CheckpointError for anything else."""
+    if not isinstance(saved, Mapping):
+        raise CheckpointError(f"{name} is a {type(saved).__name__} in the checkpoint, not a dictionary")
+    return {key: _kind(value) for key, value in saved.items() if value is not None}
+
+
+def _kind(value: Any) -> str:
+    is_tensor = isinstance(value, Tensor)
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if is_tensor else type(value).__name__
+
+
+def _refuse_differences(name: str, saved: Any, ours: Mapping[Any, str]) -> None:
+    theirs = _kinds(name, saved)
+    for key in sorted(theirs.keys() | ours.keys(), key=str):
+        if (found := theirs.get(key, "nothing")) != (wanted := ours.get(key, "nothing")):
+            raise CheckpointError(f"{name}.{key}: the checkpoint has {found}, this run {wanted}")
 
 
 def averaged(generator: nn.Module) -> nn.Module:
@@ -135,10 +189,14 @@ def averaged(generator: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, generator: nn.Module, decay: float) -> None:
-    """average ← decay·average + (1 − decay)·generator; buffers (batch-norm statistics) are copied."""
+def update_average(average: nn.Module, generator: nn.Module, share: Tensor) -> None:
+    """average ← average + share·(generator − average), `share` being 1 − decay as a scalar on the device; buffers
+    (batch-norm statistics) are copied."""
     # One kernel for all tensors instead of one for each.
-    torch._foreach_lerp_(list(average.parameters()), list(generator.parameters()), 1 - decay)
+    ours, theirs = ([parameter.data for parameter in network.parameters()] for network in (average, generator))
+    drift = torch._foreach_sub(theirs, ours)
+    torch._foreach_mul_(drift, share)
+    torch._foreach_add_(ours, list(drift))
     if buffers := list(average.buffers()):
         torch._foreach_copy_(buffers, list(generator.buffers()))
 
@@ -177,11 +235,15 @@ def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> Te
 
 
 class TrainedGenerator(nn.Module):
-    """A generator with what is needed to sample from it: its prior, the shape of a sample, and its clock."""
+    """A generator with what is needed to sample from it: its prior, the shape of a sample, and its clock.
+
+    `passed_over` says why newer checkpoints than the one it is from were not used.
+    """
 
     def __init__(self, network: nn.Module, latents: Latents, shape: tuple[int, ...], images: int) -> None:
         super().__init__()
         self.network, self.latents, self.shape, self.images = network, latents, shape, images
+        self.passed_over: list[str] = []
 
     def forward(self, latents: Tensor) -> Tensor:
         """Samples [B, *shape] from latents [B, L]; pixels in [0, 1]."""
@@ -205,16 +267,30 @@ def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
     path = Path(run)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
-    bundle = checkpoints.load(path) if path.is_file() else checkpoints.newest(path / "checkpoints")[1]
-    config, shape = bundle["generator"], tuple(bundle["data"]["shape"])
+    problems: list[str] = []
+    if path.is_file():
+        bundle = checkpoints.load(path)
+    else:
+        path, bundle, problems = checkpoints.newest(path / "checkpoints")
+    config, shape = bundle["generator"], bundle["data"].get("shape")
+    described = config.keys() == {"architecture", "latent"} and isinstance(shape, list)
+    if not described or not all(isinstance(part, dict) for part in config.values()):
+        raise CheckpointError(f"{path} does not say what its generator is built from")
     if (own := config["architecture"].get("object")) and not object:
         raise ConfigError(
             f"{path} was trained with architecture.object={own}, code of the user's own, which is never imported "
             f"because a file names it; give object={own} to allow it"
         )
-    latents = Latents(config["latent"]["size"], config["latent"]["prior"])
-    network, _ = architectures.build(config["architecture"] | {"object": object}, shape, latents.size)
-    saved = bundle["state"].get("average", bundle["state"]["generator"])
+    saved = bundle["state"].get("average", bundle["state"].get("generator"))
+    try:
+        latents = Latents(config["latent"]["size"], config["latent"]["prior"])
+        # Without memory of its own, which a table from elsewhere could ask for without end.
+        with nullcontext() if object else torch.device("meta"):
+            network, _ = architectures.build(config["architecture"] | {"object": object}, tuple(shape), latents.size)
+    except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path} does not say what its generator is built from: {error}") from error
     refuse_mismatch("generator", network, saved)
-    network.load_state_dict(saved)
-    return TrainedGenerator(network.requires_grad_(False), latents, shape, bundle["images"]).eval()
+    network.load_state_dict(saved, assign=True)
+    trained = TrainedGenerator(network.requires_grad_(False), latents, tuple(shape), bundle["images"])
+    trained.passed_over = problems
+    return trained.eval()

@@ -20,11 +20,14 @@ PACKAGE = Path(gantrain.__file__).parent
 # A module or package imports only from its own layer or a lower one.
 LAYERS = [
     {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact"},
-    {"data", "architectures"},
-    {"objective", "regularizers", "portraits", "explanation"},
-    {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "metrics"},
-    {"trainer", "endpoint", "verification", "verification_plots"},
-    {"config", "foreign", "overrides", "launch", "commands", "cli", "gantrain"},  # `gantrain` itself offers `load`
+    {"data", "architectures", "optimizers"},
+    {"objective", "regularizers", "portraits", "explanation", "dirac"},
+    {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health"}
+    | {"metrics", "classifier"},
+    {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory"}
+    | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report"},
+    # `gantrain` itself offers `load`.
+    {"config", "foreign", "overrides", "launch", "parts", "summary", "commands", "cli", "gantrain"},
 ]
 TOP = len(LAYERS) - 1
 
@@ -33,9 +36,15 @@ NEEDS_TORCH = {
     "gantrain.architectures.layers",
     "gantrain.architectures.networks",
     "gantrain.architectures.summary",
+    "gantrain.classifier",
     "gantrain.endpoint",
+    "gantrain.forms",
+    "gantrain.iteration",
+    *(f"gantrain.metrics.{name}" for name in ("catalogue", "classes", "distances", "neighbours", "stored")),
     "gantrain.state",
     "gantrain.trainer",
+    "gantrain.trajectory",
+    "gantrain.writer",
 }
 SLOW = ["torch", "torchvision", "matplotlib", "scipy", "sklearn", "tensorboard"]
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gantrain.architectures.layers import Float32, layer
+from gantrain.architectures.layers import Dropouts, Float32, layer, masked
 from gantrain.architectures.tables import Row, Shape, Tables, times
 from gantrain.errors import ConfigError
 
@@ -29,18 +29,37 @@ class Step:
     meta: nn.Module
 
 
+class Network(nn.Sequential):
+    """The layers of a table's rows one after the other, with dropout on the inputs of those that have it.
+
+    `judges_alone`: what becomes of a sample has nothing to do with the others in the batch.
+    """
+
+    def __init__(self, steps: Sequence[Step], tables: Tables, *ending: nn.Module) -> None:
+        super().__init__(*layers(steps, tables), *ending)
+        dropped = [(i, step.row.dropout, step.inputs) for i, step in enumerate(steps) if step.row.dropout > 0]
+        self.dropouts = Dropouts(dropped)
+        self.judges_alone = all(step.row.norm != "batch" for step in steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Samples [B, …] through every layer."""
+        masks = self.dropouts.masks(x) if self.training else {}
+        for number, part in enumerate(self):
+            x = part(masked(x, masks[number]) if number in masks else x)
+        return x
+
+
 def built(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
-    """Both networks with their first weights; raises ConfigError where a table does not fit."""
+    """Both networks with their first weights, in channels_last; raises ConfigError where a table does not fit."""
     generator_steps = generator_plan(tables, data_shape, latent_size)
     discriminator_steps = discriminator_plan(tables, data_shape)
-    generator = nn.Sequential(*layers(generator_steps, tables))
-    if generator_steps[-1].outputs != data_shape:
-        generator.append(nn.Unflatten(1, data_shape))
-    discriminator = nn.Sequential(*layers(discriminator_steps, tables), nn.Flatten(0))
+    whole = generator_steps[-1].outputs == data_shape
+    generator = Network(generator_steps, tables, *([] if whole else [nn.Unflatten(1, data_shape)]))
+    discriminator = Network(discriminator_steps, tables, nn.Flatten(0))
     if tables.init_std is not None:
         draw_weights(generator, tables.init_std)
         draw_weights(discriminator, tables.init_std)
-    return generator, discriminator
+    return generator.to(memory_format=torch.channels_last), discriminator.to(memory_format=torch.channels_last)
 
 
 def generator_plan(tables: Tables, data_shape: Shape, latent_size: int) -> list[Step]:

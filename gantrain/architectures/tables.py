@@ -16,29 +16,35 @@ EVERY_ROW = ("op", "norm", "dropout", "activation")
 OPS: dict[str, tuple[str, ...]] = {  # each operation with the columns of its own
     "conv": ("kernel", "stride", "padding", "features"),
     "conv_transpose": ("kernel", "stride", "padding", "features"),
-    "linear": ("features",),
+    "linear": ("features", "bias", "start"),
     "residual": ("features", "resample"),
     "affine": ("features",),
+    "point": ("features", "start"),
     "mean_pool": (),
     "identity": (),
 }
 IMAGE_OPS = ("conv", "conv_transpose", "residual", "mean_pool")
-VECTOR_OPS = ("linear", "affine")
+VECTOR_OPS = ("linear", "affine", "point")
 NORMS = ("none", "batch", "layer")
-ACTIVATIONS = ("linear", "relu", "leaky_relu", "softplus", "maxout", "tanh", "sigmoid")
+ACTIVATIONS = ("linear", "relu", "leaky_relu", "softplus", "maxout", "tanh", "sigmoid", "square")
 RESAMPLES = ("none", "up", "down")
 MAXOUT_COUNTS = ("after", "before")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. `kernel` and `features` have no default: an operation that has the column needs a value in it."""
+    """One layer. `kernel` and `features` have no default: an operation that has the column needs a value in it.
+
+    `start` is the value that all weights begin with; without it they are drawn.
+    """
 
     op: str
     kernel: int = 0
     stride: int = 1
     padding: int = 0
     features: int = 0
+    bias: bool = True
+    start: float | None = None
     resample: str = "none"
     norm: str = "none"
     dropout: float = 0.0
@@ -69,11 +75,14 @@ def read(architecture: Mapping[str, Any], data_shape: Shape) -> Tables:
     settings = {key: value for key, value in architecture.items() if key not in ("generator", "discriminator")}
     for key, value in settings.items():
         check(f"architecture.{key}", value, SETTINGS[key])
-    return Tables(
+    tables = Tables(
         **settings,
         generator=read_rows("generator", architecture, data_shape),
         discriminator=read_rows("discriminator", architecture, data_shape),
     )
+    if tables.init_std is not None and any(row.start is not None for row in tables.generator + tables.discriminator):
+        raise ConfigError("architecture.init_std draws all weights, also those of a row with a start; give one of them")
+    return tables
 
 
 def read_rows(network: str, architecture: Mapping[str, Any], data_shape: Shape) -> tuple[Row, ...]:
@@ -131,13 +140,16 @@ def is_number(value: object) -> bool:
     return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-COUNT = Numbers("a whole number from 1", lambda value: is_whole(value) and value >= 1)
+LARGEST = 65_536  # of a number in a table: the networks of the field stay far below
+COUNT = Numbers(f"a whole number from 1 to {LARGEST:,}", lambda value: is_whole(value) and 1 <= value <= LARGEST)
 CELLS: dict[str, Numbers | Iterable[str]] = {
     "op": OPS,
     "kernel": COUNT,
     "stride": COUNT,
-    "padding": Numbers("a whole number from 0", lambda value: is_whole(value) and value >= 0),
-    "features": Numbers("a whole number from 1, or data", lambda value: value == "data" or COUNT.contain(value)),
+    "padding": Numbers(f"a whole number from 0 to {LARGEST:,}", lambda value: value == 0 or COUNT.contain(value)),
+    "features": Numbers(f"{COUNT.words}, or data", lambda value: value == "data" or COUNT.contain(value)),
+    "bias": Numbers("true or false", lambda value: isinstance(value, bool)),
+    "start": Numbers("a number, or null", lambda value: value is None or is_number(value)),
     "resample": RESAMPLES,
     "norm": NORMS,
     "dropout": Numbers("a probability from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1),
@@ -147,7 +159,7 @@ SETTINGS: dict[str, Numbers | Iterable[str]] = {
     "name": Numbers("a word", lambda value: isinstance(value, str)),
     "object": Numbers("package:function, or null", lambda value: value is None or isinstance(value, str)),
     "leaky_slope": Numbers("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1),
-    "maxout_pieces": Numbers("a whole number from 2", lambda value: is_whole(value) and value >= 2),
+    "maxout_pieces": Numbers("a whole number from 2 to 64", lambda value: is_whole(value) and 2 <= value <= 64),
     "maxout_counts": MAXOUT_COUNTS,
     "init_std": Numbers("a positive number, or null", lambda value: value is None or (is_number(value) and value > 0)),
 }

@@ -277,7 +277,7 @@ def document(results: Mapping[str, Result], options: Options) -> dict[str, Any]:
     """Everything that was printed, and with what it was made; null for what is infinite."""
     import torch
 
-    from gantrain.trainer import made_with
+    from gantrain.randomness import made_with
 
     return {
         "options": asdict(options) | {"architecture": ARCHITECTURE},

@@ -1,0 +1,157 @@
+"""The parts of a run, each made once from the checked settings of its config."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gantrain import architectures, config, data, optimizers
+from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
+from gantrain.randomness import preserved_randomness, stream_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from gantrain.data import Dataset
+    from gantrain.experiment import Execution, Experiment, Schedule
+    from gantrain.state import State
+
+# Multiply-adds a batch below which a CPU's threads cost more than they share, 20 times more where the cores are busy
+# (the digits' perceptrons, 2e7, on two cores: the same speed alone; the paper's network: 1e10).
+FEW_MULTIPLY_ADDS = 10**8
+
+
+def build(settings: Mapping[str, Any]) -> tuple[Experiment, State]:
+    """What is to be trained, and its state at the beginning.
+
+    Raises ConfigError for parts that do not fit, DataError for data that are missing, damaged or too few.
+    """
+    import torch
+
+    from gantrain.experiment import Experiment
+    from gantrain.latents import Latents
+
+    device = choose_device(settings["device"])
+    factories = optimizers.factories(settings["optimizer"], device)
+    dataset = data.load(**settings["dataset"], seed=settings["seed"], device=device)
+    schedule = build_schedule(settings, dataset)
+    if device.type == "cpu" and is_small(settings, dataset.shape):
+        torch.set_num_threads(1)
+    latents = Latents(settings["latent"]["size"], settings["latent"]["prior"], device)
+    game, seed = config.objective(settings), settings["seed"]
+    experiment = Experiment(game, dataset, latents, schedule, seed, execution(settings))
+    return experiment, build_state(settings, dataset.shape, device, factories)
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a device or an optimizer that cannot be had and for networks that do not fit the data.
+
+    Imports torch, reads no data.
+    """
+    from gantrain.iteration import refuse_impossible
+
+    device = choose_device(settings["device"])
+    optimizers.factories(settings["optimizer"], device)
+    refuse_impossible(execution(settings), device)
+    if not settings["architecture"].get("object"):
+        check_shapes(settings)
+
+
+def execution(settings: Mapping[str, Any]) -> Execution:
+    """How iterations are to be computed."""
+    from gantrain.experiment import Execution
+
+    return Execution(**{key: settings[key] for key in ("update", "precision", "compile", "graph")})
+
+
+def check_shapes(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the tables fit a shape that the data may have."""
+    refusals = []
+    for shape in data.shapes(**settings["dataset"]):
+        try:
+            tables = architectures.describe(settings["architecture"], shape, settings["latent"]["size"])
+        except ConfigError as error:
+            refusals.append(error)
+        else:
+            return refuse_exhausting(sum(row.parameters for rows in tables for row in rows))
+    raise refusals[0]
+
+
+def refuse_exhausting(parameters: int) -> None:
+    """Raise MemoryExhaustedError for networks whose float32 weights alone exceed the machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * parameters > memory:
+        raise MemoryExhaustedError(
+            f"the networks have {parameters:,} parameters, {4 * parameters / 2**30:,.0f} GiB, and this machine "
+            f"{memory / 2**30:,.0f} GiB of memory; choose a smaller architecture"
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the first of CUDA, MPS and CPU that is there. Raises ConfigError."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    kind, colon, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not available.get(kind) or (colon and not (number.isdecimal() and int(number) < count)):
+        there = ", ".join(["auto", *(kind for kind, there in available.items() if there)])
+        raise ConfigError(f"device={name} is not on this machine; choose {there}")
+    return torch.device(name)
+
+
+def is_small(settings: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether the networks are too small to be shared between threads, unless the user has set their number."""
+    if settings["architecture"].get("object") or "OMP_NUM_THREADS" in os.environ:
+        return False
+    tables = architectures.describe(settings["architecture"], shape, settings["latent"]["size"])
+    return (
+        sum(row.multiply_adds for rows in tables for row in rows) * settings["train"]["batch_size"] < FEW_MULTIPLY_ADDS
+    )
+
+
+def build_schedule(settings: Mapping[str, Any], dataset: Dataset) -> Schedule:
+    """The schedule, `epochs` turned into images. Raises DataError where a batch is larger than the dataset."""
+    from gantrain.experiment import Schedule
+
+    train = dict(settings["train"])
+    epochs, size = train.pop("epochs"), dataset.size
+    if size is not None and size < train["batch_size"]:
+        raise DataError(
+            f"{settings['dataset']['path'] or dataset.label} has {size} training images, "
+            f"fewer than train.batch_size={train['batch_size']}; "
+            "lower train.batch_size or dataset.held_out, or add images"
+        )
+    if epochs is not None and size is not None:  # a density has no epochs, which config.checked has refused
+        train["images"] = math.ceil(epochs * size)
+    return Schedule(**train, ema=settings["ema"])
+
+
+def build_state(
+    settings: Mapping[str, Any],
+    shape: tuple[int, ...],
+    device: torch.device,
+    factories: Mapping[str, Callable[[nn.Module], Optimizer]],
+) -> State:
+    """Networks drawn from the stream `init`, their optimizers and the average."""
+    import torch
+
+    from gantrain.state import State, averaged
+
+    with preserved_randomness(torch.device("cpu")):
+        torch.manual_seed(stream_seed(settings["seed"], "init"))
+        generator, discriminator = architectures.build(settings["architecture"], shape, settings["latent"]["size"])
+    generator, discriminator = generator.to(device), discriminator.to(device)
+    return State(
+        generator,
+        discriminator,
+        factories["generator"](generator),
+        factories["discriminator"](discriminator),
+        average=averaged(generator) if settings["ema"] else None,
+    )

@@ -1,0 +1,178 @@
+"""What a run writes while it trains; nothing here changes what comes next.
+
+It draws from streams of its own, never from torch's default generators, and leaves every network in the mode it was in.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantrain import checkpoints, figures, portraits
+from gantrain.experiment import Experiment
+from gantrain.health import watched
+from gantrain.iteration import chosen_precision, rounded
+from gantrain.latents import Latents
+from gantrain.randomness import made_with, stream_generator
+from gantrain.report import Reporter, read_metrics
+from gantrain.run import RunFolder
+from gantrain.state import State, evaluating, generate
+from gantrain.trajectory import parameter_values
+
+GRID_IMAGES = 64
+SCATTER_POINTS = 2000
+SECONDS_BETWEEN_CURVES = 60.0
+
+
+class Writer:
+    """Writes a run's reports, sample grids, curves and checkpoints into its folder, when the loop says that they are
+    due.
+
+    `provenance` goes into every checkpoint: "config", and "generator" ("architecture" and "latent", from which
+    `gantrain.load` makes the network).
+    """
+
+    def __init__(
+        self,
+        state: State,
+        experiment: Experiment,
+        folder: RunFolder,
+        reporter: Reporter,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        self.state, self.folder, self.reporter = state, folder, reporter
+        self.objective, self.data, self.latents = experiment.objective, experiment.data, experiment.latents
+        self.schedule, self.seed, self.provenance = experiment.schedule, experiment.seed, provenance
+        self.precision = chosen_precision(experiment.execution, state.device)
+        self.reported = self.saved = self.drawn = time.monotonic()
+        self.reported_images = state.images
+        self.good = checkpoints.newest_whole(folder.checkpoints)
+        self.health = watched(self.objective.disc_div, portraits.supremum(self.objective.disc_div))
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the data are images, rather than points of a density."""
+        return len(self.data.shape) == 3
+
+    def show_data(self) -> None:
+        """`samples/real.png`, once."""
+        path = self.folder.samples / "real.png"
+        if not path.exists():
+            with self.reporter.sparing_the_run():
+                self.folder.samples.mkdir(exist_ok=True)
+                self._draw(self.data.held_out(GRID_IMAGES if self.pictures else SCATTER_POINTS), path)
+
+    def report(self) -> None:
+        """One row of numbers: means since the last report, and what D says of held-out data."""
+        v_real, v_fake = self.held_out_outputs()
+        scalars = self.state.statistics.means() | self._estimates(v_real, v_fake) | self._rates()
+        scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
+        histograms = {"log_ratio/real": v_real, "log_ratio/fake": v_fake}
+        histograms = {name: r for name, v in histograms.items() if (r := self.objective.log_ratio(v)) is not None}
+        self.reporter.report(self.state.images, scalars, histograms)
+        for sentence in self.health.told(scalars):
+            self.reporter.note(sentence)
+        if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES or self.state.images >= self.schedule.images:
+            self.curves()
+
+    def _estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
+        """The objective's estimates; bounds and divergences are named `training_…` where no data were held out."""
+        estimates = self.objective.estimates(v_real, v_fake)
+        if self.data.has_held_out:
+            return estimates
+        return {name if name.startswith("ratio/") else f"training_{name}": v for name, v in estimates.items()}
+
+    @torch.no_grad()
+    def held_out_outputs(self) -> tuple[Tensor, Tensor]:
+        """D's raw outputs on held-out data and on as many new samples of G, both in evaluation mode."""
+        real = self.data.held_out(self.schedule.held_out_images)
+        z = self.latents.draw(len(real), stream_generator(self.seed, "report", self.state.images))
+        with evaluating(self.state.generator, self.state.discriminator), rounded(self.precision, self.state.device):
+            chunks = zip(real.split(self.schedule.batch_size), z.split(self.schedule.batch_size), strict=True)
+            outputs = [
+                (self.state.discriminator(x), self.state.discriminator(self.state.generator(latents)))
+                for x, latents in chunks
+            ]
+        v_real, v_fake = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
+        return v_real, v_fake
+
+    def _rates(self) -> dict[str, float]:
+        now, images = time.monotonic(), self.state.images
+        seconds, self.reported = now - self.reported, now
+        shown, self.reported_images = images - self.reported_images, images
+        rates = {
+            "speed/images_per_second": shown / max(seconds, 1e-9),
+            "system/checkpoint_age_seconds": now - self.saved,
+        }
+        with self.reporter.sparing_the_run():
+            rates["system/free_disk_bytes"] = float(shutil.disk_usage(self.folder.path).free)
+        if self.state.device.type == "cuda":
+            rates["system/device_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.state.device))
+        return rates
+
+    def sample(self) -> None:
+        """A grid (or a scatter plot) from the run's fixed latents."""
+        path = self.folder.samples / f"images_{self.state.images:012d}.png"
+        count = GRID_IMAGES if self.pictures else SCATTER_POINTS
+        samples = generate(self.state.best_generator, fixed_latents(self.latents, count, self.seed))
+        with self.reporter.sparing_the_run():
+            path.parent.mkdir(exist_ok=True)
+            self._draw(samples, path)
+            self.reporter.picture(self.state.images, "samples", path)
+
+    def _draw(self, points: Tensor, path: Path) -> None:
+        if self.pictures:
+            figures.save_grid(points, path)
+        else:
+            real = self.data.held_out(SCATTER_POINTS)
+            figures.save_scatter(points, path, real=real, log_density=getattr(self.data, "log_density", None))
+
+    def curves(self) -> None:
+        """`losses.png`, from the metrics file."""
+        trained = (self.objective.disc_div.name, self.objective.gen_div.name)
+        with self.reporter.sparing_the_run():
+            reports = read_metrics(self.folder.metrics)
+            if reports:
+                figures.save_curves(reports, self.folder.path / "losses.png", highlight=trained)
+        self.drawn = time.monotonic()
+
+    def checkpoint(self, *, now: bool) -> None:
+        """Save the state bundle, unless the last one is younger than `checkpoint_min_seconds` and it can wait."""
+        if not now and time.monotonic() - self.saved < self.schedule.checkpoint_min_seconds:
+            return
+        bundle = {
+            "format": checkpoints.FORMAT,
+            "images": self.state.images,
+            **self.provenance,
+            "data": {"shape": list(self.data.shape), "fingerprint": self.data.fingerprint},
+            "made_with": made_with(self.state.device),
+            "state": self.state.state_dict(),
+        }
+        self.folder.refuse_if_replaced()
+        self.good = checkpoints.save(self.folder.checkpoints, bundle, keep=self.schedule.keep_checkpoints)
+        self.saved = time.monotonic()
+        self.reporter.checkpoint(self.good.name)
+
+    def standing(self) -> str:
+        """What the run leaves if it ends here."""
+        if self.good is None:
+            return "there is no good checkpoint yet"
+        gone = "" if self.good.exists() else ", which is no longer there"
+        return f"the last good checkpoint is {self.good}{gone}"
+
+    def largest_log_ratio(self) -> str:
+        """The largest |r|, of held-out data and samples; empty where there is no ratio."""
+        outputs = [self.objective.log_ratio(v) for v in self.held_out_outputs()]
+        largest = [float(r.abs().max()) for r in outputs if r is not None]
+        return f"the largest |r| on held-out data is {max(largest):.6g}\n" if largest else ""
+
+
+def fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
+    """The latents of every grid of a run: the same for all runs with the same seed, whatever the device."""
+    return latents.draw(count, stream_generator(seed, "grid"))

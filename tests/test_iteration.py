@@ -1,0 +1,559 @@
+"""An iteration in all its orders and forms: they compute the same numbers, and nothing non-finite is ever made."""
+
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gantrain import architectures, data, divergences, forms
+from gantrain.divergences import CATALOGUE
+from gantrain.errors import ConfigError, DivergedError
+from gantrain.experiment import UPDATES, Execution, Experiment, Schedule
+from gantrain.forms import Candidate, Game
+from gantrain.iteration import Iteration, Updates, refuse_impossible, shared_scale
+from gantrain.latents import Latents
+from gantrain.objective import Objective
+from gantrain.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing
+from gantrain.state import State, averaged
+
+CONF = Path(__file__).parents[1] / "conf" / "architecture"
+ROW = {"op": "linear", "activation": "leaky_relu"}
+MLP = {
+    "name": "test",
+    "generator": [ROW | {"features": 24, "norm": "batch"}, ROW | {"features": "data", "activation": "sigmoid"}],
+    "discriminator": [
+        ROW | {"features": 16, "dropout": 0.2, "activation": "maxout"},
+        ROW | {"features": 1, "dropout": 0.5, "activation": "linear"},
+    ],
+}
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def new_state(table=MLP, shape=(1, 8, 8), *, fused=True, device="cpu") -> State:
+    torch.manual_seed(0)
+    generator, discriminator = (network.to(device) for network in architectures.build(table, shape, 16))
+    adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=fused)
+    return State(
+        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+    )
+
+
+def game(disc_div="gan", gen_div="softened_reverse_kl", **options) -> Objective:
+    return Objective(divergences.get(disc_div), divergences.get(gen_div), **options)
+
+
+def experiment(objective=None, dataset=None, latents=None, *, steps=1, **execution) -> Experiment:
+    schedule = Schedule(images=10**6, batch_size=20, discriminator_steps=steps, ema=0.9)
+    return Experiment(
+        objective or game(), dataset or data.load("digits"), latents or Latents(16), schedule, 0, Execution(**execution)
+    )
+
+
+def numbers(state: State) -> dict[str, torch.Tensor]:
+    """Everything that training changes."""
+    parts = state.state_dict()
+    networks = {f"{n}.{k}": v for n in ("generator", "discriminator", "average") for k, v in parts[n].items()}
+    moments = {
+        f"{n}.{i}.{k}": v
+        for n in ("generator_optimizer", "discriminator_optimizer")
+        for i, values in parts[n]["state"].items()
+        for k, v in values.items()
+    }
+    return {k: v.clone() for k, v in (networks | moments | parts["statistics"]).items()}
+
+
+def assert_same(ours: State, theirs: State, **tolerance) -> None:
+    one, other = numbers(ours), numbers(theirs)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.allclose(value, other[key], **tolerance) if tolerance else torch.equal(value, other[key]), key
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Orders
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("update", UPDATES)
+def test_an_iteration_is_k_updates_of_d_and_one_of_g(update, steps):
+    state = new_state()
+    iteration = Iteration(state, experiment(steps=steps, update=update))
+    for _ in range(2):
+        iteration.play()
+    made = {
+        name: int(next(iter(optimizer.state.values()))["step"])
+        for name, optimizer in (("D", state.discriminator_optimizer), ("G", state.generator_optimizer))
+    }
+    assert made == {"D": 2 * steps, "G": 2}
+    assert state.images == 2 * steps * 20
+    norm = next(module for module in state.generator.modules() if isinstance(module, nn.BatchNorm1d))
+    assert int(norm.num_batches_tracked) == 2
+    means = state.statistics.means()
+    assert means["grad_norm/discriminator"] > 0
+    assert means["grad_norm/generator"] > 0
+    assert means["discriminator/accuracy"] <= 1
+
+
+def test_the_orders_differ_in_what_g_moves_on():
+    """With no step of D in between and the same samples, all three would make the same update of G."""
+    moved = {}
+    for update in UPDATES:
+        state = new_state()
+        Iteration(state, experiment(update=update)).play()
+        moved[update] = nn.utils.parameters_to_vector(state.generator.parameters())
+    assert not torch.equal(moved["alternating"], moved["reuse"])
+    assert not torch.equal(moved["reuse"], moved["simultaneous"])
+    assert torch.allclose(moved["reuse"], moved["simultaneous"], atol=5e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One backward pass for both players
+
+
+class Wide(nn.Module):
+    """D whose log-ratios span ±`span`, and that judges each sample alone."""
+
+    judges_alone = True
+
+    def __init__(self, span: float) -> None:
+        super().__init__()
+        self.span, self.first, self.last = span, nn.Linear(4, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.span * torch.tanh(3 * self.last(torch.tanh(3 * self.first(x)))).flatten()
+
+
+def both_gradients(objective, span, dtype) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], float]:
+    """The gradients of one simultaneous update, those of two separate backward passes, and the share of two passes."""
+    torch.manual_seed(3)
+    generator, discriminator = nn.Linear(3, 4).to(dtype), Wide(span).to(dtype)
+    still = partial(torch.optim.SGD, lr=0.0)
+    state = State(generator, discriminator, still(generator.parameters()), still(discriminator.parameters()))
+
+    class Drawn:
+        def draw(self, count):
+            return torch.randn(count, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    real = torch.randn(64, 4, generator=torch.Generator().manual_seed(2)).to(dtype)
+    fake = generator(Drawn().draw(64))
+    torch.manual_seed(9)  # what a penalty draws
+    loss, _ = objective.discriminator_loss(discriminator, real, fake.detach())
+    gradients = {"discriminator": torch.autograd.grad(loss, list(discriminator.parameters()))}
+    loss, _ = objective.generator_loss(discriminator, fake)
+    gradients["generator"] = torch.autograd.grad(loss, list(generator.parameters()))
+    separate = {name: torch.cat([g.flatten() for g in gradient]) for name, gradient in gradients.items()}
+    torch.manual_seed(9)
+    updates = Updates(state, objective, Drawn(), Game.written(objective))
+    if not all(gradient.norm().isfinite() for gradient in separate.values()):
+        with pytest.raises(DivergedError):
+            updates.of_both(real)
+        pytest.skip("float32 does not hold these gradients")
+    updates.of_both(real)
+    networks = {"generator": generator, "discriminator": discriminator}
+    ours = {name: torch.cat([p.grad.flatten() for p in network.parameters()]) for name, network in networks.items()}
+    return ours, separate, state.statistics.means()["update/two_pass_share"]
+
+
+GAMES = {
+    **{f"gan-{name}": game("gan", name) for name, d in CATALOGUE.items() if d.invertible},
+    **{f"{name}-matched": game(name, name) for name, d in CATALOGUE.items() if d.invertible},
+    "total_variation": game("total_variation", "total_variation"),
+    "ratio objective": game("js", "kl", gen_objective="ratio"),
+    "alternative": game("gan", "gan", gen_objective="alternative"),
+    "r1": game("gan", "kl", regularizer=R1()),
+    "gradient penalty": game("gan", "kl", regularizer=GradientPenalty()),
+    "label smoothing": game("gan", "kl", regularizer=LabelSmoothing()),
+}
+
+
+@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize(("dtype", "span", "tolerance"), [(torch.float64, 5.0, 1e-12), (torch.float32, 60.0, 1e-5)])
+def test_simultaneous_gradients_equal_two_separate_backward_passes(name, dtype, span, tolerance):
+    ours, theirs, share = both_gradients(GAMES[name], span, dtype)
+    for player, gradient in theirs.items():
+        assert gradient.isfinite().all()
+        assert (ours[player] - gradient).norm() <= tolerance * gradient.norm(), player
+    if dtype == torch.float64 and "total" not in name:
+        assert share == 0, "one pass"
+
+
+def test_beyond_the_largest_ratio_two_passes_are_made():
+    ours, theirs, share = both_gradients(game("gan", "reverse_kl"), 80.0, torch.float32)
+    assert share == 1
+    for player, gradient in theirs.items():
+        assert torch.allclose(ours[player], gradient, rtol=1e-5), player
+
+
+def test_what_one_backward_pass_can_serve():
+    s = torch.tensor([0.0, 59.0])
+    assert shared_scale(torch.tensor([1.0, 1e-10]), s) == (1, True)
+    scale, shared = shared_scale(torch.tensor([1e-3, 1e-25]), s)
+    assert shared
+    assert math.log2(scale).is_integer()
+    assert scale * 1e-25 > 1e-9
+    assert not shared_scale(torch.tensor([1.0, 1e-30]), s)[1]
+    assert not shared_scale(torch.tensor([1.0, 0.0]), s)[1]
+    assert not shared_scale(torch.tensor([0.0, 0.0]), s)[1]
+    assert not shared_scale(torch.tensor([1.0, torch.nan]), s)[1]
+    assert not shared_scale(torch.tensor([1.0, 1.0]), 2 * s)[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who watches
+
+
+class Poisoned:
+    """A dataset or a prior whose `number`-th answer is not finite."""
+
+    def __init__(self, inner, method: str, number: int) -> None:
+        self.inner, self.left = inner, number
+
+        def answer(*arguments):
+            self.left -= 1
+            return getattr(inner, method)(*arguments) * (1.0 if self.left else torch.nan)
+
+        setattr(self, method, answer)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize(
+    "objective", [game(), game(regularizer=R1()), game(regularizer=InstanceNoise())], ids=["plain", "r1", "noise"]
+)
+def test_the_device_watches_as_the_host_does_bit_for_bit(update, steps, objective):
+    by_host, by_device = new_state(), new_state()
+    ours = Iteration(by_host, experiment(objective, steps=steps, update=update))
+    theirs = Iteration(by_device, experiment(objective, steps=steps, update=update), held_on_device=True)
+    for _ in range(20):
+        ours.play()
+        theirs.play()
+    assert theirs.settled()
+    assert_same(by_host, by_device, **({"rtol": 1e-4, "atol": 1e-6} if update == "simultaneous" else {}))
+    assert by_host.images == by_device.images
+
+
+@pytest.mark.parametrize(("what", "number"), [("batch", 8), ("draw", 15), ("draw", 16)])
+def test_what_is_not_finite_is_never_made_and_found_at_the_next_look(what, number):
+    """The 8th batch, and the 15th and the 16th latents, are those of the 8th iteration: D's, D's and G's update."""
+
+    def poisoned() -> Experiment:
+        if what == "batch":
+            return experiment(dataset=Poisoned(data.load("digits"), "batch", number))
+        return experiment(latents=Poisoned(Latents(16), "draw", number))
+
+    by_host = new_state()
+    ours = Iteration(by_host, poisoned())
+    for _ in range(7):
+        ours.play()
+    with pytest.raises(DivergedError, match="not finite at images = 140") as refusal:
+        ours.play()
+    assert by_host.images == 140
+
+    by_device, told = new_state(), poisoned()
+    theirs = Iteration(by_device, told, held_on_device=True)
+    for _ in range(20):
+        theirs.play()
+    assert not theirs.settled()
+    assert by_device.images == 140
+    running = {k: v for k, v in numbers(by_host).items() if "running" not in k and "num_batches" not in k}
+    for key, value in running.items():
+        assert torch.equal(numbers(by_device)[key], value), key
+    assert all(value.isfinite().all() for value in numbers(by_device).values())
+
+    source = told.data if what == "batch" else told.latents
+    source.left = 1 if what == "batch" else number - 14  # the same answers again
+    with pytest.raises(DivergedError) as repeated:
+        theirs.play()
+    assert str(repeated.value) == str(refusal.value)
+    for key, value in running.items():
+        assert torch.equal(numbers(by_device)[key], value), key
+
+
+def test_a_ratio_that_one_pass_cannot_serve_is_played_by_the_host():
+    """Samples that D gives |r| > 60: the device waits, the host makes two passes, then the device goes on."""
+    by_host, by_device = new_state(), new_state()
+    ours = Iteration(by_host, experiment(update="simultaneous"))
+    theirs = Iteration(by_device, experiment(update="simultaneous"), held_on_device=True)
+    for state in (by_host, by_device):
+        state.discriminator[-2].layer.linear.bias.data.fill_(100.0)
+    for _ in range(3):
+        ours.play()
+        theirs.play()
+    assert not theirs.settled()
+    assert by_device.images == 0
+    for _ in range(3):
+        theirs.play()
+    assert_same(by_host, by_device)
+    assert theirs.settled()
+    for state in (by_host, by_device):
+        state.discriminator[-2].layer.linear.bias.data.zero_()
+    for _ in range(3):
+        ours.play()
+        theirs.play()
+    assert theirs.settled()
+    assert_same(by_host, by_device, rtol=1e-4, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Forms
+
+
+@pytest.mark.parametrize("regularizer", [None, R1(), InstanceNoise()], ids=["none", "r1", "noise"])
+@pytest.mark.parametrize("update", UPDATES)
+def test_what_is_compiled_computes_what_is_written(update, regularizer):
+    """Traced and differentiated ahead of time, but run by eager kernels: a CPU's compiler takes minutes."""
+    objective = game(regularizer=regularizer)
+    written, compiled = new_state(), new_state()
+    ours = Iteration(written, experiment(objective, update=update))
+    theirs = Iteration(compiled, experiment(objective, update=update))
+    theirs.form = partial(theirs.played_by_host, game=Game.compiled(objective, backend="aot_eager"))
+    for _ in range(3):
+        ours.play()
+        theirs.play()
+    assert_same(written, compiled, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("played", [0, 2])
+@pytest.mark.parametrize("places_stay", [False, True])
+def test_trying_a_form_changes_nothing(places_stay, played):
+    tried, untouched = new_state(), new_state()
+    for state in (tried, untouched):
+        for _ in range(played):
+            Iteration(state, experiment()).play()
+    with forms.unchanged(tried, places_stay=places_stay):
+        Iteration(tried, experiment()).play()
+    tried.images = untouched.images
+    for state in (tried, untouched):
+        Iteration(state, experiment()).play()
+    assert_same(tried, untouched)
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("execution", "device", "held", "names"),
+    [
+        ({}, CPU, False, ["eager"]),
+        ({"compile": "on"}, CPU, False, ["compiled without a graph"]),
+        ({}, CUDA, False, ["compiled without a graph", "eager"]),
+        ({"graph": "off", "compile": "off"}, CUDA, True, ["eager"]),
+        ({"graph": "on", "compile": "off"}, CUDA, True, ["eager kernels in a CUDA graph"]),
+        (
+            {},
+            CUDA,
+            True,
+            ["compiled in a CUDA graph", "eager kernels in a CUDA graph", "compiled without a graph", "eager"],
+        ),
+    ],
+)
+def test_the_forms_that_are_tried(execution, device, held, names):
+    assert [candidate.name for candidate in forms.candidates(Execution(**execution), device, held)] == names
+
+
+def test_a_form_that_does_not_work_gives_way_and_says_why():
+    said, tried_already, objective, state = [], [], game(), new_state()
+    tried = [Candidate("in a dream", True, False), Candidate("eager", False, False)]
+
+    def play(batches, game):
+        if not tried_already:
+            tried_already.append(game)
+            raise RuntimeError("no compiler here\nand more")
+
+    form = forms.fastest(objective, state, tried, play, [], said.append)
+    form([])
+    assert len(tried_already) == 1
+    tried_already.clear()
+    assert said == ["an iteration in a dream does not work here, so it is eager: RuntimeError: no compiler here"]
+    with pytest.raises(ConfigError, match="in a dream does not work here: RuntimeError: no compiler here; choose"):
+        forms.fastest(objective, state, tried[:1], play, [], said.append)
+
+
+@NEEDS_CUDA
+@pytest.mark.parametrize("compiled", ["off", "on"])
+@pytest.mark.parametrize("update", UPDATES)
+def test_captured_equals_eager(update, compiled):
+    """20 iterations with dropout: bit for bit where the kernels are the same, closely where they are fused."""
+    execution = {"update": update, "compile": compiled}
+    dataset = data.load("digits", device="cuda")
+    states = []
+    for graph in ("off", "on"):
+        state = new_state(device="cuda")
+        told = replace(experiment(update=update), data=dataset, latents=Latents(16, device="cuda"))
+        iteration = Iteration(state, replace(told, execution=Execution(graph=graph, **execution)))
+        for _ in range(20):
+            iteration.play()
+        assert iteration.settled()
+        states.append(state)
+    assert_same(*states, **({"rtol": 1e-3, "atol": 1e-5} if compiled == "on" else {}))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Precision
+
+
+def appendix() -> dict:
+    return yaml.safe_load((CONF / "appendix.yaml").read_text(encoding="utf-8"))
+
+
+def test_bf16_rounds_convolutions_and_nothing_else():
+    state = new_state(architecture("conv8"))
+    seen = {}
+    for name, module in [*state.discriminator.named_modules(), *state.generator.named_modules()]:
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            module.register_forward_hook(lambda m, i, o, name=name: seen.setdefault(name, set()).add(o.dtype))
+    iteration = Iteration(state, experiment(precision="bf16"))
+    for _ in range(2):
+        iteration.play()
+    last = {name for name in seen if ".layer." in name}
+    assert last
+    for name, dtypes in seen.items():
+        assert dtypes == ({torch.float32} if name in last else {torch.bfloat16}), name
+    for key, value in numbers(state).items():
+        assert value.dtype == (torch.int64 if "num_batches" in key else torch.float32), key
+
+
+def architecture(name: str) -> dict:
+    return yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def first_losses(precision: str, objective: Objective) -> dict[str, float]:
+    state = new_state(architecture("conv8"))
+    Iteration(state, experiment(objective, precision=precision)).play()
+    return state.statistics.means()
+
+
+@pytest.mark.parametrize("regularizer", [None, R1(), GradientPenalty()], ids=["none", "r1", "gradient_penalty"])
+def test_bf16_trains_on_nearly_the_same_losses_and_exactly_the_same_penalties(regularizer):
+    objective = game(regularizer=regularizer)
+    rounded, exact = first_losses("bf16", objective), first_losses("float32", objective)
+    for name in ("loss/discriminator", "loss/generator"):
+        assert rounded[name] == pytest.approx(exact[name], rel=0.02), name
+    if isinstance(regularizer, R1):  # on data alone, which both see alike
+        assert rounded["loss/penalty"] == pytest.approx(exact["loss/penalty"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [("float32", "bf16"), ("bf16", "float32")])
+def test_a_checkpoint_moves_between_precisions_and_forms(before, after):
+    state, moved = new_state(architecture("conv8")), new_state(architecture("conv8"))
+    iteration = Iteration(state, experiment(precision=before))
+    for _ in range(3):
+        iteration.play()
+    moved.load_state_dict(state.state_dict(), state.images)
+    assert_same(state, moved)
+    continued = Iteration(moved, experiment(precision=after), held_on_device=True)
+    continued.play()
+    assert continued.settled()
+    iteration.play()
+    assert_same(state, moved, rtol=0.1, atol=5e-3)
+
+
+def test_an_optimizer_state_of_another_memory_format_is_laid_out_anew():
+    """Fused kernels walk through memory: moments in another order would reach the wrong weights."""
+    state, moved = new_state(architecture("conv8")), new_state(architecture("conv8"))
+    Iteration(state, experiment()).play()
+    saved = copy.deepcopy(state.state_dict())
+    for optimizer in ("generator_optimizer", "discriminator_optimizer"):
+        for values in saved[optimizer]["state"].values():
+            values |= {key: value.contiguous() for key, value in values.items()}
+    moved.load_state_dict(saved, state.images)
+    for each in (state, moved):
+        Iteration(each, experiment()).play()
+    assert_same(state, moved)
+
+
+@pytest.mark.parametrize(
+    ("execution", "words"),
+    [
+        ({"precision": "tf32"}, "precision=tf32 .* CUDA"),
+        ({"graph": "on"}, "graph=on needs a CUDA device"),
+    ],
+)
+def test_what_a_device_cannot_do_is_refused(execution, words):
+    with pytest.raises(ConfigError, match=words):
+        refuse_impossible(Execution(**execution), CPU)
+    with pytest.raises(ConfigError, match=words):
+        Iteration(new_state(), experiment(**execution))
+
+
+def test_a_discriminator_that_mixes_samples_or_is_not_known_is_refused():
+    mixing = {**MLP, "discriminator": [ROW | {"features": 16, "norm": "batch"}, {"op": "linear", "features": 1}]}
+    with pytest.raises(ConfigError, match=r"update=simultaneous .* mixes the samples"):
+        Iteration(new_state(mixing), experiment(update="simultaneous"))
+    state = new_state()
+    state.discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
+    with pytest.raises(ConfigError, match="update=simultaneous"):
+        Iteration(state, experiment(update="simultaneous"))
+    with pytest.raises(ConfigError, match=r"precision=bf16 .* architecture\.object"):
+        Iteration(state, experiment(precision="bf16"))
+    Iteration(new_state(mixing), experiment()).play()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What one iteration asks of the host
+
+
+class Counted(TorchDispatchMode):
+    """Every operation that reaches a kernel, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        out = function(*arguments, **(keywords or {}))
+        returned = [value.alias_info for value in function._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in returned):  # a view
+            self.names.append(function.overloadpacket.__name__)
+        return out
+
+
+FREE = {"empty", "empty_like", "empty_strided", "detach", "new_empty", "new_empty_strided"}
+HOST = {"promote_types", "_record_function_enter_new", "_record_function_exit"}  # which launch nothing
+WAITS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "_to_cpu"}
+
+
+@pytest.mark.parametrize(("update", "most"), [("alternating", 305), ("reuse", 285), ("simultaneous", 240)])
+def test_an_iteration_of_the_appendix_network_is_few_operations(update, most):
+    launched = [name for name in operations(update, held=False) if name != "_local_scalar_dense"]
+    assert most - 20 < len(launched) <= most, sorted((launched.count(name), name) for name in set(launched))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_an_iteration_that_the_device_watches_waits_for_nothing(update):
+    assert not WAITS & set(operations(update, held=True))
+
+
+def operations(update: str, held: bool) -> list[str]:
+    """What an iteration of the appendix network launches after the first, which makes the optimizers' state."""
+    state = new_state(appendix(), (3, 32, 32))
+    pixels = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
+    told = experiment(dataset=data.Images("pixels", "pixels", pixels, pixels[:0]), update=update)
+    told = replace(told, schedule=replace(told.schedule, batch_size=2))
+    iteration = Iteration(state, told, held_on_device=held)
+    iteration.play()
+    with Counted() as counted:
+        iteration.play()
+    return [name for name in counted.names if name not in FREE | HOST]
+
+
+@pytest.mark.parametrize(("update", "precision"), [*((u, "float32") for u in UPDATES), ("simultaneous", "bf16")])
+def test_a_restored_state_goes_on_bit_for_bit(update, precision):
+    whole, resumed = new_state(architecture("conv8")), new_state(architecture("conv8"))
+    told = experiment(update=update, precision=precision, steps=2)
+    iteration = Iteration(whole, told)
+    for _ in range(4):
+        iteration.play()
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()), whole.images)
+    again = Iteration(resumed, told)
+    for _ in range(3):
+        iteration.play()
+        again.play()
+    assert_same(whole, resumed)

@@ -1,0 +1,76 @@
+"""Signatures read from the source against those of the classes themselves."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from gantrain import optimizers
+from gantrain.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+def test_every_optimizer_that_needs_no_closure_is_known() -> None:
+    classes = {name: item for name, item in vars(torch.optim).items() if inspect.isclass(item)}
+    theirs = {name for name, item in classes.items() if issubclass(item, Optimizer)} - {"Optimizer", "LBFGS"}
+    assert set(optimizers.modules()) == theirs
+
+
+@pytest.mark.parametrize("name", optimizers.modules())
+def test_the_signatures_are_those_of_the_classes(name: str) -> None:
+    theirs = dict(list(inspect.signature(getattr(torch.optim, name)).parameters.items())[1:])
+    ours = optimizers.signature(name)
+    assert list(ours) == list(theirs)
+    for key, default in ours.items():
+        assert default is None or default == theirs[key].default
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"name": "Adam", "lr": True}, "must be a number"),
+        ({"name": "Adam", "betas": [0.5, "b"]}, "2 numbers"),
+        ({"name": "Adam", "betas": [0.5, 1.0]}, "below 1"),
+        ({"name": "Adam", "amsgrad": 1}, "true or false"),
+        ({"name": "SGD", "momentum": -0.1}, "at least 0"),
+        ({"name": "SGD", "lr": None}, "needs a value"),
+        ({"name": "SGD", "weight_decay": float("inf")}, "finite"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused_without_trying(settings: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        optimizers.check(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "SGD", "lr": 0.1, "nesterov": True},  # needs momentum
+        {"name": "Muon", "lr": 0.1},  # takes matrices only
+        {"name": "SparseAdam", "lr": 0.1},
+        {"name": "Adam", "foreach": True, "fused": True},
+    ],
+    ids=lambda settings: settings["name"],
+)
+def test_what_only_the_class_knows_is_found_by_trying(settings: dict) -> None:
+    optimizers.check(settings)
+    with pytest.raises(ConfigError, match=f"optimizer={settings['name']} refuses"):
+        optimizers.factories(settings, CPU)
+
+
+def test_each_player_takes_the_shared_keys_and_its_own_over_them() -> None:
+    settings = {
+        "name": "SGD",
+        "lr": 0.1,
+        "dampening": 0.0,
+        "generator": {"lr": 0.2, "momentum": 0.5},
+        "discriminator": {"name": "Adam"},
+    }
+    built = {player: make(nn.Linear(2, 1)) for player, make in optimizers.factories(settings, CPU).items()}
+    assert isinstance(built["discriminator"], torch.optim.Adam)
+    assert isinstance(built["generator"], torch.optim.SGD)
+    assert (built["discriminator"].defaults["lr"], built["generator"].defaults["lr"]) == (0.1, 0.2)
+    assert built["generator"].defaults["momentum"] == 0.5
