@@ -1,8 +1,8 @@
 """Datasets: what the discriminator is shown as real.
 
 A set of images lives as one uint8 tensor on the device and is read as an endless stream that the clock (images shown to
-D so far) indexes; a known density is drawn from instead, and knows its exact log-density. Both keep one contract,
-`Dataset`, so that training never asks which it has.
+D so far) indexes; a known density is drawn from instead, and knows its exact log-density; a point mass has none. All
+keep one contract, `Dataset`, so that training never asks which it has.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.data import densities, folder, published
-from gantrain.data.densities import Density, Mixture
-from gantrain.data.images import Images, Splits, separate, squared
+from gantrain.data.densities import Density, Mixture, PointMass
+from gantrain.data.images import Images, Labels, Splits, divided, separate, squared
 from gantrain.errors import ConfigError, one_of
+from gantrain.terminal import one_line
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DATASETS", "Dataset", "Density", "Images", "load"]
+__all__ = ["DATASETS", "Dataset", "Density", "Images", "Labels", "PointMass", "is_endless", "load", "shapes"]
 
 
 class Dataset(Protocol):
@@ -46,18 +47,19 @@ class ImageSource(NamedTuple):
     read: Callable[[Path, int, str], Splits]  # (folder, size in pixels, on_bad) → splits
     size: int
     flip: bool
+    channels: tuple[int, ...] = (3,)  # what the files may turn out to hold
 
 
 IMAGES: dict[str, ImageSource] = {
-    "digits": ImageSource(published.digits, size=8, flip=False),
-    "mnist": ImageSource(published.mnist, size=28, flip=False),
-    "fashion_mnist": ImageSource(published.fashion_mnist, size=28, flip=False),
+    "digits": ImageSource(published.digits, size=8, flip=False, channels=(1,)),
+    "mnist": ImageSource(published.mnist, size=28, flip=False, channels=(1,)),
+    "fashion_mnist": ImageSource(published.fashion_mnist, size=28, flip=False, channels=(1,)),
     "cifar10": ImageSource(published.cifar10, size=32, flip=True),
     "cifar100": ImageSource(published.cifar100, size=32, flip=True),
     "svhn": ImageSource(published.svhn, size=32, flip=False),
     "stl10": ImageSource(published.stl10, size=48, flip=True),
     "celeba": ImageSource(published.celeba, size=64, flip=True),
-    "folder": ImageSource(folder.read, size=32, flip=True),
+    "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1)),
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
@@ -66,7 +68,9 @@ DENSITIES: dict[str, Callable[..., Mixture]] = {
     "grid25": densities.grid25,
 }
 
-DATASETS: dict[str, ImageSource | Callable[..., Mixture]] = {**IMAGES, **DENSITIES}
+POINT_MASSES = {"dirac": 1}  # name → dimensions
+
+DATASETS: dict[str, ImageSource | Callable[..., Mixture] | int] = {**IMAGES, **DENSITIES, **POINT_MASSES}
 
 
 def load(
@@ -84,7 +88,7 @@ def load(
     label: str | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> Images | Density:
+) -> Images | Density | PointMass:
     """The dataset `name`, on `device`; what is None takes the dataset's natural value.
 
     - `root`: where published datasets lie and are downloaded to.
@@ -100,16 +104,23 @@ def load(
     Raises ConfigError for a value that no dataset could have, DataError for data that are missing or damaged.
     """
     check(name, path=path, size=size, held_out=held_out, on_bad=on_bad, weights=weights, means=means, stds=stds)
-    label = label or name
+    label = one_line(label or name)
     if name in DENSITIES:
-        given = {
-            key: value for key, value in (("weights", weights), ("means", means), ("stds", stds)) if value is not None
-        }
-        return Density(name, label, DENSITIES[name](**given), seed=seed, device=device)
+        return Density(name, label, mixture(name, weights=weights, means=means, stds=stds), seed=seed, device=device)
+    if name in POINT_MASSES:
+        return PointMass(name, label, POINT_MASSES[name], device=device)
     source = IMAGES[name]
     size = source.size if size is None else size
     splits = source.read(Path(root if path is None else path).expanduser(), size, on_bad)
-    train, held = separate(splits, held_out)
+    chosen = separate(splits, held_out)
+    train, held = divided(splits.train, splits.test, chosen)
+    found = splits.labels  # the readers keep no pixels, as `splits` would
+
+    def labels() -> Labels:
+        assert found is not None
+        whole = found()
+        return Labels(whole.classes, *divided(whole.train, whole.test, chosen))
+
     return Images(
         name,
         label,
@@ -118,6 +129,8 @@ def load(
         flip=source.flip if flip is None else flip,
         skipped=splits.skipped,
         seed=seed,
+        is_test=splits.test is not None,
+        read_labels=labels if found else None,
     )
 
 
@@ -149,3 +162,28 @@ def check(
     for key, value in {"weights": weights, "means": means, "stds": stds}.items():
         if value is not None and name != "mixture1d":
             raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={name} has its own components")
+    shapes(name, size=size, weights=weights, means=means, stds=stds)
+
+
+def shapes(name: str, *, size: int | None = None, **settings: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes that examples may have, known before any is read: a folder's images may be in colour or grey.
+
+    Takes the arguments of `load`. Raises ConfigError for components that are no mixture.
+    """
+    if name in DENSITIES:
+        return ((len(mixture(name, **settings).means[0]),),)
+    if name in POINT_MASSES:
+        return ((POINT_MASSES[name],),)
+    side = size or IMAGES[name].size
+    return tuple((channels, side, side) for channels in IMAGES[name].channels)
+
+
+def is_endless(name: str) -> bool:
+    """Whether the examples of a dataset are drawn without end, so that there are no epochs."""
+    return name not in IMAGES
+
+
+def mixture(name: str, **settings: Any) -> Mixture:
+    """The components of a density, from those of `load`'s arguments that are for them."""
+    given = {key: settings[key] for key in ("weights", "means", "stds") if settings.get(key) is not None}
+    return DENSITIES[name](**given)

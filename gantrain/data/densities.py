@@ -2,7 +2,8 @@
 
     p(x) = Σₖ wₖ N(x; μₖ, σₖ² I).
 
-They make what a GAN learned checkable, since p and with it every divergence can be computed.
+They make what a GAN learned checkable, since p and with it every divergence can be computed. `PointMass`, their limit
+for σ → 0, has no density any more.
 """
 
 from __future__ import annotations
@@ -75,6 +76,31 @@ class Density:
         component = torch.bucketize(uniform, self._edges, right=True)
         normal = torch.randn(count, *self.shape, generator=generator, device=self._device)
         return self._means[component] + self._stds[component, None] * normal
+
+
+class PointMass:
+    """All data at the origin of d dimensions; the contract is `gantrain.data.Dataset`."""
+
+    size: int | None = None
+    has_held_out = True
+    skipped = 0
+
+    def __init__(self, name: str, label: str, dimensions: int, *, device: torch.device | str = "cpu") -> None:
+        self.name = name
+        self.label = label
+        self.shape: tuple[int, ...] = (dimensions,)
+        self.fingerprint = hashlib.blake2b(f"origin {dimensions}".encode(), digest_size=8).hexdigest()
+        self._device = device
+
+    def batch(self, clock: int, batch_size: int) -> torch.Tensor:
+        """Zeros, at every clock: float32 `[B, d]`."""
+        return self.held_out(batch_size)
+
+    def held_out(self, count: int) -> torch.Tensor:
+        """Zeros: float32 `[count, d]`."""
+        import torch
+
+        return torch.zeros(count, *self.shape, device=self._device)
 
 
 def mixture1d(
