@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 from gantrain.errors import ConfigError, GantrainError, StorageError, one_of
+from gantrain.files import reason
 from gantrain.run import Interrupted
 from gantrain.terminal import go_on_unseen, say
 
@@ -18,6 +19,9 @@ COMMANDS = {
     "train": "train a GAN, or with -m a sweep of them",
     "resume": "go on with a run where it stopped",
     "sample": "draw samples from a trained generator",
+    "evaluate": "measure the quality and diversity of samples",
+    "classifier": "train the classifier that evaluation looks through",
+    "compare": "lay runs side by side: a table, figures and one page",
     "divergences": "tell what each divergence is, in tables, a page or figures",
     "verify": "check bounds, estimates and log-ratio against densities that are known",
     "architecture": "print a network's table with shapes and parameter counts",
@@ -45,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         go_on_unseen()
     except OSError as error:
-        return refuse(f"{error.filename or 'storage'}: {error.strerror or error}", StorageError.exit_code)
+        return refuse(f"{error.filename or 'storage'}: {reason(error)}", StorageError.exit_code)
     except Exception as error:
         return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
     return 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,25 +14,29 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gantrain import config, overrides
+from gantrain import comparison, config, overrides, parts
+from gantrain.commands import compare
+from gantrain.commands.fit import console
 from gantrain.commands.resume import continue_run
 from gantrain.errors import BusyError, ConfigError, GantrainError, StorageError
 from gantrain.files import safe_name
-from gantrain.foreign import refuse_active, refuse_unreadable
-from gantrain.launch import check_parts, launch
+from gantrain.foreign import ForeignSource, refuse_active, refuse_shadowed
+from gantrain.launch import launch
 from gantrain.overrides import quoted
-from gantrain.run import RunFolder, claim
-from gantrain.terminal import say
+from gantrain.run import Interrupted, RunFolder, StopRequest, claim
+from gantrain.terminal import say, seen_or_not
 
 # At import, so that it also holds in a process that a launcher starts.
 config.register()
+
+SEARCH_PATH = "hydra.searchpath"
 
 HELP = """Train a GAN: D on one divergence, G on any other.
 
@@ -77,7 +82,7 @@ def help_text() -> str:
 def run(arguments: list[str]) -> None:
     """Check the command line, claim a folder, and let Hydra run the job or the sweep."""
     flags = parse(arguments)
-    typed = overrides.checked(flags.overrides)
+    typed = with_own_yaml(overrides.checked(flags.overrides), flags)
     if flags.info or flags.hydra_help:
         preview(typed, flags)  # Hydra composes the user's own YAML to describe it
         return hydra_main([*shown(flags), *typed])
@@ -88,14 +93,14 @@ def run(arguments: list[str]) -> None:
     composed, mode = preview(typed, flags)
     if mode == RunMode.MULTIRUN:
         return sweep(typed, flags)
-    if composed.train.epochs is not None and "train.images" in overrides.values(typed):
+    if "train.images" in overrides.values(typed) and config.typed(composed)["train"]["epochs"] is not None:
         typed = [*typed, "train.epochs=null"]  # what is typed wins over a file's other name for it
         composed, _ = preview(typed, flags)
     config.refuse_untyped_object(composed, typed)
     settings = config.checked(composed)
     if flags.cfg:
         return hydra_main([*shown(flags), *typed])
-    check_parts(settings)
+    parts.check(settings)
     return single(typed, composed, settings, flags)
 
 
@@ -122,13 +127,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Flags and overrides in any order, which Hydra's own parser refuses."""
+    """Flags and overrides in any order, which Hydra's own parser refuses. Raises ConfigError."""
+    for text in arguments:
+        if sentence := overrides.dashed(text, overrides.KNOWN):
+            raise ConfigError(sentence)
     return Parser().parse_intermixed_args(arguments)
 
 
 def shown(flags: argparse.Namespace) -> list[str]:
     """The flags of a command that only shows something, as Hydra takes them."""
-    values = {"--cfg": flags.cfg, "--package": flags.package, "--config-dir": flags.config_dir, "--info": flags.info}
+    values = {"--cfg": flags.cfg, "--package": flags.package, "--info": flags.info}
     switches = {"--resolve": flags.resolve, "--hydra-help": flags.hydra_help}
     given = [part for flag, value in values.items() if value for part in (flag, value)]
     return given + [flag for flag, on in switches.items() if on]
@@ -141,17 +149,28 @@ def preview(typed: list[str], flags: argparse.Namespace) -> tuple[DictConfig, Ru
     """
     for text, override in zip(typed, overrides.parsed(typed), strict=True):
         if override.is_sweep_override():
-            raise ConfigError(f"{text} lists several values, which makes a sweep; add -m to run one job for each")
-    if flags.config_dir is None:
-        composed, node = compose_whole(typed)
-    else:
-        folder = Path(flags.config_dir)
-        refuse_unreadable(folder)
-        more = f"hydra.searchpath=[{quoted(f'file://{folder.absolute()}')}]"
-        composed, node = compose_whole([*typed, more])
-        _, without = compose_whole([text for text in typed if text.lstrip("+~").startswith("hydra")])
-        refuse_active(plain(node), plain(without), folder)
+            raise ConfigError(
+                f"{text.lstrip('+')} lists several values, which makes a sweep: add -m to run one job for each; "
+                "write one list as [a,b], and quote one text that has a comma"
+            )
+    composed, node = compose_whole(typed)
+    if flags.config_dir is not None:
+        ours = [text for text in typed if text.lstrip("+~").startswith("hydra") and not text.startswith(SEARCH_PATH)]
+        refuse_active(plain(node), plain(compose_whole(ours)[1]), flags.config_dir)
     return composed, node.mode
+
+
+def with_own_yaml(typed: list[str], flags: argparse.Namespace) -> list[str]:
+    """The overrides, and one that puts the user's own folder of YAML on Hydra's search path. Raises ConfigError."""
+    if flags.config_dir is None:
+        return typed
+    folder = Path(flags.config_dir)
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder} is not a folder")
+    if any(text.lstrip("+").startswith(SEARCH_PATH) for text in typed):
+        raise ConfigError(f"--config-dir and {SEARCH_PATH} name the same thing; give one of them")
+    refuse_shadowed(folder, config.CONF, [(o.key_or_group, o.value()) for o in overrides.parsed(typed)])
+    return [*typed, f"{SEARCH_PATH}=[{quoted(f'{ForeignSource.scheme()}://{folder.absolute()}')}]"]
 
 
 def preview_sweep(typed: list[str], flags: argparse.Namespace) -> dict[str, Any]:
@@ -202,21 +221,29 @@ def hydra_main(arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
 
 
+# What ended a run of this process early, by its folder: on a failing disk its summary would not say so.
+FAILURES: dict[Path, GantrainError] = {}
+
+
 def job(composed: DictConfig) -> None:
     """One run, in the folder that Hydra made for it.
 
-    It never raises a GantrainError, which Hydra would wrap in lines of its own: the reason is in the run's summary.
+    It never raises a GantrainError, which Hydra would wrap in lines of its own: it keeps it in FAILURES.
     """
     context = HydraConfig.get()
     folder = RunFolder(context.runtime.output_dir)
     in_sweep = context.mode == RunMode.MULTIRUN
     if in_sweep:
         say(f"\n{folder.path}")
-    try:
-        launch(composed, folder, typed=context.overrides.task)
-    except GantrainError as error:
+    with StopRequest() as stop:
+        try:
+            launch(composed, folder, typed=context.overrides.task)
+        except GantrainError as error:
+            FAILURES[folder.path.resolve()] = error
+            if in_sweep:
+                say(f"failed: {error}", error=True)
         if in_sweep:
-            say(f"failed: {error}", error=True)
+            stop.raise_if_asked(f"{folder.path} had just ended")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -235,19 +262,15 @@ def single(typed: list[str], composed: DictConfig, settings: Mapping[str, Any], 
     """Train once. Raises what ended the run early."""
     folder = RunFolder(settings["run_dir"] or claim(*new_name(settings)))
     make(folder.path)
+    folder.refuse_links()
     with folder.locked():
         auto = settings["resume"] == "auto"
         if auto and folder.has_progress:
             return continue_run(folder, composed, typed)
-        if folder.has_progress:
-            raise BusyError(
-                f"{folder.path} already holds a run; go on with `gantrain resume {folder.path}`, "
-                "or give another run_dir"
-            )
-        hydra_main([*more_yaml(flags), *typed, f"hydra.run.dir={quoted(folder.path)}"])
-    summary = folder.read_summary()
-    if summary.get("status") != "finished":
-        raise RunFailed(*ending(summary))
+        folder.refuse_progress()
+        hydra_main([*typed, f"hydra.run.dir={quoted(folder.path)}"])
+    if error := FAILURES.pop(folder.path.resolve(), None):
+        raise error
     return None
 
 
@@ -256,12 +279,40 @@ def sweep(typed: list[str], flags: argparse.Namespace) -> None:
     settings = preview_sweep(typed, flags)
     root = Path(settings["run_dir"] or claim(Path("sweeps"), time_stamp()))
     make(root)
-    if any(root.glob("*/summary.json")):
-        raise BusyError(f"{root} already holds a sweep; give another run_dir")
     fixed = [o.key_or_group for o in overrides.parsed(typed) if not o.is_sweep_override()]
     names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]"
-    hydra_main([*more_yaml(flags), "--multirun", *typed, f"hydra.sweep.dir={quoted(root)}", names])
+    with RunFolder(root).locked(), StopRequest():
+        if any(root.glob("*/summary.json")):
+            raise BusyError(f"{root} already holds a sweep; give another run_dir")
+        try:
+            hydra_main(["--multirun", *typed, f"hydra.sweep.dir={quoted(root)}", names])
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}\n{what_is_left(root, typed)}", stop.number) from None
     report_sweep(root)
+
+
+def what_is_left(root: Path, typed: list[str]) -> str:
+    """How far a sweep that was stopped came, and what it would still have run."""
+    started = [RunFolder(path.parent) for path in root.glob("*/.hydra")]
+    finished = sum(folder.read_summary().get("status") == "finished" for folder in started)
+    begun = [set(OmegaConf.load(folder.config.with_name("overrides.yaml"))) for folder in started]
+    left = [job for job in combinations(typed) if not any(given >= set(job) for given in begun)]
+    runs = "".join(f"\n  {' '.join(job)}" for job in left)
+    return f"{finished} runs of the sweep in {root} finished; never started: {len(left)}{runs}"
+
+
+def combinations(typed: list[str]) -> Iterator[tuple[str, ...]]:
+    """The swept keys and values of each job."""
+    swept = [override for override in overrides.parsed(typed) if override.is_discrete_sweep()]
+    return itertools.product(*([f"{o.get_key_element()}={value}" for value in listed(o)] for o in swept))
+
+
+def listed(override: Override) -> Iterable[str]:
+    """The values that a sweep's override lists."""
+    value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(list(config.options(override.key_or_group)))
+    return override.sweep_string_iterator()
 
 
 def report_sweep(root: Path) -> None:
@@ -269,16 +320,70 @@ def report_sweep(root: Path) -> None:
     folders = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
     if not folders:
         raise ConfigError(f"the listed values made no run in {root}")
-    summaries = {folder.name: RunFolder(folder).read_summary() for folder in folders}
-    failed = {name: ending(summary) for name, summary in summaries.items() if summary.get("status") != "finished"}
-    say(f"\n{len(summaries) - len(failed)} of {len(summaries)} runs finished in {root}")
+    failed = {folder.name: ending for folder in folders if (ending := failure(RunFolder(folder)))}
+    say(f"\n{len(folders) - len(failed)} of {len(folders)} runs finished in {root}")
+    compare_sweep(root)
+    report_endpoints(folders)
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, (reason, _) in failed.items())
         raise RunFailed(f"{len(failed)} runs failed:\n{reasons}", next(iter(failed.values()))[1])
 
 
-def ending(summary: Mapping[str, Any]) -> tuple[str, int]:
-    """Why a run that did not finish ended, and its exit code."""
+def compare_sweep(root: Path) -> None:
+    """Lay the runs side by side. Whatever goes wrong here, the sweep ends as its runs did."""
+    try:
+        found = comparison.compare([root])
+        compare.show(found)
+        say(f"the report is {compare.write(found, root)}")
+    except Exception as error:
+        say(f"the runs could not be compared: {error}", error=True)
+
+
+def report_endpoints(folders: Iterable[Path]) -> None:
+    """A table of where Gaussian generators ended and where theory says they must, if there are such runs."""
+    summaries = {job_number(folder): RunFolder(folder).read_summary() for folder in folders}
+    ends = {number: summary for number, summary in summaries.items() if "endpoint" in summary}
+    if not ends:
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    for heading in ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised"):
+        table.add_column(heading, no_wrap=True)
+    for number, summary in ends.items():
+        gen_div, gen_objective, *cells = endpoint_cells(summary["endpoint"])
+        table.add_row(str(number), gen_div, gen_objective, str(summary["seed"]), *cells)
+    say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
+    with seen_or_not():
+        console().print(table)
+    for doubt in dict.fromkeys(end["doubt"] for summary in ends.values() if (end := summary["endpoint"])["doubt"]):
+        say(f"nothing is promised where {doubt}")
+
+
+def endpoint_cells(end: Mapping[str, Any]) -> list[str]:
+    """One run's endpoint, as its summary has it: what G followed, three Gaussians, the distance, the verdict."""
+    flow, optimum = end["theory"], end["optimum"]
+    rest = gaussian_text(flow["mean"], flow["std"]) if flow["outcome"] == "rests" else flow["outcome"]
+    near = "" if end["distance"] is None else f"{end['distance']:.3f}"
+    near += f" of {end['tolerance']:g}" if near and end["within"] is not None else ""
+    verdict = {True: "yes", False: "NO", None: "nothing promised"}[end["within"]]
+    reached, best = gaussian_text(*end["reached"]), gaussian_text(optimum["mean"], optimum["std"])
+    return [end["gen_div"], end["gen_objective"], reached, rest, best, near, verdict]
+
+
+def gaussian_text(mean: float | None, std: float | None) -> str:
+    """(μ, σ), as text; empty where there is none."""
+    return "" if mean is None or std is None else f"({mean:z.4f}, {std:.4f})"
+
+
+def failure(folder: RunFolder) -> tuple[str, int] | None:
+    """Why a run did not finish, and its exit code; None where it did."""
+    if error := FAILURES.pop(folder.path.resolve(), None):
+        return str(error), error.exit_code
+    summary = folder.read_summary()  # of a run that a launcher trained in another process
+    if summary.get("status") == "finished":
+        return None
     return summary.get("reason") or "it ended without a word in its summary", summary.get("exit_code", 1)
 
 
@@ -308,8 +413,3 @@ def make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"run_dir={folder} cannot be made: {error.strerror or error}") from error
-
-
-def more_yaml(flags: argparse.Namespace) -> list[str]:
-    """Hydra's flag for the user's own YAML."""
-    return ["--config-dir", flags.config_dir] if flags.config_dir else []

@@ -1,0 +1,135 @@
+"""`gantrain compare`: runs side by side, as a table, compare.csv, figures and one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantrain import comparison, overrides
+from gantrain.commands.fit import console
+from gantrain.comparison import Comparison
+from gantrain.errors import ConfigError, StorageError
+from gantrain.files import reason, write_whole
+from gantrain.terminal import say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HELP = """Lay runs side by side: a table, compare.csv, figures, and report.html, one page that needs no network.
+
+  gantrain compare DIR… [out=DIR]
+
+Examples
+  gantrain compare sweeps/2026-11-22_10-00-00        a sweep; its report goes beside its runs
+  gantrain compare runs out=comparison               every run below a folder
+  gantrain compare RUN RUN RUN
+
+Runs that differ only in seed are one configuration: mean ± standard deviation over its finished runs. It is named after
+what differs between configurations, and nothing else. * marks the best mean of a column that has a better direction
+(↑ or ↓). Metrics of quality and diversity are shown for runs that were evaluated. A sweep is compared when it ends.
+out defaults to DIR; to comparison for a single run, and for more than one DIR."""
+
+
+@dataclass
+class Options:
+    """What `gantrain compare` can be told."""
+
+    out: str | None = None
+
+
+def help_text() -> str:
+    """The command's help."""
+    return HELP
+
+
+def run(arguments: list[str]) -> None:
+    """Compare the runs in and below the folders that the arguments name."""
+    folders = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).exists()]
+    options = overrides.read(Options, [argument for argument in arguments if Path(argument) not in folders])
+    if not folders:
+        raise ConfigError("compare needs runs, sweeps, or a tree that holds them: gantrain compare DIR… [out=DIR]")
+    found = comparison.compare(folders)
+    show(found)
+    for path, label, status, why in found.failures:
+        say(f"{status}: {path}{f' ({label})' if label else ''}: {why.splitlines()[0]}")
+    for note in found.notes:
+        say(note)
+    itself = len(folders) == 1 and found.runs[0].path != folders[0]
+    say(f"the report is {write(found, Path(options.out or (folders[0] if itself else 'comparison')))}")
+
+
+def show(found: Comparison) -> None:
+    """Print the tables."""
+    for table in tables(found):
+        console().print(table)
+
+
+def write(found: Comparison, out: Path) -> Path:
+    """compare.csv, the figures and the page, whose path is returned. Raises StorageError."""
+    from gantrain import comparison_plots, html_report
+
+    plots = comparison_plots.plots(found)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "compare.csv", comparison.table(found))
+        for plot in plots:
+            comparison_plots.save(plot, found, out)
+        write_whole(out / "report.html", html_report.page(found, plots))
+    except OSError as error:
+        raise StorageError(f"out={out} cannot be written: {reason(error)}") from error
+    return out / "report.html"
+
+
+def tables(found: Comparison) -> Iterator[Table]:
+    """One row a configuration; a group of metrics is a table, or several where the terminal is too narrow for one."""
+    from gantrain.html_report import row_name
+
+    heads = ["#", *map(comparison.short, found.keys or comparison.FIRST[:1]), "seeds"]
+    rows = [[*row_name(each), each.seeds] for each in found.configurations]
+    names = [[head, *cells] for head, cells in zip(heads, zip(*rows, strict=True), strict=True)]
+    for group, metrics in (found.columns or {"no run finished": []}).items():
+        columns = [numbers(found, metric, group) for metric in metrics]
+        for part in fitting(columns, console().width - sum(map(room, names))):
+            yield table(group, names, part)
+
+
+def numbers(found: Comparison, metric: str, group: str) -> list[str]:
+    """The head of a metric's column, and a cell for each configuration."""
+    best = found.best(metric)
+    cells = [f"{each.written(metric)}{' *' if each in best else ''}" for each in found.configurations]
+    return [metric.removeprefix(f"{group}/") + comparison.arrow(metric), *cells]
+
+
+def fitting(columns: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """The columns in parts that are no wider than `width`, unless a single one is."""
+    part: list[list[str]] = []
+    for column in columns:
+        if part and sum(map(room, [*part, column])) > width:
+            yield part
+            part = []
+        part.append(column)
+    yield part
+
+
+def room(column: list[str]) -> int:
+    """The width of a column with the gap beside it."""
+    return max(map(len, column)) + 3
+
+
+def table(title: str, names: list[list[str]], metrics: list[list[str]]) -> Table:
+    """Columns as a table; no text in them is taken for markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = console().is_terminal
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
+    for head, *_ in names:
+        shown.add_column(Text(head), overflow="fold")
+    for head, *_ in metrics:
+        shown.add_column(Text(head), justify="right", no_wrap=True)
+    for cells in zip(*(column[1:] for column in (*names, *metrics)), strict=True):
+        shown.add_row(*map(Text, cells))
+    return shown

@@ -1,0 +1,401 @@
+"""Runs side by side: what differs between them, and mean ± standard deviation over seeds.
+
+Runs that differ only in seed (and in where, or how often, they wrote) are one configuration. Its label is what tells
+it from the other configurations and nothing else: a key that follows from another one of its section, as
+`optimizer.betas` from `optimizer.name`, is left out. Only finished runs count towards a number; the standard deviation
+is the sample's, with n − 1.
+
+A lower bound on a divergence, a loss or a calibration is no score: none of them is better when it is lower or higher,
+so nothing is marked as best. Metrics of sample quality and diversity have a direction, and are ranked only where all
+were measured in the same way and on the same data.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from gantrain import collection
+from gantrain.collection import Run, clean, number, within
+from gantrain.errors import DataError
+
+# What may differ between the runs of one configuration: where and how often something is written.
+NOT_COMPARED = (
+    "seed",
+    "run_dir",
+    "resume",
+    "device",
+    "dataset.root",
+    "train.report_every_images",
+    "train.sample_every_images",
+    "train.checkpoint_every_images",
+    "train.checkpoint_min_seconds",
+    "train.keep_checkpoints",
+)
+FIRST = ("gen_div.name", "disc_div.name", "gen_objective")  # in a label
+LONGEST_VALUE, MOST_KEYS = 60, 12  # of a label
+MOST_BOUNDS = 4  # in the table
+LOWER = {"fid", "kid", "missing", "kl", "tv"}  # words in the names of metrics that are better when lower, …
+HIGHER = {"precision", "recall", "density", "coverage", "score", "modes", "high"}  # … or higher
+ROUNDED_FROM = 1e6  # a number that is written with an exponent
+SIGNIFICANT = 4
+
+
+class Estimate(NamedTuple):
+    """Mean and sample standard deviation of `n` runs; no deviation for one."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """The estimate from one or more values."""
+        mean = math.fsum(values) / len(values)
+        if len(values) == 1:
+            return cls(mean, None, 1)
+        return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values))
+
+    def __str__(self) -> str:
+        """`0.812 ± 0.034`: the deviation to two digits and the mean to the same place; four digits without one."""
+        if not self.sd:
+            text = f"{self.mean:.{SIGNIFICANT}g}" + ("" if self.sd is None else " ± 0")
+        elif max(abs(self.mean), self.sd) >= ROUNDED_FROM or self.sd < 1 / ROUNDED_FROM:
+            text = f"{self.mean:.{SIGNIFICANT}g} ± {self.sd:.2g}"
+        else:
+            places = max(0, 1 - math.floor(math.log10(self.sd)))
+            text = f"{self.mean:.{places}f} ± {self.sd:.{places}f}"
+        return f"−{text[1:]}" if text.startswith("-") else text
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ only in seed, in its order; `values` are the settings that tell it from the others."""
+
+    number: int
+    label: str
+    values: dict[str, str]
+    runs: list[Run]
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that count."""
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def shown(self) -> list[Run]:
+        """The runs whose curves are drawn: those that finished, else all that there are."""
+        return self.finished or self.runs
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds count, of how many."""
+        return f"{len(self.finished)}" + (f" of {len(self.runs)}" if len(self.finished) < len(self.runs) else "")
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """A metric over seeds; None where no finished run has it."""
+        values = [run.metrics[metric] for run in self.finished if metric in run.metrics]
+        return Estimate.of(values) if values else None
+
+    def written(self, metric: str) -> str:
+        """The estimate as text, with its number of seeds where some lack it."""
+        found = self.estimate(metric)
+        if found is None:
+            return "—"
+        return f"{found}" + (f" ({found.n} seeds)" if found.n < len(self.finished) else "")
+
+    def curve(self, name: str) -> list[tuple[float, Estimate]]:
+        """A metric against the clock, at the clocks that all its runs reported; of all runs where none finished."""
+        values: dict[float, list[float]] = {}
+        for report in itertools.chain.from_iterable(run.reports for run in self.shown):
+            if name in report:
+                values.setdefault(report["images"], []).append(report[name])
+        most = max(map(len, values.values()), default=0)
+        return [(images, Estimate.of(values[images])) for images in sorted(values) if len(values[images]) == most]
+
+    def class_shares(self, whose: Literal["data", "samples"]) -> dict[str, Estimate]:
+        """The share of each class in the evaluation's histogram, over seeds."""
+        shares = [shares for run in self.finished if (shares := _shares(run, whose))]
+        names = sorted({name for each in shares for name in each}, key=collection.in_order)
+        return {name: Estimate.of([each.get(name, 0.0) for each in shares]) for name in names}
+
+
+def _shares(run: Run, whose: str) -> dict[str, float]:
+    counts = within(run.evaluation, "class_histogram", whose)
+    found = {clean(name): number(count) or 0.0 for name, count in counts.items()} if isinstance(counts, dict) else {}
+    total = math.fsum(found.values())
+    return {name: count / total for name, count in found.items()} if total > 0 and min(found.values()) >= 0 else {}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was found.
+
+    `keys` tell the configurations apart, `differing` adds what follows from them; `notes` say what was left out and
+    why.
+    """
+
+    configurations: list[Configuration]
+    keys: list[str]
+    differing: list[str]
+    unreadable: dict[Path, str]
+    notes: list[str]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All runs that were compared."""
+        return [run for configuration in self.configurations for run in configuration.runs]
+
+    @cached_property
+    def failures(self) -> list[tuple[Path, str, str, str]]:
+        """Folder, configuration, status and reason of every run that does not count."""
+        ended = [
+            (run.path, configuration.label, run.status, run.reason)
+            for configuration in self.configurations
+            for run in configuration.runs
+            if not run.finished
+        ]
+        return [*ended, *((path, "", "unreadable", reason) for path, reason in self.unreadable.items())]
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The names of all metrics of finished runs."""
+        return list(dict.fromkeys(name for run in self.runs if run.finished for name in run.metrics))
+
+    @cached_property
+    def columns(self) -> dict[str, list[str]]:
+        """The metrics that are shown, by group; empty groups are left out."""
+        groups = {group: self._named(rf"{group}/.*(?<!_error)") for group in ("quality", "diversity")}
+        bounds = [name for divergence in self.trained("disc_div") for name in self._named(rf".*bound/{divergence}")]
+        training = [*self._named("loss/.*"), *self._named("discriminator/accuracy"), *bounds[:MOST_BOUNDS]]
+        groups["training"] = [*training, *self._named("ratio/calibration_q|ratio/effective_sample_size")]
+        return {group: names for group, names in groups.items() if names}
+
+    def _named(self, pattern: str) -> list[str]:
+        return [name for name in self.metrics if re.fullmatch(pattern, name)]
+
+    def trained(self, *players: str) -> list[str]:
+        """The names of the divergences that players train on, as regular expressions that match only themselves."""
+        names = (run.settings.get(f"{player}.name", "") for player in players for run in self.runs)
+        return [re.escape(name) for name in dict.fromkeys(names) if name]
+
+    @cached_property
+    def measured_alike(self) -> bool:
+        """Whether all evaluations agree in number, split, features and network, and all runs in their data."""
+        made = {
+            json.dumps([run.evaluation.get(key) for key in ("count", "split", "features", "samples_from")])
+            for run in self.runs
+            if run.finished and run.evaluation
+        }
+        data = {json.dumps(run.fact("data", "fingerprint")) for run in self.runs if run.finished}
+        return len(made) <= 1 and len(data) <= 1
+
+    def best(self, metric: str) -> list[Configuration]:
+        """The configurations with the best mean; none where no direction is better, or nothing can be compared."""
+        found = [(c, e.mean) for c in self.configurations if (e := c.estimate(metric)) is not None]
+        if len(found) < 2 or not (sign := better(metric)) or not self.measured_alike:
+            return []
+        top = max(sign * mean for _, mean in found)
+        return [configuration for configuration, mean in found if sign * mean == top]
+
+
+def better(metric: str) -> int:
+    """1 where a higher value of a metric is better, −1 where a lower one is, 0 where neither is."""
+    group, _, name = metric.partition("/")
+    words = set(name.split("_"))
+    if group not in ("quality", "diversity") or name.endswith("_error"):
+        return 0
+    return -1 if words & LOWER else int(bool(words & HIGHER))
+
+
+def arrow(metric: str) -> str:
+    """Which direction of a metric is better, after its name."""
+    return {1: " ↑", -1: " ↓", 0: ""}[better(metric)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Grouping
+
+
+def compare(folders: Iterable[Path]) -> Comparison:
+    """The runs in and below `folders`, grouped. Raises DataError where there is none."""
+    folders = list(folders)
+    runs, unreadable = collection.collect(folders)
+    if not runs:
+        reasons = "".join(f"\n  {path}: {reason}" for path, reason in unreadable.items())
+        raise DataError(
+            f"no run that can be read in {', '.join(map(str, folders))}; a run folder holds summary.json and "
+            f".hydra/config.yaml{reasons}"
+        )
+    kept, notes = newest_of_each(runs)
+    groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
+    for run in kept:
+        groups.setdefault(frozenset(compared(run).items()), []).append(run)
+    settings = [compared(members[0]) for members in groups.values()]
+    keys = telling(every := differing(settings), settings)
+    configurations = [
+        Configuration(
+            index, label(keys, each), {key: each.get(key, "—") for key in keys}, sorted(members, key=_by_seed)
+        )
+        for index, (each, members) in enumerate(zip(settings, groups.values(), strict=True), start=1)
+    ]
+    scalars = [key for key in every if key in keys or not re.search(r"\.[0-9]", key)]
+    comparison = Comparison(configurations, keys, scalars, unreadable, notes)
+    if not comparison.measured_alike:
+        comparison.notes.append(
+            "the runs differ in their data, or in how they were evaluated (see where the numbers come from): "
+            "their metrics cannot be ranked"
+        )
+    return comparison
+
+
+def compared(run: Run) -> dict[str, str]:
+    """The settings that make a configuration."""
+    return {key: value for key, value in run.settings.items() if key not in NOT_COMPARED}
+
+
+def newest_of_each(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+    """One run for each configuration and seed, the newest that finished, and a note on every other one."""
+    found: dict[tuple[str, frozenset[tuple[str, str]]], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.seed, frozenset(compared(run).items())), []).append(run)
+    kept = [max(same, key=lambda run: (run.finished, clean(run.fact("started")))) for same in found.values()]
+    notes = [
+        f"{run.path} is left out: {chosen.path} has the same settings and seed"
+        for chosen, same in zip(kept, found.values(), strict=True)
+        for run in same
+        if run is not chosen
+    ]
+    return kept, notes
+
+
+def differing(settings: Sequence[dict[str, str]]) -> list[str]:
+    """The keys that do not have one value everywhere, the divergences' first."""
+    keys = dict.fromkeys([*FIRST, *(key for each in settings for key in each)])
+    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
+
+
+def telling(keys: Iterable[str], settings: Sequence[dict[str, str]]) -> list[str]:
+    """The keys, without those that follow from the `name` of their section."""
+    keys = list(keys)
+
+    def follows(key: str) -> bool:
+        name = f"{key.partition('.')[0]}.name"
+        pairs = {(each.get(name), each.get(key)) for each in settings}
+        return key != name and name in keys and len(pairs) == len({named for named, _ in pairs})
+
+    return [key for key in keys if not follows(key)]
+
+
+def label(keys: Sequence[str], settings: dict[str, str]) -> str:
+    """`kl` where one key differs, else `gen_div=kl gen_objective=ratio`."""
+    if len(keys) < 2:
+        return shortened(settings.get((keys or FIRST)[0], "—"))
+    words = [f"{short(key)}={shortened(settings.get(key, '—'))}" for key in keys[:MOST_KEYS]]
+    return " ".join([*words, *(["…"] if len(keys) > MOST_KEYS else [])])
+
+
+def short(key: str) -> str:
+    """A key as it is typed: `gen_div` for `gen_div.name`."""
+    return shortened(key.removesuffix(".name"))
+
+
+def shortened(text: str) -> str:
+    """A text that is not too long for a label."""
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+
+
+def _by_seed(run: Run) -> list[tuple[int, str]]:
+    return collection.in_order(run.seed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where the numbers come from
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """What a run's numbers depend on beside its settings, in words; empty values are left out."""
+    evaluation, fact = run.evaluation, run.fact
+    held_out = "held-out" if fact("data", "held_out") else "training"
+    facts = {
+        "data": (fact("data", "label"), _counted(fact("data", "training_images"), "training images")),
+        "data fingerprint": (fact("data", "fingerprint"),),
+        "losses, bounds, ratio": ("last report", _counted(fact("images"), "images shown to D")),
+        "bounds measured on": (f"{held_out} data, at most {run.settings.get('train.held_out_images', '?')}",),
+        "sample grids from": (fact("samples_from"),),
+        "evaluated": (_counted(evaluation.get("count"), "samples"), evaluation.get("samples_from")),
+        "evaluated against": (evaluation.get("split"),),
+        "evaluated checkpoint": (evaluation.get("checkpoint"), _counted(evaluation.get("images"), "images")),
+        "evaluation seed": (_counted(evaluation.get("seed"), ""),),
+        "features": tuple(_facts(evaluation.get("features"))),
+        "device": (fact("device"), *_facts({"threads": fact("threads")})),
+        "versions": tuple(_facts(fact("versions"))),
+    }
+    worded = {name: ", ".join(filter(None, map(clean, parts))) for name, parts in facts.items()}
+    return {name: text for name, text in worded.items() if text}
+
+
+def _counted(value: Any, what: str) -> str:
+    count = number(value)
+    return "" if count is None else f"{count:,.0f} {what}".strip()
+
+
+def _facts(values: Any) -> Iterator[str]:
+    for key, value in values.items() if isinstance(values, dict) else [("", values)] if values else []:
+        yield f"{clean(key)} {collection.worded(value)}".strip()
+
+
+def command_lines(runs: Iterable[Run]) -> list[list[str]]:
+    """The arguments of `gantrain train` that made the runs; those of a sweep as one, where they are all combinations
+    of its values."""
+    sweeps: dict[Path, list[Run]] = {}
+    for run in runs:
+        sweeps.setdefault(run.path.parent, []).append(run)
+    return [line for members in sweeps.values() for line in _joined([run.overrides for run in members])]
+
+
+def _joined(jobs: list[list[str]]) -> list[list[str]]:
+    split = [[text.partition("=")[::2] for text in job] for job in jobs]
+    values = {key: dict.fromkeys(dict(job).get(key) for job in split) for job in split for key, _ in job}
+    combinations = set(itertools.product(*values.values()))
+    listed = {tuple(dict(job).get(key) for key in values) for job in split}
+    if len(jobs) == 1 or combinations != listed or len(listed) != len(jobs):
+        return jobs
+    return [["-m", *(f"{key}={','.join(map(str, found))}" for key, found in values.items())]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# compare.csv
+
+
+def table(comparison: Comparison) -> str:
+    """compare.csv: one row a run, with its settings that differ, its provenance and all metrics in full precision."""
+    facts = list(dict.fromkeys(name for run in comparison.runs for name in provenance(run)))
+    metrics = list(dict.fromkeys(name for run in comparison.runs for name in run.metrics))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    settings = [short(key) for key in comparison.keys]
+    heads = ["run", "configuration", *settings, "seed", "status", "reason", "images", *facts, *metrics]
+    writer.writerow(map(_cell, heads))
+    for configuration in comparison.configurations:
+        for run in configuration.runs:
+            made, values = provenance(run), run.metrics
+            about = [str(run.path), configuration.label, *configuration.values.values(), run.seed]
+            about += [run.status, run.reason, collection.worded(run.fact("images"))]
+            about += [made.get(name, "") for name in facts]
+            writer.writerow([*map(_cell, about), *(repr(values[name]) if name in values else "" for name in metrics)])
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """A text that a spreadsheet takes for text, and not for a formula."""
+    return f"'{text}" if text[:1] in tuple("=+@-") and not re.fullmatch(r"[-+.0-9e]+", text) else text

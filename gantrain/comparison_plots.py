@@ -1,0 +1,420 @@
+"""Figures of a comparison: curves with seed bands, the quality–diversity plane, heatmaps, class histograms, endpoints.
+
+A figure is a list of panels. They stand together, under one legend, in `compare-NAME.png` and `.svg`, and one by one
+in the report, where the browser places them. The same comparison gives the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gantrain import figures
+from gantrain.collection import Run, number, within
+from gantrain.comparison import Comparison, Configuration, arrow, better
+from gantrain.divergence_plots import COLOURS
+from gantrain.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL = (4.4, 3.0)  # inches
+MOST_COLUMNS = 3
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))  # in widths of the line
+MOST_LOOKS = len(COLOURS) * len(DASHES)
+MOST_POINTS = 100  # of a curve
+MOST_BOUNDS = 6
+MOST_HEATMAPS = 2  # of a group of metrics
+MOST_NAMED, LONGEST_NAME = 12, 24  # points of the plane; beyond, they have the numbers of the table
+MOST_CELLS = 8  # of a row whose numbers are legible
+MOST_TICKS = 20  # classes whose names fit under a histogram
+LINEAR_LOSSES = 20
+# Keys of matplotlib.rcParams. Text stays text, and no label of somebody's config is read as a formula.
+STYLE: dict[Any, Any] = {
+    **figures.STYLE,
+    "axes.grid.axis": "both",
+    "lines.linewidth": 1.5,
+    "svg.fonttype": "none",
+    "text.color": figures.INK,
+    "text.parse_math": False,
+}
+# The colours of what is no data, and what they become inside a page.
+PAGE_COLOURS = {
+    figures.INK: "currentColor",
+    "#555555": "var(--muted)",
+    "#888888": "var(--muted)",
+    "#ececec": "var(--rule)",
+}
+
+
+class Panel(NamedTuple):
+    """One diagram."""
+
+    title: str
+    draw: Callable[[Axes], None]
+
+
+class Plot(NamedTuple):
+    """Diagrams that belong together; `keyed` when the configurations' lines or points need the legend."""
+
+    name: str
+    panels: list[Panel]
+    keyed: bool = False
+
+
+class Look(NamedTuple):
+    """How a configuration is drawn everywhere: its colour and dashes."""
+
+    colour: str
+    dashes: tuple[float, ...]
+
+
+def plots(comparison: Comparison) -> list[Plot]:
+    """All figures for which there are numbers."""
+    found = [
+        Plot("plane", plane(comparison), keyed=True),
+        Plot("curves", curves(comparison), keyed=True),
+        Plot("heatmap", heatmaps(comparison)),
+        Plot("classes", classes(comparison)),
+        Plot("endpoints", endpoints(comparison), keyed=True),
+    ]
+    return [plot for plot in found if plot.panels]
+
+
+def looks(count: int) -> list[Look]:
+    """Colours, then dashes, that tell configurations apart; neighbours in the table are alike where there are too many
+    for that."""
+    if count <= MOST_LOOKS:
+        return [Look(colour, dashes) for dashes in DASHES for colour in COLOURS][:count]
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    shades = matplotlib.colormaps["turbo"]
+    return [Look(to_hex(shades(0.05 + 0.9 * index / (count - 1))), ()) for index in range(count)]
+
+
+def save(plot: Plot, comparison: Comparison, folder: Path) -> None:
+    """Write `compare-NAME.png` and `compare-NAME.svg`, with every panel and the legend. Raises OSError."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = min(MOST_COLUMNS, len(plot.panels))
+    rows = math.ceil(len(plot.panels) / columns)
+    with drawing():
+        entries = [Line2D([], [], **_line(look)) for look in looks(len(comparison.configurations))]
+        names = [name(configuration, comparison) for configuration in comparison.configurations]
+        keyed = plot.keyed and len(names) > 1
+        height = rows * PANEL[1] + (0.22 * math.ceil(len(names) / columns) if keyed else 0)
+        figure = Figure(figsize=(columns * PANEL[0], height), dpi=120, layout="constrained")
+        for axes, panel in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).flat, plot.panels):
+            if panel is None:
+                axes.set_visible(False)
+            else:
+                _fill(axes, panel)
+        if keyed:
+            figure.legend(entries, names, loc="outside lower left", ncols=columns, labelcolor=figures.INK)
+        write_whole(folder / f"compare-{plot.name}.png", _encoded(figure, "png", {"Software": None}))
+        write_whole(folder / f"compare-{plot.name}.svg", _encoded(figure, "svg", {"Date": None, "Creator": None}))
+
+
+def inline(panel: Panel, salt: str) -> str:
+    """A panel as an SVG element for a page: in the page's colours and font, without an address or a name that another
+    panel could have; `salt` makes its references its own."""
+    from matplotlib.figure import Figure
+
+    with drawing(salt):
+        figure = Figure(figsize=PANEL, layout="constrained")
+        _fill(figure.subplots(), panel)
+        text = _encoded(figure, "svg", {"Date": None, "Creator": None}, transparent=True).decode()
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    view = re.search(r'viewBox="([-0-9. ]+)"', text)
+    assert view is not None
+    text = f'<svg viewBox="{view[1]}" role="img">{text[text.index(">") + 1 :]}'
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    for colour, themed in PAGE_COLOURS.items():
+        text = text.replace(colour, themed)
+    return text
+
+
+@contextmanager
+def drawing(salt: str = "gantrain") -> Iterator[None]:
+    """The look of every figure; the salt makes the names inside an SVG the same every time."""
+    import matplotlib
+
+    # A label may hold letters that the font lacks.
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}), warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def _encoded(figure: Figure, kind: str, metadata: dict[str, None], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=metadata, **options)
+    return buffer.getvalue()
+
+
+def _fill(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, color=figures.INK)
+    panel.draw(axes)
+
+
+def _line(look: Look) -> dict[str, Any]:
+    return {"color": look.colour, "linestyle": (0, look.dashes) if look.dashes else "-"}
+
+
+def name(configuration: Configuration, comparison: Comparison) -> str:
+    """A configuration in a legend, with the table's number where points are numbered."""
+    return f"{configuration.number}  {configuration.label}" if numbered(comparison) else configuration.label
+
+
+def numbered(comparison: Comparison) -> bool:
+    """Whether names are too many or too long to stand beside points."""
+    labels = [configuration.label for configuration in comparison.configurations]
+    return len(labels) > MOST_NAMED or max(map(len, labels)) > LONGEST_NAME
+
+
+def looked(comparison: Comparison) -> list[tuple[Configuration, Look]]:
+    """The configurations with their looks."""
+    return list(zip(comparison.configurations, looks(len(comparison.configurations)), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Curves
+
+
+def curves(comparison: Comparison) -> list[Panel]:
+    """Losses and bounds against the clock, of runs that reported more than once: mean over seeds, and one standard
+    deviation around it."""
+    names = list(dict.fromkeys(key for run in comparison.runs for report in run.reports for key in report))
+    trained = comparison.trained("disc_div", "gen_div")
+    bounds = [name for each in trained for name in names if re.fullmatch(rf"(training_)?bound/{each}", name)]
+    shown = [name for name in ("loss/discriminator", "loss/generator") if name in names] + bounds[:MOST_BOUNDS]
+    drawn = [name for name in shown if any(len(each.curve(name)) > 1 for each in comparison.configurations)]
+    return [Panel(name, _curve_drawer(comparison, name)) for name in drawn]
+
+
+def _curve_drawer(comparison: Comparison, name: str) -> Callable[[Axes], None]:
+    from matplotlib.ticker import EngFormatter
+
+    faint = min(0.18, 0.8 / len(comparison.configurations))
+
+    def draw(axes: Axes) -> None:
+        top = 0.0
+        for configuration, look in looked(comparison):
+            clock, mean, low, high = thinned(configuration, name)
+            axes.fill_between(clock, low, high, color=look.colour, alpha=faint, linewidth=0)
+            axes.plot(clock, mean, marker="o" if len(clock) < 8 else "", markersize=3, **_line(look))
+            top = max([top, *clock])
+        if max(map(abs, axes.get_ylim())) > LINEAR_LOSSES:
+            axes.set_yscale("symlog", linthresh=1)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+        axes.set_xlabel("images shown to D")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlim(0, 1.02 * (top or 1))
+
+    return draw
+
+
+def thinned(configuration: Configuration, name: str) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Clock, mean, lower and upper edge of the band: averages of neighbouring reports, where there are many."""
+    curve = configuration.curve(name)
+    step = math.ceil(len(curve) / MOST_POINTS) or 1
+    chunks = [curve[start : start + step] for start in range(0, len(curve), step)]
+    clock = [math.fsum(images for images, _ in chunk) / len(chunk) for chunk in chunks]
+    mean = [math.fsum(estimate.mean for _, estimate in chunk) / len(chunk) for chunk in chunks]
+    half = [math.fsum(estimate.sd or 0.0 for _, estimate in chunk) / len(chunk) for chunk in chunks]
+    edges = list(zip(mean, half, strict=True))
+    return clock, mean, [centre - width for centre, width in edges], [centre + width for centre, width in edges]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Quality against diversity
+
+
+def plane(comparison: Comparison) -> list[Panel]:
+    """Precision against recall, density against coverage, the Fréchet distance against the entropy of classes."""
+    pairs = [("recall", "precision"), ("coverage", "density"), ("class_entropy", r"fid_\w+")]
+    found = [
+        (x, y)
+        for diversity, quality in pairs
+        for x in comparison.metrics
+        for y in comparison.metrics
+        if re.fullmatch(f"diversity/{diversity}|quality/{diversity}", x) and re.fullmatch(f"quality/{quality}", y)
+    ]
+    return [Panel(f"{_bare(y)} against {_bare(x)}", _plane_drawer(comparison, x, y)) for x, y in found]
+
+
+def _bare(metric: str) -> str:
+    return metric.partition("/")[2]
+
+
+def _plane_drawer(comparison: Comparison, x: str, y: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        points = []
+        for configuration, look in looked(comparison):
+            diversity, quality = configuration.estimate(x), configuration.estimate(y)
+            if diversity is None or quality is None:
+                continue
+            at = (diversity.mean, quality.mean)
+            axes.errorbar(*at, yerr=quality.sd or 0, xerr=diversity.sd or 0, fmt="o", color=look.colour, elinewidth=1)
+            text = str(configuration.number) if numbered(comparison) else configuration.label
+            points.append((at, text))
+        axes.margins(0.18)
+        axes.autoscale_view()
+        axes.set(xlabel=f"{_bare(x)}, more diverse →", ylabel=f"{_bare(y)}, better ↑")
+        if better(y) < 0:
+            axes.yaxis.set_inverted(True)
+        _name_points(axes, points)
+
+    return draw
+
+
+def _name_points(axes: Axes, points: list[tuple[tuple[float, float], str]]) -> None:
+    """A name beside each point, on the side where there is room, and above or below where another name stands."""
+    width, height = 250, 150  # of the axes, and letters of 5 × 9, in points of typography; near enough for names
+    taken: list[tuple[float, float, float]] = []
+    for at, text in points:
+        across, up = axes.transAxes.inverted().transform(axes.transData.transform(at))
+        wide, left = 5 * len(text), across < 0.5
+        start = width * across + (5 if left else -5 - wide)
+
+        def free(step: int, start: float = start, end: float = start + wide, y: float = height * up) -> bool:
+            beside = (abs(y + step - other) < 9 and start < right and end > first for first, right, other in taken)
+            return 0 <= y + step <= height and not any(beside)
+
+        step = next((step for step in (4, -6, 14, -16, 24, -26, 34, -36) if free(step)), 4)
+        taken.append((start, start + wide, height * up + step))
+        place: Any = {"xytext": (5 if left else -5, step), "textcoords": "offset points", "fontsize": 9}
+        axes.annotate(text, at, ha="left" if left else "right", **place)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What D and G were given, against each other
+
+
+def heatmaps(comparison: Comparison) -> list[Panel]:
+    """The first metrics of each group, D's divergence by G's, where D's was swept."""
+    if len(comparison.trained("disc_div")) < 2:
+        return []
+    ranked = [list(filter(better, names))[:MOST_HEATMAPS] for names in comparison.columns.values()]
+    shown = list(itertools.chain(*ranked)) or comparison.columns.get("training", [])[-MOST_HEATMAPS:]
+    return [Panel(metric + arrow(metric), _heatmap_drawer(comparison, metric)) for metric in shown]
+
+
+def _heatmap_drawer(comparison: Comparison, metric: str) -> Callable[[Axes], None]:
+    rows, columns = (_distinct(comparison, f"{player}.name") for player in ("disc_div", "gen_div"))
+
+    def draw(axes: Axes) -> None:
+        import numpy as np
+
+        means = [[_mean_of_pair(comparison, metric, disc, gen) for gen in columns] for disc in rows]
+        shown = axes.pcolormesh(np.ma.masked_invalid(means), cmap="viridis", edgecolors="face")
+        low, high = shown.get_clim()
+        middle = ((low or 0) + (high or 0)) / 2
+        crowded = len(columns) > MOST_CELLS
+        if crowded:
+            axes.figure.colorbar(shown, ax=axes)
+        for (row, column), mean in np.ndenumerate(means):
+            text = "" if crowded else "—" if math.isnan(mean) else f"{mean:.3g}"
+            colour = figures.INK if math.isnan(mean) else "white" if mean < middle else "black"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=9)
+        slant: dict[str, Any] = {"rotation": 90} if crowded else {"rotation": 30, "ha": "right"}
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **slant)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.set(xlabel="gen_div", ylabel="disc_div")
+        axes.yaxis.set_inverted(True)
+        axes.grid(visible=False)
+
+    return draw
+
+
+def _distinct(comparison: Comparison, key: str) -> list[str]:
+    return list(dict.fromkeys(run.settings.get(key, "—") for run in comparison.runs))
+
+
+def _mean_of_pair(comparison: Comparison, metric: str, disc: str, gen: str) -> float:
+    """The mean over all finished runs with these two divergences; NaN where there is none."""
+    runs = [run for run in comparison.runs if run.finished and metric in run.metrics]
+    values = [
+        run.metrics[metric]
+        for run in runs
+        if (run.settings.get("disc_div.name", "—"), run.settings.get("gen_div.name", "—")) == (disc, gen)
+    ]
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classes
+
+
+def classes(comparison: Comparison) -> list[Panel]:
+    """The share of each class among samples, beside the data's."""
+    return [
+        Panel(name(configuration, comparison), _class_drawer(configuration, look))
+        for configuration, look in looked(comparison)
+        if configuration.class_shares("samples")
+    ]
+
+
+def _class_drawer(configuration: Configuration, look: Look) -> Callable[[Axes], None]:
+    samples, data = configuration.class_shares("samples"), configuration.class_shares("data")
+    names = list(dict.fromkeys([*data, *samples]))
+
+    def draw(axes: Axes) -> None:
+        present = [(place, samples[each]) for place, each in enumerate(names) if each in samples]
+        places, means = [place for place, _ in present], [estimate.mean for _, estimate in present]
+        spread = [estimate.sd or 0.0 for _, estimate in present] if len(names) <= MOST_TICKS else None
+        axes.bar(places, means, color=look.colour, alpha=0.75, yerr=spread, ecolor="#888888", width=0.8)
+        if data:
+            edges = [place - 0.5 for place in range(len(names) + 1)]
+            axes.stairs([data[each].mean if each in data else 0 for each in names], edges, color=figures.INK)
+        if len(names) <= MOST_TICKS:
+            axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 45)
+        axes.set(xlabel="class", ylabel="share")
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=False, axis="x")
+
+    return draw
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where a Gaussian generator came to rest
+
+
+def coordinates(run: Run, *where: str) -> tuple[float, float] | None:
+    """(μ, σ) from the summary's endpoint: what was `reached`, or where `theory` or the `optimum` is."""
+    found = run.fact("endpoint", *where)
+    pair = [within(found, "mean"), within(found, "std")] if isinstance(found, dict) else found
+    numbers = [number(value) for value in pair] if isinstance(pair, list) and len(pair) == 2 else [None, None]
+    return None if numbers[0] is None or numbers[1] is None else (numbers[0], numbers[1])
+
+
+def endpoints(comparison: Comparison) -> list[Panel]:
+    """The plane of means and widths: each run's end, the exact flow's, and the best Gaussian."""
+    if not any(coordinates(run, "reached") for run in comparison.runs):
+        return []
+    return [Panel("● training  × exact flow  ☆ best Gaussian", _endpoint_drawer(comparison))]
+
+
+def _endpoint_drawer(comparison: Comparison) -> Callable[[Axes], None]:
+    marks = {"reached": ("o", 18.0), "theory": ("x", 40.0), "optimum": ("*", 70.0)}
+
+    def draw(axes: Axes) -> None:
+        for configuration, look in looked(comparison):
+            for where, (marker, size) in marks.items():
+                points = {at for run in configuration.shown if (at := coordinates(run, where))}
+                face = "none" if marker == "*" else look.colour
+                for x, y in sorted(points):
+                    kind: dict[str, Any] = {"c": face} if marker == "x" else {"facecolors": face}
+                    axes.scatter(x, y, s=size, marker=marker, edgecolors=look.colour if marker != "x" else None, **kind)
+        axes.margins(0.12)
+        axes.set(xlabel="μ", ylabel="σ")
+
+    return draw

@@ -1,0 +1,574 @@
+"""Runs side by side: grouping, labels, statistics, compare.csv, the page, and folders that nobody should trust."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Answer
+from PIL import Image, PngImagePlugin
+
+from gantrain import collection, comparison, comparison_plots, html_report
+from gantrain.commands import compare as show
+from gantrain.commands import train
+from gantrain.comparison import Estimate, better, compare
+from gantrain.errors import DataError
+
+Gantrain = Callable[..., Answer]
+SETTINGS: dict[str, Any] = {
+    "seed": 0,
+    "run_dir": "somewhere",
+    "gen_objective": "matched",
+    "dataset": {"name": "digits", "root": "data"},
+    "disc_div": {"name": "gan"},
+    "gen_div": {"name": "kl"},
+    "optimizer": {"name": "Adam", "lr": 0.001, "betas": [0.5, 0.999]},
+    "train": {"images": 1000, "report_every_images": 500, "held_out_images": 500},
+}
+EVALUATION: dict[str, Any] = {
+    "images": 1000,
+    "checkpoint": "images_000000001000.pt",
+    "samples_from": "averaged generator",
+    "count": 200,
+    "split": "held out",
+    "seed": 7,
+    "features": {"name": "classifier"},
+    "metrics": {"quality/fid_classifier": 10.0, "quality/precision": 0.5, "diversity/recall": 0.5},
+    "class_histogram": {"data": {"0": 100, "1": 100}, "samples": {"0": 50, "1": 150}},
+}
+
+
+def merged(base: Any, change: Any) -> Any:
+    """`base` with `change` in its place, key by key."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    return base | {key: merged(base.get(key), value) for key, value in change.items()}
+
+
+def make_run(
+    folder: Path,
+    settings: dict[str, Any] | None = None,
+    metrics: dict[str, float] | None = None,
+    evaluation: dict[str, Any] | None = None,
+    **summary: Any,
+) -> Path:
+    """A run folder as gantrain leaves it, without checkpoints."""
+    chosen = merged(SETTINGS, settings or {})
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "samples").mkdir()
+    (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
+    typed = [f"gen_div={chosen['gen_div']['name']}", f"seed={chosen['seed']}"]
+    (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(typed))
+    values = {"loss/discriminator": 1.5, "loss/generator": 0.5, "bound/gan": 0.25} | (metrics or {})
+    told = {
+        "status": "finished",
+        "reason": "",
+        "started": "2026-11-22T04:00:00+00:00",
+        "data": {"label": "digits", "training_images": 1618, "held_out": True, "fingerprint": "d38c"},
+        "samples_from": "averaged generator",
+        "images": 1000,
+        "device": "cpu",
+        "versions": {"torch": "2.15.0"},
+        "metrics": values,
+    }
+    (folder / "summary.json").write_text(json.dumps(told | summary))
+    rows = [{"images": clock, **{key: value + 1 / clock for key, value in values.items()}} for clock in (500, 1000)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if evaluation is not None:
+        (folder / "evaluation.json").write_text(json.dumps(merged(EVALUATION, evaluation)))
+    for name, shade in (("real", 40), ("images_000000000500", 99), ("images_000000001000", 200)):
+        Image.new("RGB", (20, 20), (shade, shade, shade)).save(folder / "samples" / f"{name}.png")
+    return folder
+
+
+def sweep(root: Path, names: str = "kl,js", seeds: int = 2, **each: Any) -> Path:
+    """Every combination of divergence and seed, with metrics that are a random function of both."""
+    jobs = [(name, seed) for name in names.split(",") for seed in range(seeds)]
+    for number, (name, seed) in enumerate(jobs):
+        drawn = random.Random(f"{name}{seed}").random()
+        values = {"quality/fid_classifier": 10 + drawn, "quality/precision": drawn, "diversity/recall": 1 - drawn}
+        make_run(
+            root / f"{number}-gen_div-{name}_seed-{seed}",
+            {"gen_div": {"name": name}, "seed": seed},
+            {"loss/generator": drawn},
+            {"metrics": values},
+            **each,
+        )
+    return root
+
+
+class Page(HTMLParser):
+    """The tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def sources(self) -> list[str]:
+        """What the page could make a browser fetch."""
+        return [value for name, value in self.attributes if name in ("src", "href", "xlink:href", "action", "data")]
+
+
+def page_of(*folders: Path, drawn: bool = False) -> Page:
+    found = compare(folders)
+    return Page(html_report.page(found, comparison_plots.plots(found) if drawn else []))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Grouping, labels, statistics
+
+
+def test_runs_that_differ_only_in_seed_and_places_are_one_configuration(tmp_path: Path) -> None:
+    for seed in (10, 2):
+        elsewhere = {"run_dir": f"r{seed}", "dataset": {"root": str(seed)}, "train": {"report_every_images": seed}}
+        make_run(tmp_path / f"{seed}", {"seed": seed, **elsewhere})
+    (found,) = compare([tmp_path]).configurations
+    assert [run.seed for run in found.runs] == ["2", "10"]
+    assert found.label == "kl"
+
+
+def test_a_label_is_what_differs_and_nothing_else(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", {"optimizer": {"name": "SGD", "lr": 0.1, "betas": [0, 0]}})
+    make_run(tmp_path / "b", {"gen_div": {"name": "js"}})
+    make_run(tmp_path / "c", {"gen_div": {"name": "js"}, "train": {"images": 5}})
+    found = compare([tmp_path])
+    assert [each.label for each in found.configurations] == [
+        "gen_div=kl optimizer=SGD train.images=1000",
+        "gen_div=js optimizer=Adam train.images=1000",
+        "gen_div=js optimizer=Adam train.images=5",
+    ]
+    assert found.differing == ["gen_div.name", "optimizer.name", "optimizer.lr", "train.images"]
+
+
+def test_a_key_that_does_not_follow_from_its_sections_name_is_told(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", {"optimizer": {"name": "SGD"}})
+    for lr in (0.1, 0.2):
+        make_run(tmp_path / f"b{lr}", {"optimizer": {"lr": lr}})
+    labels = [each.label for each in compare([tmp_path]).configurations]
+    assert labels == [
+        f"optimizer={name} optimizer.lr={lr}" for name, lr in (("SGD", 0.001), ("Adam", 0.1), ("Adam", 0.2))
+    ]
+
+
+def test_one_differing_key_needs_no_name(tmp_path: Path) -> None:
+    assert [each.label for each in compare([sweep(tmp_path, "kl,alpha_0.3")]).configurations] == ["kl", "alpha_0.3"]
+
+
+def test_of_runs_with_equal_settings_and_seed_the_newest_finished_one_counts(tmp_path: Path) -> None:
+    make_run(tmp_path / "old", metrics={"bound/gan": 1}, started="2026-01-01")
+    new = make_run(tmp_path / "new", metrics={"bound/gan": 2}, started="2026-01-02")
+    make_run(tmp_path / "failed", status="failed", started="2026-01-03")
+    found = compare([tmp_path, new])
+    assert [run.path for run in found.runs] == [new]
+    assert sorted(note.partition(" ")[0] for note in found.notes) == [str(tmp_path / "failed"), str(tmp_path / "old")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_an_estimate_is_mean_and_sample_deviation(count: int) -> None:
+    values = [random.Random(count).gauss(3, 2) for _ in range(count)]
+    found = Estimate.of(values)
+    assert found.mean == pytest.approx(statistics.mean(values))
+    assert found.n == count
+    assert found.sd == (pytest.approx(statistics.stdev(values)) if count > 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "text"),
+    [
+        (0.81234, 0.0341, "0.812 ± 0.034"),
+        (123.456, 12.3, "123 ± 12"),
+        (-1.5, 0.25, "−1.50 ± 0.25"),
+        (12.3456, None, "12.35"),
+        (2.0, 0.0, "2 ± 0"),
+        (3e20, 1.25e19, "3e+20 ± 1.2e+19"),
+    ],
+)
+def test_an_estimate_is_written_to_its_own_precision(mean: float, sd: float | None, text: str) -> None:
+    assert str(Estimate(mean, sd, 3)) == text
+
+
+def test_only_finished_runs_and_finite_numbers_count(tmp_path: Path) -> None:
+    for seed, (value, status) in enumerate(
+        [(1.0, "finished"), (3.0, "finished"), (99.0, "failed"), (None, "finished")]
+    ):
+        make_run(tmp_path / f"{seed}", {"seed": seed}, {"bound/kl": value} if value else {}, status=status, reason="x")
+    (found,) = compare([tmp_path]).configurations
+    assert found.estimate("bound/kl") == Estimate(2.0, pytest.approx(math.sqrt(2)), 2)
+    assert found.seeds == "3 of 4"
+    assert found.written("bound/kl") == "2.0 ± 1.4 (2 seeds)"
+
+
+def test_a_band_is_the_deviation_at_each_clock(tmp_path: Path) -> None:
+    (kl, _) = compare([sweep(tmp_path, seeds=3)]).configurations
+    clock, mean, low, high = comparison_plots.thinned(kl, "loss/generator")
+    values = [[run.reports[index]["loss/generator"] for run in kl.runs] for index in range(2)]
+    assert clock == [500, 1000]
+    assert mean == pytest.approx([statistics.mean(each) for each in values])
+    assert [(up - down) / 2 for up, down in zip(high, low, strict=True)] == pytest.approx(
+        list(map(statistics.stdev, values))
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is best
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        *((f"quality/{name}", -1) for name in ("fid_classifier", "fid_inception", "kid_classifier")),
+        *((f"quality/{name}", 1) for name in ("precision", "density", "classifier_score", "high_quality_share")),
+        *((f"diversity/{name}", 1) for name in ("recall", "coverage", "modes_found")),
+        *((f"diversity/{name}", -1) for name in ("missing_classes", "class_kl", "class_tv")),
+        *((name, 0) for name in ("diversity/class_entropy", "quality/kid_classifier_error", "loss/generator")),
+        *((name, 0) for name in ("bound/kl", "estimate/total_variation", "ratio/calibration_q")),
+    ],
+)
+def test_which_direction_is_better(metric: str, direction: int) -> None:
+    assert better(metric) == direction
+
+
+def test_the_best_is_marked_where_there_is_one(tmp_path: Path) -> None:
+    make_run(tmp_path / "kl", evaluation={"metrics": {"quality/precision": 0.9, "quality/fid_classifier": 20}})
+    make_run(tmp_path / "js", {"gen_div": {"name": "js"}}, evaluation={})
+    found = compare([tmp_path])
+    js, kl = found.configurations
+    assert found.best("quality/precision") == [kl]
+    assert found.best("quality/fid_classifier") == [js]
+    assert found.best("diversity/recall") == [js, kl]
+    assert found.best("bound/gan") == found.best("quality/unknown") == []
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "summary"),
+    [({"count": 50}, {}), ({"split": "training"}, {}), ({}, {"data": {"fingerprint": "other"}})],
+)
+def test_nothing_is_best_where_runs_were_measured_differently(
+    evaluation: dict[str, Any], summary: dict[str, Any], tmp_path: Path
+) -> None:
+    make_run(tmp_path / "kl", evaluation=evaluation, **summary)
+    make_run(tmp_path / "js", {"gen_div": {"name": "js"}}, evaluation={})
+    found = compare([tmp_path])
+    assert found.best("quality/precision") == []
+    assert "cannot be ranked" in " ".join(found.notes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is written
+
+
+def test_the_table_has_every_run_and_metric_in_full_precision(tmp_path: Path) -> None:
+    found = compare([sweep(tmp_path)])
+    rows = list(csv.DictReader(io.StringIO(comparison.table(found))))
+    assert [row["run"] for row in rows] == [str(run.path) for run in found.runs]
+    assert [(row["gen_div"], row["seed"]) for row in rows] == [("kl", "0"), ("kl", "1"), ("js", "0"), ("js", "1")]
+    for row, run in zip(rows, found.runs, strict=True):
+        assert {name: float(row[name]) for name in run.metrics} == run.metrics
+        assert row["status"] == "finished"
+        assert row["evaluated"] == "200 samples, averaged generator"
+
+
+def test_a_spreadsheet_sees_no_formula(tmp_path: Path) -> None:
+    for name, label in (("a", "=cmd|'/C calc'!A0"), ("b", "@SUM(1)"), ("c", "-1.5")):
+        make_run(tmp_path / name, {"dataset": {"label": label}})
+    rows = csv.DictReader(io.StringIO(comparison.table(compare([tmp_path]))))
+    assert [row["dataset.label"] for row in rows] == ["'=cmd|'/C calc'!A0", "'@SUM(1)", "-1.5"]
+
+
+def test_commands_are_those_that_were_typed(tmp_path: Path) -> None:
+    runs = compare([sweep(tmp_path)]).runs
+    assert comparison.command_lines(runs) == [["-m", "gen_div=kl,js", "seed=0,1"]]
+    assert comparison.command_lines(runs[:3]) == [
+        ["gen_div=kl", "seed=0"],
+        ["gen_div=kl", "seed=1"],
+        ["gen_div=js", "seed=0"],
+    ]
+
+
+def test_a_comparison_is_shown_and_written(gantrain: Gantrain, tmp_path: Path) -> None:
+    sweep(tmp_path / "s")
+    make_run(
+        tmp_path / "s/9-broken", {"gen_div": {"name": "neyman"}}, status="failed", reason="inf at 5\nlower the rate"
+    )
+    answer = gantrain("compare", "s")
+    assert (answer.code, answer.err) == (0, "")
+    assert "failed: s/9-broken (neyman): inf at 5\n" in answer.out
+    assert "fid_classifier ↓" in answer.out
+    assert answer.out.count(" *") == 3
+    assert answer.out.endswith("the report is s/report.html\n")
+    written = {path.name for path in (tmp_path / "s").iterdir() if path.is_file()}
+    figures = {f"compare-{name}.{kind}" for name in ("curves", "plane", "classes") for kind in ("png", "svg")}
+    assert written == {"compare.csv", "report.html"} | figures
+    before = {name: (tmp_path / "s" / name).read_bytes() for name in written}
+    assert gantrain("compare", "s", "out=again").code == 0
+    assert before == {name: (tmp_path / "again" / name).read_bytes() for name in written}, (
+        "the same runs, the same files"
+    )
+
+
+def test_a_narrow_terminal_gets_more_tables_and_loses_nothing() -> None:
+    columns = [["a" * 20, "1"], ["b", "2" * 20], ["c" * 90, "3"], ["d", "4"]]
+    assert list(show.fitting(columns, 50)) == [columns[:2], columns[2:3], columns[3:]]
+    assert list(show.fitting(columns, 1000)) == [columns]
+    assert list(show.fitting([], 50)) == [[]]
+
+
+def test_the_page_is_whole_in_itself(tmp_path: Path) -> None:
+    sweep(tmp_path / "a")
+    disc = {"disc_div": {"name": "js"}, "seed": 0}
+    rest = {"reached": [0.1, 1.0], "theory": {"outcome": "collapses"}, "optimum": {"mean": 0, "std": 1}}
+    make_run(tmp_path / "b", disc, evaluation={}, endpoint=rest)
+    found = compare([tmp_path])
+    drawn = comparison_plots.plots(found)
+    assert [plot.name for plot in drawn] == ["plane", "curves", "heatmap", "classes", "endpoints"]
+    text = html_report.page(found, drawn)
+    page = Page(text)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in page.sources())
+    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert ("content", html_report.POLICY) in page.attributes
+    assert page.tags.count("svg") - len(found.configurations) * 3 == sum(len(plot.panels) for plot in drawn)
+    assert "collapses" in page.text
+    for word in ("averaged generator", "200 samples", "held out", "torch 2.15.0", "cpu", "d38c"):
+        assert any(word in each for each in page.text), word
+
+
+def test_sixty_runs_have_sixty_grids_and_twenty_rows(tmp_path: Path) -> None:
+    sweep(tmp_path, ",".join(f"alpha_{index}" for index in range(20)), seeds=3)
+    page = page_of(tmp_path)
+    assert page.tags.count("img") == 61
+    assert page.text.count("alpha_7") == 3 + 3 + 1  # a row in each table, its grids, what differs
+    assert len({look.colour for look in comparison_plots.looks(60)}) == 60
+
+
+def test_grids_are_from_one_seed_where_they_can_be(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    summary = tmp_path / "0-gen_div-kl_seed-0/summary.json"
+    summary.write_text(summary.read_text().replace("finished", "failed"))
+    page = page_of(tmp_path)
+    assert page.text[page.text.index("data") :].index("1,000 images, seed 1") > 0
+    assert any("from the same latents" in text for text in page.text)
+
+
+def test_a_single_run_is_a_comparison_too(gantrain: Gantrain, tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    before = sorted(tmp_path.glob("run/**/*"))
+    answer = gantrain("compare", "run")
+    assert answer.code == 0
+    assert "the report is comparison/report.html" in answer.out
+    assert sorted(tmp_path.glob("run/**/*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "compare needs runs"),
+        (["out=x"], 2, "compare needs runs"),
+        (["nowhere"], 3, "nowhere is not a folder"),
+        (["."], 3, "no run that can be read in ."),
+        ([".", "ouT=x"], 2, "did you mean out?"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    gantrain: Gantrain, arguments: list[str], code: int, words: str
+) -> None:
+    answer = gantrain("compare", *arguments)
+    assert answer.code == code
+    assert words in answer.err
+    assert answer.err.count("\n") <= 2
+
+
+def test_comparing_needs_no_torch(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    code = "import sys; from gantrain.cli import main; main(['compare', 'run']); print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "False"
+
+
+def test_a_sweep_ends_with_its_report(gantrain: Gantrain, tmp_path: Path) -> None:
+    tiny = ("train.images=100", "train.batch_size=50", "train.held_out_images=20")
+    answer = gantrain("train", "-m", "gen_div=kl,js", *tiny, "run_dir=s")
+    assert answer.code == 0
+    assert (tmp_path / "s/report.html").is_file()
+    assert "the report is s/report.html" in answer.out
+
+
+def test_a_report_that_fails_changes_no_sweeps_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sweep(tmp_path) / "compare.csv").mkdir()
+    train.report_sweep(tmp_path)
+    assert f"the runs could not be compared: out={tmp_path} cannot be written" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Nothing in a folder is trusted
+
+
+HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e$\\frac"
+
+
+def test_no_text_becomes_markup(gantrain: Gantrain, tmp_path: Path) -> None:
+    dressed = {"dataset": {"label": HOSTILE}, "gen_div": {"name": HOSTILE}}
+    strange = {"metrics": {f"quality/{HOSTILE}": 1.0}, "split": HOSTILE, "class_histogram": {"samples": {HOSTILE: 1}}}
+    make_run(tmp_path / "s/<b>bold", dressed, {HOSTILE: 1}, strange, data={"label": HOSTILE}, device=HOSTILE)
+    make_run(tmp_path / "s/[red]x", status="failed", reason=f"[blink]{HOSTILE}\n{HOSTILE}")
+    answer = gantrain("compare", "s")
+    assert answer.code == 0
+    assert "\x1b" not in answer.out + answer.err
+    assert "[blink]" in answer.out
+    text = (tmp_path / "s/report.html").read_text()
+    page = Page(text)
+    assert not {"script", "b"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in page.sources())
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert any("<script>alert(1)</script>" in each for each in page.text), "it is shown as what it is"
+
+
+def png(width: int, height: int, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, format="PNG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<svg onload=alert(1)>", "no picture"),
+        (b"", "no picture"),
+        (png(20, 20)[:-20], "no picture"),
+        (png(5000, 5000), "pixels"),
+        (b"GIF89a" + bytes(50), "no picture"),
+    ],
+)
+def test_only_whole_pngs_of_a_size_that_can_be_shown_are_pictures(data: bytes, words: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "samples/images_000000002000.png").write_bytes(data)
+    page = page_of(run)
+    assert page.tags.count("img") == 1, "real.png is well"
+    assert any(words in text for text in page.text)
+
+
+def test_a_picture_is_made_anew_and_carries_nothing_but_pixels(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("comment", "smuggled")
+    Image.new("RGB", (1600, 400), (1, 2, 3)).save(run / "samples/real.png", pnginfo=notes, icc_profile=b"smuggled")
+    data = collection.picture(collection.read(run), "samples/real.png")
+    image = Image.open(io.BytesIO(data))
+    assert b"smuggled" not in data
+    assert (image.size, image.getpixel((0, 0)), image.info) == ((800, 200), (1, 2, 3), {})
+
+
+@pytest.mark.parametrize("name", ["summary.json", ".hydra/config.yaml", "metrics.jsonl", "evaluation.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "loop", "huge"])
+def test_what_is_no_file_of_the_run_is_not_read(name: str, kind: str, tmp_path: Path) -> None:
+    good, bad = make_run(tmp_path / "s/good"), make_run(tmp_path / "s/bad", evaluation={})
+    path = bad / name
+    outside = tmp_path / path.name
+    path.rename(outside)
+    if kind == "link":
+        path.symlink_to(outside)
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, collection.LARGEST_BYTES[path.suffix] + 1)
+    found = compare([tmp_path / "s"])
+    assert [run.path for run in found.runs] == [good]
+    # A config that is no file makes no run.
+    assert list(found.unreadable) == ([] if name.endswith(".yaml") and kind in ("pipe", "loop") else [bad])
+
+
+def test_links_between_folders_are_not_followed(tmp_path: Path) -> None:
+    secret = make_run(tmp_path / "secret", {"gen_div": {"name": "js"}})
+    run = make_run(tmp_path / "s/run")
+    (tmp_path / "s/linked").symlink_to(secret)
+    (run / "samples/real.png").unlink()
+    (run / "samples/real.png").symlink_to(secret / "samples/real.png")
+    page = page_of(tmp_path / "s")
+    assert any("link out of the run folder" in text for text in page.text)
+    assert [found.path for found in compare([tmp_path / "s"]).runs] == [run]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("summary.json", "[1, 2]"),
+        ("summary.json", "[" * 100_000),
+        ("summary.json", '{"status": '),
+        ("summary.json", '{"images": ' + "9" * 5000 + "}"),
+        ("evaluation.json", '"text"'),
+        (".hydra/config.yaml", "a: [1"),
+        (".hydra/config.yaml", "a: !!python/object/apply:os.system [id]"),
+        (".hydra/config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"),
+        (".hydra/config.yaml", "[" * 900),
+        (".hydra/config.yaml", "[" * 100_000),
+        (".hydra/config.yaml", "- " * 10_000),
+        (".hydra/config.yaml", f"0x{'f' * 20_000}: 1"),
+        (".hydra/config.yaml", "\0"),
+    ],
+)
+def test_a_damaged_run_is_named_and_the_others_are_compared(name: str, text: str, tmp_path: Path) -> None:
+    good, bad = make_run(tmp_path / "good"), make_run(tmp_path / "bad")
+    (bad / name).write_text(text)
+    found = compare([tmp_path])
+    assert [run.path for run in found.runs] == [good]
+    ((path, label, status, reason),) = found.failures
+    assert (path, label, status) == (bad, "", "unreadable")
+    assert reason.startswith(name)
+
+
+def test_odd_values_are_no_numbers(tmp_path: Path) -> None:
+    odd = {"a": math.nan, "b": math.inf, "c": True, "d": "1", "e": [1], "f": 10**400, "g": 1e300, "h": None, "i": 2}
+    run = make_run(tmp_path / "run", {"latent": {"size": 10**400}}, status=["x"], metrics={})
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"metrics": odd, "data": 3, "images": "many"}))
+    (run / "metrics.jsonl").write_text('{"images": 1, "loss/generator": NaN}\n[]\n{"images": "x"}\n{"images": 10, "lo')
+    read = collection.read(run)
+    assert read.metrics == {"i": 2.0}
+    assert (read.status, read.reports) == ("unknown", [{"images": 1.0}])
+    assert "many" not in page_of(run).text
+
+
+def test_numbers_of_any_size_are_drawn(tmp_path: Path) -> None:
+    for seed, size in enumerate((1e100, -1e100, 1e-100, 0.0)):
+        make_run(tmp_path / f"{seed}", {"seed": seed}, {"bound/gan": size}, {"metrics": {"diversity/recall": size}})
+    found = compare([tmp_path])
+    for plot in comparison_plots.plots(found):
+        for panel in plot.panels:
+            assert "<path" in comparison_plots.inline(panel, "salt")
+    assert found.configurations[0].written("bound/gan").endswith(" ± 8.2e+99")
+
+
+def test_a_folder_of_damaged_runs_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "summary.json").write_text("{")
+    with pytest.raises(DataError, match=r"no run that can be read in .*\n  .*run: summary\.json is not JSON"):
+        compare([run])
