@@ -31,7 +31,7 @@ class Published(NamedTuple):
     path: str  # under the root folder
     url: str
     md5: str
-    members: Mapping[str, str] = MappingProxyType({})  # of an archive: MD5 of each wanted member, by path
+    members: Mapping[str, str] = MappingProxyType({})  # of what is packed: MD5 of each wanted member, by path
 
 
 def fetch(root: Path, file: Published) -> Path:
@@ -53,9 +53,11 @@ def member_bytes(root: Path, file: Published) -> dict[str, bytes]:
         return {name: checked_bytes(root / name, file, md5) for name, md5 in file.members.items()}
     path = fetch(root, file)
     with refusing(path, file):
+        with open(path, "rb") as archive:  # nothing of another archive is even looked at
+            _compare(path.name, hashlib.file_digest(archive, _new_md5).hexdigest(), file.md5)
         contents = _unpacked(path, file)
         for name, md5 in file.members.items():
-            _compare(name, _md5(contents[name]), md5)
+            compare(name, contents[name], md5)
     return {name: contents[name] for name in file.members}
 
 
@@ -63,7 +65,7 @@ def checked_bytes(path: Path, file: Published, md5: str) -> bytes:
     """The bytes of `path`; raises DataError if they differ from the published checksum."""
     with refusing(path, file):
         content = path.read_bytes()
-        _compare(path.name, _md5(content), md5)
+        compare(path.name, content, md5)
     return content
 
 
@@ -82,13 +84,18 @@ def refusing(path: Path, file: Published) -> Iterator[None]:
         ) from error
 
 
+def compare(name: str, content: bytes, published: str) -> None:
+    """Raise ValueError unless `content` has the published checksum."""
+    _compare(name, hashlib.md5(content, usedforsecurity=False).hexdigest(), published)
+
+
 def _compare(name: str, found: str, published: str) -> None:
     if found != published:
         raise ValueError(f"{name} is incomplete, damaged or another version: MD5 {found}, published {published}")
 
 
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _new_md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)
 
 
 @contextmanager
@@ -106,7 +113,7 @@ def _download(file: Published, path: Path) -> None:
     """Download beside `path`, compare the checksum, rename into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    digest = hashlib.md5(usedforsecurity=False)
+    digest = _new_md5()
     try:
         part.unlink(missing_ok=True)
         with open(part, "xb") as target:

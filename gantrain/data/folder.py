@@ -11,13 +11,13 @@ import functools
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from gantrain.data.decoding import MAX_BYTES, File, decode_all
-from gantrain.data.images import Splits
+from gantrain.data.images import Labels, Splits
 from gantrain.errors import DataError
-from gantrain.terminal import printable
+from gantrain.terminal import one_line
 
 MAX_FILES = 10_000_000
 MAX_TOTAL_BYTES = 2**40
@@ -26,7 +26,7 @@ RATIO_COUNTS_FROM = 2**20  # bytes; a smaller member is no bomb, whatever its ra
 
 
 def read(path: Path, size: int, on_bad: str) -> Splits:
-    """Every image under `path`, in one channel if all are grey and in three otherwise.
+    """Every image under `path`, in one channel if all are grey and in three otherwise; labelled by class folders.
 
     Raises DataError if `path` is missing, unreadable or without images, or if one is damaged and `on_bad` is `error`.
     """
@@ -35,10 +35,30 @@ def read(path: Path, size: int, on_bad: str) -> Splits:
     files = image_files(path)
     if not files:
         raise DataError(f"{path} holds no files; dataset.path must be a folder of images or a .zip of them")
-    pixels, skipped = decode_all(files, size, on_bad)
+    pixels, intact = decode_all(files, size, on_bad, path)
     images = torch.from_numpy(pixels)
     grey = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
-    return Splits(images[:, :1].contiguous() if grey else images, skipped=skipped)
+    labels = class_folders([file.name for file, whole in zip(files, intact, strict=True) if whole])
+    return Splits(
+        images[:, :1].contiguous() if grey else images,
+        skipped=len(files) - int(intact.sum()),
+        labels=None if labels is None else lambda: labels,
+    )
+
+
+def class_folders(names: Sequence[str]) -> Labels | None:
+    """The classes of images by the first folder in which their paths differ; None unless each lies in one of several
+    such folders."""
+    import torch
+
+    folders = [PurePosixPath(name).parent.parts for name in names]
+    levels = [len(set(names)) for names in zip(*folders, strict=False)]
+    shared = next((depth for depth, different in enumerate(levels) if different > 1), len(levels))
+    if any(len(parts) == shared for parts in folders):
+        return None
+    classes = sorted({parts[shared] for parts in folders}, key=os.fsencode)
+    numbers = {name: number for number, name in enumerate(classes)}
+    return Labels(tuple(map(one_line, classes)), torch.tensor([numbers[parts[shared]] for parts in folders]))
 
 
 def image_files(path: Path) -> list[File]:
@@ -98,7 +118,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         fault = "is there twice" if member.filename in names else _fault(member)
         if fault:
-            raise DataError(f"{path}: member {printable(member.filename)} {fault}; pack the images as plain files")
+            raise DataError(f"{path}: member {one_line(member.filename)} {fault}; pack the images as plain files")
         names.add(member.filename)
     total = sum(member.file_size for member in members)
     if len(members) > MAX_FILES or total > MAX_TOTAL_BYTES:
@@ -114,6 +134,8 @@ def _fault(member: zipfile.ZipInfo) -> str:
         return "is a link or another special file"
     if member.flag_bits & 1:
         return "is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+        return "is compressed by another method than deflate"
     if member.file_size > MAX_BYTES:
         return f"has {member.file_size} bytes, more than the {MAX_BYTES} that an image may have"
     if member.file_size > max(RATIO_COUNTS_FROM, MAX_RATIO * member.compress_size):

@@ -8,6 +8,7 @@ clock c goes on with the images it would have seen.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.errors import DataError
@@ -17,18 +18,29 @@ if TYPE_CHECKING:
     import torch
 
 
+class Labels(NamedTuple):
+    """The class of each image, a number below len(classes), or −1 where it is not known: int64 `[N]` on the CPU."""
+
+    classes: tuple[str, ...]
+    train: torch.Tensor
+    test: torch.Tensor | None = None
+
+
 class Splits(NamedTuple):
-    """Images as a reader found them, uint8 `[N, C, H, W]` on the CPU."""
+    """Images as a reader found them, uint8 `[N, C, H, W]` on the CPU; `labels` reads their labels, which training never
+    needs, so that the files that hold them may be missing."""
 
     train: torch.Tensor
     test: torch.Tensor | None = None
     skipped: int = 0
+    labels: Callable[[], Labels] | None = None
 
 
 class Images:
     """A set of images; the contract is `gantrain.data.Dataset`.
 
-    `train` and `held` are uint8 `[N, C, H, W]` on the device they are to be read on; `held` may be empty.
+    `train` and `held` are uint8 `[N, C, H, W]` on the device they are to be read on; `held` may be empty, and is a test
+    split where `is_test` says so. `read_labels` gives the labels of both.
     """
 
     def __init__(
@@ -41,6 +53,8 @@ class Images:
         flip: bool = False,
         skipped: int = 0,
         seed: int = 0,
+        is_test: bool = False,
+        read_labels: Callable[[], Labels] | None = None,
     ) -> None:
         self.name = name
         self.label = label
@@ -49,27 +63,39 @@ class Images:
         self.has_held_out = len(held) > 0
         self.fingerprint = _fingerprint(train, held)
         self.skipped = skipped
-        self._train = train
-        self._held = held if self.has_held_out else train
-        self._flip = flip
+        self.split = "training" if not self.has_held_out else "test" if is_test else "held out"  # what held_out gives
+        self.flip = flip
+        self.train = train
+        self.held = held if self.has_held_out else train
+        self._read_labels = read_labels
         self._seed = seed
         self._orders: dict[int, torch.Tensor] = {}
 
     def batch(self, clock: int, batch_size: int) -> torch.Tensor:
         """Images clock … clock + B − 1 of the stream: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
-        images = _pixels(self._train[self._indices(clock, batch_size)])
-        return self._mirrored(images, clock) if self._flip else images
+        images = pixels(self.train[self._indices(clock, batch_size)])
+        return self._mirrored(images, clock) if self.flip else images
 
     def held_out(self, count: int) -> torch.Tensor:
         """The first `count` held-out images, or training images where none are held out: `[≤ count, C, H, W]`."""
-        return _pixels(self._held[:count])
+        return pixels(self.held[:count])
+
+    def labels(self) -> Labels | None:
+        """The labels of `train` and `held`, in their order; None where there are none.
+
+        Raises DataError if the files that hold them are missing or damaged.
+        """
+        if self._read_labels is None:
+            return None
+        labels = self._read_labels()
+        return labels if self.has_held_out else labels._replace(test=labels.train)
 
     def _indices(self, clock: int, batch_size: int) -> torch.Tensor:
         """Which training images stand at positions clock … clock + B − 1: int64 `[B]`."""
         import torch
 
         end = clock + batch_size
-        count = len(self._train)
+        count = len(self.train)
         epochs = range(clock // count, (end - 1) // count + 1)
         self._orders = {epoch: self._order(epoch) for epoch in epochs}
         starts = {epoch: epoch * count for epoch in epochs}
@@ -82,7 +108,7 @@ class Images:
         if epoch in self._orders:
             return self._orders[epoch]
         generator = stream_generator(self._seed, "permutation", epoch)
-        return torch.randperm(len(self._train), generator=generator).to(self._train.device)
+        return torch.randperm(len(self.train), generator=generator).to(self.train.device)
 
     def _mirrored(self, images: torch.Tensor, clock: int) -> torch.Tensor:
         import torch
@@ -92,8 +118,8 @@ class Images:
         return torch.where(coins < 0.5, images.flip(-1), images)
 
 
-def separate(splits: Splits, held_out: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(training, held-out) images.
+def separate(splits: Splits, held_out: int | None) -> tuple[slice | Sequence[int], Sequence[int]]:
+    """Which images are for training, and which of the test split, or of the training ones, are held out.
 
     Held-out ones come in the order of a hash of their content, so that the first k of them are a fair sample even
     where the files are sorted by class. Where there is no test split the first min(10 %, 1,000) in that order are held
@@ -102,12 +128,19 @@ def separate(splits: Splits, held_out: int | None) -> tuple[torch.Tensor, torch.
     Raises DataError if nothing would be left to train on.
     """
     if splits.test is not None:
-        return splits.train, splits.test[_content_order(splits.test)[:held_out]]
+        return slice(None), _content_order(splits.test)[:held_out]
     count = min(len(splits.train) // 10, 1000) if held_out is None else held_out
     if count >= len(splits.train):
         raise DataError(f"dataset.held_out={count} leaves no training image of {len(splits.train)}; lower it")
     order = _content_order(splits.train)
-    return splits.train[order[count:]], splits.train[order[:count]]
+    return order[count:], order[:count]
+
+
+def divided(
+    train: torch.Tensor, test: torch.Tensor | None, chosen: tuple[slice | Sequence[int], Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(training, held-out) images, or their labels, as `separate` chose them."""
+    return train[chosen[0]], (train if test is None else test)[chosen[1]]
 
 
 def squared(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -125,7 +158,7 @@ def squared(images: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _pixels(images: torch.Tensor) -> torch.Tensor:
+def pixels(images: torch.Tensor) -> torch.Tensor:
     """Uint8 0 … 255 to float32 in [0, 1]."""
     return images.float().div_(255)
 

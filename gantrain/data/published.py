@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain.data.decoding import File, decode_all
-from gantrain.data.fetching import Published, checked_bytes, fetch, member_bytes, refusing
+from gantrain.data.fetching import Published, checked_bytes, compare, fetch, member_bytes, refusing
 from gantrain.data.folder import image_files
-from gantrain.data.images import Splits, squared
+from gantrain.data.images import Labels, Splits, squared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,20 +38,69 @@ _FASHION_MNIST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _SVHN = "http://ufldl.stanford.edu/housenumbers/"
 _CELEBA = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
-_TRAIN_IDX, _TEST_IDX = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
+_TRAIN_IDX, _TEST_IDX = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
+_TRAIN_LABELS, _TEST_LABELS = "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"
+MOST_IDX_BYTES = 64 * 2**20  # of an unpacked file; MNIST's have 47 MB
 
-# Addresses and checksums as torchvision 0.29 gives them, paths as it lays them out.
+DIGITS = tuple("0123456789")
+CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = tuple(map(str, range(100)))
+STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+
+# Addresses and checksums as torchvision 0.29 gives them, paths as it lays them out. Those of MNIST's unpacked files are
+# published with many copies of them.
 FILES: dict[str, dict[str, Published]] = {
     "mnist": {
-        "train": Published(f"MNIST/raw/{_TRAIN_IDX}", _MNIST + _TRAIN_IDX, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-        "test": Published(f"MNIST/raw/{_TEST_IDX}", _MNIST + _TEST_IDX, "9fb629c4189551a2d022fa330f9573f3"),
+        "train": Published(
+            f"MNIST/raw/{_TRAIN_IDX}.gz",
+            f"{_MNIST}{_TRAIN_IDX}.gz",
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            {f"MNIST/raw/{_TRAIN_IDX}": "6bbc9ace898e44ae57da46a324031adb"},
+        ),
+        "test": Published(
+            f"MNIST/raw/{_TEST_IDX}.gz",
+            f"{_MNIST}{_TEST_IDX}.gz",
+            "9fb629c4189551a2d022fa330f9573f3",
+            {f"MNIST/raw/{_TEST_IDX}": "2646ac647ad5339dbf082846283269ea"},
+        ),
+        "train_labels": Published(
+            f"MNIST/raw/{_TRAIN_LABELS}.gz",
+            f"{_MNIST}{_TRAIN_LABELS}.gz",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            {f"MNIST/raw/{_TRAIN_LABELS}": "a25bea736e30d166cdddb491f175f624"},
+        ),
+        "test_labels": Published(
+            f"MNIST/raw/{_TEST_LABELS}.gz",
+            f"{_MNIST}{_TEST_LABELS}.gz",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+            {f"MNIST/raw/{_TEST_LABELS}": "27ae3e4e09519cfbb04c329615203637"},
+        ),
     },
     "fashion_mnist": {
         "train": Published(
-            f"FashionMNIST/raw/{_TRAIN_IDX}", _FASHION_MNIST + _TRAIN_IDX, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"
+            f"FashionMNIST/raw/{_TRAIN_IDX}.gz",
+            f"{_FASHION_MNIST}{_TRAIN_IDX}.gz",
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            {f"FashionMNIST/raw/{_TRAIN_IDX}": "f4a8712d7a061bf5bd6d2ca38dc4d50a"},
         ),
         "test": Published(
-            f"FashionMNIST/raw/{_TEST_IDX}", _FASHION_MNIST + _TEST_IDX, "bef4ecab320f06d8554ea6380940ec79"
+            f"FashionMNIST/raw/{_TEST_IDX}.gz",
+            f"{_FASHION_MNIST}{_TEST_IDX}.gz",
+            "bef4ecab320f06d8554ea6380940ec79",
+            {f"FashionMNIST/raw/{_TEST_IDX}": "8181f5470baa50b63fa0f6fddb340f0a"},
+        ),
+        "train_labels": Published(
+            f"FashionMNIST/raw/{_TRAIN_LABELS}.gz",
+            f"{_FASHION_MNIST}{_TRAIN_LABELS}.gz",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            {f"FashionMNIST/raw/{_TRAIN_LABELS}": "9018921c3c673c538a1fc5bad174d6f9"},
+        ),
+        "test_labels": Published(
+            f"FashionMNIST/raw/{_TEST_LABELS}.gz",
+            f"{_FASHION_MNIST}{_TEST_LABELS}.gz",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+            {f"FashionMNIST/raw/{_TEST_LABELS}": "15d484375f8d13e6eb1aabb0c3f46965"},
         ),
     },
     "cifar10": {
@@ -95,6 +144,15 @@ FILES: dict[str, dict[str, Published]] = {
                 "stl10_binary/test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
             },
         ),
+        "labels": Published(
+            "stl10_binary.tar.gz",
+            "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+            "91f7769df0f17e558f3565bffb0c7dfb",
+            {
+                "stl10_binary/train_y.bin": "5a34089d4802c674881badbb80307741",
+                "stl10_binary/test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
+            },
+        ),
     },
     "celeba": {
         "images": Published(
@@ -116,33 +174,37 @@ def digits(root: Path, size: int, on_bad: str) -> Splits:
     import torch
     from sklearn.datasets import load_digits
 
-    images = torch.from_numpy(load_digits().images)
-    return Splits((images * 255 / 16).round().byte()[:, None])
+    found = load_digits()
+    images = torch.from_numpy(found.images)
+    return Splits(
+        (images * 255 / 16).round().byte()[:, None], labels=lambda: Labels(DIGITS, torch.from_numpy(found.target))
+    )
 
 
 def mnist(root: Path, size: int, on_bad: str) -> Splits:
     """MNIST: `MNIST/raw/*-images-idx3-ubyte`, gzipped or not."""
-    return Splits(_idx(root, FILES["mnist"]["train"]), _idx(root, FILES["mnist"]["test"]))
+    return _idx_splits(root, FILES["mnist"], DIGITS)
 
 
 def fashion_mnist(root: Path, size: int, on_bad: str) -> Splits:
     """Fashion-MNIST: `FashionMNIST/raw/*-images-idx3-ubyte`, gzipped or not."""
-    return Splits(_idx(root, FILES["fashion_mnist"]["train"]), _idx(root, FILES["fashion_mnist"]["test"]))
+    return _idx_splits(root, FILES["fashion_mnist"], CLOTHES)
 
 
 def cifar10(root: Path, size: int, on_bad: str) -> Splits:
     """CIFAR-10: the six batches of `cifar-10-batches-py/`, or the archive they come in."""
-    return _cifar(root, FILES["cifar10"]["archive"])
+    return _cifar(root, FILES["cifar10"]["archive"], CIFAR10)
 
 
 def cifar100(root: Path, size: int, on_bad: str) -> Splits:
     """CIFAR-100: the two batches of `cifar-100-python/`, or the archive they come in."""
-    return _cifar(root, FILES["cifar100"]["archive"])
+    return _cifar(root, FILES["cifar100"]["archive"], CIFAR100)
 
 
 def svhn(root: Path, size: int, on_bad: str) -> Splits:
     """Street View House Numbers, cropped digits: `train_32x32.mat` and `test_32x32.mat`."""
-    return Splits(_mat(root, FILES["svhn"]["train"]), _mat(root, FILES["svhn"]["test"]))
+    (train, train_labels), (test, test_labels) = (_mat(root, FILES["svhn"][split]) for split in ("train", "test"))
+    return Splits(train, test, labels=lambda: Labels(DIGITS, train_labels, test_labels))
 
 
 def stl10(root: Path, size: int, on_bad: str) -> Splits:
@@ -153,7 +215,14 @@ def stl10(root: Path, size: int, on_bad: str) -> Splits:
     members = member_bytes(root, archive).items()
     # Resized one by one: at their own size the images take 3 GB.
     train, unlabelled, test = (squared(_columns(root, archive, name, data), size) for name, data in members)
-    return Splits(torch.cat([train, unlabelled]), test)
+    without = torch.full((len(unlabelled),), -1)
+
+    def labels() -> Labels:
+        content = member_bytes(root, FILES["stl10"]["labels"]).values()
+        numbers, test = (torch.frombuffer(bytearray(part), dtype=torch.uint8).long() - 1 for part in content)
+        return Labels(STL10, torch.cat([numbers, without]), test)
+
+    return Splits(torch.cat([train, unlabelled]), test, labels=labels)
 
 
 def celeba(root: Path, size: int, on_bad: str) -> Splits:
@@ -167,42 +236,53 @@ def celeba(root: Path, size: int, on_bad: str) -> Splits:
     with refusing(path, pictures):
         files = {Path(file.name).name: file for file in image_files(path)}
         train, test = (_part(files, listing, split) for split in ("0", "2"))
-    (train_pixels, skipped), (test_pixels, also) = (decode_all(part, size, on_bad) for part in (train, test))
-    return Splits(torch.from_numpy(train_pixels), torch.from_numpy(test_pixels), skipped + also)
+    (train_pixels, kept), (test_pixels, also) = (decode_all(part, size, on_bad, path) for part in (train, test))
+    skipped = int((~kept).sum() + (~also).sum())
+    return Splits(torch.from_numpy(train_pixels), torch.from_numpy(test_pixels), skipped)
+
+
+def _idx_splits(root: Path, files: dict[str, Published], classes: tuple[str, ...]) -> Splits:
+    """Images in LeCun's format, and their labels, from files of their own."""
+    train, test = (_idx(root, files[split])[:, None] for split in ("train", "test"))
+
+    def labels() -> Labels:
+        return Labels(classes, *(_idx(root, files[f"{split}_labels"]).long() for split in ("train", "test")))
+
+    return Splits(train, test, labels=labels)
 
 
 def _idx(root: Path, file: Published) -> torch.Tensor:
-    """Images in LeCun's idx format, uint8 `[N, 1, H, W]`: magic number, N, H, W, then the pixels."""
+    """LeCun's idx format, uint8: a magic number that ends in the number of dimensions, each one's size, the values."""
     import torch
 
-    unpacked = root / Path(file.path).with_suffix("")
-    path = unpacked if os.path.isfile(unpacked) else fetch(root, file)
-    with refusing(path, file), gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
-        magic, count, height, width = struct.unpack(">4I", stream.read(16))
-        if magic != 0x803 or height != width:
-            raise ValueError(f"not square images in idx format: magic number {magic}, {height}×{width}")
-        expected = count * height * width
-        pixels = bytearray(stream.read(expected + 1))
-        if len(pixels) != expected or expected == 0:
-            found = "fewer" if len(pixels) < expected else "more"
-            raise ValueError(f"the header announces {count} images of {height}×{width}, the file holds {found}")
-    return torch.frombuffer(pixels, dtype=torch.uint8).view(count, 1, height, width)
+    ((name, md5),) = file.members.items()
+    path = root / name if os.path.isfile(root / name) else fetch(root, file)
+    with refusing(path, file):
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream:
+            content = stream.read(MOST_IDX_BYTES + 1)
+        compare(name, content, md5)
+        values = 4 + 4 * content[3]
+        shape = struct.unpack(f">{content[3]}I", content[4:values])
+    return torch.frombuffer(bytearray(content[values:]), dtype=torch.uint8).view(shape)
 
 
-def _cifar(root: Path, archive: Published) -> Splits:
-    """CIFAR's pickled batches: each holds `data`, uint8 `[N, 3·32·32]`, channel by channel."""
+def _cifar(root: Path, archive: Published, classes: tuple[str, ...]) -> Splits:
+    """CIFAR's pickled batches: each holds `data`, uint8 `[N, 3·32·32]`, channel by channel, and a list of labels."""
     import torch
 
-    *train, test = (_batch(root, archive, name, data) for name, data in member_bytes(root, archive).items())
-    return Splits(torch.cat(train), test)
+    batches = [_batch(root, archive, name, data) for name, data in member_bytes(root, archive).items()]
+    (*train, test), (*train_labels, test_labels) = zip(*batches, strict=True)
+    return Splits(torch.cat(train), test, labels=lambda: Labels(classes, torch.cat(train_labels), test_labels))
 
 
-def _batch(root: Path, archive: Published, name: str, data: bytes) -> torch.Tensor:
+def _batch(root: Path, archive: Published, name: str, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
     import numpy as np
+    import torch
 
     with refusing(root / name, archive):
-        pixels = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()["data"]
-        return _tensor(np.asarray(pixels).reshape(-1, 3, 32, 32))
+        content = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+        labels = content["fine_labels"] if "fine_labels" in content else content["labels"]
+        return _tensor(np.asarray(content["data"]).reshape(-1, 3, 32, 32)), torch.tensor(labels)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -228,14 +308,16 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array, list, dict, string or number")
 
 
-def _mat(root: Path, file: Published) -> torch.Tensor:
-    """SVHN's MATLAB file: `X`, uint8 `[32, 32, 3, N]`."""
+def _mat(root: Path, file: Published) -> tuple[torch.Tensor, torch.Tensor]:
+    """SVHN's MATLAB file: `X`, uint8 `[32, 32, 3, N]`, and `y`, uint8 `[N, 1]`, in which 10 stands for the digit 0."""
+    import torch
     from scipy.io import loadmat
 
     path = fetch(root, file)
     data = checked_bytes(path, file, file.md5)
     with refusing(path, file):
-        return _tensor(loadmat(io.BytesIO(data))["X"].transpose(3, 2, 0, 1))
+        content = loadmat(io.BytesIO(data))
+        return _tensor(content["X"].transpose(3, 2, 0, 1)), torch.from_numpy(content["y"].ravel() % 10).long()
 
 
 def _columns(root: Path, archive: Published, name: str, data: bytes) -> torch.Tensor:

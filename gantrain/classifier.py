@@ -1,0 +1,336 @@
+"""A small classifier of a dataset's labels: the eyes with which generated images are judged where no Inception network
+is to be had, or would see nothing in such images.
+
+It is a residual network (He et al. 2016, arXiv 1512.03385) of three stages of two 3×3 convolutions each, of w, 2w and
+4w channels; the mean of the last stage over the image, 4w numbers, are the features φ(x). It is trained by SGD with
+momentum on shifted and, where the dataset may be mirrored, mirrored images, its learning rate rising and then falling
+linearly (Smith and Topin 2018, arXiv 1708.07120). One classifier serves every run on the same images: its file is named
+after their fingerprint, holds tensors and plain data only, and has its checksum beside it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gantrain import checkpoints
+from gantrain.data.images import Images, Labels, pixels
+from gantrain.errors import CheckpointError, DataError
+from gantrain.files import reason, safe_name, write_whole
+from gantrain.randomness import made_with, preserved_randomness, stream_generator, stream_seed
+from gantrain.terminal import one_line
+
+FORMAT = 1
+BATCH = 256  # images a step in which features are computed
+# What a file holds beside its format.
+CONTENTS = {
+    "dataset": str,
+    "fingerprint": str,
+    "shape": list,
+    "classes": list,
+    "training": dict,
+    "accuracy": float,
+    "split": str,
+    "made_with": dict,
+    "state": dict,
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained; `width` is w above."""
+
+    width: int
+    epochs: int
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    rising: float = 0.2  # share of the steps in which the learning rate rises
+    seed: int = 0
+
+    @classmethod
+    def natural(cls, images: int, channels: int) -> Training:
+        """What `images` images need on a CPU: two minutes on one core for grey ones, an hour for coloured ones."""
+        width, shown, most_epochs = (16, 120_000, 15) if channels == 1 else (32, 750_000, 40)
+        return cls(width=width, epochs=min(most_epochs, math.ceil(shown / images)))
+
+
+def multiply_adds(shape: tuple[int, ...], width: int) -> int:
+    """Those of one image's way through the 3×3 convolutions."""
+    channels, height, side = shape
+    return height * side * (9 * channels * width + 18 * width**2 + 54 * width**2 // 4 + 216 * width**2 // 16)
+
+
+class Classifier(nn.Module):
+    """p(y|x) and φ(x) of images `[B, *shape]` with pixels in [0, 1], for `classes`.
+
+    `mean` and `std` `[C, 1, 1]` are the training images'.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: tuple[int, ...], classes: tuple[str, ...], width: int) -> None:
+        super().__init__()
+        self.shape, self.classes = shape, classes
+        for name, value in (("mean", 0.0), ("std", 1.0)):
+            self.register_buffer(name, torch.full((shape[0], 1, 1), value))
+        self.stem = nn.Sequential(
+            nn.Conv2d(shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.stages = nn.Sequential(Stage(width, width, 1), Stage(width, 2 * width, 2), Stage(2 * width, 4 * width, 2))
+        self.logits = nn.Linear(4 * width, len(classes))
+
+    def features(self, images: Tensor) -> Tensor:
+        """φ(x): `[B, 4w]`."""
+        return self.stages(self.stem((images - self.mean) / self.std)).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """log p(y|x) up to a constant: `[B, K]`."""
+        return self.logits(self.features(images))
+
+
+class Stage(nn.Module):
+    """x ↦ relu(s(x) + f(x)), f two 3×3 convolutions with batch norm, s the identity or a 1×1 convolution."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        same = channels == width and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, width, 1, stride, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`[B, channels, H, W]` → `[B, width, H / stride, W / stride]`, rounded up."""
+        return functional.relu(self.shortcut(images) + self.convolutions(images))
+
+
+@torch.no_grad()
+def seen(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """φ(x) `[N, F]` and p(y|x) `[N, K]` of 8-bit images `[N, *shape]`, float64 on the CPU."""
+    device = classifier.mean.device
+    features = torch.cat([classifier.features(pixels(part.to(device))) for part in images.split(BATCH)])
+    # float64 only on the CPU: not every device has it.
+    return features.cpu().double(), classifier.logits(features).cpu().double().softmax(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def trained(data: Images, labels: Labels, training: Training, told: Callable[[int, int], None]) -> Classifier:
+    """A classifier of the training images, on their device; `told(steps made, steps in all)` is called after each step.
+
+    Raises DataError where there are not two classes.
+    """
+    labelled = torch.nonzero(labels.train >= 0).flatten()
+    if len(set(labels.train[labelled].tolist())) < 2:
+        raise DataError(f"{data.label} has labels of fewer than two classes; a classifier needs more")
+    images = data.train[labelled.to(data.train.device)]
+    targets = labels.train[labelled].to(images.device)
+    with preserved_randomness(torch.device("cpu")):
+        torch.manual_seed(stream_seed(training.seed, "classifier"))
+        network = Classifier(data.shape, labels.classes, training.width)
+    network.mean.copy_(moment(images, torch.Tensor.mean))
+    network.std.copy_(moment(images, torch.Tensor.std).clamp(min=1e-3))
+    network = network.to(images.device).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+    steps = training.epochs * math.ceil(len(images) / training.batch_size)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        nesterov=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step / steps, training.rising))
+    for step, (batch, wanted) in enumerate(epochs(images, targets, training, mirrored=data.flip), start=1):
+        optimizer.zero_grad()
+        functional.cross_entropy(network(batch), wanted).backward()
+        optimizer.step()
+        schedule.step()
+        told(step, steps)
+    return network.requires_grad_(False).eval()
+
+
+def moment(images: Tensor, of: Callable[..., Tensor]) -> Tensor:
+    """A statistic of each channel over at most 10,000 of the images: `[C, 1, 1]`."""
+    return of(pixels(images[:10_000]).transpose(0, 1).flatten(1), 1).view(-1, 1, 1).cpu()
+
+
+def learning_rate(done: float, rising: float) -> float:
+    """The learning rate as a share of its largest, when a share `done` of the steps is made: up, then down to 0."""
+    return done / rising if done < rising else max(1 - done, 0.0) / (1 - rising)
+
+
+def epochs(images: Tensor, targets: Tensor, training: Training, *, mirrored: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of shifted images, float `[B, C, H, W]`, and their classes `[B]`; every image once an epoch."""
+    for epoch in range(training.epochs):
+        generator = stream_generator(training.seed, "classifier", epoch)
+        for part in torch.randperm(len(images), generator=generator).split(training.batch_size):
+            chosen = part.to(images.device)
+            yield augmented(pixels(images[chosen]), generator, mirrored=mirrored), targets[chosen]
+
+
+def augmented(images: Tensor, generator: torch.Generator, *, mirrored: bool) -> Tensor:
+    """Images `[B, C, H, W]`, each shifted by up to an eighth of its side, half of them mirrored where they may be."""
+    count, _, height, width = images.shape
+    margin = height // 8
+    padded = functional.pad(images, [margin] * 4, mode="replicate")
+    shifts = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator).to(images.device)
+    rows = shifts[0] + torch.arange(height, device=images.device)  # [B, H]
+    columns = shifts[1] + torch.arange(width, device=images.device)
+    if mirrored:
+        coins = torch.rand(count, 1, generator=generator).to(images.device)
+        columns = torch.where(coins < 0.5, columns.flip(1), columns)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    # Indexed dimensions that are not beside each other come first.
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def accuracy(classifier: Classifier, images: Tensor, targets: Tensor) -> float:
+    """The share of 8-bit images `[N, *shape]` that get their class, of those that have one."""
+    known = targets >= 0
+    _, probabilities = seen(classifier, images)
+    return float((probabilities.argmax(1) == targets)[known].double().mean())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On the disk
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier as it is stored: on what data it was trained, and what it is worth."""
+
+    classifier: Classifier
+    dataset: str
+    fingerprint: str
+    accuracy: float
+    split: str  # of the accuracy: "test", "held out" or "training"
+    checksum: str  # of its file, SHA-256
+
+
+def place(data: Images) -> Path:
+    """Where the classifier of these images is looked for: `classifiers` in $XDG_CACHE_HOME/gantrain, by default
+    ~/.cache/gantrain."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "gantrain" / "classifiers" / f"{safe_name(data.label)}_{data.fingerprint}.pt"
+
+
+def make(data: Images, path: Path, training: Training | None, told: Callable[[int, int], None]) -> Judge:
+    """Train a classifier of these images' labels and store it. Raises DataError where they have none, and OSError."""
+    labels = data.labels()
+    if labels is None:
+        raise DataError(
+            f"dataset={data.name} has no labels to train a classifier with; use a folder with a folder for each class, "
+            "or judge with the classifier of another dataset of the same shape: classifier=FILE"
+        )
+    training = training or Training.natural(len(data.train), data.shape[0])
+    classifier = trained(data, labels, training, told)
+    assert labels.test is not None
+    reached = accuracy(classifier, data.held, labels.test)
+    save(
+        path,
+        {
+            "format": FORMAT,
+            "dataset": data.label,
+            "fingerprint": data.fingerprint,
+            "shape": list(data.shape),
+            "classes": list(labels.classes),
+            "training": vars(training),
+            "accuracy": reached,
+            "split": data.split,
+            "made_with": made_with(classifier.mean.device),
+            "state": {name: value.cpu() for name, value in classifier.state_dict().items()},
+        },
+    )
+    return load(path)
+
+
+def save(path: Path, bundle: dict[str, Any]) -> None:
+    """Write `bundle`, and its checksum beside it."""
+    torch.save(bundle, buffer := io.BytesIO())
+    checksum = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(checksum_file(path), f"{checksum}  {path.name}\n", durable=True)
+    write_whole(path, buffer.getvalue(), durable=True)
+
+
+def checksum_file(path: Path) -> Path:
+    """Where a classifier's checksum stands."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def load(path: Path) -> Judge:
+    """A stored classifier, on the CPU. Raises CheckpointError for a file that is missing, damaged or none of ours."""
+    try:
+        with path.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+            if checksum not in checksum_file(path).read_text(encoding="utf-8").split()[:1]:
+                raise CheckpointError(f"{path} does not have the checksum recorded beside it; it is damaged: delete it")
+            size = checkpoints.refuse_packed(path, file)
+            bundle = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read: {reason(error)}") from error
+    except Exception as error:  # torch.load raises many kinds for a file that is no classifier
+        first_line = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} is no classifier that can be loaded safely: {first_line}") from error
+    refuse_invalid(path, bundle, size)
+    return Judge(
+        restored(path, bundle), bundle["dataset"], bundle["fingerprint"], bundle["accuracy"], bundle["split"], checksum
+    )
+
+
+def refuse_invalid(path: Path, bundle: Any, size: int) -> None:
+    """Raise CheckpointError unless the `bundle` in `path`, a file of `size` bytes, holds what `make` writes."""
+    for fault in checkpoints.faults(bundle, size):
+        raise CheckpointError(f"{path}: {one_line(fault)}")
+    found = bundle.get("format") if isinstance(bundle, dict) else type(bundle).__name__
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {found}; this version of gantrain reads classifiers of format {FORMAT}"
+        )
+    for key, kind in CONTENTS.items():
+        if not isinstance(bundle.get(key), kind):
+            raise CheckpointError(f"{path} has no {key}, or not of type {kind.__name__}")
+
+
+def restored(path: Path, bundle: Mapping[str, Any]) -> Classifier:
+    """The network in a bundle, ready to judge. Raises CheckpointError where the bundle does not fit itself."""
+    shape, classes = tuple(bundle["shape"]), tuple(map(str, bundle["classes"]))
+    try:
+        with torch.device("meta"):  # takes no memory, however large the numbers in the file
+            network = Classifier(shape, classes, bundle["training"]["width"])
+        network.load_state_dict(bundle["state"], assign=True)
+    except Exception as error:  # of numbers and weights from a file
+        raise CheckpointError(f"{path} has weights that do not fit its own description") from error
+    return network.float().requires_grad_(False).eval()
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time makes a classifier; the others wait, and then find it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

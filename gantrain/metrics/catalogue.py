@@ -1,0 +1,103 @@
+"""Which numbers there are, under which names, and from what each is made.
+
+A name begins with `quality/` or `diversity/`, the group in which it is reported; a distance between features ends in
+the name of the network that they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gantrain.metrics import classes, distances, neighbours
+
+
+class Seen(NamedTuple):
+    """N images, or points of a density, as metrics see them.
+
+    For points, `features` are the points themselves and `counts` the points of high quality at each mode.
+    """
+
+    features: Tensor  # float [N, F]
+    counts: Tensor  # int64 [K]
+    probabilities: Tensor | None = None  # float [N, K], of images
+    pixels: Tensor | None = None  # uint8 [N, P], of images
+
+
+def fid(real: Seen, samples: Seen) -> dict[str, float]:
+    """The Fréchet distance."""
+    return {"quality/fid_classifier": distances.frechet_distance(real.features, samples.features)}
+
+
+def kid(real: Seen, samples: Seen) -> dict[str, float]:
+    """The kernel distance and its standard error."""
+    value, error = distances.kernel_distance(real.features, samples.features)
+    return {"quality/kid_classifier": value, "quality/kid_classifier_error": error}
+
+
+def inception_score(real: Seen, samples: Seen) -> dict[str, float]:
+    """The score of samples alone."""
+    assert samples.probabilities is not None
+    return {"quality/inception_score_classifier": classes.inception_score(samples.probabilities)}
+
+
+def manifolds(real: Seen, samples: Seen) -> dict[str, float]:
+    """Precision, density, recall, coverage."""
+    found = neighbours.manifolds(real.features, samples.features)
+    quality = {"quality/precision": found.precision, "quality/density": found.density}
+    return quality | {"diversity/recall": found.recall, "diversity/coverage": found.coverage}
+
+
+def histogram(real: Seen, samples: Seen) -> dict[str, float]:
+    """How the classes, or modes, of samples differ from the data's."""
+    return {
+        "diversity/class_entropy": classes.entropy(samples.counts),
+        "diversity/class_tv": classes.total_variation(samples.counts, real.counts),
+        "diversity/class_kl": classes.kl(samples.counts, real.counts),
+        "diversity/missing_classes": float(len(classes.missing(samples.counts, real.counts))),
+    }
+
+
+def pairwise_distance(real: Seen, samples: Seen) -> dict[str, float]:
+    """The mean distance of two samples, in units of that of two real ones."""
+    apart = neighbours.mean_distance(samples.features) / neighbours.mean_distance(real.features)
+    return {"diversity/pairwise_distance": apart}
+
+
+def support_size(real: Seen, samples: Seen) -> dict[str, float]:
+    """How many different samples there are."""
+    assert real.pixels is not None
+    assert samples.pixels is not None
+    return {"diversity/support_size": neighbours.support_size(samples.pixels, real.pixels)}
+
+
+def modes(real: Seen, samples: Seen) -> dict[str, float]:
+    """The modes found, and the share of samples near any."""
+    near = float(samples.counts.sum()) / len(samples.features)
+    return {"quality/high_quality_share": near, "diversity/modes": float((samples.counts > 0).sum())}
+
+
+Metric = Callable[[Seen, Seen], dict[str, float]]  # (real, samples) → numbers by name
+
+POINTS: dict[str, Metric] = {
+    "modes": modes,
+    "prdc": manifolds,
+    "classes": histogram,
+    "pairwise_distance": pairwise_distance,
+}
+IMAGES: dict[str, Metric] = {
+    "fid": fid,
+    "kid": kid,
+    "inception_score": inception_score,
+    "prdc": manifolds,
+    "classes": histogram,
+    "pairwise_distance": pairwise_distance,
+    "support_size": support_size,
+}
+
+
+def measure(real: Seen, samples: Seen, metrics: Iterable[Metric]) -> dict[str, float]:
+    """The numbers of all `metrics`, by name."""
+    return {name: value for metric in metrics for name, value in metric(real, samples).items()}

@@ -1,0 +1,352 @@
+"""The classifier: labels read from every kind of dataset, training, and a file that is whole or refused."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Answer
+from PIL import Image
+from scipy.io import savemat
+from sklearn.datasets import load_digits
+
+from gantrain import classifier, data
+from gantrain.classifier import Judge, Training
+from gantrain.data import published
+from gantrain.data.images import pixels
+from gantrain.errors import CheckpointError
+
+
+@pytest.fixture
+def digits(gantrain: Callable[..., Answer]) -> data.Images:
+    assert gantrain("classifier", "dataset=digits").code == 0
+    images = data.load("digits")
+    assert isinstance(images, data.Images)
+    return images
+
+
+@pytest.fixture
+def judge(digits: data.Images) -> Judge:
+    return classifier.load(classifier.place(digits))
+
+
+# What it is worth
+
+
+def test_digits_are_told_apart_and_the_accuracy_is_that_of_held_out_images(judge: Judge, digits: data.Images) -> None:
+    published_digits = load_digits()
+    truth = {
+        (image * 255 / 16).round().astype(np.uint8).tobytes(): int(label)
+        for image, label in zip(published_digits.images, published_digits.target, strict=True)
+    }
+    wanted = torch.tensor([truth[image.numpy().tobytes()] for image in digits.held])
+    _, probabilities = classifier.seen(judge.classifier, digits.held)
+    reached = float((probabilities.argmax(1) == wanted).double().mean())
+    assert reached >= 0.97
+    assert (judge.accuracy, judge.split, judge.dataset) == (pytest.approx(reached), "held out", "digits")
+    assert judge.classifier.classes == tuple("0123456789")
+
+
+def test_what_is_seen_of_an_image_depends_on_it_alone(
+    judge: Judge, digits: data.Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, probabilities = classifier.seen(judge.classifier, digits.held)
+    assert (features.dtype, features.shape, probabilities.shape) == (torch.float64, (179, 64), (179, 10))
+    assert torch.allclose(probabilities.sum(1), torch.ones(179, dtype=torch.float64))
+    order = torch.randperm(179)
+    monkeypatch.setattr(classifier, "BATCH", 13)
+    again, _ = classifier.seen(judge.classifier, digits.held[order])
+    torch.testing.assert_close(again, features[order], rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_trained_once_and_then_found(judge: Judge, gantrain: Callable[..., Answer]) -> None:
+    answer = gantrain("classifier", "dataset=digits", "dataset.held_out=20")
+    assert (answer.code, answer.err) == (0, "")
+    assert "training" not in answer.out
+    assert f"{judge.accuracy:.1%} accuracy on held-out images of digits, 10 classes" in answer.out
+
+
+def test_the_same_seed_makes_the_same_file(digits: data.Images, tmp_path: Path) -> None:
+    training = Training(width=2, epochs=1)
+    judges = [classifier.make(digits, tmp_path / name, training, lambda *_: None) for name in ("a.pt", "b.pt")]
+    assert judges[0].checksum == judges[1].checksum == hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
+
+
+def photographs(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) -> Path:
+    random = np.random.default_rng(0)
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            noisy = np.clip(np.array(colour) + random.normal(0, 60, (32, 32, 3)), 0, 255)
+            Image.fromarray(noisy.astype(np.uint8)).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain: Callable[..., Answer]) -> None:
+    folder = photographs(tmp_path / "in", {"blue": (90, 90, 160), "green": (90, 160, 90), "red": (160, 90, 90)}, 60)
+    line = ["classifier", "dataset=folder", f"dataset.path={folder}", "width=4", "epochs=6", "out=own.pt"]
+    answer = gantrain(*line)
+    assert answer.code == 0, answer.err
+    found = classifier.load(tmp_path / "own.pt")
+    assert found.classifier.classes == ("blue", "green", "red")
+    assert found.accuracy == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "classifier dataset=NAME"),
+        (["dataset=ring"], 2, "no images"),
+        (["dataset=digitz"], 2, "digits"),
+        (["dataset=digits", "epoch=3"], 2, "epochs"),
+        (["dataset=folder", "dataset.path=flat"], 3, "no labels"),
+    ],
+)
+def test_what_has_no_classifier_is_refused(
+    arguments: list[str], code: int, words: str, tmp_path: Path, gantrain: Callable[..., Answer]
+) -> None:
+    (tmp_path / "flat").mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(tmp_path / "flat" / f"{index}.png")
+    answer = gantrain("classifier", *arguments)
+    assert answer.code == code
+    assert words in answer.err
+
+
+# Training
+
+
+def test_an_augmented_image_is_the_image_shifted_by_at_most_an_eighth_or_mirrored() -> None:
+    images = torch.rand(40, 2, 16, 16)
+    found = classifier.augmented(images, torch.Generator().manual_seed(0), mirrored=True)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
+    seen = set()
+    for before, after in zip(padded, found.numpy(), strict=True):
+        candidates = {
+            (top, left, flip): before[:, top : top + 16, left : left + 16][..., :: -1 if flip else 1]
+            for top in range(5)
+            for left in range(5)
+            for flip in (False, True)
+        }
+        seen |= {key for key, candidate in candidates.items() if np.array_equal(candidate, after)}
+    assert len(seen) > 20
+    assert {flip for *_, flip in seen} == {False, True}
+    plain = classifier.augmented(images[..., :4, :4], torch.Generator(), mirrored=False)  # too small to be shifted
+    assert torch.equal(plain, images[..., :4, :4])
+
+
+def test_every_epoch_shows_every_image_once_with_its_label() -> None:
+    images = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 1, 8, 8)
+    batches = list(classifier.epochs(images, torch.arange(50), Training(2, 3, batch_size=16), mirrored=True))
+    assert [len(batch) for batch, _ in batches] == [16, 16, 16, 2] * 3
+    for batch, targets in batches:
+        assert torch.equal((batch[:, 0, 0, 0] * 255).round().long(), targets)
+    epochs = torch.cat([targets for _, targets in batches]).view(3, 50)
+    assert torch.equal(epochs.sort(1).values, torch.arange(50).expand(3, 50))
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
+    rates = [classifier.learning_rate(step / 100, 0.2) for step in range(101)]
+    assert (rates[0], rates[20], rates[100]) == (0, 1, 0)
+    assert rates == pytest.approx(list(np.interp(np.arange(101), [0, 20, 100], [0, 1, 0])))
+
+
+# The file
+
+
+def bundle(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def test_a_damaged_file_is_refused(judge: Judge, digits: data.Images, tmp_path: Path) -> None:
+    content = classifier.place(digits).read_bytes()
+    path = tmp_path / "c.pt"
+    with pytest.raises(CheckpointError, match=r"c\.pt"):
+        classifier.load(path)
+    classifier.save(path, bundle(classifier.place(digits)))
+    assert classifier.load(path).accuracy == judge.accuracy
+    for position in range(0, len(content), len(content) // 20):
+        damaged = bytearray(path.read_bytes())
+        damaged[position] ^= 1
+        (tmp_path / "d.pt").write_bytes(damaged)
+        (tmp_path / "d.pt.sha256").write_bytes((tmp_path / "c.pt.sha256").read_bytes())
+        with pytest.raises(CheckpointError, match="damaged"):
+            classifier.load(tmp_path / "d.pt")
+    (tmp_path / "c.pt.sha256").unlink()
+    with pytest.raises(CheckpointError, match="sha256"):
+        classifier.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"accuracy": "high"}, "accuracy"),
+        ({"shape": [3, 8, 8]}, "do not fit"),
+        ({"classes": ["0", "1"]}, "do not fit"),
+        ({"training": {"width": 10**9}}, "do not fit"),
+        ({"training": {}}, "do not fit"),
+        ({"state": {}}, "do not fit"),
+        ({"accuracy": float("nan"), "state": {"stem.0.weight": torch.full((2,), torch.nan)}}, "non-finite"),
+    ],
+)
+def test_a_file_that_does_not_fit_itself_is_refused(
+    change: dict[str, Any], words: str, digits: data.Images, tmp_path: Path
+) -> None:
+    classifier.save(tmp_path / "c.pt", bundle(classifier.place(digits)) | change)
+    with pytest.raises(CheckpointError, match=words):
+        classifier.load(tmp_path / "c.pt")
+
+
+def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple:
+            return Path.mkdir, (tmp_path / "attacked",)
+
+    classifier.save(tmp_path / "c.pt", {"state": Attack()})
+    with pytest.raises(CheckpointError, match="safely"):
+        classifier.load(tmp_path / "c.pt")
+    assert not (tmp_path / "attacked").exists()
+
+
+# Labels: small files in the real formats, whose checksums replace the published ones
+
+
+def numbered(numbers: list[int], side: int, channels: int) -> np.ndarray:
+    """Images whose pixels tell their label."""
+    return np.array(numbers, np.uint8)[:, None, None, None].repeat(channels, 1).repeat(side, 2).repeat(side, 3)
+
+
+TRAIN, TEST = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5, 8]
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, root: Path, name: str, key: str, content: bytes, **members: bytes) -> None:
+    """Place `content` under `root` as the file of that key; of an archive, `members` by the names they end in."""
+    file = published.FILES[name][key]
+    known = {path: hashlib.md5(members[Path(path).stem.replace("-", "_")]).hexdigest() for path in file.members}
+    small = file._replace(md5=hashlib.md5(content).hexdigest(), members=known)
+    monkeypatch.setitem(published.FILES[name], key, small)
+    (root / file.path).parent.mkdir(parents=True, exist_ok=True)
+    (root / file.path).write_bytes(content)
+
+
+def idx_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
+    for key, numbers in (("train", TRAIN), ("test", TEST)):
+        images, labels = numbered(numbers, 28, 1).tobytes(), bytes(numbers)
+        contents = {
+            key: struct.pack(">4I", 0x803, len(numbers), 28, 28) + images,
+            f"{key}_labels": struct.pack(">2I", 0x801, len(numbers)) + labels,
+        }
+        for file, content in contents.items():
+            (path,) = published.FILES[name][file].members
+            publish(
+                monkeypatch, root, name, file, gzip.compress(content), **{Path(path).stem.replace("-", "_"): content}
+            )
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for path, content in members.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def cifar_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
+    paths = list(published.FILES[name]["archive"].members)
+    parts = [*np.array_split(TRAIN, len(paths) - 1), TEST]
+    key = "labels" if name == "cifar10" else "fine_labels"
+    members = {
+        path: pickle.dumps({"data": numbered(list(part), 32, 3).reshape(len(part), -1), key: list(map(int, part))}, 2)
+        for path, part in zip(paths, parts, strict=True)
+    }
+    named = {Path(path).stem: content for path, content in members.items()}
+    publish(monkeypatch, root, name, "archive", tar(members), **named)
+
+
+def svhn_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
+    for key, numbers in (("train", TRAIN), ("test", [0, *TEST])):
+        labels = np.array([[number or 10] for number in numbers], np.uint8)
+        savemat(stream := io.BytesIO(), {"X": numbered(numbers, 32, 3).transpose(2, 3, 1, 0), "y": labels})
+        publish(monkeypatch, root, name, key, stream.getvalue())
+
+
+def stl10_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
+    pictures = {"train_X": TRAIN, "unlabeled_X": [77, 77], "test_X": TEST}
+    members = {f"{key}.bin": numbered(numbers, 96, 3).tobytes() for key, numbers in pictures.items()}
+    members |= {f"{key}_y.bin": bytes(n + 1 for n in numbers) for key, numbers in (("train", TRAIN), ("test", TEST))}
+    content = tar({f"stl10_binary/{path}": body for path, body in members.items()})
+    for key in ("archive", "labels"):
+        publish(monkeypatch, root, name, key, content, **{Path(path).stem: body for path, body in members.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "classes"),
+    [
+        ("mnist", idx_set, 10),
+        ("fashion_mnist", idx_set, 10),
+        ("cifar10", cifar_set, 10),
+        ("cifar100", cifar_set, 100),
+        ("svhn", svhn_set, 10),
+        ("stl10", stl10_set, 10),
+    ],
+)
+def test_every_published_image_has_its_label(
+    name: str,
+    make: Callable[[pytest.MonkeyPatch, Path, str], None],
+    classes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make(monkeypatch, tmp_path, name)
+    images = data.load(name, root=tmp_path)
+    assert isinstance(images, data.Images)
+    labels = images.labels()
+    assert labels is not None
+    assert labels.test is not None
+    assert (len(set(labels.classes)), images.split) == (classes, "test")
+    for part, numbers in ((images.train, labels.train), (images.held, labels.test)):
+        told = part[:, 0, 0, 0].long()
+        assert torch.equal(numbers, torch.where(told == 77, -1, told))
+        assert len(numbers) >= 4
+
+
+def test_mnist_trains_without_the_files_of_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    idx_set(monkeypatch, tmp_path, "mnist")
+    for path in tmp_path.rglob("*labels*"):
+        path.unlink()
+    assert data.load("mnist", root=tmp_path).size == len(TRAIN)
+
+
+@pytest.mark.parametrize("held_out", [None, 5, 0])
+def test_class_folders_are_labels_in_the_order_of_the_images(held_out: int | None, tmp_path: Path) -> None:
+    """Also where a damaged file is skipped, and deeper folders belong to their class."""
+    for index in range(40):
+        place = tmp_path / "all" / f"class{index % 3}" / ("deeper" if index % 2 else "")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 3 * index + index % 3, np.uint8)).save(place / f"{index}.png")
+    (tmp_path / "all" / "class1" / "0.png").write_bytes(b"")
+    images = data.load("folder", path=tmp_path, size=8, held_out=held_out, on_bad="skip")
+    assert isinstance(images, data.Images)
+    labels = images.labels()
+    assert labels is not None
+    assert labels.test is not None
+    assert labels.classes == ("class0", "class1", "class2")
+    told = {3 * index + index % 3: index % 3 for index in range(40)}
+    for part, numbers in ((images.train, labels.train), (images.held, labels.test)):
+        assert [told[int(image[0, 0, 0])] for image in part] == numbers.tolist()
+    assert images.split == ("training" if held_out == 0 else "held out")
+    assert torch.equal(pixels(images.held[:4]), images.held_out(4))

@@ -1,0 +1,252 @@
+"""`gantrain evaluate`: the same numbers whichever way samples come, sane ones where the truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Answer
+from PIL import Image
+from scipy import linalg
+from torch import Tensor
+
+from gantrain import classifier, data
+from gantrain.cli import main
+from gantrain.commands import evaluate
+from gantrain.errors import DataError
+from gantrain.metrics import catalogue, stored
+
+SMALL = ["train.images=2000", "train.held_out_images=20", "architecture=mlp_digits"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the embedded digits."""
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    assert main(["train", f"run_dir={folder}", *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Images:
+    images = data.load("digits")
+    assert isinstance(images, data.Images)
+    return images
+
+
+Evaluate = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def measured(gantrain: Callable[..., Answer], tmp_path: Path) -> Evaluate:
+    """What the command writes about these 8-bit images, or about what the path holds."""
+
+    def call(what: Tensor | Path, *arguments: str) -> dict[str, Any]:
+        path = tmp_path / "samples.npz"
+        if isinstance(what, Tensor):
+            np.savez(path, what.numpy())
+        answer = gantrain("evaluate", path if isinstance(what, Tensor) else what, "out=out", *arguments)
+        assert answer.code == 0, answer.err
+        return json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+
+    return call
+
+
+# Where samples come from
+
+
+def test_a_run_is_evaluated_into_its_folder(trained: Path, gantrain: Callable[..., Answer]) -> None:
+    answer = gantrain("evaluate", trained)
+    assert answer.code == 0, answer.err
+    assert "179 samples of the averaged generator at 2,000 images against 179 held-out examples of digits" in answer.out
+    found = json.loads((trained / "evaluation.json").read_text(encoding="utf-8"))
+    told = {key: found[key] for key in ("images", "checkpoint", "samples_from", "count", "split", "seed")}
+    assert told == {
+        "images": 2000,
+        "checkpoint": "images_000000002000.pt",
+        "samples_from": "averaged generator",
+        "count": 179,
+        "split": "held out",
+        "seed": 0,
+    }
+    assert (found["features"]["name"], found["features"]["dataset"]) == ("classifier", "digits")
+    assert found["features"]["accuracy"] >= 0.97
+    assert set(found["metrics"]) == set(found["reference"]) == {
+        *("quality/fid_classifier", "quality/kid_classifier", "quality/kid_classifier_error"),
+        *("quality/inception_score_classifier", "quality/precision", "quality/density"),
+        *("diversity/recall", "diversity/coverage", "diversity/class_entropy", "diversity/class_tv"),
+        *("diversity/class_kl", "diversity/missing_classes", "diversity/pairwise_distance", "diversity/support_size"),
+    }  # fmt: skip
+    assert all(name in answer.out for name in found["metrics"] if not name.endswith("_error"))
+    assert {whose: sum(counts.values()) for whose, counts in found["class_histogram"].items()} == {
+        "data": 179,
+        "samples": 179,
+    }
+    with Image.open(trained / "neighbours.png") as picture:
+        assert picture.width == picture.height
+
+
+def test_a_run_its_checkpoint_its_pictures_and_their_array_have_the_same_numbers(
+    trained: Path, measured: Evaluate, gantrain: Callable[..., Answer], tmp_path: Path
+) -> None:
+    found = measured(trained, "count=100", "seed=3")
+    assert gantrain("sample", trained, "count=100", "seed=3", f"out={tmp_path / 'pictures'}").code == 0
+    pictures = stored.read(tmp_path / "pictures", (1, 8, 8))
+    others = [
+        measured(trained / "checkpoints" / "last.pt", "count=100", "seed=3"),
+        measured(tmp_path / "pictures", "dataset=digits", "count=100"),
+        measured(pictures, "dataset=digits", "count=100"),
+        measured(pictures[torch.randperm(100)].squeeze(1), "dataset=digits", "count=100"),
+        measured(pictures.permute(0, 2, 3, 1) / 255, "dataset=digits", "count=100"),
+    ]
+    for other in others:
+        assert other["metrics"] == pytest.approx(found["metrics"], rel=1e-4, abs=1e-6)
+        assert other["class_histogram"] == found["class_histogram"]
+
+
+# What is known of samples
+
+
+def test_real_images_against_themselves_are_perfect(measured: Evaluate, digits: data.Images) -> None:
+    found = measured(digits.held, "dataset=digits")["metrics"]
+    assert found["quality/fid_classifier"] == pytest.approx(0, abs=1e-6)
+    assert (found["quality/precision"], found["diversity/recall"], found["diversity/coverage"]) == (1, 1, 1)
+    assert (found["diversity/class_tv"], found["diversity/class_kl"], found["diversity/missing_classes"]) == (0, 0, 0)
+    assert found["diversity/pairwise_distance"] == pytest.approx(1)
+
+
+def test_a_generator_that_misses_two_classes_is_reported_as_missing_them(
+    measured: Evaluate, digits: data.Images, gantrain: Callable[..., Answer], tmp_path: Path
+) -> None:
+    labels = digits.labels()
+    assert labels is not None
+    there = digits.train[(labels.train != 3) & (labels.train != 7)]
+    whole, missing = (measured(part, "dataset=digits", "count=179") for part in (digits.train, there))
+    assert missing["metrics"]["diversity/missing_classes"] == 2
+    assert whole["metrics"]["diversity/missing_classes"] == 0
+    assert missing["class_histogram"]["samples"]["3"] <= 2
+    assert "missing: 3, 7" in gantrain("evaluate", tmp_path / "samples.npz", "dataset=digits", "count=179").out
+    distance, reference = (each["metrics"]["quality/fid_classifier"] for each in (missing, whole))
+    assert distance > 1.5 * reference
+    for name, sign in {"recall": -1, "class_entropy": -1, "class_tv": 1, "class_kl": 1}.items():
+        value, reference = (each["metrics"][f"diversity/{name}"] for each in (missing, whole))
+        assert sign * value > sign * reference
+
+
+def test_a_generator_of_five_images_has_a_support_of_five(measured: Evaluate, digits: data.Images) -> None:
+    five = digits.train[torch.randint(0, 5, (179,), generator=torch.Generator().manual_seed(0))]
+    found = measured(five, "dataset=digits")
+    assert found["metrics"]["diversity/support_size"] == pytest.approx(5, rel=0.1)
+    assert found["reference"]["diversity/support_size"] > 1000
+
+
+def test_numbers_agree_with_independent_arithmetic_on_the_same_features(
+    measured: Evaluate, digits: data.Images
+) -> None:
+    samples = digits.train[:200]
+    found = measured(samples, "dataset=digits", "split=held_out", "count=150", "seed=5")
+    judge = classifier.load(classifier.place(digits))
+    assert found["features"]["checksum"] == judge.checksum[:16]
+    samples, real = evaluate.some(samples, 150, "samples", seed=5), digits.held[:150]
+    (x, _), (y, p) = (classifier.seen(judge.classifier, images) for images in (real, samples))
+    a, b = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
+    fid = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
+    assert found["metrics"]["quality/fid_classifier"] == pytest.approx(float(fid), rel=1e-3)
+    kl = (p * (p / p.mean(0)).log()).nan_to_num().sum(1).mean()
+    assert found["metrics"]["quality/inception_score_classifier"] == pytest.approx(float(kl.exp()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("kept", "modes", "share"), [(8, 8, 0.989), (2, 2, 0.989), (0, 0, 0.0)])
+def test_points_of_a_density_need_no_classifier(
+    kept: int, modes: int, share: float, tmp_path: Path, measured: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing"))
+    ring = data.load("ring")
+    assert isinstance(ring, data.Density)
+    means = torch.tensor(ring.mixture.means)
+    points = ring.batch(0, 4000)
+    near = torch.cdist(points, means).argmin(1) < kept
+    np.save(tmp_path / "points.npy", (points[near] if kept else torch.full((500, 2), 9.0)).numpy())
+    found = measured(tmp_path / "points.npy", "dataset=ring", "count=400")["metrics"]
+    assert found["diversity/modes"] == modes
+    assert found["quality/high_quality_share"] == pytest.approx(share, abs=0.02)
+    assert found["diversity/missing_classes"] == 8 - kept
+    if kept == 0:
+        assert found["diversity/class_entropy"] is None
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits: data.Images) -> None:
+    found = measured(digits.held, "dataset=digits", "metrics=prdc,classes", "reference=false")
+    assert list(found["metrics"])[:2] == ["quality/precision", "quality/density"]
+    assert len(found["metrics"]) == 8
+    assert found["reference"] == {}
+
+
+def test_the_names_that_help_lists_are_those_of_the_catalogue() -> None:
+    assert tuple(catalogue.IMAGES) == evaluate.IMAGE_METRICS
+    assert tuple(catalogue.POINTS) == evaluate.POINT_METRICS
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "evaluate RUN"),
+        (["nowhere"], 4, "does not exist"),
+        (["images"], 2, "dataset=…"),
+        (["images", "dataset=digits", "metrics=fit"], 2, "did you mean fid"),
+        (["images", "dataset=digits", "metrics=modes"], 2, "digits has other metrics"),
+        (["images", "dataset=dirac"], 2, "dirac"),
+        (["images", "dataset=digits", "count=5"], 2, "at least 20"),
+        (["images", "dataset=digits"], 3, "too few"),
+        (["colour", "dataset=digits"], 3, "in colour"),
+        (["images", "dataset=ring"], 3, "no points"),
+        (["empty", "dataset=digits"], 3, "no images"),
+        (["shape.npy", "dataset=digits"], 3, "[30, 5, 5]"),
+        (["range.npy", "dataset=digits"], 3, "8-bit"),
+        (["words.npy", "dataset=digits"], 3, "no array"),
+        (["broken.npz", "dataset=digits"], 3, "no array"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    arguments: list[str], code: int, words: str, tmp_path: Path, gantrain: Callable[..., Answer]
+) -> None:
+    for name in ("images", "colour", "empty"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "images" / "0.png")
+    Image.fromarray(np.full((8, 8, 3), [255, 0, 0], np.uint8)).save(tmp_path / "colour" / "0.png")
+    np.save(tmp_path / "shape.npy", np.zeros((30, 5, 5), np.uint8))
+    np.save(tmp_path / "range.npy", np.full((30, 8, 8), 2.0))
+    np.save(tmp_path / "words.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    answer = gantrain("evaluate", *arguments)
+    assert answer.code == code, answer.err
+    assert words in answer.err
+
+
+def test_a_run_is_not_judged_by_images_that_have_changed(tmp_path: Path, gantrain: Callable[..., Answer]) -> None:
+    for index in range(30):
+        (tmp_path / "in" / f"{index % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 255, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{index % 2}" / f"{index}.png")
+    settings = ["dataset=folder", "dataset.path=in", "dataset.size=8", "architecture=mlp_digits"]
+    assert gantrain("train", "run_dir=run", *settings, "train.images=40", "train.batch_size=20").code == 0
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "in" / "0" / "0.png")
+    answer = gantrain("evaluate", "run")
+    assert answer.code == 4
+    assert "has changed" in answer.err
+
+
+def test_an_array_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "a.npz", np.zeros((1000, 8, 8), np.uint8))
+    monkeypatch.setattr(stored, "LARGEST_BYTES", 10_000)
+    with pytest.raises(DataError, match="the most"):
+        stored.read(tmp_path / "a.npz", (1, 8, 8))
