@@ -1,6 +1,6 @@
 """Checkpoints on disk: `images_<12 digits>.pt`, each with its checksum beside it, always whole.
 
-Writing: temporary file beside the place, fsync, read back against the checksum of what was written, checksum file
+Writing: temporary file beside the place, fsync, read back against the checksum of what was to be written, checksum file
 renamed into place, then the checkpoint itself, then `last.pt`; only then are older ones removed. Reading: checksum
 first, then `torch.load(weights_only=True)`, newest to oldest by number, so that a damaged file costs one interval.
 """
@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any
 
 from gantrain.errors import CheckpointError, DivergedError, StorageError
-from gantrain.files import replacing, sync_folder, write_whole
+from gantrain.files import reason, remove_leftovers, replacing, sync_folder, temporary_beside, write_whole
 from gantrain.nested import leaves
+from gantrain.terminal import one_line
 
 FORMAT = 1
 NAME = re.compile(r"images_(\d{12})\.pt")
 # What a bundle holds: the clock, the config as composed, what a generator is built from, on what data and with what it
 # was made, and the state itself.
 CONTENTS = {"images": int, "config": dict, "generator": dict, "data": dict, "made_with": dict, "state": dict}
+# What can be in it beside tensors, lists and dictionaries: what is read back without unpickling code.
+PLAIN = {int, float, bool, str, type(None)}
+# Bounds on what is read: far above what a run writes, far below what would exhaust the reader.
+MOST_VALUES, DEEPEST, SHARING, MOST_IMAGES = 1_000_000, 100, 4, 10**12
 # A checkpoint never takes the last of a disk that other files of the run need too.
 SPARE_BYTES = 16 * 2**20
 
@@ -35,6 +42,11 @@ def name_at(images: int) -> str:
     return f"images_{images:012d}.pt"
 
 
+def images_at(path: Path) -> int:
+    """The clock that a checkpoint's name tells."""
+    return int(path.stem.removeprefix("images_"))
+
+
 def listed(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first by number; temporary and foreign files are ignored."""
     if not folder.is_dir():
@@ -42,66 +54,68 @@ def listed(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
 def save(folder: Path, bundle: Mapping[str, Any], *, keep: int) -> Path:
     """Write `bundle` (tensors, numbers, strings, lists and dicts; its clock under "images") and prune to `keep` files.
 
-    Raises StorageError when the file cannot be written whole, and DivergedError for a non-finite tensor; every older
-    checkpoint then stands untouched.
+    Raises StorageError when the file cannot be written whole, DivergedError for a non-finite tensor, and
+    CheckpointError for a value that could not be read back; every older checkpoint then stands untouched.
     """
+    import torch
+
+    refuse_unfit(bundle)
     path = folder / name_at(bundle["images"])
-    size = _checked_size(bundle)
+    torch.save(bundle, buffer := io.BytesIO())  # written to a file, torch hides the reason of a failure
+    content = buffer.getbuffer()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < size + SPARE_BYTES:
+        folder.mkdir(exist_ok=True)  # without parents: a run folder that vanished is not made again
+        if shutil.disk_usage(folder).free < len(content) + SPARE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        _write(path, bundle)
+        _write(path, content)
         _point_last(path)
     except OSError as error:
         raise StorageError(
-            f"the checkpoint {path} ({size / 2**20:.0f} MiB) could not be written: {error.strerror or error}; "
-            "older checkpoints are untouched. Free some space or mend the disk, then resume the run"
+            f"the checkpoint {path} could not be written, which takes {_mebibytes(len(content))} MiB and "
+            f"{_mebibytes(SPARE_BYTES)} MiB to spare: {reason(error)}. Older checkpoints are untouched"
         ) from error
-    _prune(folder, keep, path)
+    with suppress(OSError):  # failing to tidy up is no loss
+        remove_leftovers(folder, rf"{NAME.pattern}(\.sha256)?|last\.pt")
+        _prune(folder, keep, path)
     return path
 
 
-def _checked_size(bundle: Mapping[str, Any]) -> int:
-    """The bytes of all tensors, each of which must be finite."""
+def refuse_unfit(bundle: Mapping[str, Any]) -> None:
+    """Raise DivergedError for a tensor that is not finite, CheckpointError for a value that is no plain data."""
     import torch
 
-    size = 0
     for key, value in leaves(bundle):
         if isinstance(value, torch.Tensor):
-            size += value.numel() * value.element_size()
             if not bool(value.isfinite().all()):
-                raise DivergedError(f"{key} holds non-finite numbers, so no checkpoint was written")
-    return size
+                raise DivergedError(
+                    f"{key} holds non-finite numbers at images = {bundle['images']:,}, so no checkpoint was written; "
+                    "begin a new run with a lower optimizer.lr"
+                )
+        elif type(value) not in PLAIN:
+            raise CheckpointError(
+                f"{key} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, lists and dicts only"
+            )
 
 
-class _HashingWriter:
-    """Passes bytes on to `file` and keeps their SHA-256: what `torch.save` needs of a file."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.hash = file, hashlib.sha256()
-
-    def write(self, content: bytes) -> int:
-        self.hash.update(content)
-        return self.file.write(content)
-
-    def flush(self) -> None:
-        self.file.flush()
+def _mebibytes(count: int) -> int:
+    return -(-count // 2**20)
 
 
-def _write(path: Path, bundle: Mapping[str, Any]) -> None:
-    import torch
-
+def _write(path: Path, content: memoryview) -> None:
+    checksum = hashlib.sha256(content).hexdigest()
     with replacing(path, durable=True) as file:
-        writer = _HashingWriter(file)
-        torch.save(bundle, cast(IO[bytes], writer))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
-        if (checksum := hashlib.file_digest(file, "sha256").hexdigest()) != writer.hash.hexdigest():
+        if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
             raise OSError(errno.EIO, "what was read back differs from what was written")
         write_whole(_checksum_file(path), f"{checksum}  {path.name}\n", durable=True)
 
@@ -113,67 +127,153 @@ def _checksum_file(path: Path) -> Path:
 def _point_last(path: Path) -> None:
     """Make `last.pt` the same whole file as `path`, by a hard link where the file system has them."""
     last = path.with_name("last.pt")
-    temporary = last.with_name(f".last.pt.{os.getpid()}.tmp")
+    temporary = temporary_beside(last)
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
+        os.replace(temporary, last)
     except OSError:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, last)
+        with path.open("rb") as source, replacing(last, durable=True) as file:
+            shutil.copyfileobj(source, file)
     temporary.unlink(missing_ok=True)  # renaming onto another link to the same file leaves both
     sync_folder(path.parent)
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:
-    """Remove all but `keep` whole checkpoints up to the `newest`; damaged ones stay for who wants to look at them.
-
-    Failing to is no loss.
-    """
+    """Remove all but `keep` whole checkpoints up to the `newest`; damaged ones stay for who wants to look at them."""
     kept = 0
     for path in listed(folder):
         if path.name > newest.name or path.is_symlink() or not is_whole(path):
             continue
         kept += 1
         if kept > max(keep, 2):
-            with suppress(OSError):
-                path.unlink()
-                _checksum_file(path).unlink()
+            path.unlink()
+            _checksum_file(path).unlink()
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file has a checksum recorded for it: beside it, or for `last.pt` beside the checkpoint it is."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        beside = [_checksum_file(path)] if NAME.fullmatch(path.name) else path.parent.glob("*.pt.sha256")
-        return any(checksum.read_text(encoding="utf-8").split()[:1] == [found] for checksum in beside)
-    except (OSError, UnicodeDecodeError):
-        return False
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The bundle in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or no bundle of ours."""
+    """The bundle in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or no bundle of ours.
+
+    The file is opened once, so that what is loaded is what was verified, even while training replaces or prunes it.
+    """
     import torch
 
     if not path.is_file():
         raise CheckpointError(f"{path} is not there")
-    if not is_whole(path):
-        raise CheckpointError(f"{path} does not have the checksum recorded beside it; it is damaged")
+    recorded = _recorded(path)
     try:
-        bundle = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            refuse_damaged(path, file, recorded)
+            size = refuse_packed(path, file)
+            bundle = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises many kinds for a file that is no checkpoint
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} is no checkpoint that can be loaded safely: {reason}") from error
-    if not isinstance(bundle, dict) or bundle.get("format") != FORMAT:
-        found = bundle.get("format") if isinstance(bundle, dict) else type(bundle).__name__
+        first_line = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} is no checkpoint that can be loaded safely: {first_line}") from error
+    refuse_invalid(path, bundle, size)
+    return bundle
+
+
+def refuse_damaged(path: Path, file: io.BufferedReader, recorded: set[str]) -> None:
+    """Raise CheckpointError unless the open `file` at `path` has a `recorded` checksum, or one recorded by now."""
+    checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    size = file.tell()
+    file.seek(0)
+    if checksum in recorded or checksum in (recorded := recorded | _recorded(path)):
+        return
+    if not recorded:
+        raise CheckpointError(f"{path} has no checksum beside it, in {_checksum_file(path).name}")
+    raise CheckpointError(f"{path} ({size:,} bytes) does not have the checksum recorded beside it; it is damaged")
+
+
+def refuse_packed(path: Path, file: io.BufferedReader) -> int:
+    """The size of the open `file`. Raises CheckpointError for one that is more once it is unpacked."""
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    file.seek(0)
+    if any(member.compress_type for member in members) or sum(member.file_size for member in members) > size:
+        raise CheckpointError(f"{path} is packed, which no checkpoint of gantrain is")
+    return size
+
+
+def refuse_invalid(path: Path, bundle: Any, size: int) -> None:
+    """Raise CheckpointError unless the `bundle` in `path`, a file of `size` bytes, has our format and its parts, and
+    holds nothing but plain data, finite and no larger than the file."""
+    for fault in faults(bundle, size):
+        raise CheckpointError(f"{path}: {one_line(fault)}")
+    found = bundle.get("format") if isinstance(bundle, dict) else type(bundle).__name__
+    if type(found) is not int or found != FORMAT:
         raise CheckpointError(f"{path} has format {found}; this version of gantrain reads format {FORMAT}")
     for key, kind in CONTENTS.items():
         if not isinstance(bundle.get(key), kind):
             raise CheckpointError(f"{path} has no {key}, or not of type {kind.__name__}")
-    for key, value in leaves(bundle["state"]):
-        if isinstance(value, torch.Tensor) and not bool(value.isfinite().all()):
-            raise CheckpointError(f"{path}: {key} holds non-finite numbers")
-    return bundle
+    if not 0 <= bundle["images"] < MOST_IMAGES:
+        raise CheckpointError(f"{path}: its clock, {bundle['images']}, is no number of images")
+
+
+def faults(bundle: Any, size: int) -> Iterator[str]:
+    """What is in a bundle that gantrain would not have written; lists and dicts that hold themselves come to an end."""
+    import torch
+
+    waiting, count, tensor_bytes = [("", bundle, 0)], 0, 0
+    while waiting:
+        key, value, depth = waiting.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            yield f"it holds more than {MOST_VALUES:,} values, or is nested more than {DEEPEST} deep"
+            return
+        if isinstance(value, dict | list | tuple):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{key}.{str(name)[:100]}", item, depth + 1) for name, item in items]
+        elif type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided:
+            tensor_bytes += value.numel() * value.element_size()
+            if tensor_bytes > SHARING * size:  # a tensor may repeat one stored number without end
+                yield f"{key[1:]} is larger than the file"
+                return
+            if not bool(value.isfinite().all()):
+                yield f"{key[1:]} holds non-finite numbers"
+        elif type(value) not in PLAIN:
+            yield f"{key[1:]} is a {type(value).__name__}, which no checkpoint holds"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file has the checksum that is recorded for it."""
+    recorded = _recorded(path)
+    try:
+        with path.open("rb") as file:
+            refuse_damaged(path, file, recorded)
+    except (OSError, CheckpointError):
+        return False
+    return True
+
+
+def _recorded(path: Path) -> set[str]:
+    """The checksum beside a checkpoint; for `last.pt`, those of the checkpoints that it may be."""
+    beside = [_checksum_file(path)] if NAME.fullmatch(path.name) else path.parent.glob("*.pt.sha256")
+    return {checksum for file in beside for checksum in _first_word(file)}
+
+
+def _first_word(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline(100).split()[:1]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest file whose checksum is right, or None."""
+    return next(filter(is_whole, listed(folder)), None)
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
@@ -182,10 +282,13 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     Raises CheckpointError when there is none: a damaged run never silently starts afresh.
     """
     problems: list[str] = []
-    for path in listed(folder):
-        try:
-            return path, load(path), problems
-        except CheckpointError as error:
-            problems.append(str(error))
+    tried: list[Path] = []
+    while (paths := listed(folder)) != tried:  # training may have pruned what was listed before it was read
+        tried, problems = paths, []
+        for path in paths:
+            try:
+                return path, load(path), problems
+            except CheckpointError as error:
+                problems.append(str(error))
     reasons = "\n  ".join(problems) or "it holds no checkpoint"
     raise CheckpointError(f"no usable checkpoint in {folder}:\n  {reasons}")

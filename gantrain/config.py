@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,19 @@ from hydra.errors import MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-from gantrain import architectures, data, divergences
-from gantrain.errors import ConfigError, nearest_first, one_of
+from gantrain import architectures, data, divergences, optimizers
+from gantrain.errors import RESEMBLANCE, ConfigError, likeness, nearest_first, one_of
+from gantrain.experiment import PRECISIONS, SWITCHES, UPDATES
 from gantrain.files import safe_name
+from gantrain.foreign import ForeignSource
 from gantrain.latents import PRIORS
 from gantrain.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.regularizers import REGULARIZERS, Regularizer
@@ -34,8 +43,11 @@ from gantrain.regularizers import REGULARIZERS, Regularizer
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 # Sections whose keys depend on their name, and are checked against it.
 OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
+# Some of their keys, to be thought of when one is mistyped.
+OPEN_KEYS = ("optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
 
 
 def number(default: Any, *, at_least: float = -math.inf, above: float = -math.inf, at_most: float = math.inf) -> Any:
@@ -92,8 +104,8 @@ class LatentConfig:
 class TrainConfig:
     """How long and how often, in images shown to D; `epochs` is a synonym for images and wins over it."""
 
-    images: int = number(1_000_000, at_least=1)
-    epochs: float | None = number(None, above=0)
+    images: int = number(1_000_000, at_least=1, at_most=10**12 - 1)  # a checkpoint's name has twelve digits
+    epochs: float | None = number(None, above=0, at_most=1_000_000)
     batch_size: int = number(100, at_least=1, at_most=1_000_000)
     discriminator_steps: int = number(1, at_least=1, at_most=1000)
     report_every_images: int = number(10_000, at_least=1)
@@ -101,7 +113,7 @@ class TrainConfig:
     checkpoint_every_images: int = number(50_000, at_least=1)
     checkpoint_min_seconds: float = number(30.0, at_least=0)
     keep_checkpoints: int = number(3, at_least=2)
-    held_out_images: int = number(500, at_least=1)
+    held_out_images: int = number(500, at_least=1, at_most=1_000_000)
 
 
 @dataclass
@@ -114,6 +126,10 @@ class Config:
     resume: str = choice("never", ("never", "auto"))
     head: str = choice("log_ratio", divergences.HEADS)
     gen_objective: str = choice("matched", GENERATOR_OBJECTIVES)
+    update: str = choice("alternating", UPDATES)
+    precision: str = choice("float32", PRECISIONS)
+    compile: str = choice("auto", SWITCHES)
+    graph: str = choice("auto", SWITCHES)
     ema: float = number(0.999, at_least=0, at_most=1)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: dict[str, Any] = field(default_factory=dict)
@@ -176,6 +192,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     Plugins.instance().register(CatalogueSource)
     Plugins.instance().register(CataloguePath)
+    Plugins.instance().register(ForeignSource)
     # A job's folder in a sweep: the swept keys and values, without the mark that opens a section to a new key.
     OmegaConf.register_new_resolver("swept_name", lambda text: safe_name(text.replace("++", "")), replace=True)
 
@@ -199,16 +216,25 @@ def keys(schema: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The sentence that refuses `key`, with the nearest keys: by the whole, and by the part after the last dot."""
+    """The sentence that refuses `key`, with up to three keys like it: by the whole, by the part after the last dot, or
+    by one word of that part."""
     known = list(known)
     section, _, rest = key.partition(".")
     sections = {name.partition(".")[0] for name in known}
     if rest and section not in sections and (right := nearest_first(section, sections)[0]) in OPEN_SECTIONS:
         known = [f"{right}.{rest}", *known]
-    by_last_part = {name.rpartition(".")[2]: name for name in reversed(known)}
-    near = [*nearest_first(key, known)[:2], by_last_part[nearest_first(key.rpartition(".")[2], by_last_part)[0]]]
-    best, *others = dict.fromkeys(near)
-    return f"there is no key {key}; did you mean {best}?" + (f" Near it too: {', '.join(others)}" if others else "")
+
+    def nearness(name: str) -> float:
+        last, typed = name.rpartition(".")[2], key.rpartition(".")[2]
+        by_word = max(likeness(typed, word) for word in last.split("_"))
+        return max(likeness(key, name), 0.9 * likeness(typed, last), 0.8 * by_word)
+
+    ranked = sorted(dict.fromkeys(known), key=nearness, reverse=True)
+    near = [name for name in ranked if nearness(name) >= RESEMBLANCE][:3]
+    if not near:
+        return f"there is no key {key}; --help lists the keys"
+    others = f" Near it too: {', '.join(near[1:])}" if near[1:] else ""
+    return f"there is no key {key}; did you mean {near[0]}?{others}"
 
 
 def explained(error: BaseException) -> ConfigError:
@@ -217,12 +243,29 @@ def explained(error: BaseException) -> ConfigError:
         group, _, name = error.missing_cfg_file.rpartition("/")
         choices = [*(error.options or []), *(divergences.PATTERNS if group in DIVERGENCE_GROUPS else ())]
         return ConfigError(one_of(group, name, choices) if choices else f"there is no config group {group}")
-    cause = next((one for one in causes(error) if getattr(one, "full_key", None)), error)
+    inner = [one for one in causes(error) if isinstance(one, OmegaConfBaseException)]
+    cause = next((one for one in inner if one.full_key), [error, *inner][-1])
     key = getattr(cause, "full_key", None)
+    if key and key.partition(".")[0] == "experiment":
+        return ConfigError("a file of the group experiment has to begin with the line `# @package _global_`")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
         return ConfigError(unknown_key(key, keys(Config)))
+    if isinstance(cause, ValidationError | ConfigTypeError | TypeError) and key:
+        value = getattr(cause, "value", None)
+        return ConfigError(f"{key if value is None else f'{key}={value}'} must be {kind(key)}")
     reason = (str(getattr(cause, "msg", None) or cause).splitlines() or [type(cause).__name__])[0]
+    reason = re.sub(r'^\w+ raised while resolving interpolation: "?(.*?)"?$', r"\1", reason)
     return ConfigError(f"{key}: {reason}" if key else reason)
+
+
+def kind(key: str) -> str:
+    """What the schema asks of the key, or of an item of its list, in words."""
+    name, item, _ = key.partition("[")
+    hint = str(keys(Config)[name].type).removesuffix(" | None") if name in keys(Config) else ""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    if hint.startswith("list["):
+        return words[hint[5:-1]] if item else "a list, as in [1,2]"
+    return words.get(hint, "keys and values")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -235,7 +278,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def typed(config: DictConfig) -> dict[str, Any]:
     """The composed config as plain data, interpolations resolved, types and ranges checked. Raises ConfigError."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), config)
+        resolved = OmegaConf.to_container(config, resolve=True)  # first: merging would not say which key
+        merged = OmegaConf.merge(OmegaConf.structured(Config), resolved)
         plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise explained(error) from error
@@ -250,8 +294,22 @@ def checked(config: DictConfig) -> dict[str, Any]:
     settings = typed(config)
     objective(settings)
     architectures.check(settings["architecture"])
+    optimizers.check(settings["optimizer"])
     data.check(**settings["dataset"])
+    check_device(settings["device"])
+    if settings["train"]["epochs"] is not None and data.is_endless(settings["dataset"]["name"]):
+        raise ConfigError(
+            f"train.epochs={settings['train']['epochs']:g} needs a finite dataset; "
+            f"give train.images for dataset={settings['dataset']['name']}, which is drawn without end"
+        )
     return settings
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError unless `name` is a device's; whether the machine has it, only torch knows."""
+    kind, colon, number = name.partition(":")
+    if name not in DEVICES and not (kind == "cuda" and colon and number.isdecimal()):
+        raise ConfigError(one_of("device", name, (*DEVICES, "cuda:1")))
 
 
 def refuse_untyped_object(config: DictConfig, overrides: Iterable[str]) -> None:
@@ -271,6 +329,8 @@ def check_ranges(schema: type, settings: Mapping[str, Any], prefix: str = "") ->
             check_ranges(item.default_factory, value, f"{key}.")
         elif "options" in item.metadata and value not in item.metadata["options"]:
             raise ConfigError(one_of(key, value, item.metadata["options"]))
+        elif isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise ConfigError(f"{key}={value} is empty; give it a value, or leave it out")
         elif "at_least" in item.metadata and value is not None:
             check_range(key, value, **item.metadata)
 
@@ -279,12 +339,9 @@ def check_range(key: str, value: float, at_least: float, above: float, at_most: 
     """Raise ConfigError unless above < value, at_least ≤ value ≤ at_most and value is finite."""
     if math.isfinite(value) and value > above and at_least <= value <= at_most:
         return
-    rules = [
-        f"at least {at_least:,g}" if math.isfinite(at_least) else "",
-        f"above {above:,g}" if math.isfinite(above) else "",
-        f"at most {at_most:,g}" if math.isfinite(at_most) else "",
-    ]
-    raise ConfigError(f"{key}={value} must be {' and '.join(filter(None, rules)) or 'finite'}")
+    limits = {"at least": at_least, "above": above, "at most": at_most}
+    rules = [f"{words} {limit:,}" for words, limit in limits.items() if math.isfinite(limit)]
+    raise ConfigError(f"{key}={value} must be {' and '.join(rules) or 'finite'}")
 
 
 def objective(settings: Mapping[str, Any]) -> Objective:

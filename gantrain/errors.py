@@ -64,16 +64,27 @@ class CheckFailedError(GantrainError):
     exit_code = 9
 
 
+# Names less alike than this have nothing to do with each other; one wrong letter in two stays above it.
+RESEMBLANCE = 0.5
+
+
+def likeness(name: str, choice: str) -> float:
+    """How much two names are alike: the share of their letters that they have in common, in order."""
+    return difflib.SequenceMatcher(None, name.lower(), choice.lower(), autojunk=False).ratio()
+
+
 def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
     """The choices, the ones most like `name` first."""
-
-    def likeness(choice: str) -> float:
-        return difflib.SequenceMatcher(None, name.lower(), choice.lower()).ratio()
-
-    return sorted(choices, key=likeness, reverse=True)
+    return sorted(choices, key=lambda choice: likeness(name, choice), reverse=True)
 
 
-def one_of(key: str, name: object, choices: Iterable[str]) -> str:
+def meant(name: str, choices: Iterable[str]) -> str:
+    """The question that ends a refusal, `; did you mean adam?`, or nothing where no choice is like `name`."""
+    nearest = nearest_first(name, choices)[:1]
+    return "".join(f"; did you mean {choice}?" for choice in nearest if likeness(name, choice) >= RESEMBLANCE)
+
+
+def one_of(key: str, name: object, choices: Iterable[str | None]) -> str:
     """The sentence that refuses `key=name` and lists the choices, nearest first."""
-    ranked = nearest_first(str(name), choices)
-    return f"{key}={name} is not one of the choices; did you mean {ranked[0]}?\n  choices: {', '.join(ranked)}"
+    ranked = nearest_first(str(name), map(str, choices))
+    return f"{key}={name} is not one of the choices{meant(str(name), ranked)}\n  choices: {', '.join(ranked)}"

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
+
+# What to do about a failure of storage, by its number.
+REMEDIES = {
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "free some of the quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close what holds the machine's files open",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.ENOENT: "put it back in its place",
+}
+
+
+def reason(error: OSError) -> str:
+    """What failed and what to do about it, in one line."""
+    return f"{error.strerror or error}; {REMEDIES.get(error.errno or 0, 'look at its disk')}"
 
 
 @contextmanager
@@ -17,7 +36,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BufferedRandom]:
     The temporary file stands in the same folder, is opened exclusively and follows no link. `durable` waits until the
     bytes and the name are on the disk. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     temporary.unlink(missing_ok=True)  # left by a process of the same number that was killed
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     try:
@@ -32,6 +51,19 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BufferedRandom]:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name under which this process writes what will be `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove what killed processes left under temporary names of files whose name matches `names`."""
+    leftover = re.compile(rf"\.({names})\.\d+\.tmp")
+    for path in folder.iterdir():
+        if leftover.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes | str, *, durable: bool = False) -> None:

@@ -1,19 +1,24 @@
 """YAML from outside the package: it may choose values, and make nothing run.
 
 Hydra instantiates launchers, sweepers, callbacks and logging handlers that a config names, so a config that somebody
-sent could execute code. Files of the user's `--config-dir` are first read with a safe loader, and what Hydra composes
-from them, which runs nothing, is then compared with what it composes without them: under `hydra` they may change where
-runs go, the mode, the sweeper's parameters, and the launcher, which has to be one of Hydra's plugins.
+sent could execute code. A file of the user's `--config-dir` is read when it is composed, by `ForeignSource`: with a
+safe loader, up to a size, and from inside the folder. What Hydra composes from such files, which runs nothing, is then
+compared with what it composes without them: under `hydra` they may change where runs go, the mode, the sweeper's
+parameters, and the launcher, which has to be one of Hydra's plugins.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.errors import ConfigError
 from gantrain.nested import leaves
@@ -23,38 +28,90 @@ ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "mode", "sweeper.params")
 FILLED_IN = ("runtime", "overrides", "searchpath", "job.name", "job.override_dirname", "job.config_name", "job.id")
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
 LARGEST_BYTES = 2**20
-MOST_ALIASES = 100
+MOST_VALUES = 10_000
+DEEPEST = 50
 
 
-def refuse_unreadable(folder: Path) -> None:
-    """Raise ConfigError for YAML below `folder` that is no plain YAML, or is made to exhaust its reader."""
-    if not folder.is_dir():
-        raise ConfigError(f"--config-dir {folder} is not a folder")
-    for where, folders, files in os.walk(folder):
-        for link in (Path(where, name) for name in folders if Path(where, name).is_symlink()):
-            raise ConfigError(f"{link} is a link to another folder; put the files themselves there")
-        for path in (Path(where, name) for name in sorted(files) if name.endswith(".yaml")):
-            for reason in objections(path):
-                raise ConfigError(f"{path}: {reason}")
+class ForeignSource(FileConfigSource):
+    """A folder of YAML on Hydra's search path, `foreign://FOLDER`, that is not trusted."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "foreign"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, self._normalize_file_name(config_path))
+        refuse_exhausting(path, Path(self.path))
+        try:
+            result = super().load_config(config_path)
+        except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(f"{path} cannot be read as YAML: {in_words(error)}") from error
+        if not isinstance(result.config, DictConfig):
+            raise ConfigError(f"{path} holds no keys and values")
+        return result
 
 
-def objections(path: Path) -> Iterator[str]:
-    """Why a file is not to be composed, if it is not."""
-    if path.stat().st_size > LARGEST_BYTES:
-        yield f"it is larger than {LARGEST_BYTES:,} bytes"
-        return
+def refuse_exhausting(path: Path, folder: Path) -> None:
+    """Raise ConfigError for a file that is not inside `folder`, no text, or made to exhaust its reader."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{path} leads out of the folder {folder}; put the file itself there")
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise ConfigError(f"{path} is larger than {LARGEST_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        if aliases > MOST_ALIASES:
-            yield f"it repeats parts of itself {aliases} times; {MOST_ALIASES} aliases are the most"
-            return
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        yield f"it cannot be read as YAML ({str(error).splitlines()[0]})"
-        return
-    if not isinstance(content, Mapping | None):
-        yield "it holds no keys and values"
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    try:
+        count = values(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {in_words(error)}") from error
+    if count > MOST_VALUES:
+        raise ConfigError(
+            f"{path} is nested more than {DEEPEST} deep, or stands for more than {MOST_VALUES:,} values once its "
+            "aliases are written out"
+        )
+
+
+def values(text: str) -> float:
+    """How many values YAML stands for once its aliases are written out, counted until they are too many; more than
+    any number for YAML that is nested too deeply, which takes the parser a time that is quadratic in the depth."""
+    sizes: dict[str, int] = {}
+    within: list[tuple[str | None, int]] = [(None, 0)]  # the open collections: anchor, values so far
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            within.append((event.anchor, 1))
+            if len(within) > DEEPEST:
+                return math.inf
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = within.pop()
+        elif isinstance(event, yaml.ScalarEvent | yaml.AliasEvent):
+            anchor, size = event.anchor, sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        within[-1] = (within[-1][0], within[-1][1] + size)
+        if within[-1][1] > MOST_VALUES:
+            return within[-1][1]
+    return within[0][1]
+
+
+def in_words(error: Exception) -> str:
+    """What is wrong with a file of YAML, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    reason = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
+    return f"{reason}{f', line {mark.line + 1}' if mark else ''}"
+
+
+def refuse_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any]]) -> None:
+    """Raise ConfigError where a choice, (group, name), is a file in `folder` that is not read, since `ours` has one."""
+    for group, name in chosen:
+        if (ours / group / f"{name}.yaml").is_file() and (folder / group / f"{name}.yaml").is_file():
+            raise ConfigError(
+                f"{folder / group / f'{name}.yaml'} would never be read: gantrain has a {group}={name} of its own; "
+                "give the file another name"
+            )
 
 
 def refuse_active(hydra: Mapping[str, Any], without: Mapping[str, Any], folder: Path) -> None:

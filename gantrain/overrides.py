@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field
 from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,25 +13,116 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gantrain.config import GROUPS, OPEN_SECTIONS, Config, check_ranges, explained, keys, options, unknown_key
+from gantrain.config import (
+    GROUPS,
+    OPEN_KEYS,
+    OPEN_SECTIONS,
+    Config,
+    check_ranges,
+    explained,
+    keys,
+    options,
+    unknown_key,
+)
 from gantrain.errors import ConfigError, one_of
 
 Options = TypeVar("Options")
 
+# The keys of `train`, and some of the sections that are open to others.
+KNOWN = tuple(dict.fromkeys([*keys(Config), *GROUPS, *OPEN_KEYS]))
+TYPOGRAPHIC_DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212")
+TYPOGRAPHIC_QUOTES = ("\u2018", "\u2019", "\u201c", "\u201d", "\u201e", "\u00ab", "\u00bb")
+THOUSANDS = re.compile(r"[1-9]\d{0,2}(,000)+")
+PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
+BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
-def parsed(overrides: list[str]) -> list[Override]:
-    """Hydra's reading of the arguments. Raises ConfigError for what it cannot read."""
+
+def parsed(overrides: list[str], known: Iterable[str] = ()) -> list[Override]:
+    """Hydra's reading of the arguments. Raises ConfigError for one that does not read as key=value, with what was
+    probably meant; `known` are the keys that there are."""
+    parser = OverridesParser.create()
+    found = []
+    for before, text, after in zip(["", *overrides], overrides, [*overrides[1:], ""], strict=False):
+        try:
+            found += parser.parse_overrides([text])
+        except HydraException as error:
+            raise ConfigError(misread(text, before, after, tuple(known))) from error
+    return found
+
+
+def spelled(overrides: Iterable[str], fields: Mapping[str, Field[Any]]) -> list[str]:
+    """The arguments; a path or a name with characters that mean something to Hydra, such as ~/a[1], is quoted."""
+    return [_spelled(text, fields) for text in overrides]
+
+
+def _spelled(text: str, fields: Mapping[str, Field[Any]]) -> str:
+    key, _, value = text.partition("=")
+    if key not in fields or not str(fields[key].type).startswith("str") or not PLAIN.fullmatch(value):
+        return text
     try:
-        return OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"an argument does not read as key=value: {reason}") from error
+        OverridesParser.create().parse_overrides([text])
+    except HydraException:
+        return f"{key}={quoted(value)}"
+    return text
 
 
-def values(overrides: list[str]) -> dict[str, Any]:
+def misread(text: str, before: str, after: str, known: Sequence[str]) -> str:
+    """Why an argument does not read as key=value, and what was probably meant; its neighbours may tell."""
+    key, equals, value = text.partition("=")
+    if text.startswith(TYPOGRAPHIC_DASHES):
+        flag = text.lstrip("".join(TYPOGRAPHIC_DASHES))
+        return f"{text} begins with a dash that is no hyphen; type {'-' if len(flag) == 1 else '--'}{flag}"
+    if text.startswith("-"):
+        return dashed(text, known) or f"there is no flag {text}; --help lists the flags"
+    if any(quote in text for quote in TYPOGRAPHIC_QUOTES):
+        return f"{text} has typographic quotes; type ' or \" in their place"
+    if not equals:
+        return _without_equals(text, before, after, known)
+    if key != key.strip():
+        return f"{text}: write {key.strip()}={value.strip()}, without spaces"
+    if value.startswith("="):
+        return f"{text}: one = is enough, as in {key}={value.lstrip('=')}"
+    if value.endswith(",") or value.startswith(","):
+        more = after if after and "=" not in after else "…"
+        return f"{text}: values are listed without spaces and a last comma, as in {key}={value.strip(',')},{more}"
+    if value.count('"') % 2 or value.count("'") % 2:
+        return f"{text}: a quote is opened and not closed"
+    if value[:1] == "(" and value[-1:] == ")":
+        return f"{text}: a list is written in square brackets, as in {key}=[{value[1:-1]}]"
+    for opening, closing in BRACKETS.items():
+        if value.count(opening) != value.count(closing):
+            return f"{text}: every {opening} needs a {closing}"
+    return (
+        f"{text}: the value has characters that mean something here, such as brackets, commas or =; "
+        f'quote it twice, for the shell and for the value:\n  "{key}={quoted(value)}"'
+    )
+
+
+def _without_equals(text: str, before: str, after: str, known: Sequence[str]) -> str:
+    if before.endswith("="):
+        return f"{before} {text}: write {before}{text}, without spaces around ="
+    key, colon, value = text.partition(":")
+    if colon and key in known:
+        return f"{text}: write {key}={value.strip()}, with = in place of the colon"
+    if text in known:
+        return f"{text} needs a value: write {text}={after.strip('=') or '…'}, without spaces around ="
+    groups = [group for group in GROUPS if group in known and text in options(group)]
+    if groups:
+        return f"{text} is no key=value; did you mean {' or '.join(f'{group}={text}' for group in groups)}?"
+    keys = f"; the keys are {', '.join(known)}" if len(known) < 10 else ""
+    return f"{text or 'an empty argument'} is no key=value, as every argument here has to be{keys}"
+
+
+def dashed(text: str, known: Iterable[str]) -> str:
+    """The sentence that refuses a key written like a flag, `--seed=0`; nothing where it is none."""
+    key, _, value = text.lstrip("-").partition("=")
+    return f"{text}: keys have no dashes; write {key}={value or '…'}" if text[:1] == "-" and key in known else ""
+
+
+def values(overrides: list[str], known: Iterable[str] = ()) -> dict[str, Any]:
     """Keys and values of arguments that set one value each. Raises ConfigError for lists of values and deletions."""
     found = {}
-    for text, override in zip(overrides, parsed(overrides), strict=True):
+    for text, override in zip(overrides, parsed(overrides, known), strict=True):
         if override.is_sweep_override() or override.is_delete():
             raise ConfigError(f"{text}: give one value, as in {override.key_or_group}=…")
         found[override.key_or_group] = override.value()
@@ -41,7 +135,8 @@ def checked(overrides: list[str]) -> list[str]:
     A section that is open to new keys gets its `++`, and a whole number may be typed as 1e6. Raises ConfigError with
     the nearest right key or choice.
     """
-    found = parsed(overrides)
+    overrides = spelled(overrides, keys(Config))
+    found = parsed(overrides, KNOWN)
     if {override.key_or_group for override in found} >= {"train.images", "train.epochs"}:
         raise ConfigError("train.images and train.epochs are two names of one length; give one of them")
     return [_checked(text, override) for text, override in zip(overrides, found, strict=True)]
@@ -57,9 +152,12 @@ def _checked(text: str, override: Override) -> str:
     if section in OPEN_SECTIONS and "." in key:
         return text if override.is_delete() else "++" + text.lstrip("+")
     if key not in fields:
-        raise ConfigError(unknown_key(key, [*fields, *GROUPS]))
+        raise ConfigError(unknown_key(key or text, KNOWN))
     if override.is_delete():
         raise ConfigError(f"{text}: {key} cannot be taken away; set it, as in {key}=…")
+    if THOUSANDS.fullmatch(text.partition("=")[2]):
+        number = text.partition("=")[2].replace(",", "")
+        raise ConfigError(f"{text}: a comma separates values; write {key}={number}, or {int(number):_}")
     value = override.value()
     if isinstance(value, float) and value.is_integer() and str(fields[key].type).startswith("int"):
         return f"{key}={int(value)}"
@@ -68,18 +166,19 @@ def _checked(text: str, override: Override) -> str:
 
 def _checked_group(text: str, override: Override) -> str:
     group, value = override.key_or_group, override.value()
-    unset = override.is_delete() or value is None
-    if unset and group == "experiment":
-        return "experiment=null"
+    if group == "experiment" and (override.is_delete() or value is None):
+        return "experiment=[]"
+    if override.is_delete():
+        raise ConfigError(f"{text}: {group} cannot be taken away; choose another one, as in {group}=…")
     if not override.is_sweep_override() and not isinstance(value, str):
-        raise ConfigError(one_of(group, "" if unset else value, options(group)))
+        raise ConfigError(one_of(group, "null" if value is None else value, options(group)))
     return text.lstrip("+")
 
 
 def read(schema: type[Options], arguments: list[str]) -> Options:
     """The arguments as an instance of `schema`, every key, type and range checked. Raises ConfigError."""
     typed = OmegaConf.structured(schema)
-    for key, value in values(arguments).items():
+    for key, value in values(spelled(arguments, keys(schema)), keys(schema)).items():
         if key not in typed:
             raise ConfigError(unknown_key(key, keys(schema)))
         try:

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from gantrain.errors import DataError
-from gantrain.terminal import go_on_unseen, printable
+from gantrain.terminal import printable, seen_or_not
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METRICS = "metrics.jsonl"
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 # TensorBoard's page of custom charts: regular expressions of scalar names.
 CHARTS = {
     "training": {"losses": ["Multiline", ["loss/.*"]]},
@@ -50,11 +52,10 @@ SECONDS_BETWEEN_REDRAWS = 0.25
 
 
 class Screen(Console):
-    """A console whose reader may leave: the run goes on unseen."""
+    """A console whose reader may leave, which is an error like any other: `seen_or_not` deals with it."""
 
     def on_broken_pipe(self) -> None:
-        self.quiet = True
-        go_on_unseen()
+        raise BrokenPipeError
 
 
 class Reporter:
@@ -100,12 +101,15 @@ class Reporter:
         self._bar = _progress_bar(self.console, total_images)
         self._events = EventFile(self.folder, start_images)
         with self.sparing_the_run():
-            drop_reports_after(self.folder / METRICS, start_images)
+            kept = drop_reports_after(self.folder / METRICS, start_images)
+            self.latest = {name: math.nan if value is None else value for name, value in kept.items()}
+            self._latest_images = int(self.latest.pop("images", start_images))
         if config_text and start_images == 0:
             self._write_config(config_text)
         if self._bar is not None:
             self._redraw()
-            self._bar.start()
+            with seen_or_not():
+                self._bar.start()
 
     def report(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
         """Write one report at the clock `images`: a metrics row, the TensorBoard curves, the progress line."""
@@ -152,12 +156,13 @@ class Reporter:
 
     @contextmanager
     def sparing_the_run(self) -> Iterator[None]:
-        """Write what is not worth a run, a log or a picture: an OSError is told once for each cause, and forgotten."""
+        """Write what is not worth a run, a log or a picture: a failure is told once for each cause, and forgotten."""
         try:
             yield
-        except OSError as error:
-            if error.errno not in self._told:
-                self._told.add(error.errno)
+        except (OSError, DataError) as error:  # DataError is a metrics file that somebody damaged
+            cause = getattr(error, "errno", None)
+            if cause not in self._told:
+                self._told.add(cause)
                 self.note(f"cannot write logs or pictures, the run goes on without them: {error}")
 
     def close(self) -> None:
@@ -166,7 +171,8 @@ class Reporter:
             self._write_hparams()
         if self._bar is not None:
             self._redraw()
-            self._bar.stop()
+            with seen_or_not():
+                self._bar.stop()
             self._bar = None
 
     def __enter__(self) -> Self:
@@ -211,10 +217,12 @@ class Reporter:
         assert self._bar is not None
         self._next_redraw = time.monotonic() + SECONDS_BETWEEN_REDRAWS
         self._bar.update(self._bar.task_ids[0], completed=self._images, description=printable(self._line()))
-        self._bar.refresh()
+        with seen_or_not():
+            self._bar.refresh()
 
     def _print(self, text: str) -> None:
-        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        with seen_or_not():
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 class EventFile:
@@ -222,12 +230,14 @@ class EventFile:
 
     SummaryWriter hands events to a thread, which on a full disk dies with a traceback and takes every later event with
     it; here an addition is one write by the caller, and the next one may succeed again. The file begins with the first
-    addition. A resumed run's file first tells TensorBoard to forget the steps after `start_images`.
+    addition. A resumed run's file first tells TensorBoard to forget the steps after `start_images`, and its name sorts
+    last, whatever the clock says: TensorBoard reads files in that order.
     """
 
     def __init__(self, folder: Path, start_images: int = 0) -> None:
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self.path = folder / name
+        stamps = [int(found[1]) for path in folder.iterdir() if (found := EVENT_FILE.match(path.name))]
+        stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
+        self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
         self.start_images = start_images
         self._begun = False
 
@@ -264,7 +274,7 @@ def append_whole(path: Path, data: bytes) -> None:
         try:
             while rest:
                 rest = rest[file.write(rest) :]
-        except OSError:
+        except BaseException:
             file.truncate(size)
             raise
 
@@ -288,12 +298,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [report for report in reports if report is not None]
 
 
-def drop_reports_after(path: Path, images: int) -> None:
-    """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too."""
+def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
+    """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too.
+
+    Returns the last report that stays, empty when there is none.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return
+        return {}
+    last: dict[str, Any] = {}
     with open(descriptor, "r+b") as file:
         kept = 0
         for line in file:
@@ -301,7 +315,9 @@ def drop_reports_after(path: Path, images: int) -> None:
             if not line.endswith(b"\n") or (report is not None and report["images"] > images):
                 break
             kept += len(line)
+            last = report or last
         file.truncate(kept)
+    return last
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -96,14 +96,16 @@ def test_a_bundle_without_its_parts_is_refused(tmp_path, key):
         checkpoints.load(path)
 
 
-def test_foreign_and_temporary_files_are_ignored_and_kept(tmp_path):
-    foreign = ["images_1.pt", ".images_000000009000.pt.7.tmp", "notes.txt", "images_000000009000.pt.bak"]
-    for name in foreign:
+def test_foreign_files_are_ignored_and_kept_and_what_a_kill_left_goes(tmp_path):
+    foreign = ["images_1.pt", ".notes.txt.7.tmp", "notes.txt", "images_000000009000.pt.bak"]
+    left = [".images_000000009000.pt.7.tmp", ".images_000000009000.pt.sha256.7.tmp", ".last.pt.7.tmp"]
+    for name in foreign + left:
         (tmp_path / name).write_text("mine")
     for images in (1000, 2000, 3000, 4000):
         checkpoints.save(tmp_path, bundle(images), keep=2)
     assert checkpoints.newest(tmp_path)[1]["images"] == 4000
     assert all((tmp_path / name).read_text() == "mine" for name in foreign)
+    assert not any((tmp_path / name).exists() for name in left)
 
 
 class Bomb:
@@ -166,3 +168,47 @@ def test_links_in_the_folder_are_not_written_through(tmp_path):
     checkpoints.save(folder, bundle(1000), keep=2)
     assert outside.read_text() == "mine"
     assert checkpoints.newest(folder)[1]["images"] == 1000
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"bytes", 1j, torch.float32, object()])
+def test_what_could_not_be_read_back_is_not_saved(tmp_path, value):
+    with pytest.raises(CheckpointError, match=rf"state\.extra is a {type(value).__name__}"):
+        checkpoints.save(tmp_path, bundle(1) | {"state": {"extra": value}}, keep=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_pruned_while_it_is_looked_for_is_looked_for_again(tmp_path, monkeypatch):
+    """A reader that is slower than training: all that it had listed is gone when it comes to read it."""
+    checkpoints.save(tmp_path, bundle(1000), keep=2)
+    listed, calls = checkpoints.listed, []
+
+    def slow(folder):
+        found = listed(folder)
+        if not calls:
+            for images in (2000, 3000, 4000):
+                calls.append(images)
+                (tmp_path / checkpoints.name_at(1000)).unlink(missing_ok=True)
+                checkpoints.save(tmp_path, bundle(images), keep=2)
+        return found
+
+    monkeypatch.setattr(checkpoints, "listed", slow)
+    path, loaded, problems = checkpoints.newest(tmp_path)
+    assert (path.name, loaded["images"], problems) == (checkpoints.name_at(4000), 4000, [])
+
+
+def test_what_is_no_file_is_passed_over(tmp_path):
+    checkpoints.save(tmp_path, bundle(1000), keep=2)
+    (tmp_path / checkpoints.name_at(2000)).mkdir()
+    os.mkfifo(tmp_path / checkpoints.name_at(3000))
+    path, _, problems = checkpoints.newest(tmp_path)
+    assert path.name == checkpoints.name_at(1000)
+    assert len(problems) == 2
+
+
+def test_without_hard_links_last_is_a_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    for images in (1000, 2000):
+        checkpoints.save(tmp_path, bundle(images), keep=2)
+    assert checkpoints.load(tmp_path / "last.pt")["images"] == 2000
+    assert not (tmp_path / "last.pt").samefile(tmp_path / checkpoints.name_at(2000))
+    assert not list(tmp_path.glob(".*"))

@@ -117,8 +117,42 @@ def test_help_waits_for_nothing() -> None:
     text, packages = imported("train", "--help")
     assert "gen_div" in text
     assert not packages & {"torch", "numpy", "matplotlib", "tensorboard"}
-    _, packages = imported("train", "gen_div=kll")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["gen_div=kll"],
+        ["optimizer.lr=-1"],
+        ["optimizer.lrr=1"],
+        ["device=gpu"],
+        ["dataset=ring", "train.epochs=2"],
+        ["dataset=mixture1d", "dataset.weights=[1]"],
+        ["architecture.leaky_slope=2"],
+    ],
+    ids=lambda wrong: wrong[-1],
+)
+def test_configuration_errors_wait_for_nothing(wrong: list[str]) -> None:
+    _, packages = imported("train", *wrong)
     assert not packages & {"torch", "numpy", "matplotlib", "tensorboard"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "both"),
+    [
+        (["dataset=mnist", "architecture=dcgan64"], ["1×28×28", "1×64×64"]),
+        (["dataset=folder", "dataset.path=missing", "dataset.size=48"], ["3×48×48"]),
+        (["dataset=ring", "architecture=appendix"], ["2"]),
+    ],
+)
+def test_networks_that_cannot_fit_are_refused_before_data_are_looked_for(
+    gantrain: Gantrain, wrong: list[str], both: list[str]
+) -> None:
+    answer = gantrain("train", *wrong)
+    assert answer.code == 2
+    for shape in both:
+        assert shape in answer.err
+    assert not list(Path.cwd().iterdir()), "nothing was made"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

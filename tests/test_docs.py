@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from gantrain import architectures, cli, config, divergences, launch, overrides
+from gantrain import architectures, cli, config, divergences, overrides, parts
 from gantrain.commands import train
 from gantrain.objective import Objective
 
@@ -116,8 +116,8 @@ def compose(arguments: list[str]) -> None:
         for text, o in zip(typed, read, strict=True)
     ]
     for job in itertools.product(*values):
-        settings = config.checked(train.preview(list(job), flags)[0])
-        launch.check_parts(settings)
+        settings = config.checked(train.preview(train.with_own_yaml(list(job), flags), flags)[0])
+        parts.check(settings)
 
 
 def check_script(words: list[str]) -> None:

@@ -5,8 +5,7 @@ import itertools
 import pytest
 
 from gantrain.commands import train
-from gantrain.errors import ConfigError
-from gantrain.foreign import refuse_unreadable
+from gantrain.foreign import MOST_VALUES, values
 
 GLOBAL = "# @package _global_\n"
 HARMLESS = {
@@ -48,7 +47,17 @@ UNREADABLE = {
     "too large": "a: " + "x" * 2**21,
     "too deep": "[" * 1500,
     "alias bomb": "a: &a [x]\n"
-    + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in itertools.pairwise("abcdefghijklmn")),
+    + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in itertools.pairwise("abcdefghij")),
+    "merge bomb": "a: &a {x: 1}\n"
+    + "".join(
+        f"{c}: &{c} {{{', '.join(f'k{n}: *{b}' for n in range(9))}}}\n" for b, c in itertools.pairwise("abcdefghij")
+    ),
+    "many values": "a: [" + "1," * (MOST_VALUES + 1) + "]",
+    "a list that holds itself": "a: &a [*a]\n",
+    "an unknown alias": "a: *b\n",
+    "a key given twice": "seed: 1\nseed: 2\n",
+    "tabs": "latent:\n\tsize: 3\n",
+    "two documents": "seed: 1\n---\nseed: 2\n",
 }
 
 
@@ -61,8 +70,8 @@ def write(folder, name, text):
 @pytest.mark.parametrize("case", HARMLESS)
 def test_values_are_welcome(case, tmp_path):
     write(tmp_path / "mine", "experiment/x.yaml", HARMLESS[case])
-    flags = train.parse(["--config-dir", str(tmp_path / "mine")])
-    train.preview(["experiment=x"], flags)
+    flags = train.parse(["--config-dir", str(tmp_path / "mine"), "experiment=x"])
+    train.preview(train.with_own_yaml(flags.overrides, flags), flags)
 
 
 @pytest.mark.parametrize("command", [[], ["--cfg", "job"], ["-m", "seed=0,1"]], ids=["train", "--cfg", "-m"])
@@ -77,16 +86,64 @@ def test_nothing_runs(case, command, tmp_path, gantrain):
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_files_that_are_no_plain_yaml_are_named(case, tmp_path):
+def test_files_that_are_no_plain_yaml_are_named(case, tmp_path, gantrain):
     write(tmp_path / "mine", "experiment/x.yaml", UNREADABLE[case])
-    with pytest.raises(ConfigError, match=r"x\.yaml"):
-        refuse_unreadable(tmp_path / "mine")
+    answer = gantrain("train", "--cfg", "job", "--config-dir", "mine", "experiment=x")
+    assert (answer.code, answer.out) == (2, "")
+    assert "experiment/x.yaml" in answer.err
+    assert len(answer.err.splitlines()) == 1
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_link_to_another_folder_is_named(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
+def test_a_broken_file_that_is_not_used_is_in_nobodys_way(tmp_path, gantrain):
+    write(tmp_path / "mine", "experiment/x.yaml", GLOBAL + "seed: 7\n")
+    for number, text in enumerate(UNREADABLE.values()):
+        write(tmp_path / "mine", f"experiment/broken{number}.yaml", text)
+    answer = gantrain("train", "--cfg", "job", "--config-dir", "mine", "experiment=x")
+    assert (answer.code, answer.err) == (0, "")
+    assert "seed: 7" in answer.out
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path, gantrain):
+    write(tmp_path / "mine", "experiment/x.yaml", "")
+    (tmp_path / "mine/experiment/x.yaml").write_bytes(b"seed: \xff\xfe\n")
+    answer = gantrain("train", "--cfg", "job", "--config-dir", "mine", "experiment=x")
+    assert answer.code == 2
+    assert "experiment/x.yaml cannot be read as UTF-8 text" in answer.err
+
+
+def test_a_file_without_anything_changes_nothing(tmp_path, gantrain):
+    write(tmp_path / "mine", "experiment/x.yaml", GLOBAL)
+    plain = gantrain("train", "--cfg", "job")
+    assert gantrain("train", "--cfg", "job", "--config-dir", "mine", "experiment=x") == plain
+
+
+def test_an_experiment_that_is_not_global_is_told_how(tmp_path, gantrain):
+    write(tmp_path / "mine", "experiment/x.yaml", "seed: 1\n")
+    answer = gantrain("train", "--cfg", "job", "--config-dir", "mine", "experiment=x")
+    assert answer.code == 2
+    assert "# @package _global_" in answer.err
+
+
+def test_links_that_lead_out_of_the_folder_are_named(tmp_path, gantrain):
+    write(tmp_path / "elsewhere", "x.yaml", GLOBAL + "seed: 7\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "experiment").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="experiment is a link"):
-        refuse_unreadable(tmp_path / "mine")
+    answer = gantrain("train", "--cfg", "job", "--config-dir", "mine", "experiment=x")
+    assert answer.code == 2
+    assert "leads out of the folder" in answer.err
+
+
+def test_a_file_that_would_never_be_read_is_named(tmp_path, gantrain):
+    write(tmp_path / "mine", "optimizer/adam.yaml", "name: SGD\nlr: 1\n")
+    answer = gantrain("train", "--cfg", "job", "--config-dir", "mine", "optimizer=adam")
+    assert answer.code == 2
+    assert "optimizer/adam.yaml would never be read" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 0), ("1", 1), ("[1, 2]", 3), ("{a: 1}", 3), ("[&a [1, 2], *a, *a]", 10), ("- &a x\n- *a", 3)],
+)
+def test_values_are_counted_with_their_aliases_written_out(text, count):
+    assert values(text) == count

@@ -332,3 +332,23 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
     tags = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
     assert any("bound/.*" in each and "supremum/.*" in each for each in tags)
+
+
+def test_a_clock_that_was_set_back_hides_no_curve(tmp_path, monkeypatch):
+    report_run(tmp_path, [1000, 2000])
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    report_run(tmp_path, [2000, 3000], start_images=1000)
+    assert [event.step for event in events(tmp_path).Scalars("bound/kl")] == [1000, 2000, 3000]
+
+
+def test_a_resumed_run_knows_its_last_report(tmp_path):
+    report_run(tmp_path, [1000, 2000, 3000])
+    with Reporter(tmp_path, 200_000, 2000, console=pipe()) as reporter:
+        assert reporter.latest == {**SCALARS, "loss/generator": 2.0}
+
+
+def test_damaged_metrics_cost_no_run(tmp_path):
+    with Reporter(tmp_path, 200_000, console=pipe()) as reporter:
+        with reporter.sparing_the_run():
+            raise DataError("metrics.jsonl, line 3 is not a report")
+        assert "the run goes on without them: metrics.jsonl, line 3" in lines(reporter.console)[-1]

@@ -1,17 +1,29 @@
 """An interrupted and resumed run equals the uninterrupted one, bit for bit on a CPU."""
 
+import copy
+import itertools
 import json
 import os
+import shutil
 import signal
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gantrain import checkpoints
+import gantrain
+from gantrain import architectures, checkpoints, data, divergences
 from gantrain.cli import main
+from gantrain.errors import CheckpointError, ConfigError
+from gantrain.experiment import Experiment, Schedule
+from gantrain.iteration import Iteration
+from gantrain.latents import Latents
+from gantrain.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.report import Reporter, read_metrics
+from gantrain.state import State, averaged
 
 SMALL = [
     "train.images=1000",
@@ -38,6 +50,13 @@ GAMES = {
     "affine": ["dataset=mixture1d", "gen_div=kl"],
     **{name: [f"regularizer={name}"] for name in ("r1", "gradient_penalty", "instance_noise", "label_smoothing")},
     **{name: [f"optimizer={name}"] for name in ("sgd", "rmsprop")},
+    **{name: [f"update={name}"] for name in ("reuse", "simultaneous")},
+}
+LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}
+TABLE = {
+    "name": "test",
+    "generator": [LAYER | {"norm": "batch"}, {"op": "linear", "features": "data"}],
+    "discriminator": [LAYER | {"dropout": 0.2}, {"op": "linear", "features": 1}],
 }
 
 
@@ -119,6 +138,93 @@ def test_a_resumed_run_equals_the_uninterrupted_one(game, tmp_path, monkeypatch)
     assert json.loads((resumed / "summary.json").read_text())["status"] == "stopped"
     assert main(["resume", str(resumed)]) == 0
     assert_equal_runs(whole, resumed)
+
+
+def objectives(name: str) -> Iterator[Objective]:
+    """Every game in which both players target a divergence."""
+    for objective, head in itertools.product(GENERATOR_OBJECTIVES, ("log_ratio", "nowozin", "ratio")):
+        try:
+            yield Objective(divergences.get(name), divergences.get(name), objective, head)
+        except ConfigError:
+            continue
+
+
+def new_state() -> State:
+    torch.manual_seed(0)
+    generator, discriminator = architectures.build(TABLE, (2,), 4)
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    return State(
+        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+    )
+
+
+def bundle(state: State) -> dict:
+    rest: dict = {"config": {}, "generator": {}, "data": {}, "made_with": {}}
+    return {"format": checkpoints.FORMAT, "images": state.images, "state": state.state_dict()} | rest
+
+
+@pytest.mark.parametrize("name", divergences.CATALOGUE)
+def test_every_divergence_goes_on_as_if_nothing_had_been(name, tmp_path):
+    ring, played = data.load("ring", size=2), 0
+    for number, objective in enumerate(objectives(name)):
+        experiment = Experiment(objective, ring, Latents(4), Schedule(images=80, batch_size=10))
+        whole, stopped, resumed = new_state(), new_state(), new_state()
+        for state, steps in ((whole, 4), (stopped, 2)):
+            iteration = Iteration(state, experiment)
+            for _ in range(steps):
+                iteration.play()
+        saved = checkpoints.load(checkpoints.save(tmp_path / str(number), bundle(stopped), keep=2))
+        resumed.load_state_dict(saved["state"], saved["images"])
+        iteration = Iteration(resumed, experiment)
+        for _ in range(2):
+            iteration.play()
+        ours, theirs = leaves(whole.state_dict()), leaves(resumed.state_dict())
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key], key
+        played += 1
+    assert played >= 2
+
+
+def spoiled() -> dict:
+    """Ways in which a state may not fit, each as what it does to one."""
+
+    def cut(tensor):
+        return tensor.flatten()[:-1]
+
+    return {
+        "generator": lambda s: s.pop("generator"),
+        "statistics": lambda s: s.pop("statistics"),
+        "other": lambda s: s.update(other={}),
+        "discriminator.": lambda s: s["discriminator"].popitem(),
+        "average": lambda s: s.update(average=[1, 2]),
+        "float64": lambda s: s["generator"].update({k: v.double() for k, v in s["generator"].items()}),
+        "generator.": lambda s: s["generator"].update({k: cut(v) for k, v in s["generator"].items() if v.dim()}),
+        "discriminator_optimizer.state:": lambda s: s["discriminator_optimizer"].update(state={}),
+        "discriminator_optimizer.state.0.exp_avg:": lambda s: s["discriminator_optimizer"]["state"][0].pop("exp_avg"),
+        "generator_optimizer.state.0.step:": lambda s: s["generator_optimizer"]["state"][0].update(step="many"),
+        "generator_optimizer.state.7": lambda s: s["generator_optimizer"]["state"].update({7: {"step": 1}}),
+        "generator_optimizer": lambda s: s.update(generator_optimizer=None),
+        "statistics.x": lambda s: s["statistics"].update(x=torch.zeros(5)),
+    }
+
+
+@pytest.mark.parametrize("name", spoiled())
+def test_a_state_that_does_not_fit_is_refused_before_anything_changes(name, tmp_path):
+    ring = data.load("ring", size=2)
+    game = Objective(divergences.get("gan"), divergences.get("kl"))
+    state = new_state()
+    Iteration(state, Experiment(game, ring, Latents(4), Schedule(images=80, batch_size=10))).play()
+    saved = checkpoints.load(checkpoints.save(tmp_path, bundle(state), keep=2))["state"]
+    spoiled()[name](saved)
+    other = new_state()
+    before = copy.deepcopy(leaves(other.state_dict()))
+    with pytest.raises(CheckpointError) as refused:
+        other.load_state_dict(saved, 10)
+    assert name in str(refused.value)
+    after = leaves(other.state_dict())
+    assert all(torch.equal(v, after[key]) for key, v in before.items() if isinstance(v, torch.Tensor))
+    assert other.images == 0
 
 
 def test_falling_back_to_an_older_checkpoint_changes_nothing(whole, stopped, capsys):
@@ -203,7 +309,7 @@ def test_data_that_changed_are_refused(stopped, capsys):
 def test_a_run_without_checkpoint_is_not_started_afresh_by_resume(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     assert main(["resume", str(tmp_path / "run")]) == 4
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "not a run folder with checkpoints" in capsys.readouterr().err
     assert main(["resume", str(tmp_path / "nowhere")]) == 4
     assert main(["resume"]) == 2
 
@@ -236,3 +342,21 @@ def test_epochs_and_images_are_one_length(tmp_path, capsys):
     assert main(["train", f"run_dir={tmp_path / 'run'}", *epochs, "train.epochs=0.5"]) == 0
     assert main(["resume", str(tmp_path / "run"), "train.images=1000"]) == 0
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["images"] == 1000
+
+
+# One run for each format that was ever released, never made anew: its last checkpoint, and samples of its generator.
+FORMATS = sorted((Path(__file__).parent / "data").glob("format_*"))
+
+
+@pytest.mark.parametrize("kept", FORMATS, ids=lambda path: path.name)
+def test_checkpoints_of_every_format_still_load(kept, tmp_path, capsys):
+    generator = gantrain.load(kept)
+    made = torch.load(kept / "samples.pt", weights_only=True)
+    assert torch.allclose(generator(made["latents"]), made["samples"], atol=1e-4)
+    run = shutil.copytree(kept, tmp_path / "run")
+    assert main(["resume", str(run), f"train.images={generator.images + 500}"]) == 0, capsys.readouterr().err
+    assert gantrain.load(run).images == generator.images + 500
+
+
+def test_the_format_that_is_written_is_kept_for_later():
+    assert f"format_{checkpoints.FORMAT}" in {path.name for path in FORMATS}

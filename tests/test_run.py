@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def test_two_processes_never_share_a_folder(tmp_path):
 def test_a_signal_is_a_wish_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
     with StopRequest() as stop:
+        stop.defer()
         stop.raise_if_asked("nothing came")
         os.kill(os.getpid(), number)
         with pytest.raises(Interrupted, match=number.name) as caught:
@@ -61,10 +63,51 @@ def test_a_signal_is_a_wish_and_the_handlers_come_back(number):
 
 
 def test_a_second_interrupt_stops_at_once():
-    with StopRequest():
+    with StopRequest() as stop:
+        stop.defer()
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_stops_at_once_what_has_nothing_to_save():
+    with pytest.raises(Interrupted, match="SIGTERM"), StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_to_a_run_reaches_the_sweep_around_it():
+    with StopRequest() as sweep:
+        with StopRequest() as run:
+            run.defer()
+            os.kill(os.getpid(), signal.SIGHUP)
+        with pytest.raises(Interrupted, match="SIGHUP"):
+            sweep.raise_if_asked("go on")
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.raise_if_asked("nothing came")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_folder_that_was_removed_and_made_anew_is_not_ours(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.refuse_if_replaced()  # held by nobody
+    with folder.locked():
+        folder.refuse_if_replaced()
+        shutil.rmtree(folder.path)
+        with pytest.raises(StorageError, match="is gone"):
+            folder.refuse_if_replaced()
+        folder.path.mkdir()
+        (folder.path / ".lock").touch()
+        with pytest.raises(StorageError, match="made anew"):
+            folder.refuse_if_replaced()
 
 
 def test_a_damaged_summary_is_named(tmp_path):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain import checkpoints, config, overrides
+from gantrain import checkpoints, config, overrides, parts
 from gantrain.errors import CheckpointError, ConfigError
-from gantrain.launch import check_parts, launch
+from gantrain.launch import launch
 from gantrain.nested import leaves
 from gantrain.run import RunFolder
-from gantrain.terminal import say
+from gantrain.terminal import one_line, say
 
 HELP = """Go on with a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
 
@@ -25,11 +27,19 @@ Examples
 
 Keys that may change: {free}"""
 
+MOST_NAMED = 20  # runs of a sweep that a message lists
+LONGEST_SHOWN = 80
+# Groups whose name decides what they are; the other keys of their sections are settings of the run.
+NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
+
 Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.newest returns
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
 FREE = (
     "device",
+    "precision",
+    "compile",
+    "graph",
     "run_dir",
     "resume",
     "dataset.root",
@@ -59,16 +69,50 @@ def run(arguments: list[str]) -> None:
     for key in ("run_dir", "resume"):
         if key in values:
             raise ConfigError(f"{key}={values[key]}: a run is resumed in its own folder, {folder.path}")
-    if not folder.path.is_dir():
-        raise CheckpointError(f"{folder.path} is not a run folder")
+    refuse_sweep(folder.path, "resume")
+    if not checkpoints.listed(folder.checkpoints):  # before anything is written there
+        raise CheckpointError(f"{folder.path} is not a run folder with checkpoints")
+    folder.refuse_links()
     with folder.locked():
         found = checkpoints.newest(folder.checkpoints)
-        wanted = OmegaConf.create(found[1]["config"])
-        if "train.images" in values:
-            wanted.train.epochs = None
-        for key, value in values.items():
+        continue_run(folder, changed_by(values, found[1]["config"]), typed, found)
+
+
+def refuse_sweep(path: Path, command: str) -> None:
+    """Raise CheckpointError for a folder of runs, and name them."""
+    if (path / "checkpoints").is_dir() or not path.is_dir():
+        return
+    runs = sorted(run for run in path.iterdir() if (run / "checkpoints").is_dir())
+    if runs:
+        names = "\n".join(f"  gantrain {command} {shlex.quote(one_line(str(run)))}" for run in runs[:MOST_NAMED])
+        more = f"\n  and {len(runs) - MOST_NAMED:,} more" if len(runs) > MOST_NAMED else ""
+        raise CheckpointError(f"{path} is no run, but holds {len(runs):,} of them; give one:\n{names}{more}")
+
+
+def changed_by(values: Mapping[str, Any], saved: Mapping[str, Any]) -> DictConfig:
+    """The checkpoint's config with what was typed on top. Raises CheckpointError for an experiment."""
+    wanted = OmegaConf.create(dict(saved))
+    if "train.images" in values:
+        OmegaConf.update(wanted, "train.epochs", None)
+    for key, value in values.items():
+        if key == "experiment":
+            raise CheckpointError(f"experiment={value}: an experiment is chosen when a run starts")
+        if key in config.GROUPS:
+            choose(wanted, key, value)
+        else:
             OmegaConf.update(wanted, key, value)
-        continue_run(folder, wanted, typed, found)
+    return wanted
+
+
+def choose(wanted: DictConfig, group: str, name: str) -> None:
+    """Put the section that the choice `group=name` stands for into `wanted`, unless it has that name already."""
+    from gantrain.commands.train import compose  # which imports this module
+
+    section = compose([f"{group}={name}"])[group]
+    named_alike = section.get("name") == OmegaConf.select(wanted, f"{group}.name")
+    if group in NAMED_GROUPS:
+        section = wanted[group] if named_alike else {**wanted[group], "name": section.name}
+    wanted[group] = section
 
 
 def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str], found: Found | None = None) -> None:
@@ -81,7 +125,7 @@ def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str], found:
     changed = refuse_another_run(bundle["config"], wanted)
     config.refuse_untyped_object(wanted, typed)
     settings = config.checked(wanted)
-    check_parts(settings)
+    parts.check(settings)
     if settings["train"]["epochs"] is None and settings["train"]["images"] < bundle["images"]:
         images = settings["train"]["images"]
         raise CheckpointError(
@@ -93,7 +137,9 @@ def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str], found:
         return
     for problem in problems:
         say(f"passed over: {problem}")
-    say(f"resuming from {path.name}, at {bundle['images']:,} images")
+    lost = checkpoints.images_at(checkpoints.listed(folder.checkpoints)[0]) - bundle["images"]
+    again = f"; the next {lost:,} images are trained again" if lost else ""
+    say(f"resuming from {path.name}, at {bundle['images']:,} images{again}")
     launch(wanted, folder, typed, bundle)
 
 
@@ -101,9 +147,15 @@ def refuse_another_run(saved: dict[str, Any], wanted: DictConfig) -> dict[str, t
     """The keys that differ, each with its old and new value. Raises CheckpointError unless all of them may."""
     ours, theirs = (dict(leaves(each, into_lists=False)) for each in (saved, OmegaConf.to_container(wanted)))
     changed = {key: (ours.get(key), theirs.get(key)) for key in ours | theirs if ours.get(key) != theirs.get(key)}
-    fixed = [f"  {key}: {old} → {new}" for key, (old, new) in changed.items() if key not in FREE]
+    fixed = [f"  {key}: {shown(old)} → {shown(new)}" for key, (old, new) in changed.items() if key not in FREE]
     if fixed:
         raise CheckpointError(
             "a run cannot be resumed as another one:\n" + "\n".join(fixed) + "\nstart a new run for these values"
         )
     return changed
+
+
+def shown(value: Any) -> str:
+    """A config's value on one short line."""
+    text = one_line("not set" if value is None else str(value))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

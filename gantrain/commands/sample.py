@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain import overrides
+from gantrain.commands.resume import refuse_sweep
 from gantrain.config import number
 from gantrain.errors import ConfigError, StorageError
+from gantrain.run import RunFolder
 from gantrain.terminal import say
 
 if TYPE_CHECKING:
@@ -55,15 +57,19 @@ def run(arguments: list[str]) -> None:
 def sample(source: Path, options: Options) -> Path:
     """Write the samples; returns their folder."""
     from gantrain import state
-    from gantrain.launch import choose_device
+    from gantrain.parts import choose_device
 
-    generator = state.load(source, object=options.object).to(choose_device(options.device))
-    samples = generator.sample(options.count, options.seed)
-
+    refuse_sweep(source, "sample")
     run_folder = (
         source.parent.parent if source.parent.name == "checkpoints" else source if source.is_dir() else source.parent
     )
     out = Path(options.out) if options.out else run_folder / "samples" / f"seed{options.seed}"
+    if options.out is None:
+        RunFolder(run_folder).refuse_links()
+    generator = state.load(source, object=options.object).to(choose_device(options.device))
+    for problem in generator.passed_over:
+        say(f"passed over: {problem}")
+    samples = generator.sample(options.count, options.seed)
     try:
         write(samples, out)
     except OSError as error:

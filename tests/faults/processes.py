@@ -1,0 +1,127 @@
+"""The command line in processes of their own, which can be killed, limited and watched.
+
+A server imports everything once; each command is a fork of it, so it starts at once and computes for itself. What is
+to happen inside such a process is a `fault`: a function of this or a test's module, called there before the command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import reduce, wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gantrain.cli import main
+
+PRELOADED = [
+    *("torch", "torch.utils.tensorboard", "hydra", "matplotlib.backends.backend_agg", "sklearn.datasets", "pytest"),
+    *(f"gantrain.{name}" for name in ("cli", "commands.train", "commands.sample", "trainer", "figures", "endpoint")),
+]
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["__main__", *PRELOADED])
+
+Fault = Callable[[], None]
+
+
+class Command:
+    """`gantrain *arguments` in a process of its own; what it prints lies in `log`."""
+
+    def __init__(self, log: Path, *arguments: object, fault: Fault | None = None) -> None:
+        self.log = log
+        self.process = FORKS.Process(target=_run, args=(log, [str(a) for a in arguments], fault), daemon=True)
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 120) -> int:
+        """The exit code; that of a process that a signal killed is minus its number."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {seconds} s:\n{self.output}")
+        return self.process.exitcode
+
+    def wait_until(self, happened: Callable[[], Any], seconds: float = 60) -> None:
+        """Wait for something that the process does. Fails where the process ends without it."""
+        until(lambda: happened() or self.process.exitcode is not None, seconds)
+        assert happened(), f"ended with {self.process.exitcode} before that:\n{self.output}"
+
+
+def run(log: Path, *arguments: object, fault: Fault | None = None) -> tuple[int, str]:
+    """The exit code and the output of `gantrain *arguments`."""
+    command = Command(log, *arguments, fault=fault)
+    return command.wait(), command.output
+
+
+def until(happened: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, f"it did not happen within {seconds} s"
+        time.sleep(0.002)
+
+
+def _run(log: Path, arguments: list[str], fault: Fault | None) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+    sys.argv = ["gantrain"]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    if fault is not None:
+        fault()
+    sys.exit(main(arguments))
+
+
+def when_called(function: str, effect: Callable[..., object], *, call: int = 1) -> None:
+    """Before the given call of `module:qualified.name`, call `effect` with the same arguments."""
+    module, _, path = function.partition(":")
+    *owners, name = path.split(".")
+    owner = reduce(getattr, owners, importlib.import_module(module))
+    original, calls = getattr(owner, name), 0
+
+    @wraps(original)
+    def watched(*arguments: Any, **keys: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            effect(*arguments, **keys)
+        return original(*arguments, **keys)
+
+    setattr(owner, name, watched)
+
+
+def signal_itself(function: str, *numbers: int, call: int = 1) -> None:
+    """Send the signals to this process before the given call of a function."""
+
+    def send(*_: object, **__: object) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    when_called(function, send, call=call)
+
+
+def stand_still(function: str, until_exists: Path, *, call: int = 1) -> None:
+    """Before the given call of a function, wait until a file exists."""
+    when_called(function, lambda *_, **__: until(until_exists.exists), call=call)

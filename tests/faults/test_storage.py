@@ -1,0 +1,227 @@
+"""Full, read-only, vanished or exhausted storage ends a run with exit 7 and leaves its last good checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from faults.processes import Command, Fault, run, stand_still, when_called
+from faults.runs import assert_same_run, training
+from gantrain import checkpoints
+
+SAVE = "gantrain.checkpoints:save"
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+
+
+@contextmanager
+def mounted(*options: str) -> Iterator[None]:
+    """Something mounted on the folder that is named last."""
+    subprocess.run(["mount", *options], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", options[-1]], check=True)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """What every checkpoint holds."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoints.listed(folder)}
+
+
+def assert_stopped_by_storage(code: int, output: str, *, remedy: str) -> None:
+    """The message names the failure, what helps, and the checkpoint that stands, and the exit code is 7."""
+    assert code == 7, output
+    message = output[output.index("gantrain: ") :]
+    assert remedy in message
+    assert "the last good checkpoint is " in message
+    good = Path(message.rpartition("the last good checkpoint is ")[2].strip())
+    assert checkpoints.is_whole(good)
+    assert "Traceback" not in output
+
+
+def go_on(log: Path, folder: Path, uninterrupted: Path) -> None:
+    code, output = run(log, *training(folder))
+    assert code == 0, output
+    assert "resuming from" in output
+    assert_same_run(uninterrupted, folder)
+
+
+def at_checkpoint(number: int, effect: Fault) -> None:
+    """Before the given checkpoint is saved, something happens to the machine."""
+    when_called(SAVE, lambda *_, **__: effect(), call=number)
+
+
+def at_first_report(effect: Fault) -> None:
+    """Before the first report, likewise."""
+    when_called("gantrain.report:Reporter.report", lambda *_, **__: effect())
+
+
+def limit_file_size(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def exhaust_descriptors() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+
+
+@pytest.mark.parametrize(
+    ("fault", "effect", "remedy"),
+    [
+        ("a limit on the size of files", partial(limit_file_size, 300_000), "File too large; raise the limit"),
+        ("exhausted descriptors", exhaust_descriptors, "Too many open files; raise the limit"),
+    ],
+)
+def test_a_limit_is_hit_while_saving(tried, times, fault, effect, remedy, uninterrupted, tmp_path):
+    for number in times.of(range(2, 11), 1):
+        folder, log = tmp_path / f"run{number}", tmp_path / f"log{number}"
+        with tried(fault):
+            code, output = run(log, *training(folder), fault=partial(at_checkpoint, number, effect))
+            assert_stopped_by_storage(code, output, remedy=remedy)
+            assert not list((folder / "checkpoints").glob(".*"))
+            go_on(log, folder, uninterrupted)
+
+
+@as_root
+def test_a_full_disk(tried, times, uninterrupted, tmp_path):
+    """The disk fills up while the run trains: to the last byte, and to where only the checkpoint has no place."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    for spare in times.of((2**21, 0, 1, 4096, 2**16, 2**20, 2**22, 2**23), 1):
+        with mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)), tried("a full disk"):
+            folder, log = disk / "run", tmp_path / f"log{spare}"
+            code, output = run(log, *training(folder), fault=partial(at_checkpoint, 4, partial(fill, disk, spare)))
+            before = digests(folder / "checkpoints")
+            assert_stopped_by_storage(code, output, remedy="No space left on device; free some space on its disk")
+            assert "MiB" in output
+            (disk / "others").unlink()
+            assert digests(folder / "checkpoints") == before
+            go_on(log, folder, uninterrupted)
+
+
+@as_root
+def test_a_disk_that_fills_up_within_a_write(tried, uninterrupted, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with mounted("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)), tried("a disk that fills up within a write"):
+        folder, log = disk / "run", tmp_path / "log"
+        code, output = run(log, *training(folder), fault=partial(fill_within_a_write, disk))
+        assert_stopped_by_storage(code, output, remedy="No space left on device")
+        assert not list((folder / "checkpoints").glob(".*"))
+        (disk / "others").unlink()
+        go_on(log, folder, uninterrupted)
+
+
+def fill(disk: Path, spare: int) -> None:
+    """Another program takes all but `spare` bytes of the disk."""
+    with (disk / "others").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - spare)
+
+
+def fill_within_a_write(disk: Path) -> None:
+    """It does so after the free space has been looked at."""
+    when_called("gantrain.checkpoints:_write", lambda *_: fill(disk, 2**20), call=4)
+
+
+@as_root
+def test_a_folder_that_becomes_read_only(tried, uninterrupted, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    with tried("a run folder that becomes read-only"):
+        go = tmp_path / "go"
+        command = Command(log, *training(folder), fault=partial(stand_still, SAVE, go, call=3))
+        command.wait_until(lambda: len(checkpoints.listed(folder / "checkpoints")) >= 2)
+        with mounted("--bind", str(folder), str(folder)):
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+            go.touch()
+            code = command.wait()
+            assert_stopped_by_storage(code, command.output, remedy="Read-only file system; make it writable")
+            assert run(log, "resume", folder, "device=cpu")[0] == 7
+        go_on(log, folder, uninterrupted)
+
+
+def test_a_place_that_cannot_hold_a_run(tried, times, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in times.of(["/proc/run", tmp_path / "file", "/sys/run", tmp_path / "file" / "run", "/dev/full"], 2):
+        with tried("a place that cannot hold a run"):
+            code, output = run(tmp_path / "log", *training(Path(place)))
+            assert code == 7, output
+            assert str(place) in output
+            assert "Traceback" not in output
+
+
+def test_a_run_folder_that_vanishes(tried, uninterrupted, tmp_path):
+    """Moved away while it trains, it is not made again in the old place, and goes on in the new one."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    with tried("a run folder that vanishes"):
+        moved = tmp_path / "moved"
+        code, output = run(log, *training(folder), fault=partial(at_first_report, partial(folder.rename, moved)))
+        assert code == 7, output
+        assert f"{folder} is gone" in output
+        assert "which is no longer there" in output
+        assert not folder.exists()
+        go_on(log, moved, uninterrupted)
+
+
+def test_a_run_folder_that_is_replaced(tried, tmp_path):
+    """Where another run now has the place, nothing is written into it."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    with tried("a run folder that another run takes"):
+        command = Command(log, *training(folder), fault=partial(at_first_report, partial(replace_folder, folder)))
+        assert command.wait() == 7, command.output
+        assert "removed and made anew" in command.output
+        assert not (folder / "checkpoints").exists()
+
+
+def replace_folder(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+    (folder / ".lock").touch()
+
+
+def break_logs(folder: Path) -> None:
+    """Every log and picture of the run is a folder already, or has none to stand in."""
+    for name in ("metrics.jsonl", "losses.png", "samples"):
+        (folder / name).mkdir(parents=True) if name != "samples" else (folder / name).write_text("")
+
+
+def test_logs_and_pictures_that_cannot_be_written_cost_nothing(tried, uninterrupted, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    folder.mkdir()
+    break_logs(folder)
+    with tried("logs and pictures that cannot be written"):
+        code, output = run(log, *training(folder))
+        assert code == 0, output
+        assert "the run goes on without them" in output
+        ours, theirs = (checkpoints.newest(run / "checkpoints")[1]["images"] for run in (folder, uninterrupted))
+        assert ours == theirs
+
+
+def test_a_limit_that_only_logs_exceed(tried, tmp_path):
+    """A tiny network's checkpoints stay below the limit on file sizes; TensorBoard's file and pictures do not."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    with tried("a limit that only logs and pictures exceed"):
+        overrides = ["dataset=mixture1d", "architecture=affine", "train.report_every_images=50"]
+        code, output = run(log, *training(folder, *overrides), fault=partial(limit_file_size, 80_000))
+        assert code == 0, output
+        assert "File too large" in output
+        assert checkpoints.newest(folder / "checkpoints")[1]["images"] == 500
+
+
+def test_a_full_disk_under_the_terminal_costs_nothing(tried, tmp_path):
+    with tried("standard output on a full disk"):
+        arguments = [sys.executable, "-m", "gantrain.cli", *training(tmp_path / "run")]
+        with open("/dev/full", "w") as full:
+            assert subprocess.run(arguments, stdout=full, stderr=full).returncode == 0
+        assert checkpoints.newest(tmp_path / "run" / "checkpoints")[1]["images"] == 500
