@@ -159,6 +159,8 @@ def _checked(text: str, override: Override) -> str:
         number = text.partition("=")[2].replace(",", "")
         raise ConfigError(f"{text}: a comma separates values; write {key}={number}, or {int(number):_}")
     value = override.value()
+    if str(fields[key].type).startswith("bool") and isinstance(value, int) and value not in (0, 1):
+        raise ConfigError(f"{text} must be true or false")
     if isinstance(value, float) and value.is_integer() and str(fields[key].type).startswith("int"):
         return f"{key}={int(value)}"
     return text.lstrip("+")
