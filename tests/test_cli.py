@@ -606,7 +606,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused(gantrain: Gantrain) -> 
 def test_a_run_that_diverges_stops_before_the_update(gantrain: Gantrain, tmp_path: Path) -> None:
     answer = gantrain("train", *TINY, "optimizer=sgd", "optimizer.lr=1e30", "disc_div=kl", "gen_div=kl", "run_dir=run")
     assert answer.code == 5
-    assert re.search(r"not finite at images = \d+; the update was not made \(.*loss/\w+ = ", answer.err)
+    assert re.search(r"not finite at images = \d+; the \w+'s update was not made \(.*loss/\w+ = ", answer.err)
     assert "optimizer.lr" in answer.err
     end = summary(tmp_path / "run")
     assert (end["status"], end["exit_code"]) == ("failed", 5)
