@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,14 +52,10 @@ def test_a_run_that_diverges_stops_before_the_update(tried, times, player, tmp_p
             code, output = run(log, *training(folder), fault=partial(poison, player, value, 7))
             assert code == 5, output
             message = output[output.index("gantrain: ") :]
-            for part in (
-                "not finite at images = ",
-                "loss/",
-                "grad_norm/",
-                "the largest |r| on held-out data is ",
-                "optimizer.lr",
-            ):
-                assert part in message
+            # A generator's infinite weight may hide behind its sigmoid, until a checkpoint is to be saved.
+            assert re.search(r"(not finite|holds non-finite numbers) at images = 3[05]0[;,]", message)
+            assert "the largest |r| on held-out data is " in message
+            assert "a lower optimizer.lr" in message
             assert "Traceback" not in output
             good = Path(message.rpartition("the last good checkpoint is ")[2].strip())
             assert good == checkpoints.listed(folder / "checkpoints")[0]
