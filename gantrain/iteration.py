@@ -53,7 +53,7 @@ class Iteration:
         self.state, self.experiment, self.say = state, experiment, say
         self.precision = chosen_precision(experiment.execution, state.device)
         refuse_impossible(experiment.execution, state.device)
-        refuse_unfit(state.discriminator, experiment.execution, self.precision)
+        refuse_unfit(getattr(state.discriminator, "judges_alone", None), experiment.execution, self.precision)
         self.algorithm = UPDATES[experiment.execution.update]
         if held_on_device is None:
             held_on_device = state.device.type == "cuda" and can_be_held(state)
@@ -369,9 +369,8 @@ def refuse_impossible(execution: Execution, device: torch.device) -> None:
         raise ConfigError(f"graph=on needs a CUDA device, not device={device.type}; choose graph=auto")
 
 
-def refuse_unfit(discriminator: torch.nn.Module, execution: Execution, precision: str) -> None:
+def refuse_unfit(judges_alone: bool | None, execution: Execution, precision: str) -> None:
     """Raise ConfigError for an execution that needs to know more of D than is known."""
-    judges_alone = getattr(discriminator, "judges_alone", None)
     if execution.update == "simultaneous" and not judges_alone:
         reason = "mixes the samples of a batch (batch norm)" if judges_alone is False else "is not known to do so"
         raise ConfigError(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from gantrain.architectures.summary import LayerSummary
     from gantrain.data import Dataset
     from gantrain.experiment import Execution, Experiment, Schedule
     from gantrain.state import State
@@ -52,13 +53,15 @@ def check(settings: Mapping[str, Any]) -> None:
 
     Imports torch, reads no data.
     """
-    from gantrain.iteration import refuse_impossible
+    from gantrain.iteration import chosen_precision, refuse_impossible, refuse_unfit
 
-    device = choose_device(settings["device"])
+    device, asked = choose_device(settings["device"]), execution(settings)
     optimizers.factories(settings["optimizer"], device)
-    refuse_impossible(execution(settings), device)
+    refuse_impossible(asked, device)
     if not settings["architecture"].get("object"):
-        check_shapes(settings)
+        generator, discriminator = fitting(settings)
+        refuse_exhausting(sum(row.parameters for row in [*generator, *discriminator]))
+        refuse_unfit(all(row.norm != "batch" for row in discriminator), asked, chosen_precision(asked, device))
 
 
 def execution(settings: Mapping[str, Any]) -> Execution:
@@ -68,16 +71,14 @@ def execution(settings: Mapping[str, Any]) -> Execution:
     return Execution(**{key: settings[key] for key in ("update", "precision", "compile", "graph")})
 
 
-def check_shapes(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the tables fit a shape that the data may have."""
+def fitting(settings: Mapping[str, Any]) -> tuple[list[LayerSummary], list[LayerSummary]]:
+    """The layers of both networks, for a shape that the data may have. Raises ConfigError where they fit none."""
     refusals = []
     for shape in data.shapes(**settings["dataset"]):
         try:
-            tables = architectures.describe(settings["architecture"], shape, settings["latent"]["size"])
+            return architectures.describe(settings["architecture"], shape, settings["latent"]["size"])
         except ConfigError as error:
             refusals.append(error)
-        else:
-            return refuse_exhausting(sum(row.parameters for rows in tables for row in rows))
     raise refusals[0]
 
 

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from gantrain import architectures, config
+from gantrain import architectures, config, parts
 from gantrain import overrides as gantrain_overrides
 from gantrain.commands import train
 from gantrain.config import DIVERGENCE_GROUPS, GROUPS, Config, options
@@ -25,7 +25,6 @@ from gantrain.divergences import CATALOGUE, HEADS, PATTERNS
 from gantrain.errors import ConfigError
 from gantrain.objective import GENERATOR_OBJECTIVES
 from gantrain.optimizers import factories as optimizer_factories
-from gantrain.parts import build_schedule
 from gantrain.regularizers import REGULARIZERS
 
 Answer = Any
@@ -415,6 +414,15 @@ def test_what_an_optimizer_cannot_take_is_refused(typed: str, says: str) -> None
     assert says in refusal(typed)
 
 
+def test_one_pass_for_both_players_needs_a_discriminator_without_batch_norm() -> None:
+    rows = "[{op: linear, features: 8, norm: batch, activation: relu}, {op: linear, features: 1}]"
+    alone = settings("update=simultaneous")
+    mixing = settings("update=simultaneous", f"architecture.discriminator={rows}")
+    parts.check(alone)
+    with pytest.raises(ConfigError, match="batch norm"):
+        parts.check(mixing)
+
+
 @pytest.mark.parametrize(
     "typed",
     [
@@ -577,7 +585,7 @@ def test_epochs_are_a_synonym_for_images() -> None:
         size, label, name = 10, "ten digits", "digits"
 
     composed = settings("train.epochs=2.55", "train.batch_size=5")
-    assert build_schedule(composed, TenDigits()).images == 26  # type: ignore[arg-type]
+    assert parts.build_schedule(composed, TenDigits()).images == 26  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
