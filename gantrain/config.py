@@ -43,6 +43,8 @@ from gantrain.regularizers import REGULARIZERS, Regularizer
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+# gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
+PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # Sections whose keys depend on their name, and are checked against it.
 OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
@@ -195,6 +197,7 @@ def register() -> None:
     Plugins.instance().register(ForeignSource)
     # A job's folder in a sweep: the swept keys and values, without the mark that opens a section to a new key.
     OmegaConf.register_new_resolver("swept_name", lambda text: safe_name(text.replace("++", "")), replace=True)
+    OmegaConf.register_new_resolver("practical_loss", PRACTICAL_LOSSES.__getitem__, replace=True)
 
 
 def options(group: str) -> list[str]:
