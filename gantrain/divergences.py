@@ -41,10 +41,17 @@ RATIO_CLIP = math.exp(10.0)
 
 
 def softplus(r: Tensor) -> Tensor:
-    """log(1 + e^r), accurate at every r; torch's own softplus turns into the identity above 20."""
-    from torch.nn.functional import logsigmoid
+    """log(1 + e^r); the identity above 40, where float64 cannot tell them apart (torch's own choice is 20)."""
+    from torch.nn import functional
 
-    return -logsigmoid(-r)
+    return functional.softplus(r, threshold=40)
+
+
+def log_sigmoid(r: Tensor) -> Tensor:
+    """−log(1 + e^−r)."""
+    from torch.nn import functional
+
+    return functional.logsigmoid(r)
 
 
 def expm1(x: Tensor) -> Tensor:
@@ -175,14 +182,14 @@ reverse_kl = kl.dual("reverse_kl", formula=r"-\log u", reference="Nowozin et al.
 js = Divergence(
     "js",
     formula=r"u \log u - (1 + u) \log \frac{1 + u}{2}",
-    real=lambda r: math.log(2) - softplus(-r),
+    real=lambda r: math.log(2) + log_sigmoid(r),
     fake=lambda r: softplus(r) - math.log(2),
     reference="2 JSD (Lin 1991); Nowozin et al. 2016, table 1",
 )
 gan = Divergence(
     "gan",
     formula=r"u \log u - (1 + u) \log(1 + u)",
-    real=lambda r: -softplus(-r),
+    real=log_sigmoid,
     fake=softplus,
     reference="2 JSD − log 4; Goodfellow et al. 2014; Nowozin et al. 2016, table 1",
 )
@@ -212,21 +219,21 @@ non_saturating = Divergence(
     "non_saturating",
     formula=r"\log(1 + 1/u)",
     real=lambda r: -(-r).exp() * (-r).sigmoid(),
-    fake=lambda r: -(-r).sigmoid() - softplus(-r),
+    fake=lambda r: log_sigmoid(r) - (-r).sigmoid(),
     reference="Poole et al. 2016, section 3",
 )
 softened_reverse_kl = Divergence(
     "softened_reverse_kl",
     formula=r"(1 + u) \log \frac{1 + u}{2u}",
     real=lambda r: softplus(-r) - math.log(2) - (-r).exp(),
-    fake=lambda r: math.log(2) - 1 - softplus(-r),
+    fake=lambda r: math.log(2) - 1 + log_sigmoid(r),
     reference="KL(q‖p) − 2 JSD; Arjovsky and Bottou 2017; Shannon et al. 2020",
 )
 le_cam = Divergence(
     "le_cam",
     formula=r"(u - 1)^2 / (u + 1)",
     real=lambda r: 1 - 4 * (-2 * softplus(r)).exp(),  # σ(−r)², with a slope that does not round to 0
-    fake=lambda r: 4 * (-2 * softplus(-r)).exp() - 1,
+    fake=lambda r: 4 * (2 * log_sigmoid(r)).exp() - 1,
     reference="Le Cam 1986, the triangular discrimination",
 )
 total_variation = Divergence(

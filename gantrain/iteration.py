@@ -268,11 +268,11 @@ class Updates:
         or closes the hold; so does what is not `possible` on a device."""
         norms = {f"grad_norm/{player}": gradient_norm(getattr(self.state, player)) for player in players}
         statistics = {**statistics, **norms}
-        total = sum(norms.values(), loss)
         optimizers = [getattr(self.state, f"{player}_optimizer") for player in players]
-        if self.hold is None and not math.isfinite(float(total)):
+        if self.hold is None and not all(math.isfinite(float(value)) for value in (loss, *norms.values())):
             raise DivergedError(non_finite(self.state.images, " and ".join(players), statistics))
         if self.hold is not None:
+            total = sum(norms.values(), loss)
             self.hold.judge(total.isfinite() if possible is None else total.isfinite() & possible, len(players))
         for optimizer in optimizers:
             # What a fused optimizer looks at before it steps.

@@ -138,8 +138,10 @@ class Objective:
 
     def _view(self, v_real: Tensor, v_fake: Tensor, s_real: Tensor, s_fake: Tensor) -> Statistics:
         """What D makes of one batch of each kind; `ratio/…` only where there is a ratio."""
-        right = (s_real > 0).to(s_real.dtype).mean() + (s_fake < 0).to(s_fake.dtype).mean()
-        statistics = {"discriminator/accuracy": right / 2}
+        import torch
+
+        right = torch.cat([s_real, -s_fake]) > 0
+        statistics = {"discriminator/accuracy": right.mean(dtype=s_real.dtype)}
         if self.head.has_log_ratio:
             statistics["ratio/real_mean"] = s_real.mean()
             statistics["ratio/fake_mean"] = s_fake.mean()
@@ -195,7 +197,9 @@ def continued(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
 def outside(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
     """The share of `r` at which `continued` follows a tangent: a scalar."""
     limits = divergence.finite_range(part)
-    return ((r < limits.low) | (r > limits.high)).to(r.dtype).mean()
+    if limits.everywhere:
+        return r.new_zeros(())
+    return ((r < limits.low) | (r > limits.high)).mean(dtype=r.dtype)
 
 
 def bound(divergence: Divergence, r_real: Tensor, r_fake: Tensor) -> float:

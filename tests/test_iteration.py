@@ -4,12 +4,14 @@ import copy
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gantrain import architectures, data, divergences, forms
@@ -85,6 +87,9 @@ def assert_same(ours: State, theirs: State, **tolerance) -> None:
 def test_an_iteration_is_k_updates_of_d_and_one_of_g(update, steps):
     state = new_state()
     iteration = Iteration(state, experiment(steps=steps, update=update))
+    norm = next(module for module in state.generator.modules() if isinstance(module, _BatchNorm))
+    means = [norm.running_mean.clone()]
+    norm.register_forward_hook(lambda *_: means.append(norm.running_mean.clone()))
     for _ in range(2):
         iteration.play()
     made = {
@@ -93,8 +98,7 @@ def test_an_iteration_is_k_updates_of_d_and_one_of_g(update, steps):
     }
     assert made == {"D": 2 * steps, "G": 2}
     assert state.images == 2 * steps * 20
-    norm = next(module for module in state.generator.modules() if isinstance(module, nn.BatchNorm1d))
-    assert int(norm.num_batches_tracked) == 2
+    assert sum(not torch.equal(before, after) for before, after in pairwise(means)) == 2
     means = state.statistics.means()
     assert means["grad_norm/discriminator"] > 0
     assert means["grad_norm/generator"] > 0
@@ -520,7 +524,7 @@ HOST = {"promote_types", "_record_function_enter_new", "_record_function_exit"} 
 WAITS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "_to_cpu"}
 
 
-@pytest.mark.parametrize(("update", "most"), [("alternating", 305), ("reuse", 285), ("simultaneous", 240)])
+@pytest.mark.parametrize(("update", "most"), [("alternating", 250), ("reuse", 230), ("simultaneous", 195)])
 def test_an_iteration_of_the_appendix_network_is_few_operations(update, most):
     launched = [name for name in operations(update, held=False) if name != "_local_scalar_dense"]
     assert most - 20 < len(launched) <= most, sorted((launched.count(name), name) for name in set(launched))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain.architectures.tables import IMAGE_OPS, VECTOR_OPS, Row, Shape, Tables
 from gantrain.errors import ConfigError
@@ -78,21 +78,29 @@ class Dropouts:
         draws from torch's default generator."""
         rounded = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if rounded else x.dtype
+        sizes = {rate: [len(x) * math.prod(shape) for _, shape in layers] for rate, layers in self.groups.items()}
+        longs = {rate: -(-sum(each) * bits(rate) // 64) for rate, each in sizes.items()}
+        # The fewest calls of the random number generator.
+        drawn = torch.empty(sum(longs.values()), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         masks: dict[int, Tensor] = {}
-        for rate, layers in self.groups.items():
-            sizes = [len(x) * math.prod(shape) for _, shape in layers]
-            drawn = mask(rate, sum(sizes), dtype, x.device).split(sizes)
-            masks |= {number: each for (number, _), each in zip(layers, drawn, strict=True)}
+        for words, (rate, layers) in zip(drawn.split(list(longs.values())), self.groups.items(), strict=True):
+            parts = mask(rate, words, sum(sizes[rate]), dtype).split(sizes[rate])
+            masks |= {number: each for (number, _), each in zip(layers, parts, strict=True)}
         return masks
 
 
-def mask(rate: float, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`count` numbers, 0 with probability `rate` and otherwise 1/(1 − rate)."""
-    bits, word = (8, torch.int8) if (256 * rate).is_integer() else (16, torch.int16)
-    dropped = min(round(rate * 2**bits), 2**bits - 1)  # of 2**bits equally likely words
-    longs = -(-count * bits // 64)  # the fewest calls of the random number generator
-    drawn = torch.empty(longs, dtype=torch.int64, device=device).random_(-(2**63), None).view(word)[:count]
-    return (drawn >= dropped - 2 ** (bits - 1)).to(dtype).mul_(2**bits / (2**bits - dropped))
+def bits(rate: float) -> int:
+    """Of a word that decides over one number."""
+    return 8 if (256 * rate).is_integer() else 16
+
+
+def mask(rate: float, drawn: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """`count` numbers, 0 with probability `rate` and otherwise 1/(1 − rate), from random 64-bit integers."""
+    values = 2 ** bits(rate)  # equally likely ones of a word
+    words = drawn.view(torch.int8 if bits(rate) == 8 else torch.int16)[:count]
+    dropped = min(round(rate * values), values - 1)
+    kept = torch.ge(words, dropped - values // 2, out=torch.empty(count, dtype=dtype, device=drawn.device))
+    return kept.mul_(values / (values - dropped))
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
@@ -141,24 +149,53 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class Larger(torch.autograd.Function):
-    """The larger of two tensors, whose gradient goes to the first in a tie; 2.4× as fast as `amax` on a CPU."""
+    """The larger of the two halves of the channels, whose gradient goes to the first in a tie: `[B, 2C, …]` →
+    `[B, C, …]`; 3× as fast as `amax` on a CPU."""
 
     @staticmethod
-    def forward(first: Tensor, second: Tensor) -> Tensor:
-        """max(first, second)."""
-        return torch.maximum(first, second)
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        """max(first, second), and whether it was the first as 1 or 0: products of one dtype are the fast ones."""
+        first, second = x.chunk(2, 1)
+        larger = torch.maximum(first, second)
+        return larger, torch.ge(first, second, out=torch.empty_like(larger))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Keep which one it was."""
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # zeros for it would be made in every pass
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> Tensor | None:
+        """The gradient, to one of the two."""
+        return None if gradient is None else Shared.apply(gradient, *ctx.saved_tensors)
+
+
+class Shared(torch.autograd.Function):
+    """Larger's gradient in the places of both halves; differentiable again, as gradient penalties need."""
+
+    @staticmethod
+    def forward(gradient: Tensor, to_first: Tensor) -> Tensor:
+        """`[B, C, …]` → `[B, 2C, …]`."""
+        layout = torch.channels_last if gradient.dim() == 4 and is_channels_last(gradient) else torch.contiguous_format
+        shape = (len(gradient), 2 * gradient.shape[1], *gradient.shape[2:])
+        both = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout)
+        first, second = both.chunk(2, 1)
+        torch.sub(gradient, torch.mul(gradient, to_first, out=first), out=second)
+        return both
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Keep which one it was, as 1 or 0: products of one dtype are the fast ones."""
-        ctx.save_for_backward(torch.ge(*inputs, out=torch.empty_like(output)))
+        """Keep which one it goes to."""
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient, to one of the two; differentiable again, as gradient penalties need."""
-        (first_is_larger,) = ctx.saved_tensors
-        to_first = gradient * first_is_larger
-        return to_first, gradient - to_first
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of the two, the one that was the larger."""
+        (to_first,) = ctx.saved_tensors
+        first, second = gradient.chunk(2, 1)
+        return torch.lerp(second, first, to_first), None
 
 
 class Maxout(nn.Module):
@@ -171,7 +208,9 @@ class Maxout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, pieces·C, …]` → `[B, C, …]`."""
-        return reduce(Larger.apply, x.chunk(self.pieces, 1))
+        if self.pieces == 2:
+            return Larger.apply(x)[0]
+        return x.unflatten(1, (self.pieces, -1)).max(1).values
 
 
 class Affine(nn.Module):
@@ -303,14 +342,20 @@ OPERATIONS: dict[str, Callable[[Row, int, int], nn.Module]] = {
 }
 
 
-def batch_norm(channels: int, image: bool) -> nn.Module:
-    """Normalised over the batch and an image's positions (Ioffe and Szegedy 2015)."""
-    return nn.BatchNorm2d(channels) if image else nn.BatchNorm1d(channels)
+class BatchNorm(_BatchNorm):
+    """torch's own, which for each layer also counts batches on the device: nobody reads `num_batches_tracked`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` or `[B, C]`, normalised over all but the channels (Ioffe and Szegedy 2015)."""
+        assert self.momentum is not None
+        running = not self.training or self.track_running_stats
+        mean, var = (self.running_mean, self.running_var) if running else (None, None)
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
 
 
 NORMALISATIONS: dict[str, Callable[..., nn.Module]] = {
     "none": lambda channels, image: nn.Identity(),
-    "batch": batch_norm,
+    "batch": lambda channels, image: BatchNorm(channels),
     "layer": lambda channels, image: nn.GroupNorm(1, channels),  # over a sample's channels and positions
 }
 ACTIVATIONS: dict[str, Callable[[Tables], nn.Module]] = {

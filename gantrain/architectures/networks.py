@@ -43,7 +43,7 @@ class Network(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Samples [B, …] through every layer."""
-        masks = self.dropouts.masks(x) if self.training else {}
+        masks = self.dropouts.masks(x) if self.training and self.dropouts.groups else {}
         for number, part in enumerate(self):
             x = part(masked(x, masks[number]) if number in masks else x)
         return x

@@ -7,6 +7,7 @@ clock c goes on with the images it would have seen.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,6 +91,12 @@ class Images:
         labels = self._read_labels()
         return labels if self.has_held_out else labels._replace(test=labels.train)
 
+    def reordered(self, seed: int) -> Images:
+        """The same pixels, in the same memory, shown in the order of another seed."""
+        other = copy.copy(self)
+        other._seed, other._orders = seed, {}
+        return other
+
     def _indices(self, clock: int, batch_size: int) -> torch.Tensor:
         """Which training images stand at positions clock … clock + B − 1: int64 `[B]`."""
         import torch
@@ -160,7 +167,7 @@ def squared(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
     """Uint8 0 … 255 to float32 in [0, 1]."""
-    return images.float().div_(255)
+    return images / 255
 
 
 def _content_order(images: torch.Tensor) -> list[int]:
