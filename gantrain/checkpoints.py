@@ -1,7 +1,8 @@
 """Checkpoints on disk: `images_<12 digits>.pt`, each with its checksum beside it, always whole.
 
 Writing: temporary file beside the place, fsync, read back against the checksum of what was to be written, checksum file
-renamed into place, then the checkpoint itself, then `last.pt`; only then are older ones removed. Reading: checksum
+renamed into place, then the checkpoint itself, then `best.pt` where it is the best, and `last.pt`; only then are older
+ones removed, but never the best. Reading: checksum
 first, then `torch.load(weights_only=True)`, newest to oldest by number, so that a damaged file costs one interval.
 """
 
@@ -26,6 +27,7 @@ from gantrain.terminal import one_line
 
 FORMAT = 1
 NAME = re.compile(r"images_(\d{12})\.pt")
+LAST, BEST = "last.pt", "best.pt"
 # What a bundle holds: the clock, the config as composed, what a generator is built from, on what data and with what it
 # was made, and the state itself.
 CONTENTS = {"images": int, "config": dict, "generator": dict, "data": dict, "made_with": dict, "state": dict}
@@ -58,8 +60,9 @@ def listed(folder: Path) -> list[Path]:
 # Writing
 
 
-def save(folder: Path, bundle: Mapping[str, Any], *, keep: int) -> Path:
-    """Write `bundle` (tensors, numbers, strings, lists and dicts; its clock under "images") and prune to `keep` files.
+def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = False) -> Path:
+    """Write `bundle` (tensors, numbers, strings, lists and dicts; its clock under "images") and prune to `keep` files
+    beside the best; this one is it from now on where `best` says so.
 
     Raises StorageError when the file cannot be written whole, DivergedError for a non-finite tensor, and
     CheckpointError for a value that could not be read back; every older checkpoint then stands untouched.
@@ -75,14 +78,16 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int) -> Path:
         if shutil.disk_usage(folder).free < len(content) + SPARE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _write(path, content)
-        _point_last(path)
+        if best:
+            point(BEST, path)
+        point(LAST, path)
     except OSError as error:
         raise StorageError(
             f"the checkpoint {path} could not be written, which takes {_mebibytes(len(content))} MiB and "
             f"{_mebibytes(SPARE_BYTES)} MiB to spare: {reason(error)}. Older checkpoints are untouched"
         ) from error
     with suppress(OSError):  # failing to tidy up is no loss
-        remove_leftovers(folder, rf"{NAME.pattern}(\.sha256)?|last\.pt")
+        remove_leftovers(folder, rf"{NAME.pattern}(\.sha256)?|(last|best)\.pt")
         _prune(folder, keep, path)
     return path
 
@@ -124,29 +129,30 @@ def _checksum_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _point_last(path: Path) -> None:
-    """Make `last.pt` the same whole file as `path`, by a hard link where the file system has them."""
-    last = path.with_name("last.pt")
-    temporary = temporary_beside(last)
+def point(name: str, path: Path) -> None:
+    """Make `name` the same whole file as `path` beside it, by a hard link where the file system has them."""
+    place = path.with_name(name)
+    temporary = temporary_beside(place)
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
-        os.replace(temporary, last)
+        os.replace(temporary, place)
     except OSError:
-        with path.open("rb") as source, replacing(last, durable=True) as file:
+        with path.open("rb") as source, replacing(place, durable=True) as file:
             shutil.copyfileobj(source, file)
     temporary.unlink(missing_ok=True)  # renaming onto another link to the same file leaves both
     sync_folder(path.parent)
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:
-    """Remove all but `keep` whole checkpoints up to the `newest`; damaged ones stay for who wants to look at them."""
-    kept = 0
+    """Remove all but `keep` whole checkpoints up to the `newest`, and the best; damaged ones stay for who wants to look
+    at them."""
+    kept, best = 0, _checksum(folder / BEST)
     for path in listed(folder):
         if path.name > newest.name or path.is_symlink() or not is_whole(path):
             continue
         kept += 1
-        if kept > max(keep, 2):
+        if kept > max(keep, 2) and best not in _recorded(path):
             path.unlink()
             _checksum_file(path).unlink()
 
@@ -244,6 +250,14 @@ def faults(bundle: Any, size: int) -> Iterator[str]:
             yield f"{key[1:]} is a {type(value).__name__}, which no checkpoint holds"
 
 
+def _checksum(path: Path) -> str | None:
+    """Of a file, SHA-256; None where it is not there."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def is_whole(path: Path) -> bool:
     """Whether a file has the checksum that is recorded for it."""
     recorded = _recorded(path)
@@ -256,7 +270,7 @@ def is_whole(path: Path) -> bool:
 
 
 def _recorded(path: Path) -> set[str]:
-    """The checksum beside a checkpoint; for `last.pt`, those of the checkpoints that it may be."""
+    """The checksum beside a checkpoint; for `last.pt` and `best.pt`, those of the checkpoints that they may be."""
     beside = [_checksum_file(path)] if NAME.fullmatch(path.name) else path.parent.glob("*.pt.sha256")
     return {checksum for file in beside for checksum in _first_word(file)}
 

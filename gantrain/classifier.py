@@ -13,11 +13,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,36 @@ class Classifier(nn.Module):
         return self.logits(self.features(images))
 
 
+class Stacked(nn.Module):
+    """A classifier of grey images, for images whose `channels` are grey images of their own.
+
+    φ(x) are the channels' features side by side. A class of x is a class of each of its channels, K^C in all; they are
+    judged one by one, so p(y|x) is the product of theirs.
+    """
+
+    def __init__(self, single: Classifier, channels: int) -> None:
+        super().__init__()
+        self.single, self.shape = single, (channels, *single.shape[1:])
+        self.classes = tuple(map("".join, itertools.product(single.classes, repeat=channels)))
+
+    @property
+    def mean(self) -> Tensor:
+        """The training images', `[1, 1, 1]`."""
+        return self.single.mean
+
+    def features(self, images: Tensor) -> Tensor:
+        """The channels' φ: `[B, 4wC]`."""
+        return self.single.features(images.flatten(0, 1)[:, None]).view(len(images), -1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """log p(y|x) up to a constant, the sums of the channels' logits: `[B, K^C]`, the last channel's class first to
+        change."""
+        total, *others = self.single.logits(features.view(len(features), self.shape[0], -1)).unbind(1)
+        for each in others:
+            total = (total[:, :, None] + each[:, None, :]).flatten(1)
+        return total
+
+
 class Stage(nn.Module):
     """x ↦ relu(s(x) + f(x)), f two 3×3 convolutions with batch norm, s the identity or a 1×1 convolution."""
 
@@ -124,7 +155,7 @@ class Stage(nn.Module):
 
 
 @torch.no_grad()
-def seen(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+def seen(classifier: Classifier | Stacked, images: Tensor) -> tuple[Tensor, Tensor]:
     """φ(x) `[N, F]` and p(y|x) `[N, K]` of 8-bit images `[N, *shape]`, float64 on the CPU."""
     device = classifier.mean.device
     features = torch.cat([classifier.features(pixels(part.to(device))) for part in images.split(BATCH)])
@@ -220,12 +251,20 @@ def accuracy(classifier: Classifier, images: Tensor, targets: Tensor) -> float:
 class Judge:
     """A classifier as it is stored: on what data it was trained, and what it is worth."""
 
-    classifier: Classifier
+    classifier: Classifier | Stacked
     dataset: str
     fingerprint: str
     accuracy: float
     split: str  # of the accuracy: "test", "held out" or "training"
     checksum: str  # of its file, SHA-256
+
+
+def stacked(judge: Judge, shape: tuple[int, ...]) -> Judge:
+    """The judge of images of `shape` whose channels are what `judge` knows; itself where it knows something else."""
+    single = judge.classifier
+    if not isinstance(single, Classifier) or single.shape != (1, *shape[1:]):
+        return judge
+    return replace(judge, classifier=Stacked(single, shape[0]))
 
 
 def place(data: Images) -> Path:

@@ -30,7 +30,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from gantrain import architectures, data, divergences, optimizers
+from gantrain import architectures, data, divergences, evaluation, optimizers
+from gantrain.comparison import better
 from gantrain.errors import RESEMBLANCE, ConfigError, likeness, nearest_first, one_of
 from gantrain.experiment import PRECISIONS, SWITCHES, UPDATES
 from gantrain.files import safe_name
@@ -38,6 +39,7 @@ from gantrain.foreign import ForeignSource
 from gantrain.latents import PRIORS
 from gantrain.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.regularizers import REGULARIZERS, Regularizer
+from gantrain.wandb_mirror import refuse_missing
 
 # conf/ stands inside the package in a wheel and beside it in a checkout.
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
@@ -45,6 +47,7 @@ DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
+LOGGERS = ("tensorboard", "wandb")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # Sections whose keys depend on their name, and are checked against it.
 OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
@@ -119,6 +122,28 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Measuring samples every so many images, and at the end; `every_images: null` never does.
+
+    The other keys are those of `gantrain evaluate`, where `inception` is the file of its weights.
+    """
+
+    every_images: int | None = number(None, at_least=1)
+    count: int | None = number(None, at_least=evaluation.FEWEST, at_most=100_000)
+    metrics: list[str] | None = None
+    features: str = choice(evaluation.FEATURES[0], evaluation.FEATURES)
+    classifier: str | None = None
+    inception: str | None = None
+
+
+@dataclass
+class BestConfig:
+    """The number that best.pt follows, such as quality/fid_classifier; None keeps no best.pt."""
+
+    metric: str | None = None
+
+
+@dataclass
 class Config:
     """Everything `gantrain train` can be told."""
 
@@ -133,6 +158,7 @@ class Config:
     compile: str = choice("auto", SWITCHES)
     graph: str = choice("auto", SWITCHES)
     ema: float = number(0.999, at_least=0, at_most=1)
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])  # beside metrics.jsonl
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: dict[str, Any] = field(default_factory=dict)
     disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)
@@ -141,6 +167,8 @@ class Config:
     regularizer: dict[str, Any] = field(default_factory=dict)
     latent: LatentConfig = field(default_factory=LatentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    best: BestConfig = field(default_factory=BestConfig)
 
 
 class CatalogueSource(ConfigSource):
@@ -253,7 +281,7 @@ def explained(error: BaseException) -> ConfigError:
         return ConfigError("a file of the group experiment has to begin with the line `# @package _global_`")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
         return ConfigError(unknown_key(key, keys(Config)))
-    if isinstance(cause, ValidationError | ConfigTypeError | TypeError) and key:
+    if isinstance(cause, ValidationError | ConfigTypeError | TypeError) and key and not key.startswith("hydra."):
         value = getattr(cause, "value", None)
         return ConfigError(f"{key if value is None else f'{key}={value}'} must be {kind(key)}")
     reason = (str(getattr(cause, "msg", None) or cause).splitlines() or [type(cause).__name__])[0]
@@ -267,7 +295,7 @@ def kind(key: str) -> str:
     hint = str(keys(Config)[name].type).removesuffix(" | None") if name in keys(Config) else ""
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     if hint.startswith("list["):
-        return words[hint[5:-1]] if item else "a list, as in [1,2]"
+        return words[hint[5:-1]] if item else f"a list, as in {'[a,b]' if hint == 'list[str]' else '[1,2]'}"
     return words.get(hint, "keys and values")
 
 
@@ -300,12 +328,41 @@ def checked(config: DictConfig) -> dict[str, Any]:
     optimizers.check(settings["optimizer"])
     data.check(**settings["dataset"])
     check_device(settings["device"])
+    check_evaluation(settings)
+    for name in settings["logger"]:
+        if name not in LOGGERS:
+            raise ConfigError(one_of("logger", name, LOGGERS))
+    if "wandb" in settings["logger"]:
+        refuse_missing()
     if settings["train"]["epochs"] is not None and data.is_endless(settings["dataset"]["name"]):
         raise ConfigError(
             f"train.epochs={settings['train']['epochs']:g} needs a finite dataset; "
             f"give train.images for dataset={settings['dataset']['name']}, which is drawn without end"
         )
     return settings
+
+
+def check_evaluation(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for numbers that samples of these data do not have, or that nothing would measure."""
+    asked, best = settings["evaluate"], settings["best"]["metric"]
+    if asked["every_images"] is None:
+        for key, value in {**{f"evaluate.{key}": value for key, value in asked.items()}, "best.metric": best}.items():
+            if value not in (None, evaluation.FEATURES[0]):
+                raise ConfigError(f"{key}={value} needs evaluate.every_images=N: after how many images to measure")
+        return
+    known = evaluation.metrics_of(settings["dataset"]["name"], asked["features"])
+    if asked["metrics"] == []:
+        raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
+    for name in asked["metrics"] or ():
+        if name not in known:
+            raise ConfigError(one_of("evaluate.metrics", name, known))
+    if best is None:
+        return
+    metrics = {number: name for name in known for number in evaluation.numbers_of([name], asked["features"])}
+    if best not in (ranked := [number for number in metrics if better(number)]):
+        raise ConfigError(one_of("best.metric", best, ranked))
+    if asked["metrics"] and metrics[best] not in asked["metrics"]:
+        raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")
 
 
 def check_device(name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gantrain.data import Dataset
+from gantrain.evaluation import Evaluation
 from gantrain.latents import Latents
 from gantrain.objective import Objective
 
@@ -27,6 +28,7 @@ class Schedule:
     checkpoint_min_seconds: float = 30.0
     keep_checkpoints: int = 3
     held_out_images: int = 500
+    evaluate_every_images: int | None = None
 
     def decay(self, images: int) -> float:
         """The average's decay at step n: min(ema, (1 + n)/(10 + n)), so that early weights are soon forgotten."""
@@ -34,9 +36,9 @@ class Schedule:
         return min(self.ema, (1 + steps) / (10 + steps))
 
 
-def passed(interval: int, begin: int, end: int) -> bool:
-    """Whether a multiple of `interval` lies in (begin, end]."""
-    return end // interval > begin // interval
+def passed(interval: int | None, begin: int, end: int) -> bool:
+    """Whether a multiple of `interval` lies in (begin, end]; never where there is none."""
+    return interval is not None and end // interval > begin // interval
 
 
 PRECISIONS = ("float32", "tf32", "bf16", "auto")
@@ -61,7 +63,10 @@ class Execution:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A game to be played on data. `seed`, with the clock, decides everything that is drawn."""
+    """A game to be played on data. `seed`, with the clock, decides everything that is drawn.
+
+    `evaluation` says how samples are measured meanwhile, if at all.
+    """
 
     objective: Objective
     data: Dataset
@@ -69,3 +74,4 @@ class Experiment:
     schedule: Schedule
     seed: int = 0
     execution: Execution = Execution()
+    evaluation: Evaluation | None = None

@@ -24,6 +24,7 @@ from gantrain.regularizers import Regularizer
 from gantrain.state import State
 
 Form = Callable[[Sequence[Tensor]], None]
+MOST_GAMES = 4096  # of one process
 WARM_UPS = 3  # cuDNN and the compiler choose kernels in the first iterations, which no graph may hold
 
 
@@ -46,6 +47,9 @@ class Game:
 
         D's loss stays eager where it holds a penalty: what is compiled cannot be differentiated twice.
         """
+        # To the compiler another game is the same code once more, of which it would give up the ninth.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_GAMES
+        objective.prepare()
         options: dict[str, Any] = {"fallback_random": True} if backend == "inductor" else {}
         game, penalized = cls.written(objective), type(objective.regularizer).penalty is not Regularizer.penalty
 

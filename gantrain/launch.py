@@ -6,13 +6,15 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain import config, parts, portraits
+from gantrain import config, data, parts, portraits
 from gantrain.divergences import CATALOGUE
 from gantrain.errors import CheckpointError, GantrainError, MemoryExhaustedError, StorageError
 from gantrain.explanation import explained
@@ -21,8 +23,10 @@ from gantrain.randomness import made_with
 from gantrain.run import RunFolder, StopRequest
 from gantrain.summary import concealed, described, from_environment, hyperparameters, summarised
 from gantrain.terminal import say
+from gantrain.wandb_mirror import Mirror
 
 if TYPE_CHECKING:
+    from gantrain.data import Dataset
     from gantrain.experiment import Experiment
     from gantrain.report import Reporter
     from gantrain.state import State
@@ -36,6 +40,18 @@ def launch(
     `typed` are the overrides of the user's own command line, which alone may name code to import. Raises GantrainError
     or Interrupted, after writing the reason into the summary.
     """
+    for _ in launched(composed, folder, typed, bundle):
+        pass
+
+
+def launched(
+    composed: DictConfig,
+    folder: RunFolder,
+    typed: Iterable[str],
+    bundle: Mapping[str, Any] | None = None,
+    load: Callable[..., Dataset] = data.load,
+) -> Generator[None, None, None]:
+    """`launch`, which yields before every iteration; `load` may know data that are loaded already."""
     secrets = from_environment(composed)
     with threads_given_back(), folder.locked(), StopRequest() as stop:
         if bundle is None:
@@ -43,38 +59,40 @@ def launch(
         with summarised(folder, secrets) as summary, explained_errors(folder, secrets):
             config.refuse_untyped_object(composed, typed)
             settings = config.checked(composed)
-            _train(settings, composed, folder, bundle, stop, summary)
+            yield from _trained(settings, composed, folder, bundle, stop, summary, load)
 
 
-def _train(
+def _trained(
     settings: dict[str, Any],
     composed: DictConfig,
     folder: RunFolder,
     bundle: Mapping[str, Any] | None,
     stop: StopRequest,
     summary: dict[str, Any],
-) -> None:
-    experiment, state = parts.build(settings)
+    load: Callable[..., Dataset],
+) -> Generator[None, None, None]:
+    experiment, state = parts.build(settings, load)
     if bundle is not None:
         restore(state, experiment, bundle)
         summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
     summary |= described(settings, experiment.data, state.device)
     say(f"{folder.path}: {experiment.data.label}{how_many(experiment)}, on {summary['device']}")
     say("\n".join(explained(experiment.objective)))
+    experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
     stop.defer()
 
     from gantrain.endpoint import endpoint
-    from gantrain.trainer import train
+    from gantrain.trainer import training
     from gantrain.trajectory import save_trajectory, trajectory
 
     folder.config.parent.mkdir(exist_ok=True)
     write_whole(folder.config, OmegaConf.to_yaml(composed))  # a resumed run's may have changed since Hydra wrote it
     generator = {"architecture": settings["architecture"], "latent": settings["latent"]}
     provenance = {"config": OmegaConf.to_container(composed, resolve=False), "generator": generator}
-    reporter = reporter_for(composed, experiment, folder, state.images)
+    reporter = reporter_for(composed, settings["logger"], experiment, folder, state.images)
     with recorded(summary, state, reporter):
         with reporter:
-            train(state, experiment, folder, reporter, provenance=provenance, stop=stop)
+            yield from training(state, experiment, folder, reporter, provenance=provenance, stop=stop)
         if (end := endpoint(state.best_generator, experiment.data, experiment.objective)) is not None:
             summary["endpoint"] = end.summary()
             say(end.text())
@@ -107,19 +125,24 @@ def how_many(experiment: Experiment) -> str:
     return "" if experiment.data.size is None else f", {experiment.data.size:,} training images"
 
 
-def reporter_for(composed: DictConfig, experiment: Experiment, folder: RunFolder, start_images: int) -> Reporter:
+def reporter_for(
+    composed: DictConfig, loggers: Sequence[str], experiment: Experiment, folder: RunFolder, start_images: int
+) -> Reporter:
     """The run's reporter; opening it takes back what an interrupted process reported after `start_images`."""
     from gantrain.report import Reporter
 
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
     split = "" if experiment.data.has_held_out else "training_"
     return Reporter(
         folder.path,
         total_images=experiment.schedule.images,
         start_images=start_images,
         config_text=OmegaConf.to_yaml(composed),
-        hparams=hyperparameters(OmegaConf.to_container(composed, resolve=False)),
+        hparams=hyperparameters(plain),
         bound=f"{split}bound/{experiment.objective.disc_div.name}",
         suprema={name: top for name, d in CATALOGUE.items() if math.isfinite(top := portraits.supremum(d))},
+        tensorboard="tensorboard" in loggers,
+        mirror=partial(Mirror, folder.path, plain) if "wandb" in loggers else None,
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gantrain.architectures.summary import LayerSummary
     from gantrain.data import Dataset
+    from gantrain.evaluation import Evaluation
     from gantrain.experiment import Execution, Experiment, Schedule
     from gantrain.state import State
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 FEW_MULTIPLY_ADDS = 10**8
 
 
-def build(settings: Mapping[str, Any]) -> tuple[Experiment, State]:
-    """What is to be trained, and its state at the beginning.
+def build(settings: Mapping[str, Any], load: Callable[..., Dataset] = data.load) -> tuple[Experiment, State]:
+    """What is to be trained, on data that `load` gives, and its state at the beginning.
 
     Raises ConfigError for parts that do not fit, DataError for data that are missing, damaged or too few.
     """
@@ -38,7 +39,7 @@ def build(settings: Mapping[str, Any]) -> tuple[Experiment, State]:
 
     device = choose_device(settings["device"])
     factories = optimizers.factories(settings["optimizer"], device)
-    dataset = data.load(**settings["dataset"], seed=settings["seed"], device=device)
+    dataset = load(**settings["dataset"], seed=settings["seed"], device=device)
     schedule = build_schedule(settings, dataset)
     if device.type == "cpu" and is_small(settings, dataset.shape):
         torch.set_num_threads(1)
@@ -62,6 +63,37 @@ def check(settings: Mapping[str, Any]) -> None:
         generator, discriminator = fitting(settings)
         refuse_exhausting(sum(row.parameters for row in [*generator, *discriminator]))
         refuse_unfit(all(row.norm != "batch" for row in discriminator), asked, chosen_precision(asked, device))
+
+
+def build_evaluation(settings: Mapping[str, Any], dataset: Dataset) -> Evaluation | None:
+    """How samples are measured while training, or None; a classifier that is missing is trained first.
+
+    Raises ConfigError for a best.metric that such data do not have, DataError for too few examples.
+    """
+    asked, best = settings["evaluate"], settings["best"]["metric"]
+    if asked["every_images"] is None:
+        return None
+    from gantrain.commands.classifier import eyes_for
+    from gantrain.evaluation import Evaluation, Yardstick, chosen, real_examples, refuse_few, training_examples
+
+    device = choose_device(settings["device"])
+    if not isinstance(dataset, data.Images):
+        dataset = data.load(**settings["dataset"], device=device)  # the same real points for every seed
+    metrics = chosen(asked["metrics"], dataset, asked["features"])
+    real, split = real_examples(dataset, asked["count"])
+    count = asked["count"] or len(real)
+    refuse_few(count, len(real))
+    eyes = eyes_for(
+        dataset,
+        settings["dataset"],
+        asked["classifier"],
+        device,
+        features=asked["features"],
+        weights=asked["inception"],
+    )
+    reference = None if split == "training" else training_examples(dataset, count)
+    yardstick = Yardstick.of(dataset, real, split, eyes, metrics, reference)
+    return Evaluation(yardstick, count, best)
 
 
 def execution(settings: Mapping[str, Any]) -> Execution:
@@ -131,7 +163,7 @@ def build_schedule(settings: Mapping[str, Any], dataset: Dataset) -> Schedule:
         )
     if epochs is not None and size is not None:  # a density has no epochs, which config.checked has refused
         train["images"] = math.ceil(epochs * size)
-    return Schedule(**train, ema=settings["ema"])
+    return Schedule(**train, ema=settings["ema"], evaluate_every_images=settings["evaluate"]["every_images"])
 
 
 def build_state(

@@ -17,7 +17,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from gantrain.wandb_mirror import Mirror
+
 METRICS = "metrics.jsonl"
 EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 # TensorBoard's page of custom charts: regular expressions of scalar names.
@@ -46,6 +48,16 @@ CHARTS = {
     "ratio": {
         "mean log-ratio": ["Multiline", ["ratio/(real|fake)_mean"]],
         "calibration (1 for a true ratio)": ["Multiline", ["ratio/calibration_.*"]],
+    },
+    "quality": {
+        "distances of features": ["Multiline", ["quality/(fid|kid)_[a-z]+$"]],
+        "precision, density, share of high quality": ["Multiline", ["quality/(precision|density|high_quality_share)"]],
+        "inception score": ["Multiline", ["quality/inception_score.*"]],
+    },
+    "diversity": {
+        "recall, coverage, distance of two samples": ["Multiline", ["diversity/(recall|coverage|pairwise_distance)"]],
+        "classes": ["Multiline", ["diversity/class_.*"]],
+        "modes found, classes missing": ["Multiline", ["diversity/(modes.*|missing_classes)"]],
     },
 }
 SECONDS_BETWEEN_REDRAWS = 0.25
@@ -74,6 +86,8 @@ class Reporter:
         bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
         suprema: The largest value of each divergence that has one, by name: TensorBoard's chart of all bounds shows
             them as lines.
+        tensorboard: Whether TensorBoard's events are written.
+        mirror: Opens the mirror of numbers and pictures elsewhere, where there is one.
     """
 
     def __init__(
@@ -86,6 +100,8 @@ class Reporter:
         hparams: Mapping[str, Any] | None = None,
         bound: str = "",
         suprema: Mapping[str, float] | None = None,
+        tensorboard: bool = True,
+        mirror: Callable[[], Mirror] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.total_images = total_images
@@ -99,11 +115,16 @@ class Reporter:
         self._told: set[int | None] = set()
         self._next_redraw = 0.0
         self._bar = _progress_bar(self.console, total_images)
-        self._events = EventFile(self.folder, start_images)
+        self._events = EventFile(self.folder, start_images) if tensorboard else None
+        self._mirror: Mirror | None = None
         with self.sparing_the_run():
             kept = drop_reports_after(self.folder / METRICS, start_images)
             self.latest = {name: math.nan if value is None else value for name, value in kept.items()}
             self._latest_images = int(self.latest.pop("images", start_images))
+        if mirror is not None:
+            with self.sparing_the_run():
+                self._mirror = mirror()
+                self.note(f"the run is mirrored to {self._mirror.place}")
         if config_text and start_images == 0:
             self._write_config(config_text)
         if self._bar is not None:
@@ -113,23 +134,32 @@ class Reporter:
 
     def report(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
         """Write one report at the clock `images`: a metrics row, the TensorBoard curves, the progress line."""
+        self.latest = {}
+        self.record(images, scalars, histograms)
+        if self._bar is None:
+            self._print(self._line())
+        else:
+            self._redraw()
+
+    def record(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
+        """Write numbers at the clock `images` without moving the progress line."""
         from torch.utils.tensorboard import summary
 
-        self.latest, self._latest_images, self._images = dict(scalars), images, images
+        self.latest |= scalars
+        self._latest_images = self._images = images
         with self.sparing_the_run():
             append_whole(self.folder / METRICS, _row(images, scalars).encode())
         with self.sparing_the_run():
             curves = [summary.scalar(name, value) for name, value in scalars.items()]
             curves += [summary.scalar(f"supremum/{name}", value) for name, value in self.suprema.items()]
             counts = [_histogram(name, values) for name, values in (histograms or {}).items()]
-            self._events.add(images, *curves, *filter(None, counts))
-        if self._bar is None:
-            self._print(self._line())
-        else:
-            self._redraw()
+            self._show(images, *curves, *filter(None, counts))
+        if self._mirror is not None:
+            with self.sparing_the_run():
+                self._mirror.scalars(images, scalars)
 
     def picture(self, images: int, tag: str, picture: Tensor | Path) -> None:
-        """Show a picture in TensorBoard: a float tensor `[C, H, W]` in [0, 1], or an image file."""
+        """Show a picture in TensorBoard: a float tensor `[C, H, W]` in [0, 1], or an image file, which is mirrored."""
         from torch.utils.tensorboard import summary
 
         with self.sparing_the_run():
@@ -137,7 +167,10 @@ class Reporter:
                 shown = summary.image(tag, _pixels(picture), dataformats="HWC")
             else:
                 shown = summary.image(tag, picture, dataformats="CHW")
-            self._events.add(images, shown)
+            self._show(images, shown)
+        if self._mirror is not None and isinstance(picture, Path):
+            with self.sparing_the_run():
+                self._mirror.picture(images, tag, picture)
 
     def progress(self, images: int) -> None:
         """Move the progress line; cheap enough for every iteration: it draws at most four times a second."""
@@ -165,10 +198,14 @@ class Reporter:
                 self._told.add(cause)
                 self.note(f"cannot write logs or pictures, the run goes on without them: {error}")
 
-    def close(self) -> None:
-        """Write the hyperparameters beside the last report and end the progress line; may be called again."""
+    def close(self, *, failed: bool = False) -> None:
+        """Write the hyperparameters beside the last report, end mirror and progress line; may be called again."""
         if self.hparams and self.latest:
             self._write_hparams()
+        if self._mirror is not None:
+            with self.sparing_the_run():
+                self._mirror.finish(failed=failed)
+            self._mirror = None
         if self._bar is not None:
             self._redraw()
             with seen_or_not():
@@ -179,15 +216,22 @@ class Reporter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self.close(failed=exception[0] is not None)
+
+    def _show(self, images: int, *summaries: Any) -> None:
+        if self._events is not None:
+            self._events.add(images, *summaries)
 
     def _write_hparams(self) -> None:
         # SummaryWriter.add_hparams would open a second run inside the folder.
         from torch.utils.tensorboard import summary
 
-        hparams = {name: _hparam(value) for name, value in self.hparams.items() if value is not None}
+        hparams = {name: _hparam(value) for name, value in self.hparams.items()}
+        # The page would take its columns from the first run's description of the experiment; without any it takes them
+        # from all runs, and puts first what differs. The metrics are then the last values of all curves.
+        _, start, end = summary.hparams(hparams, {})
         with self.sparing_the_run():
-            self._events.add(self._latest_images, *summary.hparams(hparams, self.latest))
+            self._show(self._latest_images, start, end)
         self.hparams = {}
 
     def _write_config(self, config_text: str) -> None:
@@ -195,7 +239,7 @@ class Reporter:
 
         with self.sparing_the_run():
             text = summary.text("config", f"```yaml\n{config_text}\n```")
-            self._events.add(0, text, summary.custom_scalars(CHARTS))
+            self._show(0, text, summary.custom_scalars(CHARTS))
 
     def _line(self) -> str:
         """E.g. `images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08`."""
@@ -301,7 +345,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
     """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too.
 
-    Returns the last report that stays, empty when there is none.
+    Returns the last value of each number that stays, with the clock of the last report; empty when there is none.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
@@ -315,7 +359,7 @@ def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
             if not line.endswith(b"\n") or (report is not None and report["images"] > images):
                 break
             kept += len(line)
-            last = report or last
+            last |= report or {}
         file.truncate(kept)
     return last
 
@@ -365,7 +409,8 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _hparam(value: Any) -> bool | float | str:
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+    """What the page can show; `null`, as in the config, so that every run has the same keys."""
+    return value if isinstance(value, (bool, int, float, str)) else "null" if value is None else str(value)
 
 
 def _progress_bar(console: Console, total_images: int) -> Progress | None:

@@ -169,6 +169,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if StopRequest.active is not None:
+            self.deferred = StopRequest.active.deferred
             return StopRequest.active
         StopRequest.active = self
         heeded = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -181,7 +182,7 @@ class StopRequest:
         if StopRequest.active is self:
             StopRequest.active = None
         elif StopRequest.active is not None:
-            StopRequest.active.deferred = False
+            StopRequest.active.deferred = self.deferred  # as it was outside
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:

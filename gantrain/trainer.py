@@ -15,7 +15,7 @@ sample and to save. It needs no config and no command line:
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,20 @@ def train(
     before an update with a non-finite loss or gradient, Interrupted after a saved checkpoint when `stop` was asked,
     StorageError when a checkpoint cannot be written; the last good one stands whatever is raised.
     """
+    for _ in training(state, experiment, folder, reporter, provenance=provenance, stop=stop):
+        pass
+
+
+def training(
+    state: State,
+    experiment: Experiment,
+    folder: RunFolder,
+    reporter: Reporter,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    stop: StopRequest | None = None,
+) -> Generator[None, None, None]:
+    """`train`, which yields before every iteration: there other runs may take their turns on the same device."""
     schedule = experiment.schedule
     iteration = Iteration(state, experiment, reporter.note)
     writer = Writer(state, experiment, folder, reporter, provenance or {"config": {}, "generator": {}})
@@ -52,6 +66,7 @@ def train(
     with preserved_randomness(state.device), last_words(writer):
         writer.show_data()
         while state.images < schedule.images:
+            yield
             begin = state.images
             iteration.play()  # k updates of D, one of G
 
@@ -59,18 +74,19 @@ def train(
             done = state.images >= schedule.images
             stopping = stop is not None and stop.number is not None
             report_due = done or passed(schedule.report_every_images, begin, state.images)
+            evaluation_due = done or passed(schedule.evaluate_every_images, begin, state.images)
             sample_due = done or passed(schedule.sample_every_images, begin, state.images)
             checkpoint_due = done or stopping or passed(schedule.checkpoint_every_images, begin, state.images)
-            if (report_due or sample_due or checkpoint_due) and not iteration.settled():
+            if (report_due or evaluation_due or sample_due or checkpoint_due) and not iteration.settled():
                 continue  # the clock is back where the device refused to go on
 
             # What is due is written; none of it changes what comes next.
-            if report_due:
-                writer.report()
+            if report_due or evaluation_due:
+                writer.report(training=report_due, samples=evaluation_due)
             if sample_due:
                 writer.sample()
-            if checkpoint_due:
-                writer.checkpoint(now=done or stopping)
+            if checkpoint_due or writer.improved:
+                writer.checkpoint(now=done or stopping or writer.improved)
             if stop is not None and stopping and not done:
                 stop.raise_if_asked(f"go on with: gantrain resume {shlex.quote(str(folder.path))}")
 

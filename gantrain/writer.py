@@ -5,7 +5,10 @@ It draws from streams of its own, never from torch's default generators, and lea
 
 from __future__ import annotations
 
+import math
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantrain import checkpoints, figures, portraits
+from gantrain import checkpoints, evaluation, figures, portraits
+from gantrain.data import Images
+from gantrain.errors import CheckpointError
+from gantrain.evaluation import Evaluation
 from gantrain.experiment import Experiment
 from gantrain.health import watched
 from gantrain.iteration import chosen_precision, rounded
 from gantrain.latents import Latents
+from gantrain.metrics.stored import quantised
 from gantrain.randomness import made_with, stream_generator
 from gantrain.report import Reporter, read_metrics
 from gantrain.run import RunFolder
@@ -28,6 +35,8 @@ from gantrain.trajectory import parameter_values
 GRID_IMAGES = 64
 SCATTER_POINTS = 2000
 SECONDS_BETWEEN_CURVES = 60.0
+# What measuring samples may raise beside a programmer's mistake.
+NOT_MEASURED = (FloatingPointError, torch.linalg.LinAlgError, torch.OutOfMemoryError, MemoryError)
 
 
 class Writer:
@@ -54,6 +63,10 @@ class Writer:
         self.reported_images = state.images
         self.good = checkpoints.newest_whole(folder.checkpoints)
         self.health = watched(self.objective.disc_div, portraits.supremum(self.objective.disc_div))
+        self.evaluation = experiment.evaluation
+        self.evaluated: dict[str, Any] = {}  # the last evaluation, as evaluation.json tells it
+        self.best = self._best_so_far()
+        self.improved = False  # since the last checkpoint
 
     @property
     def pictures(self) -> bool:
@@ -68,11 +81,20 @@ class Writer:
                 self.folder.samples.mkdir(exist_ok=True)
                 self._draw(self.data.held_out(GRID_IMAGES if self.pictures else SCATTER_POINTS), path)
 
-    def report(self) -> None:
-        """One row of numbers: means since the last report, and what D says of held-out data."""
+    def report(self, *, training: bool = True, samples: bool = False) -> None:
+        """One row of numbers: how training goes, what samples are worth, or both."""
+        measured = self._measured() if samples else {}
+        if training:
+            self._report(measured)
+        elif measured:
+            self.reporter.record(self.state.images, measured)
+
+    def _report(self, measured: Mapping[str, float]) -> None:
+        """Means since the last report, what D says of held-out data, and what was `measured` of samples."""
         v_real, v_fake = self.held_out_outputs()
         scalars = self.state.statistics.means() | self._estimates(v_real, v_fake) | self._rates()
         scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
+        scalars |= measured
         histograms = {"log_ratio/real": v_real, "log_ratio/fake": v_fake}
         histograms = {name: r for name, v in histograms.items() if (r := self.objective.log_ratio(v)) is not None}
         self.reporter.report(self.state.images, scalars, histograms)
@@ -109,12 +131,65 @@ class Writer:
         rates = {
             "speed/images_per_second": shown / max(seconds, 1e-9),
             "system/checkpoint_age_seconds": now - self.saved,
+            "system/memory_bytes": most_memory(),
         }
         with self.reporter.sparing_the_run():
             rates["system/free_disk_bytes"] = float(shutil.disk_usage(self.folder.path).free)
         if self.state.device.type == "cuda":
             rates["system/device_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.state.device))
         return rates
+
+    def _measured(self) -> dict[str, float]:
+        """The numbers of the evaluation at this clock; NaN where samples cannot be measured, which costs no run."""
+        if self.evaluation is None:
+            return {}
+        made_by, images = "averaged generator" if self.state.average is not None else "generator", self.state.images
+        try:
+            samples = self._samples(self.evaluation)
+            result = self.evaluation.yardstick.measure(samples)
+        except NOT_MEASURED as error:
+            reason = str(error).partition("\n")[0]
+            self.reporter.note(f"samples of the {made_by} at {images:,} images cannot be measured: {reason}")
+            return dict.fromkeys(self.evaluation.yardstick.reference, math.nan)
+        facts = {"images": images, "checkpoint": checkpoints.name_at(images), "samples_from": made_by}
+        self.evaluated = evaluation.document(result, facts, self.evaluation.seed)
+        self.improved = self.evaluation.improves(self.evaluated, self.best)
+        best = f"; the best {self.evaluation.best} so far" if self.improved else ""
+        self.reporter.note(f"the {made_by} at {images:,} images: {self.evaluation.shown(result)}{best}")
+        if images >= self.schedule.images:
+            with self.reporter.sparing_the_run():
+                evaluation.write(self.folder.path, self.evaluated)
+                if isinstance(self.data, Images):
+                    evaluation.draw_neighbours(samples, self.data.train, self.folder.path)
+        return result.metrics
+
+    def _samples(self, evaluated: Evaluation) -> Tensor:
+        """What `gantrain evaluate` would measure: 8-bit images, or points. Raises FloatingPointError."""
+        latents = self.latents.draw(evaluated.count, stream_generator(evaluated.seed, "sample"))
+        samples = generate(self.state.best_generator, latents)
+        if not bool(samples.isfinite().all()):
+            raise FloatingPointError("they are not finite")
+        return quantised(samples) if self.pictures else samples
+
+    def _best_so_far(self) -> Mapping[str, Any] | None:
+        """The evaluation of best.pt, and none where there is no such file; a run that was killed between two names may
+        have left the newest checkpoint without this one."""
+        if self.evaluation is None or self.evaluation.best is None:
+            return None
+        best, newest = (self._evaluation_of(path) for path in (self.folder.checkpoints / checkpoints.BEST, self.good))
+        if self.good is None or newest is None or not self.evaluation.improves(newest, best):
+            return best
+        checkpoints.point(checkpoints.BEST, self.good)
+        return newest
+
+    def _evaluation_of(self, path: Path | None) -> Mapping[str, Any] | None:
+        """What a checkpoint up to this clock tells of its samples."""
+        try:
+            bundle = checkpoints.load(path) if path is not None else {}
+        except CheckpointError:
+            return None
+        found = bundle.get("evaluation")
+        return found if isinstance(found, Mapping) and bundle["images"] <= self.state.images else None
 
     def sample(self) -> None:
         """A grid (or a scatter plot) from the run's fixed latents."""
@@ -137,7 +212,7 @@ class Writer:
         """`losses.png`, from the metrics file."""
         trained = (self.objective.disc_div.name, self.objective.gen_div.name)
         with self.reporter.sparing_the_run():
-            reports = read_metrics(self.folder.metrics)
+            reports = [row for row in read_metrics(self.folder.metrics) if "loss/discriminator" in row]
             if reports:
                 figures.save_curves(reports, self.folder.path / "losses.png", highlight=trained)
         self.drawn = time.monotonic()
@@ -154,8 +229,13 @@ class Writer:
             "made_with": made_with(self.state.device),
             "state": self.state.state_dict(),
         }
+        if self.evaluated.get("images") == self.state.images:
+            bundle["evaluation"] = self.evaluated
         self.folder.refuse_if_replaced()
-        self.good = checkpoints.save(self.folder.checkpoints, bundle, keep=self.schedule.keep_checkpoints)
+        keep, best = self.schedule.keep_checkpoints, self.improved
+        self.good = checkpoints.save(self.folder.checkpoints, bundle, keep=keep, best=best)
+        if best:
+            self.best, self.improved = self.evaluated, False
         self.saved = time.monotonic()
         self.reporter.checkpoint(self.good.name)
 
@@ -176,3 +256,9 @@ class Writer:
 def fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
     """The latents of every grid of a run: the same for all runs with the same seed, whatever the device."""
     return latents.draw(count, stream_generator(seed, "grid"))
+
+
+def most_memory() -> float:
+    """The most memory that this process has held so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

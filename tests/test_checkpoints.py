@@ -39,6 +39,28 @@ def test_last_is_the_newest_whole_file(tmp_path):
         checkpoints.load(tmp_path / "last.pt")
 
 
+def test_the_best_outlives_what_is_pruned_until_there_is_a_better_one(tmp_path):
+    for images in (1000, 2000, 3000, 4000):
+        checkpoints.save(tmp_path, bundle(images), keep=2, best=images == 1000)
+    assert [checkpoints.images_at(path) for path in checkpoints.listed(tmp_path)] == [4000, 3000, 1000]
+    assert checkpoints.load(tmp_path / "best.pt")["images"] == 1000
+    assert os.path.samefile(tmp_path / "best.pt", tmp_path / checkpoints.name_at(1000))
+    checkpoints.save(tmp_path, bundle(5000), keep=2, best=True)
+    assert [checkpoints.images_at(path) for path in checkpoints.listed(tmp_path)] == [5000, 4000]
+    assert checkpoints.load(tmp_path / "best.pt")["images"] == 5000
+
+
+def test_the_best_outlives_pruning_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for images in (1000, 2000, 3000, 4000):
+        checkpoints.save(tmp_path, bundle(images), keep=2, best=images == 1000)
+    assert checkpoints.load(tmp_path / "best.pt")["images"] == 1000
+    assert not os.path.samefile(tmp_path / "best.pt", tmp_path / checkpoints.name_at(1000))
+
+
 def test_every_flipped_bit_is_found(tmp_path):
     path = checkpoints.save(tmp_path, bundle(1000), keep=2)
     whole = path.read_bytes()

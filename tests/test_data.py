@@ -757,7 +757,7 @@ def test_two_processes_do_not_download_at_once(tmp_path: Path) -> None:
     file = served(tmp_path, b"content")
     root = tmp_path / "root"
     second = threading.Thread(target=fetching.fetch, args=(root, file))
-    with fetching._locked(root):
+    with fetching.locked(root):
         second.start()
         second.join(0.2)
         assert second.is_alive()

@@ -15,9 +15,8 @@ from PIL import Image
 from scipy import linalg
 from torch import Tensor
 
-from gantrain import classifier, data
+from gantrain import classifier, data, evaluation
 from gantrain.cli import main
-from gantrain.commands import evaluate
 from gantrain.errors import DataError
 from gantrain.metrics import catalogue, stored
 
@@ -152,7 +151,7 @@ def test_numbers_agree_with_independent_arithmetic_on_the_same_features(
     found = measured(samples, "dataset=digits", "split=held_out", "count=150", "seed=5")
     judge = classifier.load(classifier.place(digits))
     assert found["features"]["checksum"] == judge.checksum[:16]
-    samples, real = evaluate.some(samples, 150, "samples", seed=5), digits.held[:150]
+    samples, real = evaluation.some(samples, 150, "samples", seed=5), digits.held[:150]
     (x, _), (y, p) = (classifier.seen(judge.classifier, images) for images in (real, samples))
     a, b = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
     fid = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
@@ -189,8 +188,8 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
 
 
 def test_the_names_that_help_lists_are_those_of_the_catalogue() -> None:
-    assert tuple(catalogue.IMAGES) == evaluate.IMAGE_METRICS
-    assert tuple(catalogue.POINTS) == evaluate.POINT_METRICS
+    assert tuple(catalogue.IMAGES) == evaluation.IMAGE_METRICS
+    assert tuple(catalogue.POINTS) == evaluation.POINT_METRICS
 
 
 # What is refused
@@ -250,3 +249,22 @@ def test_an_array_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr(stored, "LARGEST_BYTES", 10_000)
     with pytest.raises(DataError, match="the most"):
         stored.read(tmp_path / "a.npz", (1, 8, 8))
+
+
+def test_every_run_of_a_sweep_is_measured_and_its_report_made_anew(gantrain, tmp_path):
+    tiny = ["dataset=ring", "train.images=200", "train.batch_size=50", "train.held_out_images=50"]
+    assert gantrain("train", "-m", "gen_div=kl,js", *tiny, "run_dir=s").code == 0
+    checkpoint = next(tmp_path.glob("s/1-*/checkpoints/images_*.pt"))
+    answer = gantrain("evaluate", "s", "count=100")
+    assert (answer.code, answer.err) == (0, "")
+    for run in tmp_path.glob("s/*-*/"):
+        assert json.loads((run / "evaluation.json").read_text())["count"] == 100
+    assert "diversity/modes" in (tmp_path / "s/compare.csv").read_text().splitlines()[0]
+
+    for path in checkpoint.parent.iterdir():
+        path.write_bytes(b"damaged")
+    answer = gantrain("evaluate", "s", "count=120")
+    assert answer.code == 4
+    assert "1 runs could not be measured:\n  1-gen_div-js: " in answer.err
+    assert json.loads(next(tmp_path.glob("s/0-*/evaluation.json")).read_text())["count"] == 120
+    assert gantrain("evaluate", "s", "out=elsewhere").code == 2

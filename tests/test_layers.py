@@ -22,12 +22,13 @@ LAYERS = [
     {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact"},
     {"data", "architectures", "optimizers"},
     {"objective", "regularizers", "portraits", "explanation", "dirac"},
-    {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health"}
-    | {"metrics", "classifier"},
-    {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory"}
+    {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "wandb_mirror"}
+    | {"metrics", "classifier", "inception"},
+    {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory", "evaluation"}
     | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report"},
     # `gantrain` itself offers `load`.
-    {"config", "foreign", "overrides", "launch", "parts", "summary", "commands", "cli", "gantrain"},
+    {"config", "foreign", "overrides", "launch", "packed", "memory", "parts", "summary", "sweeps"}
+    | {"commands", "cli", "gantrain"},
 ]
 TOP = len(LAYERS) - 1
 

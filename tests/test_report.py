@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import resource
 import subprocess
 import sys
@@ -13,11 +14,17 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from gantrain import evaluation
 from gantrain.errors import DataError
-from gantrain.report import EventFile, Reporter, append_whole, read_metrics
+from gantrain.report import CHARTS, EventFile, Reporter, append_whole, read_metrics
 
 SCALARS = {
     "loss/discriminator": 1.32,
@@ -146,15 +153,29 @@ def test_hyperparameters_stand_beside_the_last_report_in_the_same_file(tmp_path)
     metadata = events(tmp_path).summary_metadata
     content = {
         tag: HParamsPluginData.FromString(metadata[f"_hparams_/{tag}"].plugin_data.content)
-        for tag in ("experiment", "session_start_info", "session_end_info")
+        for tag in ("session_start_info", "session_end_info")
     }
     told = content["session_start_info"].session_start_info.hparams
     assert told["lr"].number_value == 1e-3
     assert told["disc_div"].string_value == "gan"
     assert told["betas"].string_value == "[0.5, 0.99]"
-    assert set(told) == set(hparams) - {"path"}
-    metrics = {info.name.tag for info in content["experiment"].experiment.metric_infos}
-    assert metrics == set(SCALARS)
+    assert told["path"].string_value == "null"
+    assert set(told) == set(hparams)
+
+
+def test_the_hyperparameters_page_has_the_columns_of_all_runs_and_those_that_differ_first(tmp_path):
+    sweep = {"0-held_out-null": (None, {"bound/kl": 1.0}), "1-held_out-50": (50, {"bound/kl": 2.0, "bound/js": 3.0})}
+    for name, (held_out, bounds) in sweep.items():
+        (tmp_path / name).mkdir()
+        with Reporter(tmp_path / name, 10, console=pipe(), hparams={"lr": 0.5, "held_out": held_out}) as reporter:
+            reporter.report(10, {**SCALARS, **bounds})
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    assert set(multiplexer.Runs()) == set(sweep), "a run is named after its folder"
+    request = RequestContext()
+    page = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(tmp_path))))
+    found = page.experiment_from_metadata(request, "", True, page.hparams_metadata(request, ""), [], hparams_limit=2)
+    assert [(info.name, info.differs) for info in found.hparam_infos] == [("held_out", True), ("lr", False)]
+    assert {info.name.tag for info in found.metric_infos} == {*SCALARS, "bound/kl", "bound/js"}
 
 
 def test_closing_twice_writes_once(tmp_path):
@@ -332,6 +353,27 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
     tags = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
     assert any("bound/.*" in each and "supremum/.*" in each for each in tags)
+
+
+@pytest.mark.parametrize("group", ["quality", "diversity"])
+def test_charts_of_samples_show_every_number_but_those_of_another_scale(group):
+    patterns = [pattern for _, (_, chosen) in CHARTS[group].items() for pattern in chosen]
+    every = [name for names in evaluation.SCALARS.values() for name in names if name.startswith(group)]
+    shown = [name for name in every if any(re.match(pattern, name) for pattern in patterns)]
+    hidden = {"quality/kid_classifier_error", "diversity/support_size"}
+    assert shown == [name for name in every if name not in hidden]
+
+
+def test_numbers_of_samples_are_a_row_of_their_own(tmp_path):
+    with Reporter(tmp_path, 300, console=pipe(), hparams={"lr": 1.0}) as reporter:
+        reporter.report(100, SCALARS)
+        reporter.record(200, {"quality/precision": 0.5})
+        assert reporter.latest == {**SCALARS, "quality/precision": 0.5}
+        reporter.report(300, {"loss/discriminator": 1.0, "quality/precision": 0.75})
+    assert len(lines(reporter.console)) == 2
+    assert read_metrics(tmp_path / "metrics.jsonl")[1] == {"images": 200, "quality/precision": 0.5}
+    precision = events(tmp_path).Scalars("quality/precision")
+    assert [(event.step, event.value) for event in precision] == [(200, 0.5), (300, 0.75)]
 
 
 def test_a_clock_that_was_set_back_hides_no_curve(tmp_path, monkeypatch):

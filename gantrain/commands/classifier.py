@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import config, data, overrides
+from gantrain import config, data, evaluation, overrides
 from gantrain.commands.fit import console
 from gantrain.config import number
 from gantrain.errors import ConfigError, StorageError
+from gantrain.evaluation import CLASSIFIER
 from gantrain.files import reason
 from gantrain.terminal import say
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from gantrain.classifier import Judge, Training
-    from gantrain.data import Images
+    from gantrain.data import Dataset, Images
+    from gantrain.evaluation import Eyes
 
 HELP = """Train a classifier of a dataset's labels, and store it with its accuracy.
 
@@ -92,14 +95,67 @@ def composed(typed: list[str]) -> dict[str, Any]:
 
 
 def whole(settings: Mapping[str, Any], device: torch.device) -> Images:
-    """The images of a dataset, all of its training split in training: one classifier serves every `held_out`.
+    """The images of a dataset, all of its training split in training: one classifier serves every `held_out`. Of stacks
+    they are the images that are stacked.
 
     Raises ConfigError for a dataset of points.
     """
-    images = data.load(**{**settings, "held_out": None, "flip": None}, device=device)
+    name = data.judged_as(settings["name"])
+    label = settings["label"] if name == settings["name"] else None
+    changes = {"name": name, "label": label, "held_out": None, "flip": None}
+    images = data.load(**{**settings, **changes}, device=device)
     if not isinstance(images, data.Images):
         raise ConfigError(f"dataset={settings['name']} has no images to classify")
     return images
+
+
+def eyes_for(
+    dataset: Dataset,
+    settings: Mapping[str, Any],
+    file: str | None,
+    device: torch.device,
+    *,
+    features: str = CLASSIFIER,
+    weights: str | None = None,
+) -> Eyes:
+    """How examples of a dataset, which has these `settings`, are looked at: through the classifier in `file`, or the
+    one of these images, trained first where it is missing; or through the Inception network with the `weights` in that
+    file, or in their place. Points of a density are taken as they are.
+
+    Raises ConfigError for a classifier of images of another shape, DataError where there are no weights.
+    """
+    if not isinstance(dataset, data.Images):
+        assert isinstance(dataset, data.Density)
+        return evaluation.as_points(dataset)
+    if features == CLASSIFIER:
+        return evaluation.through_classifier(judge_of(dataset, settings, file, device), device)
+
+    from gantrain import inception
+
+    path = inception.obtained(Path(weights) if weights else None)
+    return evaluation.through_inception(inception.load(path, device), partial(progress, first=1, measured=3))
+
+
+def judge_of(dataset: Images, settings: Mapping[str, Any], file: str | None, device: torch.device) -> Judge:
+    """The classifier in `file`, or of these images; one of what is stacked in them is made one of stacks."""
+    from gantrain import classifier
+
+    stacked = evaluation.is_stacked(dataset.name)
+    if file is None:
+        natural = settings["held_out"] is None and settings["flip"] in (None, data.IMAGES[dataset.name].flip)
+        images = dataset if natural and not stacked else whole(settings, device)
+        training = classifier.Training.natural(len(images.train), images.shape[0])
+        judge = obtained(images, classifier.place(images), training)
+    else:
+        judge = classifier.load(Path(file))
+    if stacked:
+        judge = classifier.stacked(judge, dataset.shape)
+    if judge.classifier.shape != dataset.shape:
+        raise ConfigError(
+            f"classifier={file} is for images of shape {list(judge.classifier.shape)}, "
+            f"{dataset.label} has {list(dataset.shape)}"
+        )
+    return judge
 
 
 def obtained(images: Images, path: Path, training: Training, *, anew: bool = False) -> Judge:
@@ -110,7 +166,8 @@ def obtained(images: Images, path: Path, training: Training, *, anew: bool = Fal
         with classifier.alone(path):
             if path.exists() and not anew:
                 return classifier.load(path)
-            with fitting_threads(images, training), progress(f"a classifier of the labels of {images.label}") as told:
+            doing = f"training a classifier of the labels of {images.label}"
+            with fitting_threads(images, training), progress(doing) as told:
                 return classifier.make(images, path, training, told)
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {reason(error)}; or give another out=FILE") from error
@@ -133,22 +190,22 @@ def fitting_threads(images: Images, training: Training) -> Iterator[None]:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Say that `what` is trained and, by the first steps, how long it will take; a bar on a terminal."""
+def progress(what: str, first: int = FIRST, measured: int = MEASURED) -> Iterator[Callable[[int, int], None]]:
+    """Say `what` is done and, by the steps from `first` to `measured`, how long it will take; a bar on a terminal."""
     from rich.progress import Progress
 
     screen, clock = console(), [time.monotonic()]
-    say(f"training {what}")
+    say(what)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("training")
+        task = bar.add_task("")
 
         def told(step: int, steps: int) -> None:
             bar.update(task, completed=step, total=steps)
-            if step == FIRST:
+            if step == first:
                 clock[0] = time.monotonic()
-            if step == MEASURED < steps:
-                left = (time.monotonic() - clock[0]) / (MEASURED - FIRST) * (steps - MEASURED)
-                say(f"about {lasting(left)} to go, by the first {MEASURED} of {steps:,} steps")
+            if step == measured < steps:
+                left = (time.monotonic() - clock[0]) / (measured - first) * (steps - measured)
+                say(f"about {lasting(left)} to go, by the first {measured} of {steps:,} steps")
 
         yield told
 

@@ -2,63 +2,69 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import comparison, config, data, overrides
+from gantrain import comparison, config, data, evaluation, overrides, sweeps
 from gantrain.commands import classifier as classifiers
 from gantrain.commands.fit import console
 from gantrain.commands.resume import changed_by, refuse_sweep
 from gantrain.config import choice, number
-from gantrain.errors import CheckpointError, ConfigError, DataError, DivergedError, StorageError, one_of
-from gantrain.files import reason, write_whole
-from gantrain.randomness import stream_generator
+from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError, one_of
+from gantrain.evaluation import (
+    CLASSIFIER,
+    FEATURES,
+    FEWEST,
+    IMAGE_METRICS,
+    INCEPTION,
+    INCEPTION_METRICS,
+    POINT_METRICS,
+    STACK_METRICS,
+    Result,
+    Yardstick,
+)
+from gantrain.files import reason
 from gantrain.run import RunFolder
 from gantrain.terminal import say
 
 if TYPE_CHECKING:
-    import torch
     from rich.table import Table
     from torch import Tensor
 
-    from gantrain.classifier import Judge
-    from gantrain.data import Density, Images
-    from gantrain.metrics.catalogue import Metric, Seen
-
 HELP = """Measure the quality and the diversity of samples against images that were kept from training.
 
-  gantrain evaluate RUN|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out] [reference=true]
-                    [classifier=FILE] [dataset=…] [out=DIR] [object=package:function] [device=auto]
+  gantrain evaluate RUN|SWEEP|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out]
+                    [reference=true] [features=classifier|inception] [classifier=FILE] [inception=FILE] [dataset=…]
+                    [out=DIR] [object=package:function] [device=auto]
 
 Examples
   gantrain evaluate RUN
   gantrain evaluate RUN count=5000 seed=1 metrics=[fid,prdc]
+  gantrain evaluate SWEEP                             every run of it; then its report is made anew
   gantrain evaluate DIR dataset=mnist                 a folder or .zip of images that anything made
   gantrain evaluate samples.npz dataset=cifar10       an array: 8-bit or in [0, 1]
+  gantrain evaluate RUN features=inception            the FID of the literature
+  gantrain evaluate RUN count=26000 metrics=modes     of stacked_mnist: modes found, of 1,000
 
 Images are seen through a classifier of the dataset's labels (gantrain classifier), which is trained first where it is
-missing; classifier=FILE takes another one. Points of a density are measured as they are. Samples come from the averaged
-generator where the run kept one. Real images are the test split or those held out (split=training takes others); N is
-their number, at most 10,000. The seed chooses samples, never real images. reference=true measures as many training
-images too: what a perfect generator would get.
+missing; classifier=FILE takes another one. features=inception takes the Inception network instead, whose weights are
+downloaded once; inception=FILE says where they lie. Points of a density are measured as they are. Samples come from
+the averaged generator where the run kept one. Real images are the test split or those held out (split=training takes
+others); N is their number, at most 10,000. The seed chooses samples, never real images. reference=true measures as
+many training images too: what a perfect generator would get.
 
 A table is printed, and evaluation.json and neighbours.png (samples, each with the training images nearest to it) are
 written to RUN; for FOLDER and NPZ to out, by default `evaluation`.
 
 Metrics of images: {images}
+Metrics of stacked_mnist, whose channels are seen one by one: {stacks}
+Metrics of images with features=inception: {inception}
 Metrics of points: {points}
 (prdc is precision, recall, density and coverage; classes is how the classes, or modes, differ from the data's)"""
 
-IMAGE_METRICS = ("fid", "kid", "inception_score", "prdc", "classes", "pairwise_distance", "support_size")
-POINT_METRICS = ("modes", "prdc", "classes", "pairwise_distance")
-FEWEST, MOST = 20, 10_000  # samples: fewer have no neighbours to speak of; more are taken only when they are asked for
-ROWS, COLUMNS = 8, 8  # of neighbours.png
-CHECKSUM_DIGITS = 16
 BETTER = {1: "higher", -1: "lower", 0: ""}
 
 
@@ -70,8 +76,10 @@ class Options:
     count: int | None = number(None, at_least=FEWEST, at_most=100_000)
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     split: str = choice("held_out", ("held_out", "training"))
+    features: str = choice(CLASSIFIER, FEATURES)
     reference: bool = True
     classifier: str | None = None
+    inception: str | None = None
     out: str | None = None
     object: str | None = None
     device: str = "auto"
@@ -88,23 +96,10 @@ class Source:
     out: Path
 
 
-@dataclass(frozen=True)
-class Result:
-    """What was measured: of samples, and of as many training examples."""
-
-    label: str  # of the data
-    metrics: dict[str, float]
-    reference: dict[str, float]
-    histogram: dict[str, dict[str, int]]
-    missing: list[str]
-    features: dict[str, Any]
-    counts: tuple[int, int]  # samples, real
-    split: str
-
-
 def help_text() -> str:
     """The command's help."""
-    return HELP.format(images=", ".join(IMAGE_METRICS), points=", ".join(POINT_METRICS))
+    names = {"images": IMAGE_METRICS, "stacks": STACK_METRICS, "inception": INCEPTION_METRICS, "points": POINT_METRICS}
+    return HELP.format(**{what: ", ".join(metrics) for what, metrics in names.items()})
 
 
 def run(arguments: list[str]) -> None:
@@ -117,7 +112,39 @@ def run(arguments: list[str]) -> None:
     refuse_unknown(options.metrics)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, a checkpoint, a folder of images or an array")
+    if options.features == INCEPTION:  # looked for before anything is read
+        from gantrain import inception
+
+        inception.obtained(Path(options.inception) if options.inception else None)
+    if sweeps.is_sweep(path):
+        return evaluate_sweep(path, theirs, options)
     refuse_sweep(path, "evaluate")
+    return evaluate(path, theirs, options)
+
+
+def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
+    """Evaluate every run of a sweep, and lay them side by side anew. Raises RunFailed at the end, where one could not
+    be measured."""
+    if options.out is not None:
+        raise ConfigError(f"out={options.out}: an evaluation of a sweep is kept in each of its runs; leave out away")
+    failed: dict[str, GantrainError] = {}
+    for run in sorted(root.glob("*/checkpoints"), key=lambda path: sweeps.job_number(path.parent)):
+        say(f"\n{run.parent}")
+        try:
+            evaluate(run.parent, theirs, options)
+        except GantrainError as error:
+            failed[run.parent.name] = error
+            say(f"failed: {error}", error=True)
+    say("")
+    sweeps.compare_runs(root)
+    if failed:
+        reasons = "\n".join(f"  {name}: {error}" for name, error in failed.items())
+        code = next(iter(failed.values())).exit_code
+        raise sweeps.RunFailed(f"{len(failed)} runs could not be measured:\n{reasons}", code)
+
+
+def evaluate(path: Path, theirs: list[str], options: Options) -> None:
+    """Evaluate a run, a checkpoint, or stored samples."""
     is_run = path.suffix == ".pt" or (path / "checkpoints").is_dir()
     source = trained(path, theirs, options) if is_run else stored(path, theirs, options)
     result = measured(source, options)
@@ -134,7 +161,7 @@ def listed(argument: str) -> str:
 def refuse_unknown(metrics: list[str] | None) -> None:
     """Raise ConfigError for a name that is no metric's."""
     for name in metrics or ():
-        if name not in (known := dict.fromkeys(IMAGE_METRICS + POINT_METRICS)):
+        if name not in (known := dict.fromkeys(IMAGE_METRICS + STACK_METRICS + POINT_METRICS)):
             raise ConfigError(one_of("metrics", name, known))
 
 
@@ -196,20 +223,10 @@ def stored(path: Path, typed: list[str], options: Options) -> Source:
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
         from gantrain.metrics import stored
 
-        return some(stored.read(path, shape), count, "samples", options.seed)
+        return evaluation.some(stored.read(path, shape), count, "samples", options.seed)
 
     facts = {"images": None, "checkpoint": None, "samples_from": path.name}
     return Source(settings, None, draw, facts, Path(options.out or "evaluation"))
-
-
-def some(examples: Tensor, count: int, stream: str, seed: int = 0) -> Tensor:
-    """`count` of the examples, chosen at random; all of them, as they are, where there are no more."""
-    import torch
-
-    if len(examples) <= count:
-        return examples
-    order = torch.randperm(len(examples), generator=stream_generator(seed, stream))
-    return examples[order[:count].to(examples.device)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,117 +244,21 @@ def measured(source: Source, options: Options) -> Result:
             f"{dataset.label} has changed since the run was trained: its fingerprint is {dataset.fingerprint}, was "
             f"{source.fingerprint}; restore the images, or name the data to compare with: dataset=…"
         )
-    if isinstance(dataset, data.Images):
-        return of_images(dataset, source, options, device)
-    if isinstance(dataset, data.Density):
-        return of_points(dataset, source, options)
-    raise ConfigError(f"dataset={dataset.name} has no density, and so nothing to compare samples with")
-
-
-def of_images(dataset: Images, source: Source, options: Options, device: torch.device) -> Result:
-    """Images, as a classifier sees them; `neighbours.png` is drawn besides."""
-    from gantrain import classifier
-    from gantrain.metrics import catalogue, classes
-
-    metrics = chosen(options, catalogue.IMAGES, dataset.label)
-    split = dataset.split if options.split == "held_out" else "training"
-    count = options.count or MOST
-    real = some(dataset.train, count, "real") if split == "training" else dataset.held[:count]
+    metrics = evaluation.chosen(options.metrics, dataset, options.features)
+    real, split = evaluation.real_examples(dataset, options.count, options.split)
     samples = source.draw(options.count or len(real), dataset.shape)
-    real = real[: len(samples)]  # of fewer samples than real images, coverage would say nothing
-    refuse_few(len(samples), len(real))
-    judge = judged_by(dataset, source.settings, options, device)
-    network = judge.classifier.to(device)
-
-    def seen(images: Tensor) -> Seen:
-        features, probabilities = classifier.seen(network, images)
-        return catalogue.Seen(features, classes.histogram(probabilities), probabilities, images.cpu().flatten(1))
-
-    theirs, ours = seen(real), seen(samples)
-    features = {"name": "classifier", "dataset": judge.dataset, "accuracy": judge.accuracy}
-    with writing(source.out):
-        draw_neighbours(samples[:ROWS].cpu(), dataset.train.cpu(), source.out)
-    return Result(
-        dataset.label,
-        catalogue.measure(theirs, ours, metrics),
-        catalogue.measure(theirs, seen(some(dataset.train, len(samples), "reference")), metrics)
-        if options.reference and split != "training"
-        else {},
-        histogram={"data": named(theirs.counts, network.classes), "samples": named(ours.counts, network.classes)},
-        missing=[network.classes[index] for index in classes.missing(ours.counts, theirs.counts)],
-        features=features | {"accuracy_on": judge.split, "checksum": judge.checksum[:CHECKSUM_DIGITS]},
-        counts=(len(samples), len(real)),
-        split=split,
+    real = real[: len(samples)]  # of fewer samples than real ones, coverage would say nothing
+    evaluation.refuse_few(len(samples), len(real))
+    wanted = options.reference and split != "training"
+    reference = evaluation.training_examples(dataset, len(samples)) if wanted else None
+    eyes = classifiers.eyes_for(
+        dataset, source.settings, options.classifier, device, features=options.features, weights=options.inception
     )
-
-
-def of_points(density: Density, source: Source, options: Options) -> Result:
-    """Points of a density, as they are; their classes are its modes."""
-    from gantrain.metrics import catalogue, classes
-
-    metrics = chosen(options, catalogue.POINTS, density.label)
-    real = density.held_out(options.count or MOST).cpu()
-    samples = source.draw(len(real), density.shape)
-    real = real[: len(samples)]
-    refuse_few(len(samples), len(real))
-
-    def seen(points: Tensor) -> Seen:
-        return catalogue.Seen(points.double(), classes.modes(points, density.mixture))
-
-    theirs, ours = seen(real), seen(samples)
-    modes = [str(number) for number in range(len(theirs.counts))]
-    return Result(
-        density.label,
-        catalogue.measure(theirs, ours, metrics),
-        catalogue.measure(theirs, seen(density.batch(0, len(samples)).cpu()), metrics) if options.reference else {},
-        histogram={"data": named(theirs.counts, modes), "samples": named(ours.counts, modes)},
-        missing=[modes[index] for index in classes.missing(ours.counts, theirs.counts)],
-        features={"name": "points", "dataset": density.label, "checksum": density.fingerprint},
-        counts=(len(samples), len(real)),
-        split="held out",
-    )
-
-
-def chosen(options: Options, known: Mapping[str, Metric], label: str) -> list[Metric]:
-    """The metrics that were asked for. Raises ConfigError for one that such data do not have."""
-    for name in options.metrics or ():
-        if name not in known:
-            raise ConfigError(one_of(f"{label} has other metrics: metrics", name, known))
-    return [known[name] for name in options.metrics or known]
-
-
-def refuse_few(samples: int, real: int) -> None:
-    """Raise DataError where there are too few examples of either kind to measure anything."""
-    if min(samples, real) < FEWEST:
-        raise DataError(
-            f"{samples:,} samples and {real:,} real examples are too few; at least {FEWEST} of both are needed"
-        )
-
-
-def judged_by(dataset: Images, settings: Mapping[str, Any], options: Options, device: torch.device) -> Judge:
-    """The classifier that was named, or the one of these images, trained first where it is missing.
-
-    Raises ConfigError for one of images of another shape.
-    """
-    from gantrain import classifier
-
-    if options.classifier is None:
-        natural = settings["held_out"] is None and settings["flip"] in (None, data.IMAGES[dataset.name].flip)
-        images = dataset if natural else classifiers.whole(settings, device)
-        training = classifier.Training.natural(len(images.train), images.shape[0])
-        return classifiers.obtained(images, classifier.place(images), training)
-    judge = classifier.load(Path(options.classifier))
-    if judge.classifier.shape != dataset.shape:
-        raise ConfigError(
-            f"classifier={options.classifier} is for images of shape {list(judge.classifier.shape)}, "
-            f"{dataset.label} has {list(dataset.shape)}"
-        )
-    return judge
-
-
-def named(counts: Tensor, classes: Sequence[str]) -> dict[str, int]:
-    """Counts by class."""
-    return dict(zip(classes, counts.tolist(), strict=True))
+    result = Yardstick.of(dataset, real, split, eyes, metrics, reference).measure(samples)
+    if isinstance(dataset, data.Images):
+        with writing(source.out):
+            evaluation.draw_neighbours(samples, dataset.train, source.out)
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -353,19 +274,11 @@ def show(source: Source, result: Result, options: Options) -> None:
         origin = f"the {origin} at {facts['images']:,} images"
     say(
         f"{samples:,} samples of {origin} against {real:,} {split} examples of {result.label}, "
-        f"seed {options.seed}; features: {seen_through(result.features)}"
+        f"seed {options.seed}; features: {evaluation.seen_through(result.features)}"
     )
     console().print(table(result))
     if result.missing and "diversity/missing_classes" in result.metrics:
         say(f"missing: {', '.join(result.missing)}")
-
-
-def seen_through(features: Mapping[str, Any]) -> str:
-    """What the features are, in words."""
-    if "accuracy" not in features:
-        return "the points themselves"
-    kind = features["accuracy_on"].replace(" ", "-")
-    return f"a classifier of {features['dataset']} with {features['accuracy']:.1%} accuracy on {kind} images"
 
 
 def table(result: Result) -> Table:
@@ -391,41 +304,9 @@ def with_error(name: str, values: Mapping[str, float]) -> str:
 
 def write(source: Source, result: Result, options: Options) -> Path:
     """Write evaluation.json; returns its folder."""
-    samples, real = result.counts
-    document = {
-        **source.facts,
-        "count": samples,
-        "real_count": real,
-        "split": result.split,
-        "seed": options.seed,
-        "features": result.features,
-        "metrics": finite(result.metrics),
-        "reference": finite(result.reference),
-        "class_histogram": result.histogram,
-    }
     with writing(source.out):
-        source.out.mkdir(parents=True, exist_ok=True)
-        write_whole(source.out / "evaluation.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+        evaluation.write(source.out, evaluation.document(result, source.facts, options.seed))
     return source.out
-
-
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has neither infinity nor NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def draw_neighbours(samples: Tensor, training: Tensor, folder: Path) -> None:
-    """`neighbours.png`: in each row a sample, then the training images nearest to it in pixels."""
-    import torch
-
-    from gantrain import figures
-    from gantrain.data.images import pixels
-    from gantrain.metrics import neighbours
-
-    nearest = neighbours.nearest(samples.flatten(1), training.flatten(1), COLUMNS - 1)
-    rows = torch.cat([samples[:, None], training[nearest]], dim=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    figures.save_grid(pixels(rows.flatten(0, 1)), folder / "neighbours.png")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`gantrain resume`: go on with a run where it stopped."""
+"""`gantrain resume`: go on with a run, or a sweep, where it stopped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from gantrain.errors import CheckpointError, ConfigError
 from gantrain.launch import launch
 from gantrain.nested import leaves
 from gantrain.run import RunFolder
+from gantrain.sweeps import is_sweep
 from gantrain.terminal import one_line, say
 
 HELP = """Go on with a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
 
   gantrain resume RUN [key=value …]
+  gantrain resume SWEEP [key=value …]          finished runs stay, interrupted ones go on, missing ones are trained
 
 Examples
   gantrain resume runs/digits/gan-kl/2026-11-22_10-00-00-s0
@@ -52,6 +54,14 @@ FREE = (
     "train.checkpoint_min_seconds",
     "train.keep_checkpoints",
     "train.held_out_images",
+    "evaluate.every_images",
+    "evaluate.count",
+    "evaluate.metrics",
+    "evaluate.features",
+    "evaluate.classifier",
+    "evaluate.inception",
+    "best.metric",
+    "logger",
 )
 
 
@@ -69,6 +79,10 @@ def run(arguments: list[str]) -> None:
     for key in ("run_dir", "resume"):
         if key in values:
             raise ConfigError(f"{key}={values[key]}: a run is resumed in its own folder, {folder.path}")
+    if is_sweep(folder.path):
+        from gantrain.commands.train import resume_sweep  # which imports this module
+
+        return resume_sweep(folder.path, typed)
     refuse_sweep(folder.path, "resume")
     if not checkpoints.listed(folder.checkpoints):  # before anything is written there
         raise CheckpointError(f"{folder.path} is not a run folder with checkpoints")
@@ -116,10 +130,19 @@ def choose(wanted: DictConfig, group: str, name: str) -> None:
 
 
 def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str], found: Found | None = None) -> None:
-    """Continue the run in `folder`, which this process holds, as `wanted` describes it and the user `typed` it.
+    """Continue the run in `folder`, which this process holds, as `wanted` describes it and the user `typed` it; done at
+    once where it is finished. Raises what `to_continue` raises."""
+    if (bundle := to_continue(folder, wanted, typed, found)) is not None:
+        launch(wanted, folder, typed, bundle)
 
-    `found` is its newest whole checkpoint. Done at once where the run is finished. Raises CheckpointError where nothing
-    can be restored, or where `wanted` is another run.
+
+def to_continue(
+    folder: RunFolder, wanted: DictConfig, typed: list[str], found: Found | None = None
+) -> dict[str, Any] | None:
+    """The bundle from which the run in `folder` goes on as `wanted`; None where it is finished.
+
+    `found` is its newest whole checkpoint. Raises CheckpointError where nothing can be restored, or where `wanted` is
+    another run.
     """
     path, bundle, problems = found or checkpoints.newest(folder.checkpoints)
     changed = refuse_another_run(bundle["config"], wanted)
@@ -134,13 +157,13 @@ def continue_run(folder: RunFolder, wanted: DictConfig, typed: list[str], found:
     finished = folder.read_summary().get("status") == "finished"
     if finished and not any(key in changed for key in ("train.images", "train.epochs")):
         say(f"{folder.path} is finished, at {bundle['images']:,} images; train.images=… would train for longer")
-        return
+        return None
     for problem in problems:
         say(f"passed over: {problem}")
     lost = checkpoints.images_at(checkpoints.listed(folder.checkpoints)[0]) - bundle["images"]
     again = f"; the next {lost:,} images are trained again" if lost else ""
     say(f"resuming from {path.name}, at {bundle['images']:,} images{again}")
-    launch(wanted, folder, typed, bundle)
+    return bundle
 
 
 def refuse_another_run(saved: dict[str, Any], wanted: DictConfig) -> dict[str, tuple[Any, Any]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,29 +14,26 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gantrain import comparison, config, overrides, parts
-from gantrain.commands import compare
-from gantrain.commands.fit import console
-from gantrain.commands.resume import continue_run
-from gantrain.errors import BusyError, ConfigError, GantrainError, StorageError
+from gantrain import config, overrides, parts, sweeps
+from gantrain.commands.resume import FREE, continue_run
+from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError
 from gantrain.files import safe_name
 from gantrain.foreign import ForeignSource, refuse_active, refuse_shadowed
 from gantrain.launch import launch
 from gantrain.overrides import quoted
 from gantrain.run import Interrupted, RunFolder, StopRequest, claim
-from gantrain.terminal import say, seen_or_not
+from gantrain.sweeps import FAILURES, SEARCH_PATH
+from gantrain.terminal import say
 
 # At import, so that it also holds in a process that a launcher starts.
 config.register()
-
-SEARCH_PATH = "hydra.searchpath"
 
 HELP = """Train a GAN: D on one divergence, G on any other.
 
@@ -221,10 +218,6 @@ def hydra_main(arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
 
 
-# What ended a run of this process early, by its folder: on a failing disk its summary would not say so.
-FAILURES: dict[Path, GantrainError] = {}
-
-
 def job(composed: DictConfig) -> None:
     """One run, in the folder that Hydra made for it.
 
@@ -237,7 +230,11 @@ def job(composed: DictConfig) -> None:
         say(f"\n{folder.path}")
     with StopRequest() as stop:
         try:
-            launch(composed, folder, typed=context.overrides.task)
+            if goes_on(composed, folder):
+                with folder.locked():
+                    continue_run(folder, composed, context.overrides.task)
+            else:
+                launch(composed, folder, typed=context.overrides.task)
         except GantrainError as error:
             FAILURES[folder.path.resolve()] = error
             if in_sweep:
@@ -246,16 +243,24 @@ def job(composed: DictConfig) -> None:
             stop.raise_if_asked(f"{folder.path} had just ended")
 
 
+def goes_on(composed: DictConfig, folder: RunFolder) -> bool:
+    """Whether a job finds its run begun, and is to go on with it; else the run begins."""
+    if composed.resume == "auto" and folder.has_progress:
+        return True
+    if HydraConfig.get().output_subdir is None:  # a sweep is gone on with, and this run was missing
+        hydra_files = {
+            "config": composed,
+            "hydra": HydraConfig.instance().cfg,
+            "overrides": HydraConfig.get().overrides.task,
+        }
+        folder.config.parent.mkdir(exist_ok=True)
+        for name, content in hydra_files.items():
+            OmegaConf.save(content, folder.config.with_name(f"{name}.yaml"))
+    return False
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # One run, and many
-
-
-class RunFailed(GantrainError):
-    """A run that ended early, as its summary tells it."""
-
-    def __init__(self, reason: str, exit_code: int) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
 
 
 def single(typed: list[str], composed: DictConfig, settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
@@ -279,118 +284,42 @@ def sweep(typed: list[str], flags: argparse.Namespace) -> None:
     settings = preview_sweep(typed, flags)
     root = Path(settings["run_dir"] or claim(Path("sweeps"), time_stamp()))
     make(root)
+    again = f"gantrain resume {shlex.quote(str(root))}"
     fixed = [o.key_or_group for o in overrides.parsed(typed) if not o.is_sweep_override()]
-    names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]"
+    theirs = [
+        f"hydra.sweep.dir={quoted(root)}",
+        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]",
+    ]
     with RunFolder(root).locked(), StopRequest():
-        if any(root.glob("*/summary.json")):
-            raise BusyError(f"{root} already holds a sweep; give another run_dir")
+        if sweeps.is_sweep(root) or any(root.glob("*/summary.json")):
+            if settings["resume"] != "auto":
+                raise BusyError(f"{root} already holds a sweep; go on with `{again}`, or give another run_dir")
+            sweeps.refuse_another(root, typed, FREE)
+            theirs.append("hydra.output_subdir=null")  # Hydra would write over what is there
         try:
-            hydra_main(["--multirun", *typed, f"hydra.sweep.dir={quoted(root)}", names])
+            hydra_main(["--multirun", *typed, *theirs])
         except Interrupted as stop:
-            raise Interrupted(f"{stop}\n{what_is_left(root, typed)}", stop.number) from None
-    report_sweep(root)
+            finished = sweeps.finished(root)
+            message = f"{stop}\n{finished} runs of the sweep in {root} finished; go on with: {again}"
+            raise Interrupted(message, stop.number) from None
+    sweeps.report(root)
 
 
-def what_is_left(root: Path, typed: list[str]) -> str:
-    """How far a sweep that was stopped came, and what it would still have run."""
-    started = [RunFolder(path.parent) for path in root.glob("*/.hydra")]
-    finished = sum(folder.read_summary().get("status") == "finished" for folder in started)
-    begun = [set(OmegaConf.load(folder.config.with_name("overrides.yaml"))) for folder in started]
-    left = [job for job in combinations(typed) if not any(given >= set(job) for given in begun)]
-    runs = "".join(f"\n  {' '.join(job)}" for job in left)
-    return f"{finished} runs of the sweep in {root} finished; never started: {len(left)}{runs}"
-
-
-def combinations(typed: list[str]) -> Iterator[tuple[str, ...]]:
-    """The swept keys and values of each job."""
-    swept = [override for override in overrides.parsed(typed) if override.is_discrete_sweep()]
-    return itertools.product(*([f"{o.get_key_element()}={value}" for value in listed(o)] for o in swept))
-
-
-def listed(override: Override) -> Iterable[str]:
-    """The values that a sweep's override lists."""
-    value = override.value()
-    if isinstance(value, Glob):
-        return value.filter(list(config.options(override.key_or_group)))
-    return override.sweep_string_iterator()
-
-
-def report_sweep(root: Path) -> None:
-    """Say how the runs under `root` ended. Raises RunFailed where one did not finish."""
-    folders = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
-    if not folders:
-        raise ConfigError(f"the listed values made no run in {root}")
-    failed = {folder.name: ending for folder in folders if (ending := failure(RunFolder(folder)))}
-    say(f"\n{len(folders) - len(failed)} of {len(folders)} runs finished in {root}")
-    compare_sweep(root)
-    report_endpoints(folders)
-    if failed:
-        reasons = "\n".join(f"  {name}: {reason}" for name, (reason, _) in failed.items())
-        raise RunFailed(f"{len(failed)} runs failed:\n{reasons}", next(iter(failed.values()))[1])
-
-
-def compare_sweep(root: Path) -> None:
-    """Lay the runs side by side. Whatever goes wrong here, the sweep ends as its runs did."""
-    try:
-        found = comparison.compare([root])
-        compare.show(found)
-        say(f"the report is {compare.write(found, root)}")
-    except Exception as error:
-        say(f"the runs could not be compared: {error}", error=True)
-
-
-def report_endpoints(folders: Iterable[Path]) -> None:
-    """A table of where Gaussian generators ended and where theory says they must, if there are such runs."""
-    summaries = {job_number(folder): RunFolder(folder).read_summary() for folder in folders}
-    ends = {number: summary for number, summary in summaries.items() if "endpoint" in summary}
-    if not ends:
-        return
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for heading in ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised"):
-        table.add_column(heading, no_wrap=True)
-    for number, summary in ends.items():
-        gen_div, gen_objective, *cells = endpoint_cells(summary["endpoint"])
-        table.add_row(str(number), gen_div, gen_objective, str(summary["seed"]), *cells)
-    say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
-    with seen_or_not():
-        console().print(table)
-    for doubt in dict.fromkeys(end["doubt"] for summary in ends.values() if (end := summary["endpoint"])["doubt"]):
-        say(f"nothing is promised where {doubt}")
-
-
-def endpoint_cells(end: Mapping[str, Any]) -> list[str]:
-    """One run's endpoint, as its summary has it: what G followed, three Gaussians, the distance, the verdict."""
-    flow, optimum = end["theory"], end["optimum"]
-    rest = gaussian_text(flow["mean"], flow["std"]) if flow["outcome"] == "rests" else flow["outcome"]
-    near = "" if end["distance"] is None else f"{end['distance']:.3f}"
-    near += f" of {end['tolerance']:g}" if near and end["within"] is not None else ""
-    verdict = {True: "yes", False: "NO", None: "nothing promised"}[end["within"]]
-    reached, best = gaussian_text(*end["reached"]), gaussian_text(optimum["mean"], optimum["std"])
-    return [end["gen_div"], end["gen_objective"], reached, rest, best, near, verdict]
-
-
-def gaussian_text(mean: float | None, std: float | None) -> str:
-    """(μ, σ), as text; empty where there is none."""
-    return "" if mean is None or std is None else f"({mean:z.4f}, {std:.4f})"
-
-
-def failure(folder: RunFolder) -> tuple[str, int] | None:
-    """Why a run did not finish, and its exit code; None where it did."""
-    if error := FAILURES.pop(folder.path.resolve(), None):
-        return str(error), error.exit_code
-    summary = folder.read_summary()  # of a run that a launcher trained in another process
-    if summary.get("status") == "finished":
-        return None
-    return summary.get("reason") or "it ended without a word in its summary", summary.get("exit_code", 1)
-
-
-def job_number(folder: Path) -> int:
-    """The number that a sweep's folder begins with."""
-    number = folder.name.partition("-")[0]
-    return int(number) if number.isdecimal() else -1
+def resume_sweep(root: Path, typed: list[str]) -> None:
+    """Go on with a sweep: what is finished stays, what was interrupted goes on, what is missing is trained. `typed` may
+    change what a run may be resumed with. Raises CheckpointError for anything else.
+    """
+    command = sweeps.command_of(root)
+    for text in typed:
+        if text not in command.task and sweeps.key(text) not in set(FREE) - {"run_dir", "resume"}:
+            raise CheckpointError(f"{text}: a sweep cannot be resumed as another one; start a new one")
+    replaced = [*map(sweeps.key, typed), "run_dir", "resume"]
+    task = [text for text in command.task if sweeps.key(text) not in replaced]
+    if untyped := [text for text in task if "architecture.object" in text]:
+        raise ConfigError(f"{untyped[0]} is code to import, which has to be typed again: gantrain resume {root} …")
+    flags = Parser().parse_args(["-m", *(["--config-dir", command.config_dir] if command.config_dir else [])])
+    again = overrides.checked([*task, *typed, f"run_dir={quoted(root)}", "resume=auto"])
+    sweep(with_own_yaml([*again, *command.hydra], flags), flags)
 
 
 def new_name(settings: Mapping[str, Any]) -> tuple[Path, str]:

@@ -7,6 +7,7 @@ keep one contract, `Dataset`, so that training never asks which it has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -48,17 +49,20 @@ class ImageSource(NamedTuple):
     size: int
     flip: bool
     channels: tuple[int, ...] = (3,)  # what the files may turn out to hold
+    total: int = 0  # images of both splits; 0 where only the files tell
+    stacks: str | None = None  # the set whose images are the channels of this one's
 
 
 IMAGES: dict[str, ImageSource] = {
-    "digits": ImageSource(published.digits, size=8, flip=False, channels=(1,)),
-    "mnist": ImageSource(published.mnist, size=28, flip=False, channels=(1,)),
-    "fashion_mnist": ImageSource(published.fashion_mnist, size=28, flip=False, channels=(1,)),
-    "cifar10": ImageSource(published.cifar10, size=32, flip=True),
-    "cifar100": ImageSource(published.cifar100, size=32, flip=True),
-    "svhn": ImageSource(published.svhn, size=32, flip=False),
-    "stl10": ImageSource(published.stl10, size=48, flip=True),
-    "celeba": ImageSource(published.celeba, size=64, flip=True),
+    "digits": ImageSource(published.digits, size=8, flip=False, channels=(1,), total=1_797),
+    "mnist": ImageSource(published.mnist, size=28, flip=False, channels=(1,), total=70_000),
+    "fashion_mnist": ImageSource(published.fashion_mnist, size=28, flip=False, channels=(1,), total=70_000),
+    "stacked_mnist": ImageSource(published.stacked_mnist, size=28, flip=False, stacks="mnist", total=154_000),
+    "cifar10": ImageSource(published.cifar10, size=32, flip=True, total=60_000),
+    "cifar100": ImageSource(published.cifar100, size=32, flip=True, total=60_000),
+    "svhn": ImageSource(published.svhn, size=32, flip=False, total=99_289),
+    "stl10": ImageSource(published.stl10, size=48, flip=True, total=113_000),
+    "celeba": ImageSource(published.celeba, size=64, flip=True, total=182_732),
     "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1)),
 }
 
@@ -178,9 +182,25 @@ def shapes(name: str, *, size: int | None = None, **settings: Any) -> tuple[tupl
     return tuple((channels, side, side) for channels in IMAGES[name].channels)
 
 
+def pixel_bytes(name: str, *, path: str | Path | None = None, **settings: Any) -> int:
+    """What the uint8 pixels of both splits take at most, known before any is read; 0 where examples are drawn.
+
+    Takes the arguments of `load`. Raises DataError for a folder that cannot be read.
+    """
+    if is_endless(name):
+        return 0
+    count = IMAGES[name].total or len(folder.image_files(Path(path or "").expanduser()))
+    return count * max(math.prod(shape) for shape in shapes(name, size=settings.get("size")))
+
+
 def is_endless(name: str) -> bool:
     """Whether the examples of a dataset are drawn without end, so that there are no epochs."""
     return name not in IMAGES
+
+
+def judged_as(name: str) -> str:
+    """The dataset whose classifier sees the images of `name`: of stacks, that of their channels."""
+    return (IMAGES[name].stacks if name in IMAGES else None) or name
 
 
 def mixture(name: str, **settings: Any) -> Mixture:

@@ -38,9 +38,9 @@ def fetch(root: Path, file: Published) -> Path:
     """Where the file lies, after downloading it if it is missing."""
     path = root / file.path
     if not os.path.isfile(path):  # false, too, where looking is not permitted
-        with refusing(path, file), _locked(root):
+        with refusing(path, file), locked(root):
             if not os.path.isfile(path):  # another process may just have finished it
-                _download(file, path)
+                download(file.url, path, _new_md5(), file.md5)
     return path
 
 
@@ -54,7 +54,7 @@ def member_bytes(root: Path, file: Published) -> dict[str, bytes]:
     path = fetch(root, file)
     with refusing(path, file):
         with open(path, "rb") as archive:  # nothing of another archive is even looked at
-            _compare(path.name, hashlib.file_digest(archive, _new_md5).hexdigest(), file.md5)
+            compare_digest(path.name, hashlib.file_digest(archive, _new_md5), file.md5)
         contents = _unpacked(path, file)
         for name, md5 in file.members.items():
             compare(name, contents[name], md5)
@@ -86,12 +86,16 @@ def refusing(path: Path, file: Published) -> Iterator[None]:
 
 def compare(name: str, content: bytes, published: str) -> None:
     """Raise ValueError unless `content` has the published checksum."""
-    _compare(name, hashlib.md5(content, usedforsecurity=False).hexdigest(), published)
+    compare_digest(name, hashlib.md5(content, usedforsecurity=False), published)
 
 
-def _compare(name: str, found: str, published: str) -> None:
-    if found != published:
-        raise ValueError(f"{name} is incomplete, damaged or another version: MD5 {found}, published {published}")
+def compare_digest(name: str, found: hashlib._Hash, published: str) -> None:
+    """Raise ValueError unless what was read of `name` has the published checksum."""
+    if found.hexdigest() != published:
+        raise ValueError(
+            f"{name} is incomplete, damaged or another version: "
+            f"{found.name.upper()} {found.hexdigest()}, published {published}"
+        )
 
 
 def _new_md5() -> hashlib._Hash:
@@ -99,7 +103,7 @@ def _new_md5() -> hashlib._Hash:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """Hold the root folder's lock file; the kernel lets go of it however the process ends."""
     import fcntl
 
@@ -109,20 +113,19 @@ def _locked(root: Path) -> Iterator[None]:
         yield
 
 
-def _download(file: Published, path: Path) -> None:
-    """Download beside `path`, compare the checksum, rename into place."""
+def download(url: str, path: Path, digest: hashlib._Hash, published: str) -> None:
+    """Download beside `path`, compare what the new `digest` makes of it with the published one, rename into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    digest = _new_md5()
     try:
         part.unlink(missing_ok=True)
         with open(part, "xb") as target:
-            for block in _blocks(file.url):
+            for block in _blocks(url):
                 digest.update(block)
                 target.write(block)
             target.flush()
             os.fsync(target.fileno())
-        _compare("the download", digest.hexdigest(), file.md5)
+        compare_digest("the download", digest, published)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -106,7 +106,8 @@ class Images:
         epochs = range(clock // count, (end - 1) // count + 1)
         self._orders = {epoch: self._order(epoch) for epoch in epochs}
         starts = {epoch: epoch * count for epoch in epochs}
-        return torch.cat([self._orders[e][max(clock - starts[e], 0) : end - starts[e]] for e in epochs])
+        parts = [self._orders[e][max(clock - starts[e], 0) : end - starts[e]] for e in epochs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _order(self, epoch: int) -> torch.Tensor:
         """The permutation of one epoch, int64 `[N]`, kept on the device while the clock is in it."""
@@ -121,8 +122,9 @@ class Images:
         import torch
 
         generator = stream_generator(self._seed, "flip", clock, device=images.device)
-        coins = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
-        return torch.where(coins < 0.5, images.flip(-1), images)
+        size = (len(images), 1, 1, 1)
+        coins = torch.randint(2, size, dtype=torch.bool, generator=generator, device=images.device)
+        return torch.where(coins, images.flip(-1), images)
 
 
 def separate(splits: Splits, held_out: int | None) -> tuple[slice | Sequence[int], Sequence[int]]:

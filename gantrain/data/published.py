@@ -8,6 +8,7 @@ pixels as published. The sources:
 | digits | 1,797 grey 8×8 | scikit-learn, from the UCI optical recognition set |
 | mnist | 60,000 + 10,000 grey 28×28 | LeCun, Cortes, Burges |
 | fashion_mnist | 60,000 + 10,000 grey 28×28 | Xiao et al. 2017, arXiv 1708.07747 |
+| stacked_mnist | 128,000 + 26,000 RGB 28×28, each channel an image of mnist | Metz et al. 2017, arXiv 1611.02163 |
 | cifar10, cifar100 | 50,000 + 10,000 RGB 32×32 | Krizhevsky 2009 |
 | svhn | 73,257 + 26,032 RGB 32×32 | Netzer et al. 2011 |
 | stl10 | 105,000 (5,000 of them labelled) + 8,000 RGB 96×96 | Coates et al. 2011 |
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import pickle
 import struct
@@ -28,6 +30,7 @@ from gantrain.data.decoding import File, decode_all
 from gantrain.data.fetching import Published, checked_bytes, compare, fetch, member_bytes, refusing
 from gantrain.data.folder import image_files
 from gantrain.data.images import Labels, Splits, squared
+from gantrain.randomness import stream_generator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +44,7 @@ _CELEBA = "https://drive.usercontent.google.com/download?export=download&confirm
 _TRAIN_IDX, _TEST_IDX = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 _TRAIN_LABELS, _TEST_LABELS = "train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"
 MOST_IDX_BYTES = 64 * 2**20  # of an unpacked file; MNIST's have 47 MB
+STACKS = (128_000, 26_000)  # of training and of test images, as in the experiments of PacGAN (arXiv 1712.04086)
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -189,6 +193,31 @@ def mnist(root: Path, size: int, on_bad: str) -> Splits:
 def fashion_mnist(root: Path, size: int, on_bad: str) -> Splits:
     """Fashion-MNIST: `FashionMNIST/raw/*-images-idx3-ubyte`, gzipped or not."""
     return _idx_splits(root, FILES["fashion_mnist"], CLOTHES)
+
+
+def stacked_mnist(root: Path, size: int, on_bad: str) -> Splits:
+    """Stacked MNIST: three images of MNIST, drawn with replacement, are the channels of one; the same for every seed.
+
+    Its class is the number that the channels' digits are, the first its hundreds.
+    """
+    import torch
+
+    grey = mnist(root, size, on_bad)
+    assert grey.test is not None
+    digits = grey.labels  # `labels` keeps no pixels, as `grey` would
+    drawn = [
+        torch.randint(len(images), (count, 3), generator=stream_generator(0, "stacks", part))
+        for part, (images, count) in enumerate(zip((grey.train, grey.test), STACKS, strict=True))
+    ]
+
+    def labels() -> Labels:
+        assert digits is not None
+        classes, train, test = digits()
+        assert test is not None
+        numbers = (part[stacks] @ torch.tensor([100, 10, 1]) for part, stacks in zip((train, test), drawn, strict=True))
+        return Labels(tuple(map("".join, itertools.product(classes, repeat=3))), *numbers)
+
+    return Splits(grey.train[:, 0][drawn[0]], grey.test[:, 0][drawn[1]], labels=labels)
 
 
 def cifar10(root: Path, size: int, on_bad: str) -> Splits:

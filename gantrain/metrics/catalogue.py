@@ -17,30 +17,34 @@ from gantrain.metrics import classes, distances, neighbours
 class Seen(NamedTuple):
     """N images, or points of a density, as metrics see them.
 
-    For points, `features` are the points themselves and `counts` the points of high quality at each mode.
+    For points, `features` are the points themselves and `counts` the points of high quality at each mode. A network
+    that does not know the classes of the data counts none of them.
     """
 
     features: Tensor  # float [N, F]
     counts: Tensor  # int64 [K]
     probabilities: Tensor | None = None  # float [N, K], of images
     pixels: Tensor | None = None  # uint8 [N, P], of images
+    network: str = "classifier"  # that the features come from
 
 
 def fid(real: Seen, samples: Seen) -> dict[str, float]:
     """The Fréchet distance."""
-    return {"quality/fid_classifier": distances.frechet_distance(real.features, samples.features)}
+    return {f"quality/fid_{samples.network}": distances.frechet_distance(real.features, samples.features)}
 
 
 def kid(real: Seen, samples: Seen) -> dict[str, float]:
     """The kernel distance and its standard error."""
     value, error = distances.kernel_distance(real.features, samples.features)
-    return {"quality/kid_classifier": value, "quality/kid_classifier_error": error}
+    name = f"quality/kid_{samples.network}"
+    return {name: value, f"{name}_error": error}
 
 
 def inception_score(real: Seen, samples: Seen) -> dict[str, float]:
-    """The score of samples alone."""
+    """The score of samples alone; only with the Inception network it has its plain name."""
     assert samples.probabilities is not None
-    return {"quality/inception_score_classifier": classes.inception_score(samples.probabilities)}
+    name = "quality/inception_score" + ("" if samples.network == "inception" else f"_{samples.network}")
+    return {name: classes.inception_score(samples.probabilities)}
 
 
 def manifolds(real: Seen, samples: Seen) -> dict[str, float]:
@@ -79,6 +83,12 @@ def modes(real: Seen, samples: Seen) -> dict[str, float]:
     return {"quality/high_quality_share": near, "diversity/modes": float((samples.counts > 0).sum())}
 
 
+def stacked_modes(real: Seen, samples: Seen) -> dict[str, float]:
+    """The classes found, which are equally frequent modes, and how far samples are from finding all equally often."""
+    equal = classes.kl(samples.counts, samples.counts.new_ones(samples.counts.shape))
+    return {"diversity/modes": float((samples.counts > 0).sum()), "diversity/modes_kl": equal}
+
+
 Metric = Callable[[Seen, Seen], dict[str, float]]  # (real, samples) → numbers by name
 
 POINTS: dict[str, Metric] = {
@@ -96,6 +106,8 @@ IMAGES: dict[str, Metric] = {
     "pairwise_distance": pairwise_distance,
     "support_size": support_size,
 }
+# Of 1,000 classes a set of real images may lack some: they are compared with what is known of them.
+STACKS: dict[str, Metric] = {**{name: IMAGES[name] for name in IMAGES if name != "classes"}, "modes": stacked_modes}
 
 
 def measure(real: Seen, samples: Seen, metrics: Iterable[Metric]) -> dict[str, float]:

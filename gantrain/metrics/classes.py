@@ -47,7 +47,7 @@ def total_variation(counts: Tensor, data: Tensor) -> float:
 def kl(counts: Tensor, data: Tensor) -> float:
     """Σ q log(q/p), samples' classes q from the data's p, in nats; ∞ where samples have a class that data do not.
 
-    It is what is reported for Stacked MNIST (Metz et al. 2017, arXiv 1611.02163).
+    From equal shares it is what is reported for Stacked MNIST (Metz et al. 2017, arXiv 1611.02163).
     """
     samples, shares = _shares(counts), _shares(data)
     return float((torch.xlogy(samples, samples) - torch.xlogy(samples, shares)).sum())

@@ -18,17 +18,19 @@ def frechet_distance(real: Tensor, samples: Tensor) -> float:
     With Inception features it is the FID (Heusel et al. 2017, arXiv 1706.08500, equation 6). Its bias falls as 1/N: it
     is above 0 for two clouds of one distribution, so only values of the same N and M can be compared.
     """
-    (mean, covariance), (other_mean, other_covariance) = _moments(real), _moments(samples)
-    # Tr (Σ₁Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½, which a singular Σ does not disturb.
-    cross = torch.linalg.svdvals(_root(covariance) @ _root(other_covariance)).sum()
-    squared = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * cross
+    (mean, factor), (other_mean, other_factor) = _moments(real), _moments(samples)
+    # Tr (Σ₁Σ₂)^½ is the sum of the singular values of R₁R₂ᵀ, which a singular Σ does not disturb.
+    cross = torch.linalg.svdvals(factor @ other_factor.T).sum()
+    squared = (mean - other_mean).square().sum() + factor.square().sum() + other_factor.square().sum() - 2 * cross
     return max(float(squared), 0.0)
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean `[F]` and unbiased covariance `[F, F]`."""
-    features = features.double()
-    return features.mean(0), torch.atleast_2d(features.T.cov())
+    """Mean `[F]`, and R with RᵀR = Σ, the unbiased covariance: the smaller of centred points and a symmetric root."""
+    count, size = features.shape
+    mean = features.double().mean(0)
+    centred = (features.double() - mean) / (count - 1) ** 0.5
+    return mean, centred if count < size else _root(centred.T @ centred)
 
 
 def _root(covariance: Tensor) -> Tensor:

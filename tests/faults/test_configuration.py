@@ -223,6 +223,7 @@ NONSENSE = {
     ),
     "bool": ("maybe", "2", "''", "[true]", "{a: 1}", "nan", "${nope}"),
     "str": ("''", "' '", "[a]", "{a: 1}", "${nope}", "${oc.env:UNSET_IN_TESTS}", "${oc.decode:1}${"),
+    "list[str]": ("1", "abc", "[]", "[1e999,nope]", "{a: 1}", "[[a]]", "${nope}", "[null]"),
     "list[float]": ("1", "abc", "[a]", "[]", "[nan]", "[1e999]", "{a: 1}", "[[1]]", "${nope}", "[null]"),
 }
 NEVER_NULL = [key for key, kind in VALUES.items() if "None" not in kind]

@@ -1,0 +1,301 @@
+"""Samples measured while a generator trains: nothing of training moves, and best.pt is the best of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Answer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_resume import SMALL, assert_equal_states, comparable, train_until
+
+from gantrain import checkpoints, data, evaluation
+from gantrain.cli import main
+from gantrain.comparison import better
+from gantrain.evaluation import Evaluation, Yardstick
+from gantrain.metrics import catalogue
+from gantrain.report import read_metrics
+from gantrain.state import State
+
+RING = [*SMALL, "dataset=ring", "train.images=1000", "train.report_every_images=400", "train.keep_checkpoints=3"]
+MEASURED = ["evaluate.every_images=200", "evaluate.count=60", "best.metric=quality/density"]  # the best at 400
+DIGITS = ["train.images=2000", "train.held_out_images=20"]
+
+TOLD = re.compile(r"`([a-z_]+/[a-z_…]+)`")
+
+Gantrain = Callable[..., Answer]
+
+
+def rows(run: Path, name: str = "quality/density") -> dict[int, float | None]:
+    """A number of a run's metrics file, by clock."""
+    return {row["images"]: row[name] for row in read_metrics(run / "metrics.jsonl") if name in row}
+
+
+def written(run: Path) -> dict[str, Any]:
+    return json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run whose samples are measured five times; not to be written into."""
+    folder = tmp_path_factory.mktemp("evaluation") / "ring"
+    assert main(["train", f"run_dir={folder}", *RING, *MEASURED]) == 0
+    return folder
+
+
+# What is measured, and when
+
+
+def test_samples_are_measured_at_every_multiple_and_at_the_end(ring: Path) -> None:
+    assert list(rows(ring)) == [200, 400, 600, 800, 1000]
+    reports = read_metrics(ring / "metrics.jsonl")
+    assert [row["images"] for row in reports] == [200, 400, 600, 800, 1000], "one row a clock"
+    assert [row["images"] for row in reports if "loss/discriminator" in row] == [400, 800, 1000]
+    events = EventAccumulator(str(ring)).Reload()
+    shown = {event.step: event.value for event in events.Scalars("quality/density")}
+    assert shown == pytest.approx(rows(ring))
+
+
+def test_nothing_of_training_is_moved(ring: Path, tmp_path: Path) -> None:
+    without = tmp_path / "without"
+    assert main(["train", f"run_dir={without}", *RING]) == 0
+    assert_equal_states(ring, without)
+    kept = [
+        {name: value for name, value in row.items() if not name.startswith(evaluation.GROUPS)}
+        for row in read_metrics(ring / "metrics.jsonl")
+        if "loss/discriminator" in row
+    ]
+    assert comparable(kept) == comparable(read_metrics(without / "metrics.jsonl"))
+    assert (ring / "losses.png").read_bytes() == (without / "losses.png").read_bytes()
+    assert not (without / "evaluation.json").exists()
+    assert not (without / "checkpoints" / "best.pt").exists()
+
+
+@pytest.mark.parametrize("clock", [400, 500])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    clock: int, ring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped just after an evaluation and between two of them."""
+    run = tmp_path / "run"
+    assert train_until(monkeypatch, clock, run, *RING, *MEASURED) == 143
+    assert main(["resume", str(run)]) == 0
+    assert_equal_states(ring, run)
+    assert comparable(read_metrics(run / "metrics.jsonl")) == comparable(read_metrics(ring / "metrics.jsonl"))
+    assert written(run) == written(ring)
+    mine, theirs = (checkpoints.load(each / "checkpoints" / "best.pt") for each in (run, ring))
+    assert mine["evaluation"] == theirs["evaluation"]
+    assert mine["images"] == theirs["images"]
+
+
+@pytest.mark.parametrize("settings", [[*RING, *MEASURED], [*DIGITS, "evaluate.every_images=1000"]])
+def test_the_end_is_what_the_command_measures(settings: list[str], tmp_path: Path, gantrain: Gantrain) -> None:
+    count = [text.removeprefix("evaluate.") for text in settings if text.startswith("evaluate.count")]
+    assert gantrain("train", "run_dir=run", "seed=3", *settings).code == 0
+    assert gantrain("evaluate", "run", "out=again", *count).code == 0
+    assert written(tmp_path / "run") == written(tmp_path / "again")
+    neighbours = [tmp_path / name / "neighbours.png" for name in ("run", "again")]
+    assert [path.exists() for path in neighbours] == ["dataset=ring" not in settings] * 2
+    assert not neighbours[0].exists() or neighbours[0].read_bytes() == neighbours[1].read_bytes()
+
+
+def test_one_line_says_what_was_measured_and_how(tmp_path: Path, gantrain: Gantrain) -> None:
+    answer = gantrain("train", "run_dir=run", *DIGITS, "evaluate.every_images=1000", "best.metric=quality/precision")
+    (line,) = [line for line in answer.out.splitlines() if "averaged generator at 1,000 images" in line]
+    for words in (
+        "quality/precision ",
+        "quality/fid_classifier ",
+        "diversity/recall ",
+        "(training data 0.8827)",
+        "179 samples against 179 held-out examples of digits, seed 0",
+        "the best quality/precision so far",
+    ):
+        assert words in line
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
+    assert found["quality/density"] == rows(tmp_path / "run")[2000]
+
+
+def test_a_missing_classifier_is_trained_before_the_run(
+    tmp_path: Path, gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    answer = gantrain("train", "run_dir=run", *DIGITS, "evaluate.every_images=2000", "evaluate.metrics=[prdc]")
+    assert answer.code == 0, answer.err
+    said = [line for line in answer.out.splitlines() if "classifier of the labels" in line or "images 2,000/" in line]
+    assert len(said) == 2
+    assert "training a classifier" in said[0]
+    assert set(written(tmp_path / "run")["metrics"]) == set(evaluation.numbers_of(["prdc"]))
+
+
+# best.pt
+
+
+def test_best_is_the_checkpoint_of_the_best_evaluation_and_outlives_the_others(ring: Path) -> None:
+    assert max(rows(ring), key=rows(ring).__getitem__) == 400
+    best = checkpoints.load(ring / "checkpoints" / "best.pt")
+    assert best["images"] == 400
+    assert best["evaluation"]["metrics"]["quality/density"] == rows(ring)[400]
+    assert best["evaluation"]["checkpoint"] == checkpoints.name_at(400)
+    clocks = [checkpoints.images_at(path) for path in checkpoints.listed(ring / "checkpoints")]
+    assert clocks == [1000, 900, 600, 400], "the newest three, and the best"
+    assert checkpoints.newest(ring / "checkpoints")[1]["images"] == 1000
+
+
+def test_samples_and_numbers_can_be_had_of_it(ring: Path, tmp_path: Path, gantrain: Gantrain) -> None:
+    best = ring / "checkpoints" / "best.pt"
+    assert gantrain("sample", best, "count=4", "out=samples").code == 0
+    answer = gantrain("evaluate", best, "count=60", "out=best")
+    assert answer.code == 0, answer.err
+    assert written(tmp_path / "best")["metrics"]["quality/density"] == rows(ring)[400]
+
+
+def test_the_first_of_equals_stays(tmp_path: Path, gantrain: Gantrain) -> None:
+    """A generator that does not learn is measured alike each time."""
+    answer = gantrain("train", "run_dir=run", *RING, *MEASURED, "optimizer.lr=1e-30")
+    assert answer.code == 0, answer.err
+    assert list(rows(tmp_path / "run").values()) == [rows(tmp_path / "run")[200]] * 5
+    assert checkpoints.load(tmp_path / "run" / "checkpoints" / "best.pt")["images"] == 200
+
+
+def test_a_best_that_a_kill_left_behind_is_caught_up_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the newest checkpoint had its name and before best.pt was moved onto it."""
+    run, folder = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    assert train_until(monkeypatch, 400, run, *RING, *MEASURED) == 143
+    shutil.copy(folder / checkpoints.name_at(200), folder / "best.pt")
+    assert main(["resume", str(run)]) == 0
+    assert checkpoints.load(folder / "best.pt")["images"] == 400
+
+
+def test_a_best_of_another_number_of_samples_is_no_record(tmp_path: Path, gantrain: Gantrain) -> None:
+    assert gantrain("train", "run_dir=run", *RING, *MEASURED).code == 0
+    again = ["train.images=1200", "evaluate.count=50", "best.metric=quality/precision"]
+    answer = gantrain("resume", "run", *again)
+    assert answer.code == 0, answer.err
+    best = checkpoints.load(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert (best["images"], best["evaluation"]["count"]) == (1200, 50)
+
+
+def test_improvement_has_a_direction_and_conditions() -> None:
+    def document(fid: float | None, count: int = 20) -> dict[str, Any]:
+        return {"count": count, "metrics": {"quality/fid_classifier": fid}}
+
+    judge = Evaluation(yardstick_of_ring(), 20, "quality/fid_classifier")
+    assert judge.improves(document(2.0), None)
+    assert judge.improves(document(1.0), document(2.0))
+    assert not judge.improves(document(2.0), document(2.0))
+    assert not judge.improves(document(3.0), document(2.0))
+    assert not judge.improves(document(None), document(2.0))
+    assert judge.improves(document(3.0, 30), document(2.0))
+    assert not Evaluation(yardstick_of_ring(), 20).improves(document(1.0), None)
+
+
+def yardstick_of_ring() -> Yardstick:
+    ring = data.load("ring")
+    real, split = evaluation.real_examples(ring, 50)
+    assert isinstance(ring, data.Density)
+    return Yardstick.of(ring, real, split, evaluation.as_points(ring), evaluation.chosen(["modes"], ring))
+
+
+# What goes wrong costs no run
+
+
+def test_samples_that_are_not_finite_cost_no_run(
+    tmp_path: Path, gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = State.best_generator.fget
+
+    class Broken(torch.nn.Module):
+        def __init__(self, network: torch.nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return self.network(z) / 0
+
+    def once(state: State) -> torch.nn.Module:
+        return Broken(real(state)) if state.images == 400 else real(state)
+
+    monkeypatch.setattr(State, "best_generator", property(once))
+    answer = gantrain("train", "run_dir=run", *RING, *MEASURED, "train.sample_every_images=1000")
+    assert answer.code == 0, answer.err
+    assert "at 400 images cannot be measured: they are not finite" in answer.out
+    values = rows(tmp_path / "run")
+    assert values[400] is None
+    assert all(value is not None for clock, value in values.items() if clock != 400)
+
+
+def test_an_evaluation_that_cannot_be_written_costs_no_run(tmp_path: Path, gantrain: Gantrain) -> None:
+    (tmp_path / "run" / "evaluation.json").mkdir(parents=True)
+    answer = gantrain("train", "run_dir=run", *RING, *MEASURED)
+    assert answer.code == 0, answer.err
+    assert "the run goes on without them" in answer.out
+    assert len(rows(tmp_path / "run")) == 5
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["best.metric=quality/fid_classifier"], "needs evaluate.every_images=N"),
+        (["evaluate.count=100"], "needs evaluate.every_images=N"),
+        (["evaluate.metrics=[fid]"], "needs evaluate.every_images=N"),
+        (["evaluate.every_images=9", "evaluate.metrics=[fit]"], "did you mean fid"),
+        (["evaluate.every_images=9", "evaluate.metrics=[]"], "measures nothing"),
+        (["evaluate.every_images=9", "evaluate.metrics=[modes]"], "evaluate.metrics=modes"),
+        (["evaluate.every_images=9", "best.metric=quality/fid_clasifier"], "did you mean quality/fid_classifier"),
+        (["evaluate.every_images=9", "best.metric=loss/generator"], "best.metric=loss/generator"),
+        (["evaluate.every_images=9", "best.metric=diversity/class_entropy"], "best.metric=diversity/class_entropy"),
+        (["evaluate.every_images=9", "evaluate.metrics=[fid]", "best.metric=quality/precision"], "needs prdc among"),
+        (["evaluate.every_images=9", "dataset=dirac"], "dirac"),
+        (["evaluate.every_images=9", "dataset=ring", "evaluate.metrics=[fid]"], "evaluate.metrics=fid"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_data_are_read(
+    arguments: list[str], words: str, tmp_path: Path, gantrain: Gantrain
+) -> None:
+    answer = gantrain("train", "run_dir=run", "dataset.root=nowhere", *arguments)
+    assert answer.code == 2, answer.out
+    assert words in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_images_to_measure_anything_are_refused(tmp_path: Path, gantrain: Gantrain) -> None:
+    answer = gantrain("train", "run_dir=run", *DIGITS, "evaluate.every_images=9", "dataset.held_out=10")
+    assert answer.code == 3, answer.out
+    assert "too few" in answer.err
+
+
+# The lists of names
+
+
+def test_the_page_of_metrics_has_every_number_of_a_run(ring: Path, tmp_path: Path, gantrain: Gantrain) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    told = [re.escape(name).replace("…", ".+") for row in page.splitlines() for name in TOLD.findall(row)]
+    other = ["regularizer=r1", "update=simultaneous", "dataset.held_out=0"]
+    assert gantrain("train", "run_dir=digits", *SMALL, *other).code == 0
+    assert gantrain("train", "run_dir=dirac", "dataset=dirac", "train.images=200").code == 0
+    runs = [ring, tmp_path / "digits", tmp_path / "dirac"]
+    names = {name for run in runs for row in read_metrics(run / "metrics.jsonl") for name in row} - {"images"}
+    assert not {name for name in names if not any(re.fullmatch(pattern, name) for pattern in told)}
+
+
+def test_the_names_known_without_torch_are_those_that_are_measured() -> None:
+    seen = catalogue.Seen(
+        torch.rand(30, 4), torch.tensor([15, 15]), torch.rand(30, 2), torch.randint(0, 256, (30, 9), dtype=torch.uint8)
+    )
+    for known in (catalogue.IMAGES, catalogue.POINTS):
+        for name, metric in known.items():
+            numbers = [number for number in evaluation.SCALARS[name] if number != "diversity/modes_kl"]  # of stacks
+            assert list(catalogue.measure(seen, seen, [metric])) == numbers
+
+
+def test_every_metric_of_images_and_points_has_a_number_to_follow() -> None:
+    for names in (evaluation.IMAGE_METRICS, evaluation.POINT_METRICS):
+        assert any(better(number) for number in evaluation.numbers_of(names))

@@ -1,0 +1,263 @@
+"""The Inception network: whole weights or one sentence, what it sees, and the numbers that come from it.
+
+The published weights are not here; a network of the same shape with random ones takes their place, and its checksum
+that of the published file. What the true network sees is torch-fidelity's to test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Answer
+from scipy import special, stats
+from torch import Tensor, nn
+
+from gantrain import data, evaluation, inception
+from gantrain.errors import ConfigError, DataError
+from gantrain.metrics import classes, distances
+from gantrain.metrics.neighbours import manifolds
+
+pytest.importorskip("torch_fidelity", reason="needs gantrain[inception]")
+from torch_fidelity import metric_fid, metric_isc, metric_kid
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+CPU = torch.device("cpu")
+COUNT = 20
+
+
+class Random(FeatureExtractorInceptionV3):
+    """The network with weights that keep the size of what passes through."""
+
+    def __init__(self) -> None:
+        torch.save({}, nothing := io.BytesIO())
+        nothing.seek(0)
+        super().__init__("random", ["2048", "logits_unbiased"], feature_extractor_weights_path=nothing)
+
+    def load_state_dict(self, state: Any, *_: Any, **__: Any) -> None:
+        torch.manual_seed(0)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.normal_(self.fc.weight, std=0.02)
+
+
+@pytest.fixture(scope="module")
+def random_network() -> Random:
+    return Random()
+
+
+@pytest.fixture(scope="module")
+def file(random_network: Random, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The random weights, in the place of the published file."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(random_network.state_dict(), path)
+    with pytest.MonkeyPatch.context() as patch:
+        published(patch, path)
+        patch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", 107)  # an eighth of the work of 299
+        yield path
+
+
+def published(patch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let the file at `path` be what was published."""
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    patch.setattr(inception, "WEIGHTS", inception.WEIGHTS._replace(sha256=checksum, url=path.as_uri()))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "gantrain" / "inception"
+
+
+def images(count: int, channels: int = 3, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, 8, 8), generator=random, dtype=torch.uint8)
+
+
+def seen(path: Path, shown: Tensor) -> tuple[Tensor, Tensor]:
+    return inception.seen(inception.load(path, CPU), shown, lambda step, steps: None)
+
+
+# The file
+
+
+def test_the_published_file_is_the_one_that_torch_fidelity_names() -> None:
+    assert inception.WEIGHTS.url == URL_INCEPTION_V3
+    assert URL_INCEPTION_V3.endswith(f"/{inception.WEIGHTS.name}")
+    prefix = inception.WEIGHTS.name.removesuffix(".pth").rpartition("-")[2]
+    assert inception.WEIGHTS.sha256.startswith(prefix)
+    assert len(inception.WEIGHTS.sha256) == 64
+
+
+def test_missing_weights_are_downloaded_to_their_place_once(own_cache: Path, file: Path) -> None:
+    path = inception.obtained()
+    assert path == own_cache / inception.WEIGHTS.name == inception.place()
+    assert path.read_bytes() == file.read_bytes()
+    written = path.stat().st_mtime_ns
+    assert inception.obtained() == path
+    assert path.stat().st_mtime_ns == written
+    assert sorted(each.name for each in own_cache.iterdir()) == [".gantrain.lock", path.name]
+
+
+@pytest.mark.parametrize("trouble", ["offline", "other weights", "flipped bit", "not there", "empty", "a folder"])
+def test_weights_that_cannot_be_had_are_one_message(
+    trouble: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, gantrain: Callable[..., Answer]
+) -> None:
+    (tmp_path / "published.pth").write_bytes(b"whole" * 100)
+    published(monkeypatch, tmp_path / "published.pth")
+    named = tmp_path / "named.pth"
+    if trouble == "offline":
+        monkeypatch.setattr(inception, "WEIGHTS", inception.WEIGHTS._replace(url=(tmp_path / "nothing").as_uri()))
+    elif trouble == "other weights":
+        (tmp_path / "published.pth").write_bytes(b"other" * 100)
+    elif trouble == "flipped bit":
+        named.write_bytes(b"whole" * 99 + b"whold")
+    elif trouble == "empty":
+        named.touch()
+    elif trouble == "a folder":
+        named.mkdir()
+    given = [] if trouble in ("offline", "other weights") else [f"inception={named}"]
+    np.save("samples.npy", np.zeros((30, 8, 8), np.uint8))
+    answer = gantrain("evaluate", "samples.npy", "dataset=digits", "features=inception", *given)
+    assert answer.code == 3
+    assert len(answer.err.splitlines()) <= 5
+    assert "Traceback" not in answer.err
+    for words in (inception.WEIGHTS.url, inception.WEIGHTS.sha256, str(inception.place()), "inception=FILE"):
+        assert words in answer.err
+    assert not list(own_cache.glob("*.p*"))
+    assert "looks at" not in answer.out
+
+
+def test_without_torch_fidelity_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(ConfigError, match=r"pip install 'gantrain\[inception\]'"):
+        inception.obtained()
+
+
+def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if it were the published one."""
+
+    class Attack:
+        def __reduce__(self) -> tuple:
+            return Path.mkdir, (tmp_path / "attacked",)
+
+    torch.save({"Conv2d_1a_3x3.conv.weight": Attack()}, tmp_path / "weights.pth")
+    published(monkeypatch, tmp_path / "weights.pth")
+    with pytest.raises(DataError):
+        inception.load(tmp_path / "weights.pth", CPU)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    published(monkeypatch, tmp_path / "weights.pth")
+    with pytest.raises(DataError, match="state_dict"):
+        inception.load(tmp_path / "weights.pth", CPU)
+
+
+# What it sees
+
+
+def test_an_image_is_seen_as_torch_fidelity_sees_it_whatever_stands_beside_it(
+    file: Path, random_network: Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = images(5)
+    features, probabilities = seen(file, shown)
+    direct, logits = random_network(shown)
+    assert torch.allclose(features, direct.double(), rtol=1e-5)
+    assert probabilities.numpy() == pytest.approx(special.softmax(logits.double().numpy(), axis=1))
+    monkeypatch.setattr(inception, "BATCH", 2)
+    steps: list[tuple[int, int]] = []
+    order = torch.tensor([3, 1, 4, 0, 2])
+    others, _ = inception.seen(inception.load(file, CPU), shown[order], lambda *step: steps.append(step))
+    assert torch.allclose(others, features[order], rtol=1e-4)
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert float((features[0] - features[1]).abs().max()) > 1e-3
+
+
+def test_a_grey_image_is_one_of_three_equal_channels(file: Path) -> None:
+    grey = images(2, channels=1)
+    assert torch.equal(seen(file, grey)[0], seen(file, grey.repeat(1, 3, 1, 1))[0])
+
+
+# The numbers
+
+
+def test_evaluation_through_it(file: Path, gantrain: Callable[..., Answer], random_network: Random) -> None:
+    digits = data.load("digits")
+    assert isinstance(digits, data.Images)
+    samples = digits.train[:COUNT]
+    np.savez("samples.npz", samples.numpy())
+    arguments = ["dataset=digits", f"count={COUNT}", "features=inception", f"inception={file}", "reference=false"]
+    answer = gantrain("evaluate", "samples.npz", *arguments)
+    assert answer.code == 0, answer.err
+    assert answer.out.count(f"the Inception network looks at {COUNT} images") == 2
+    assert "features: the Inception network, inception-2015-12-05" in answer.out
+    assert "classifier" not in answer.out
+    found = json.loads(Path("evaluation/evaluation.json").read_text(encoding="utf-8"))
+    version = importlib.metadata.version("torch-fidelity")
+    assert found["features"] == {
+        "name": "inception",
+        "network": "inception-2015-12-05",
+        "library": f"torch-fidelity {version}",
+        "checksum": hashlib.sha256(file.read_bytes()).hexdigest()[:16],
+    }
+    assert found["class_histogram"] == {"data": {}, "samples": {}}
+    assert set(found["metrics"]) == {
+        *("quality/fid_inception", "quality/kid_inception", "quality/kid_inception_error", "quality/inception_score"),
+        *("quality/precision", "quality/density", "diversity/recall", "diversity/coverage"),
+        *("diversity/pairwise_distance", "diversity/support_size"),
+    }
+    (x, _), (y, logits) = (random_network(part.repeat(1, 3, 1, 1)) for part in (digits.held[:COUNT], samples))
+    x, y = x.double(), y.double()
+    # The trace of the root from the centred points alone, whose products have the same singular values.
+    a, b = ((part - part.mean(0)).numpy() / (COUNT - 1) ** 0.5 for part in (x, y))
+    between_means = float((x.mean(0) - y.mean(0)).square().sum())
+    fid = between_means + (a**2).sum() + (b**2).sum() - 2 * np.linalg.norm(a @ b.T, "nuc")
+    assert found["metrics"]["quality/fid_inception"] == pytest.approx(fid, rel=1e-4)
+    p = logits.double().softmax(1).numpy()
+    score = np.exp(np.mean([stats.entropy(row, p.mean(0)) for row in p]))
+    assert found["metrics"]["quality/inception_score"] == pytest.approx(score, rel=1e-5)
+    around = manifolds(x, y)
+    assert found["metrics"]["quality/precision"] == pytest.approx(around.precision, abs=0.051)
+    assert found["metrics"]["diversity/coverage"] == pytest.approx(around.coverage, abs=0.051)
+    assert not list(Path().rglob("classifiers"))
+
+
+def test_classes_need_the_classifier(file: Path, gantrain: Callable[..., Answer]) -> None:
+    np.save("samples.npy", np.zeros((30, 8, 8), np.uint8))
+    arguments = ["dataset=digits", "features=inception", f"inception={file}", "metrics=classes"]
+    answer = gantrain("evaluate", "samples.npy", *arguments)
+    assert (answer.code, "other metrics" in answer.err) == (2, True)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "stacked_mnist"])
+def test_every_image_has_the_same_metrics_through_it(dataset: str) -> None:
+    assert evaluation.metrics_of(dataset, "inception") == evaluation.INCEPTION_METRICS
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_on_the_same_features_torch_fidelity_has_the_same_numbers(shift: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(400, 12, generator=random, dtype=torch.float64) for _ in range(2))
+    y = y * 1.2 + shift
+    statistics = [metric_fid.fid_features_to_statistics(each) for each in (x, y)]
+    fid = metric_fid.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert distances.frechet_distance(x, y) == pytest.approx(fid, rel=1e-8)
+    whole = {"kid_subsets": 1, "kid_subset_size": 400, "verbose": False}  # one subset of all points
+    kid = metric_kid.kid_features_to_metric(x, y, **whole)["kernel_inception_distance_mean"]
+    assert distances.kernel_distance(x, y)[0] == pytest.approx(kid, rel=1e-8)
+    score = metric_isc.isc_features_to_metric(3 * x, splits=1)["inception_score_mean"]
+    assert classes.inception_score((3 * x).softmax(1)) == pytest.approx(score, rel=1e-8)

@@ -1,0 +1,179 @@
+"""A sweep that was ended early goes on where it stopped, and comes to the same."""
+
+import csv
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gantrain.run import RunFolder
+from gantrain.sweeps import COMMAND, command_of
+
+SMALL = [
+    *(
+        "gen_div=kl,js,gan",
+        "device=cpu",
+        "train.batch_size=20",
+        "train.images=2000",
+        "train.held_out_images=20",
+    ),
+    *("train.report_every_images=500", "train.checkpoint_every_images=400", "train.checkpoint_min_seconds=0"),
+]
+TIMES = ("seconds", "images_per_second", "speed", "system", "folder", "started", "finished", "date", "path", "resumed")
+
+
+def process(*arguments: object) -> subprocess.Popen[bytes]:
+    """The command in a process of its own."""
+    program = "import sys; from gantrain.cli import main; sys.exit(main())"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    output = subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, stdout=output)
+
+
+def table(root: Path) -> list[dict[str, str]]:
+    """compare.csv without what the clock on the wall decides."""
+    with (root / "compare.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name != "run" and not any(time in name for time in TIMES)]
+    return [{name: row[name] for name in names} for row in rows]
+
+
+def contents(root: Path) -> dict[str, str]:
+    """A digest of every file of every run but its lock, and Hydra's log, which says when it was looked at."""
+    files = [path for path in root.glob("*/**/*") if path.is_file() and path.name not in (".lock", "train.log")]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that nothing disturbed."""
+    root = tmp_path_factory.mktemp("whole") / "sweep"
+    assert process("train", "-m", *SMALL, f"run_dir={root}").wait() == 0
+    return root
+
+
+def test_a_sweep_that_was_killed_and_goes_on_gives_the_same_report(whole: Path, tmp_path: Path) -> None:
+    """Killed in the middle of its first run; then again, while it goes on, at the beginning of the third."""
+    root = tmp_path / "sweep"
+    begin = ["train", "-m", *SMALL, f"run_dir={root}"]
+    for command, moment in ((begin, "0-*/checkpoints/images_000000000800.pt"), (["resume", root], "2-*/.hydra")):
+        running = process(*command)
+        while running.poll() is None and not list(root.glob(moment)):
+            time.sleep(0.005)
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+    assert process("resume", root).wait() == 0
+    assert table(root) == table(whole)
+    for folder in whole.glob("*-gen_div*"):
+        theirs, ours = RunFolder(folder), RunFolder(root / folder.name)
+        assert ours.read_summary()["status"] == "finished"
+        assert {path.name for path in ours.config.parent.iterdir()} == {
+            path.name for path in theirs.config.parent.iterdir()
+        }
+        assert (
+            yaml.safe_load((folder / ".hydra/overrides.yaml").read_text())[:2]
+            == yaml.safe_load(ours.config.with_name("overrides.yaml").read_text())[:2]
+        )
+
+
+def test_what_is_finished_stays_as_it_is(gantrain, whole: Path, tmp_path: Path) -> None:
+    before = contents(whole)
+    answer = gantrain("resume", whole)
+    assert (answer.code, answer.err) == (0, "")
+    assert "3 of 3 runs finished" in answer.out
+    assert contents(whole) == before
+
+
+def test_a_stopped_sweep_says_how_to_go_on(tmp_path: Path) -> None:
+    root = tmp_path / "sweep"
+    program = "import sys; from gantrain.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "train", "-m", *SMALL, f"run_dir={root}"]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(root.glob("1-*/checkpoints/*.pt")):
+        time.sleep(0.005)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate()
+    assert running.returncode == 143
+    assert f"1 runs of the sweep in {root} finished; go on with: gantrain resume {root}" in said
+
+
+def test_the_sweeps_command_given_again_with_resume_auto_goes_on(gantrain, tmp_path: Path) -> None:
+    begin = ["train", "-m", "gen_div=kl,js", "train.images=100", "train.batch_size=20", "train.held_out_images=20"]
+    assert gantrain(*begin, "run_dir=s", "resume=auto").code == 0
+    assert gantrain(*begin, "run_dir=s").code == 6
+    for folder in tmp_path.glob("s/1-*"):
+        folder.rename(tmp_path / "away")
+    answer = gantrain(*begin, "run_dir=s", "resume=auto", "train.report_every_images=50")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.count("training images") == 1
+    assert {path.name for path in tmp_path.glob("s/*-*") if path.is_dir()} == {"0-gen_div-kl", "1-gen_div-js"}
+    for other in (["gen_div=kl,gan"], ["gen_div=kl,js", "optimizer.lr=1"]):
+        answer = gantrain("train", "-m", *other, *begin[3:], "run_dir=s", "resume=auto")
+        assert answer.code == 4
+        assert "another sweep" in answer.err
+
+
+def test_a_sweep_may_go_on_for_longer_but_not_as_another_one(gantrain, tmp_path: Path) -> None:
+    tiny = ["train.batch_size=20", "train.held_out_images=20"]
+    assert gantrain("train", "-m", "gen_div=kl,js", "train.images=100", *tiny, "run_dir=s").code == 0
+    answer = gantrain("resume", "s", "seed=3")
+    assert (answer.code, "seed=3" in answer.err) == (4, True)
+    assert gantrain("resume", "s", "train.images=160").code == 0
+    assert [RunFolder(run).read_summary()["images"] for run in sorted(tmp_path.glob("s/*-*/"))] == [160, 160]
+
+
+def test_an_experiments_own_sweep_goes_on(gantrain, tmp_path: Path) -> None:
+    fast = ["dataset=digits", "architecture=mlp_digits", "train.images=20", "train.batch_size=20", "seed=0"]
+    assert gantrain("train", "experiment=paper_figure2", "gen_objective=matched", *fast, "run_dir=s").code == 0
+    names = {path.name.partition("-gen_div-")[2] for path in tmp_path.glob("s/*-*/")}
+    assert names == {"softened_reverse_kl", "reverse_kl", "alpha_0.25", "alpha_0.5", "alpha_0.75", "js", "kl"}
+    before = contents(tmp_path / "s")
+    assert gantrain("resume", "s").code == 0
+    assert contents(tmp_path / "s") == before
+
+
+HOSTILE = {
+    "another kind of file": "- 1",
+    "no text": "\0\xff",
+    "a bomb": "a: &a [1,1,1,1,1,1,1,1]\n"
+    + "".join(f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n" for m, n in zip("abcdefg", "bcdefgh", strict=True)),
+    "a class": "hydra: {overrides: {task: [], hydra: ['hydra.launcher._target_=os.system']}}",
+    "a callback": "hydra: {overrides: {task: ['+hydra.callbacks.x._target_=os.system'], hydra: []}}",
+    "an object of Python": "hydra: !!python/object/apply:os.system ['touch touched']",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_command_in_a_folder_is_not_trusted(gantrain, tmp_path: Path, name: str) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / COMMAND).write_text(HOSTILE[name], encoding="latin-1")
+    answer = gantrain("resume", "s")
+    assert answer.code == 4
+    assert "Traceback" not in answer.err
+    assert COMMAND in answer.err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [COMMAND, "s"]
+
+
+def test_code_of_ones_own_has_to_be_typed_again(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    told = {"hydra": {"overrides": {"task": ["seed=0,1", "++architecture.object=os:remove"], "hydra": []}}}
+    (tmp_path / "s" / COMMAND).write_text(yaml.safe_dump(told))
+    answer = gantrain("resume", "s")
+    assert (answer.code, "typed again" in answer.err) == (2, True)
+
+
+def test_the_command_of_a_sweep_is_read_back(gantrain, tmp_path: Path) -> None:
+    (tmp_path / "own/optimizer").mkdir(parents=True)
+    (tmp_path / "own/optimizer/mine.yaml").write_text("name: Adam\nlr: 0.001\n")
+    typed = ["optimizer=mine", "train.images=40", "train.batch_size=20", "train.held_out_images=20", "seed=0,1"]
+    assert gantrain("train", "-m", "--config-dir", "own", *typed, "run_dir=s").code == 0
+    command = command_of(tmp_path / "s")
+    assert command.task == [*typed, "run_dir=s"]
+    assert (command.hydra, command.config_dir) == ([], str(tmp_path / "own"))
+    assert gantrain("resume", "s", "train.images=60").code == 0
