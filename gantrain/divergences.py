@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -97,6 +97,7 @@ class Divergence:
     reference: str
     ratio: Formula | None = lambda r: r.exp()
     invertible: bool = True
+    ranges: dict[Part, Range] = field(default_factory=dict, init=False, compare=False, repr=False)  # found so far
 
     def f(self, r: Tensor) -> Tensor:
         """f(u) = u real − fake. Shapes as `r`."""
@@ -135,14 +136,15 @@ class Divergence:
 
     def finite_range(self, part: Part) -> Range:
         """The interval of r on which `part` and its slope stay below 2^100 in float32."""
-        return _finite_range(self, part)
+        if part not in self.ranges:
+            self.ranges[part] = _finite_range(self, part)
+        return self.ranges[part]
 
 
-@cache
 def _finite_range(divergence: Divergence, part: Part) -> Range:
     import torch
 
-    # The first caller's modes must not be kept in the cache.
+    # The first caller's modes are not to be kept.
     with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
         low, low_slope = _finite_end(divergence, part, sign=-1)
         high, high_slope = _finite_end(divergence, part, sign=+1)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -253,7 +254,7 @@ class Updates:
             self.made -= 1
             return
         self.forget_gradients()
-        loss.backward(inputs=trained(getattr(self.state, player)))
+        loss.backward(one(loss.dtype, loss.device), inputs=trained(getattr(self.state, player)))
         self.step([player], loss.detach(), statistics)
 
     def forget_gradients(self) -> None:
@@ -316,6 +317,12 @@ class Hold:
 def trained(network: torch.nn.Module) -> list[torch.nn.Parameter]:
     """The parameters that are not frozen."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+@cache
+def one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Where a backward pass begins; autograd would make it anew every time."""
+    return torch.ones((), dtype=dtype, device=device)
 
 
 def gradient_norm(network: torch.nn.Module) -> Tensor:

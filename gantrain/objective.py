@@ -82,6 +82,12 @@ class Objective:
                 "choose gen_objective=ratio, or another gen_div"
             )
 
+    def prepare(self) -> None:
+        """Find the finite ranges of all formulas, which a compiler could not see through."""
+        self.head.divergence.finite_range("real")
+        self.head.divergence.finite_range("fake")
+        self.gen_formulas.finite_range(GENERATOR_OBJECTIVES[self.gen_objective][0])
+
     def discriminator_loss(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Statistics]:
         """−bound of `disc_div` plus the penalty, and what D made of the batch.
 

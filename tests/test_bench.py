@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gantrain.experiment import UPDATES, Execution
+from gantrain.iteration import Iteration
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench"
 
 
@@ -41,6 +44,50 @@ def test_a_measurement_is_a_table_and_a_file(bench, tmp_path, capsys):
     assert "| float32 simultaneous | 2 |" in capsys.readouterr().out
 
 
+def test_a_sweep_is_timed_in_turns(bench, capsys):
+    short = ["float32 simultaneous", "--rounds=1", "--iterations=1", "--warm-up=1", "--batch-sizes", "2", "--sweep=2"]
+    (row,) = bench["in_turns"](bench["parsed"](short))
+    assert (row["runs"], row["least"]) == (2, row["most"])
+    assert 0 < row["ratio"] < 10
+    assert "2 runs side by side" in capsys.readouterr().out
+
+
+def test_a_whole_run_is_held_against_its_iterations(bench, capsys):
+    short = ["float32 simultaneous", "--batch-sizes", "10", "--warm-up=1", "--threads=1"]
+    (row,) = bench["whole"](bench["parsed"]([*short, "--whole=200"]))
+    assert row["images"] == 200
+    assert 0 < row["share_of_iterations"] <= 1
+    assert row["memory_bytes"][0] > 2**26
+
+
+def test_a_profile_has_the_layers_rooflines(bench, capsys):
+    options = bench["parsed"](["--rounds=1", "--iterations=1", "--batch-sizes", "2"])
+    rows = bench["rooflines"]("float32 alternating", options)
+    assert [row["layer"][0] for row in rows] == ["G"] * 7 + ["D"] * 8
+    assert all(0 < row["share_of_roofline"] < 2 for row in rows)
+
+
 def test_a_variant_that_is_not_known_is_refused(bench):
     with pytest.raises(SystemExit):
         bench["main"](["float64"])
+
+
+WAITS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select", "_to_cpu"}
+
+
+def launched(bench, update: str, held: bool) -> list[str]:
+    """What an iteration of the appendix network launches after the first, which makes the optimizers' state."""
+    iteration = Iteration(bench["new_state"](), bench["experiment"](Execution(update), 2), held_on_device=held)
+    iteration.play()
+    return bench["operations"](iteration.play)
+
+
+@pytest.mark.parametrize(("update", "most"), [("alternating", 250), ("reuse", 230), ("simultaneous", 195)])
+def test_an_iteration_of_the_appendix_network_is_few_operations(bench, update, most):
+    names = [name for name in launched(bench, update, held=False) if name not in WAITS]
+    assert most - 20 < len(names) <= most, sorted((names.count(name), name) for name in set(names))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_an_iteration_that_the_device_watches_waits_for_nothing(bench, update):
+    assert not WAITS & set(launched(bench, update, held=True))

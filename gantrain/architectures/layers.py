@@ -81,7 +81,7 @@ class Dropouts:
         sizes = {rate: [len(x) * math.prod(shape) for _, shape in layers] for rate, layers in self.groups.items()}
         longs = {rate: -(-sum(each) * bits(rate) // 64) for rate, each in sizes.items()}
         # The fewest calls of the random number generator.
-        drawn = torch.empty(sum(longs.values()), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        drawn = torch.randint(-(2**63), 2**63 - 1, (sum(longs.values()),), device=x.device)
         masks: dict[int, Tensor] = {}
         for words, (rate, layers) in zip(drawn.split(list(longs.values())), self.groups.items(), strict=True):
             parts = mask(rate, words, sum(sizes[rate]), dtype).split(sizes[rate])
@@ -157,6 +157,8 @@ class Larger(torch.autograd.Function):
         """max(first, second), and whether it was the first as 1 or 0: products of one dtype are the fast ones."""
         first, second = x.chunk(2, 1)
         larger = torch.maximum(first, second)
+        if torch.compiler.is_compiling():  # which fuses what is written plainly, and refuses an `out`
+            return larger, (first >= second).to(x.dtype)
         return larger, torch.ge(first, second, out=torch.empty_like(larger))
 
     @staticmethod
@@ -178,6 +180,8 @@ class Shared(torch.autograd.Function):
     @staticmethod
     def forward(gradient: Tensor, to_first: Tensor) -> Tensor:
         """`[B, C, …]` → `[B, 2C, …]`."""
+        if torch.compiler.is_compiling():
+            return torch.cat([gradient * to_first, gradient * (1 - to_first)], 1)
         layout = torch.channels_last if gradient.dim() == 4 and is_channels_last(gradient) else torch.contiguous_format
         shape = (len(gradient), 2 * gradient.shape[1], *gradient.shape[2:])
         both = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout)
