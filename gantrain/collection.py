@@ -76,15 +76,15 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The finite numbers of the last report, and of the evaluation, which win."""
-        found: dict[str, float] = {}
-        for source in (self.summary, self.evaluation):
-            named = source.get("metrics")
-            values = {clean(name): number(value) for name, value in named.items()} if isinstance(named, dict) else {}
-            found |= {name: value for name, value in values.items() if value is not None}
-        return found
+        return numbers(self.summary.get("metrics")) | numbers(self.evaluation.get("metrics"))
 
-    def fact(self, *keys: str) -> Any:
-        """A value from `summary.json` by its keys, one inside the other; None where there is none."""
+    @property
+    def reference(self) -> dict[str, float]:
+        """The finite numbers that training examples got in the evaluation, in place of samples."""
+        return numbers(self.evaluation.get("reference"))
+
+    def fact(self, *keys: str | int) -> Any:
+        """A value from `summary.json` by its keys and places, one inside the other; None where there is none."""
         return within(self.summary, *keys)
 
     def grid(self) -> str | None:
@@ -125,9 +125,10 @@ def run_folders(top: Path) -> Iterator[Path]:
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=in_order)
 
 
-def in_order(name: str) -> list[tuple[int, str]]:
-    """A sorting key that puts job 9 before job 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+def in_order(name: str) -> list[tuple[float, str]]:
+    """A sorting key that puts job 9 before job 10, and alpha_-0.5 before alpha_0.25."""
+    parts = re.split(r"((?:(?<=_)-)?[0-9]+(?:\.[0-9]+)?)", name)
+    return [(float(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]
 
 
 def read(folder: Path) -> Run:
@@ -240,10 +241,13 @@ def _reports(folder: Path) -> Iterator[dict[str, float]]:
 # Values
 
 
-def within(value: Any, *keys: str) -> Any:
-    """A value inside nested mappings, by one key after the other; None where there is none."""
+def within(value: Any, *keys: str | int) -> Any:
+    """A value inside nested mappings and lists, by one key or place after the other; None where there is none."""
     for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(key, int):
+            value = value[key] if isinstance(value, list) and key < len(value) else None
+        else:
+            value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
@@ -252,6 +256,12 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
         return None
     return float(value)
+
+
+def numbers(named: Any) -> dict[str, float]:
+    """The finite numbers of a mapping, by their names."""
+    values = {clean(name): number(value) for name, value in named.items()} if isinstance(named, dict) else {}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def clean(value: Any) -> str:

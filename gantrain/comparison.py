@@ -28,7 +28,7 @@ from gantrain import collection
 from gantrain.collection import Run, clean, number, within
 from gantrain.errors import DataError
 
-# What may differ between the runs of one configuration: where and how often something is written.
+# Keys and sections that may differ between the runs of one configuration: where and how often something is written.
 NOT_COMPARED = (
     "seed",
     "run_dir",
@@ -40,6 +40,9 @@ NOT_COMPARED = (
     "train.checkpoint_every_images",
     "train.checkpoint_min_seconds",
     "train.keep_checkpoints",
+    "evaluate",
+    "best",
+    "logger",
 )
 FIRST = ("gen_div.name", "disc_div.name", "gen_objective")  # in a label
 LONGEST_VALUE, MOST_KEYS = 60, 12  # of a label
@@ -48,6 +51,8 @@ LOWER = {"fid", "kid", "missing", "kl", "tv"}  # words in the names of metrics t
 HIGHER = {"precision", "recall", "density", "coverage", "score", "modes", "high"}  # … or higher
 ROUNDED_FROM = 1e6  # a number that is written with an exponent
 SIGNIFICANT = 4
+REFERENCE = "training data"  # in place of samples
+CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # of evaluations that can be ranked
 
 
 class Estimate(NamedTuple):
@@ -68,13 +73,24 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         """`0.812 ± 0.034`: the deviation to two digits and the mean to the same place; four digits without one."""
         if not self.sd:
-            text = f"{self.mean:.{SIGNIFICANT}g}" + ("" if self.sd is None else " ± 0")
+            text = rounded(self.mean) + ("" if self.sd is None else " ± 0")
         elif max(abs(self.mean), self.sd) >= ROUNDED_FROM or self.sd < 1 / ROUNDED_FROM:
-            text = f"{self.mean:.{SIGNIFICANT}g} ± {self.sd:.2g}"
+            digits = magnitude(self.mean) - magnitude(self.sd) + 2 if self.mean else 1
+            text = f"{self.mean:.{min(max(digits, 1), SIGNIFICANT)}g} ± {self.sd:.2g}"
         else:
-            places = max(0, 1 - math.floor(math.log10(self.sd)))
-            text = f"{self.mean:.{places}f} ± {self.sd:.{places}f}"
+            places = max(0, 1 - magnitude(self.sd))
+            text = f"{self.mean:,.{places}f} ± {self.sd:,.{places}f}"
         return f"−{text[1:]}" if text.startswith("-") else text
+
+
+def rounded(value: float) -> str:
+    """Four digits, and whole numbers up to a million in full."""
+    return f"{value:,.0f}" if 10**SIGNIFICANT <= abs(value) < ROUNDED_FROM else f"{value:.{SIGNIFICANT}g}"
+
+
+def magnitude(value: float) -> int:
+    """The power of ten of a number's first digit."""
+    return math.floor(math.log10(abs(value)))
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ class Configuration:
         found = self.estimate(metric)
         if found is None:
             return "—"
-        return f"{found}" + (f" ({found.n} seeds)" if found.n < len(self.finished) else "")
+        return f"{found}" + (f" ({found.n} of {len(self.finished)})" if found.n < len(self.finished) else "")
 
     def curve(self, name: str) -> list[tuple[float, Estimate]]:
         """A metric against the clock, at the clocks that all its runs reported; of all runs where none finished."""
@@ -192,12 +208,18 @@ class Comparison:
     def measured_alike(self) -> bool:
         """Whether all evaluations agree in number, split, features and network, and all runs in their data."""
         made = {
-            json.dumps([run.evaluation.get(key) for key in ("count", "split", "features", "samples_from")])
+            json.dumps([run.evaluation.get(key) for key in CONDITIONS])
             for run in self.runs
             if run.finished and run.evaluation
         }
         data = {json.dumps(run.fact("data", "fingerprint")) for run in self.runs if run.finished}
         return len(made) <= 1 and len(data) <= 1
+
+    @cached_property
+    def reference(self) -> dict[str, float]:
+        """What as many training examples get in place of samples; empty where runs were not measured alike."""
+        found = [run.reference for run in reversed(self.runs) if run.finished and self.measured_alike]
+        return {name: value for each in found for name, value in each.items()}
 
     def best(self, metric: str) -> list[Configuration]:
         """The configurations with the best mean; none where no direction is better, or nothing can be compared."""
@@ -260,7 +282,8 @@ def compare(folders: Iterable[Path]) -> Comparison:
 
 def compared(run: Run) -> dict[str, str]:
     """The settings that make a configuration."""
-    return {key: value for key, value in run.settings.items() if key not in NOT_COMPARED}
+    sections = tuple(f"{name}." for name in NOT_COMPARED)
+    return {key: v for key, v in run.settings.items() if key not in NOT_COMPARED and not key.startswith(sections)}
 
 
 def newest_of_each(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
@@ -297,10 +320,13 @@ def telling(keys: Iterable[str], settings: Sequence[dict[str, str]]) -> list[str
 
 
 def label(keys: Sequence[str], settings: dict[str, str]) -> str:
-    """`kl` where one key differs, else `gen_div=kl gen_objective=ratio`."""
+    """`kl` where one key differs, else `kl ratio optimizer=SGD`: divergence and objective of G speak for themselves,
+    unless D's divergence differs too."""
     if len(keys) < 2:
         return shortened(settings.get((keys or FIRST)[0], "—"))
-    words = [f"{short(key)}={shortened(settings.get(key, '—'))}" for key in keys[:MOST_KEYS]]
+    bare = {"gen_objective"} | ({"gen_div.name"} if "disc_div.name" not in keys else set())
+    heads = ["" if key in bare else f"{short(key)}=" for key in keys[:MOST_KEYS]]
+    words = [f"{head}{shortened(settings.get(key, '—'))}" for head, key in zip(heads, keys, strict=False)]
     return " ".join([*words, *(["…"] if len(keys) > MOST_KEYS else [])])
 
 
@@ -314,7 +340,7 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
 
 
-def _by_seed(run: Run) -> list[tuple[int, str]]:
+def _by_seed(run: Run) -> list[tuple[float, str]]:
     return collection.in_order(run.seed)
 
 
@@ -333,7 +359,7 @@ def provenance(run: Run) -> dict[str, str]:
         "bounds measured on": (f"{held_out} data, at most {run.settings.get('train.held_out_images', '?')}",),
         "sample grids from": (fact("samples_from"),),
         "evaluated": (_counted(evaluation.get("count"), "samples"), evaluation.get("samples_from")),
-        "evaluated against": (evaluation.get("split"),),
+        "evaluated against": (_counted(evaluation.get("real_count"), "real examples"), evaluation.get("split")),
         "evaluated checkpoint": (evaluation.get("checkpoint"), _counted(evaluation.get("images"), "images")),
         "evaluation seed": (_counted(evaluation.get("seed"), ""),),
         "features": tuple(_facts(evaluation.get("features"))),

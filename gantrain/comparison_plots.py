@@ -11,14 +11,14 @@ import itertools
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import figures
 from gantrain.collection import Run, number, within
-from gantrain.comparison import Comparison, Configuration, arrow, better
+from gantrain.comparison import REFERENCE, Comparison, Configuration, Estimate, arrow, better
 from gantrain.divergence_plots import COLOURS
 from gantrain.files import write_whole
 
@@ -28,14 +28,19 @@ if TYPE_CHECKING:
 
 PANEL = (4.4, 3.0)  # inches
 MOST_COLUMNS = 3
+PALETTE = (*COLOURS, "#8c564b", "#7f7f7f")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))  # in widths of the line
-MOST_LOOKS = len(COLOURS) * len(DASHES)
+MOST_LOOKS = len(PALETTE) * len(DASHES)
 MOST_POINTS = 100  # of a curve
 MOST_BOUNDS = 6
+STEPS = (7, -7, 16, -16, 25, -25, 34, -34, 43, -43)  # of a name above its point, in points of typography
 MOST_HEATMAPS = 2  # of a group of metrics
 MOST_NAMED, LONGEST_NAME = 12, 24  # points of the plane; beyond, they have the numbers of the table
 MOST_CELLS = 8  # of a row whose numbers are legible
 MOST_TICKS = 20  # classes whose names fit under a histogram
+FEWEST_ENLARGED, WIDE_GAP = 3, 0.6  # points of the plane, and the share of an axis beside which they stand close
+OUTLIERS = 0.01  # of a panel's means, at either end
+MOST_BARS = 200  # classes whose bars can be told apart; of more, only how uneven they are
 LINEAR_LOSSES = 20
 # Keys of matplotlib.rcParams. Text stays text, and no label of somebody's config is read as a formula.
 STYLE: dict[Any, Any] = {
@@ -89,11 +94,15 @@ def plots(comparison: Comparison) -> list[Plot]:
     return [plot for plot in found if plot.panels]
 
 
-def looks(count: int) -> list[Look]:
-    """Colours, then dashes, that tell configurations apart; neighbours in the table are alike where there are too many
-    for that."""
-    if count <= MOST_LOOKS:
-        return [Look(colour, dashes) for dashes in DASHES for colour in COLOURS][:count]
+def looks(comparison: Comparison) -> list[Look]:
+    """Colours and dashes that tell configurations apart: the colour says what the first key is, and dashes what the
+    others are, where there are enough of both. Neighbours in the table are alike where there are too many for that."""
+    values = [tuple(configuration.values.values()) for configuration in comparison.configurations]
+    firsts, rests = list(dict.fromkeys(v[:1] for v in values)), list(dict.fromkeys(v[1:] for v in values))
+    if len(firsts) <= len(PALETTE) and len(rests) <= len(DASHES):
+        return [Look(PALETTE[firsts.index(value[:1])], DASHES[rests.index(value[1:])]) for value in values]
+    if (count := len(values)) <= MOST_LOOKS:
+        return [Look(colour, dashes) for dashes in DASHES for colour in PALETTE][:count]
     import matplotlib
     from matplotlib.colors import to_hex
 
@@ -109,7 +118,7 @@ def save(plot: Plot, comparison: Comparison, folder: Path) -> None:
     columns = min(MOST_COLUMNS, len(plot.panels))
     rows = math.ceil(len(plot.panels) / columns)
     with drawing():
-        entries = [Line2D([], [], **_line(look)) for look in looks(len(comparison.configurations))]
+        entries = [Line2D([], [], **_line(look)) for look in looks(comparison)]
         names = [name(configuration, comparison) for configuration in comparison.configurations]
         keyed = plot.keyed and len(names) > 1
         height = rows * PANEL[1] + (0.22 * math.ceil(len(names) / columns) if keyed else 0)
@@ -182,7 +191,7 @@ def numbered(comparison: Comparison) -> bool:
 
 def looked(comparison: Comparison) -> list[tuple[Configuration, Look]]:
     """The configurations with their looks."""
-    return list(zip(comparison.configurations, looks(len(comparison.configurations)), strict=True))
+    return list(zip(comparison.configurations, looks(comparison), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -191,35 +200,52 @@ def looked(comparison: Comparison) -> list[tuple[Configuration, Look]]:
 
 def curves(comparison: Comparison) -> list[Panel]:
     """Losses and bounds against the clock, of runs that reported more than once: mean over seeds, and one standard
-    deviation around it."""
+    deviation around it. The bounds that most configurations have come first."""
     names = list(dict.fromkeys(key for run in comparison.runs for report in run.reports for key in report))
     trained = comparison.trained("disc_div", "gen_div")
     bounds = [name for each in trained for name in names if re.fullmatch(rf"(training_)?bound/{each}", name)]
-    shown = [name for name in ("loss/discriminator", "loss/generator") if name in names] + bounds[:MOST_BOUNDS]
+    lines = {name: sum(len(each.curve(name)) > 1 for each in comparison.configurations) for name in bounds}
+    common = sorted(bounds, key=lines.__getitem__, reverse=True)
+    shown = [name for name in ("loss/discriminator", "loss/generator") if name in names] + common[:MOST_BOUNDS]
     drawn = [name for name in shown if any(len(each.curve(name)) > 1 for each in comparison.configurations)]
     return [Panel(name, _curve_drawer(comparison, name)) for name in drawn]
 
 
 def _curve_drawer(comparison: Comparison, name: str) -> Callable[[Axes], None]:
-    from matplotlib.ticker import EngFormatter
+    import numpy as np
+    from matplotlib.ticker import EngFormatter, SymmetricalLogLocator
 
     faint = min(0.18, 0.8 / len(comparison.configurations))
 
     def draw(axes: Axes) -> None:
-        top = 0.0
+        top, means = 0.0, list[float]()
         for configuration, look in looked(comparison):
             clock, mean, low, high = thinned(configuration, name)
             axes.fill_between(clock, low, high, color=look.colour, alpha=faint, linewidth=0)
             axes.plot(clock, mean, marker="o" if len(clock) < 8 else "", markersize=3, **_line(look))
-            top = max([top, *clock])
-        if max(map(abs, axes.get_ylim())) > LINEAR_LOSSES:
+            top, means = max([top, *clock]), [*means, *mean]
+        limits = frame(means)
+        if max(map(abs, limits)) > LINEAR_LOSSES:
             axes.set_yscale("symlog", linthresh=1)
+            axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+        axes.dataLim.set_points(np.array([(0, limits[0]), (top, limits[1])]))
+        axes.autoscale_view()
         axes.set_xlabel("images shown to D")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(0, 1.02 * (top or 1))
 
     return draw
+
+
+def frame(means: Sequence[float]) -> tuple[float, float]:
+    """Limits that hold the means, except that one hundredth at either end may take up no more room than half of all the
+    others do."""
+    ordered = sorted(means)
+    outliers = int(OUTLIERS * len(ordered))
+    low, high = ordered[outliers], ordered[-1 - outliers]
+    room = (high - low) / 2
+    return max(ordered[0], low - room), min(ordered[-1], high + room)
 
 
 def thinned(configuration: Configuration, name: str) -> tuple[list[float], list[float], list[float], list[float]]:
@@ -239,7 +265,8 @@ def thinned(configuration: Configuration, name: str) -> tuple[list[float], list[
 
 
 def plane(comparison: Comparison) -> list[Panel]:
-    """Precision against recall, density against coverage, the Fréchet distance against the entropy of classes."""
+    """Precision against recall, density against coverage, the Fréchet distance against the entropy of classes; where
+    most points stand close together, they once more by themselves."""
     pairs = [("recall", "precision"), ("coverage", "density"), ("class_entropy", r"fid_\w+")]
     found = [
         (x, y)
@@ -248,51 +275,105 @@ def plane(comparison: Comparison) -> list[Panel]:
         for y in comparison.metrics
         if re.fullmatch(f"diversity/{diversity}|quality/{diversity}", x) and re.fullmatch(f"quality/{quality}", y)
     ]
-    return [Panel(f"{_bare(y)} against {_bare(x)}", _plane_drawer(comparison, x, y)) for x, y in found]
+    panels = [Panel(f"{_bare(y)} against {_bare(x)}", _plane_drawer(comparison, x, y)) for x, y in found]
+    close = [(x, y) for x, y in found if crowd(points := plane_points(comparison, x, y)) != points]
+    enlarged = [
+        Panel(f"{_bare(y)} against {_bare(x)}, enlarged", _plane_drawer(comparison, x, y, enlarged=True))
+        for x, y in close
+    ]
+    return [*panels, *enlarged]
 
 
 def _bare(metric: str) -> str:
     return metric.partition("/")[2]
 
 
-def _plane_drawer(comparison: Comparison, x: str, y: str) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        points = []
-        for configuration, look in looked(comparison):
-            diversity, quality = configuration.estimate(x), configuration.estimate(y)
-            if diversity is None or quality is None:
-                continue
-            at = (diversity.mean, quality.mean)
-            axes.errorbar(*at, yerr=quality.sd or 0, xerr=diversity.sd or 0, fmt="o", color=look.colour, elinewidth=1)
+class Point(NamedTuple):
+    """A point of the plane: means over seeds and their deviations, across and up; the look None for training data."""
+
+    at: tuple[float, float]
+    sd: tuple[float, float]
+    name: str
+    look: Look | None
+
+
+def plane_points(comparison: Comparison, x: str, y: str) -> list[Point]:
+    """The configurations that have both metrics, and the training data in place of samples."""
+    points = []
+    for configuration, look in looked(comparison):
+        diversity, quality = configuration.estimate(x), configuration.estimate(y)
+        if diversity is not None and quality is not None:
             text = str(configuration.number) if numbered(comparison) else configuration.label
-            points.append((at, text))
+            sd = (diversity.sd or 0.0, quality.sd or 0.0)
+            points.append(Point((diversity.mean, quality.mean), sd, text, look))
+    data = comparison.reference
+    return [*points, *([Point((data[x], data[y]), (0.0, 0.0), REFERENCE, None)] if x in data and y in data else [])]
+
+
+def crowd(points: list[Point]) -> list[Point]:
+    """The points without those beyond a gap that takes up most of an axis; all of them where there is none."""
+    for axis in (0, 1):
+        ordered = sorted(points, key=lambda point: point.at[axis])
+        gaps = [after.at[axis] - before.at[axis] for before, after in itertools.pairwise(ordered)]
+        widest = max(gaps, default=0.0)
+        cut = gaps.index(widest) + 1 if gaps else 0
+        larger = max(ordered[:cut], ordered[cut:], key=len)
+        if widest > WIDE_GAP * sum(gaps) and len(larger) >= FEWEST_ENLARGED:
+            inside = crowd(larger)
+            return [point for point in points if point in inside]
+    return points
+
+
+def _plane_drawer(comparison: Comparison, x: str, y: str, enlarged: bool = False) -> Callable[[Axes], None]:
+    points = plane_points(comparison, x, y)
+    close = crowd(points)
+    shown = close if enlarged else points
+
+    def draw(axes: Axes) -> None:
+        for at, (across, up), _, look in shown:
+            if look is None:
+                axes.plot(*at, "*", color=figures.INK, markersize=11)
+                continue
+            drawn = axes.errorbar(*at, up, across, fmt="o", color=look.colour, elinewidth=1)
+            for bar in drawn.lines[2]:
+                bar.set_linestyle(_line(look)["linestyle"])
         axes.margins(0.18)
         axes.autoscale_view()
+        axes.locator_params(axis="x", nbins=5)
         axes.set(xlabel=f"{_bare(x)}, more diverse →", ylabel=f"{_bare(y)}, better ↑")
         if better(y) < 0:
             axes.yaxis.set_inverted(True)
-        _name_points(axes, points)
+        names = ["" if len(close) < len(shown) and point in close else point.name for point in shown]
+        if "" in names:
+            names[shown.index(close[0])] = f"{len(close)} enlarged"
+        _name_points(axes, [point.at for point in shown], names)
 
     return draw
 
 
-def _name_points(axes: Axes, points: list[tuple[tuple[float, float], str]]) -> None:
-    """A name beside each point, on the side where there is room, and above or below where another name stands."""
+def _name_points(axes: Axes, points: list[tuple[float, float]], names: list[str]) -> None:
+    """A name beside each point, on the side where there is room, and above or below where others stand."""
     width, height = 250, 150  # of the axes, and letters of 5 × 9, in points of typography; near enough for names
-    taken: list[tuple[float, float, float]] = []
-    for at, text in points:
-        across, up = axes.transAxes.inverted().transform(axes.transData.transform(at))
-        wide, left = 5 * len(text), across < 0.5
-        start = width * across + (5 if left else -5 - wide)
+    to_axes = axes.transData + axes.transAxes.inverted()
+    places = [(width * across, height * up) for across, up in map(to_axes.transform, points)]
+    taken = [(x - 4, x + 4, y) for x, y in places]
+    for at, (x, y), text in zip(points, places, names, strict=True):
+        if not text:
+            continue
+        wide = 5 * len(text)
+        sides = [5.0, -5.0 - wide] if x < width / 2 else [-5.0 - wide, 5.0]
 
-        def free(step: int, start: float = start, end: float = start + wide, y: float = height * up) -> bool:
-            beside = (abs(y + step - other) < 9 and start < right and end > first for first, right, other in taken)
-            return 0 <= y + step <= height and not any(beside)
+        def free(side: float, step: int, x: float = x, y: float = y, wide: int = wide) -> bool:
+            start, centre = x + side, y + step
+            beside = (abs(centre - other) < 9 and start < right and start + wide > left for left, right, other in taken)
+            return 0 <= centre <= height and not any(beside)
 
-        step = next((step for step in (4, -6, 14, -16, 24, -26, 34, -36) if free(step)), 4)
-        taken.append((start, start + wide, height * up + step))
-        place: Any = {"xytext": (5 if left else -5, step), "textcoords": "offset points", "fontsize": 9}
-        axes.annotate(text, at, ha="left" if left else "right", **place)
+        side, step = next((place for place in itertools.product(sides, STEPS) if free(*place)), (sides[0], 7))
+        taken.append((x + side, x + side + wide, y + step))
+        where: Any = {"xytext": (5 if side > 0 else -5, step), "textcoords": "offset points", "fontsize": 9}
+        if abs(step) > STEPS[0]:
+            where["arrowprops"] = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0}
+        axes.annotate(text, at, ha="left" if side > 0 else "right", va="center", **where)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -366,6 +447,8 @@ def classes(comparison: Comparison) -> list[Panel]:
 def _class_drawer(configuration: Configuration, look: Look) -> Callable[[Axes], None]:
     samples, data = configuration.class_shares("samples"), configuration.class_shares("data")
     names = list(dict.fromkeys([*data, *samples]))
+    if len(names) > MOST_BARS:
+        return _ranked_drawer(samples, data, look)
 
     def draw(axes: Axes) -> None:
         present = [(place, samples[each]) for place, each in enumerate(names) if each in samples]
@@ -378,6 +461,20 @@ def _class_drawer(configuration: Configuration, look: Look) -> Callable[[Axes], 
         if len(names) <= MOST_TICKS:
             axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 45)
         axes.set(xlabel="class", ylabel="share")
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=False, axis="x")
+
+    return draw
+
+
+def _ranked_drawer(samples: dict[str, Estimate], data: dict[str, Estimate], look: Look) -> Callable[[Axes], None]:
+    """The shares of samples and those of the data, each in falling order; where they end early, classes are missing."""
+
+    def draw(axes: Axes) -> None:
+        looks: list[dict[str, Any]] = [{"color": look.colour, "alpha": 0.75, "fill": True}, {"color": figures.INK}]
+        for shares, style in zip((samples, data), looks, strict=True):
+            axes.stairs(sorted((estimate.mean for estimate in shares.values()), reverse=True), **style)
+        axes.set(xlabel="classes, the most frequent first", ylabel="share")
         axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")
 

@@ -17,7 +17,16 @@ from pathlib import Path
 
 from gantrain import collection, comparison_plots
 from gantrain.collection import Run
-from gantrain.comparison import Comparison, Configuration, Estimate, arrow, command_lines, provenance, short
+from gantrain.comparison import (
+    REFERENCE,
+    Comparison,
+    Configuration,
+    Estimate,
+    arrow,
+    command_lines,
+    provenance,
+    short,
+)
 from gantrain.comparison_plots import Plot, coordinates, looks
 from gantrain.errors import DataError
 from gantrain.terminal import printable
@@ -41,11 +50,12 @@ p { margin: .3rem 0 .8rem; max-width: 75ch; }
 pre { margin: .3rem 0; padding: .6rem .8rem; background: var(--raised); border-radius: 6px; font-size: .85rem;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: .6rem 0 1.2rem; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; }
 thead th { color: var(--muted); vertical-align: bottom; }
-td.number, th.number { text-align: right; padding-left: .8rem; }
+.wide :is(td, th):first-child { position: sticky; left: 0; background: var(--paper); }
+td.number, th.number { text-align: right; padding: .3rem .3rem .3rem .5rem; }
 td.number { white-space: nowrap; }
 td.best { background: var(--best); font-weight: 600; }
 td.text { overflow-wrap: anywhere; min-width: 9rem; white-space: pre-wrap; }
@@ -72,24 +82,30 @@ summary { cursor: pointer; color: var(--accent); }
 """
 
 READING = {
-    "quality": "Sample quality. ↓ and ↑ say which direction is better; the best mean of a column is marked.",
+    "quality": (
+        "Sample quality. ↓ and ↑ say which direction is better; the best mean of a column is marked. Samples that are "
+        "all alike may have the best precision and density: read these beside recall and coverage."
+    ),
     "diversity": "Diversity. ↓ and ↑ say which direction is better; the best mean of a column is marked.",
     "training": (
         "The last report of training. None of these is a score: losses of different objectives have different units, "
         "and a bound is as good as the discriminator that found it."
     ),
+    REFERENCE: f" The row of {REFERENCE} is what as many training examples get in place of samples.",
 }
 FIGURES = {
     "plane": (
         "Quality and diversity",
         "One point a configuration: the mean over seeds, with bars of one standard deviation. Better samples are "
-        "higher up, more diverse ones further right.",
+        "higher up, more diverse ones further right. A star, where there is one, is what as many training examples get "
+        "in place of samples. Points that stand close together are named where they are enlarged.",
     ),
     "curves": (
         "Losses and bounds",
         "The mean over seeds, and one standard deviation around it. Each configuration minimises a loss of its own, so "
         "compare the shapes of losses rather than their heights. A bound is a lower bound on that divergence between "
-        "data and samples, as far as the run's own discriminator sees it.",
+        "data and samples, as far as the run's own discriminator sees it. A band, and a spike of less than a hundredth "
+        "of a diagram's points, may leave it.",
     ),
     "heatmap": (
         "D's divergence by G's",
@@ -98,12 +114,13 @@ FIGURES = {
     "classes": (
         "Classes",
         "The share of each class among the samples, as a classifier sees them: bars, with one standard deviation over "
-        "seeds. The line is the data.",
+        "seeds. The line is the data. Of more than 200 classes both are in falling order.",
     ),
     "endpoints": (
         "Where the generator came to rest",
         "The Gaussian (μ, σ) at which training ended, where gradient descent with the exact ratio ends from the same "
-        "start, and the best Gaussian under the generator's divergence.",
+        "start, and the best Gaussian under the generator's divergence. The distance from where the exact flow rests "
+        "is in standard deviations of that Gaussian.",
     ),
 }
 
@@ -142,6 +159,8 @@ def page(comparison: Comparison, plots: Sequence[Plot]) -> str:
         *failures(comparison),
         *samples(comparison),
         *(part for name in FIGURES if name in drawn for part in figures(drawn[name], comparison)),
+        *last_report(comparison),
+        *trajectories(comparison),
         *settings(comparison),
         *origins(comparison),
     ]
@@ -172,27 +191,43 @@ def overview(comparison: Comparison) -> Iterator[Html]:
 
 
 def results(comparison: Comparison) -> Iterator[Html]:
-    """One table a group of metrics, one row a configuration."""
+    """The tables of quality and diversity; where nothing was evaluated, that of training."""
     yield tag("h2", "Results")
     reading = "Mean ± one standard deviation over seeds; every finished run counts."
     yield tag("p", reading if comparison.columns else "No run finished.", class_="quiet")
+    for group in [group for group in comparison.columns if group != "training"] or comparison.columns:
+        yield from group_table(comparison, group)
+
+
+def last_report(comparison: Comparison) -> Iterator[Html]:
+    """The table of training, where those of quality and diversity are the results."""
+    if "training" in comparison.columns and len(comparison.columns) > 1:
+        yield tag("h2", "Losses and bounds at the end")
+        yield from group_table(comparison, "training")
+
+
+def group_table(comparison: Comparison, group: str) -> Iterator[Html]:
+    """A group of metrics, one row a configuration, and how to read it."""
+    metrics = comparison.columns[group]
+    best = {metric: comparison.best(metric) for metric in metrics}
     keys = list(map(short, comparison.keys)) or ["gen_div"]
-    for group, metrics in comparison.columns.items():
-        best = {metric: comparison.best(metric) for metric in metrics}
-        heads = ["#", *keys, "seeds", *(f"{metric.removeprefix(f'{group}/')}{arrow(metric)}" for metric in metrics)]
-        rows = [
-            [
-                *(tag("td", text) for text in row_name(configuration)),
-                tag("td", configuration.seeds, **({} if configuration.finished else {"class_": "failed"})),
-                *(
-                    tag("td", configuration.written(m), class_="number best" if configuration in best[m] else "number")
-                    for m in metrics
-                ),
-            ]
-            for configuration in comparison.configurations
+    heads = ["#", *keys, "seeds", *(f"{metric.removeprefix(f'{group}/')}{arrow(metric)}" for metric in metrics)]
+    rows = [
+        [
+            *(tag("td", text) for text in row_name(configuration)),
+            tag("td", configuration.seeds, **({} if configuration.finished else {"class_": "failed"})),
+            *(
+                tag("td", configuration.written(m), class_="number best" if configuration in best[m] else "number")
+                for m in metrics
+            ),
         ]
-        yield tag("p", READING[group], class_="quiet")
-        yield table(heads, rows, numbers=len(metrics))
+        for configuration in comparison.configurations
+    ]
+    if reference := reference_row(comparison, metrics):
+        names, numbers = reference[: -len(metrics)], reference[-len(metrics) :]
+        rows.append([*(tag("td", text) for text in names), *(tag("td", text, class_="number") for text in numbers)])
+    yield tag("p", READING[group] + (READING[REFERENCE] if reference else ""), class_="quiet")
+    yield table(heads, rows, numbers=len(metrics))
 
 
 def failures(comparison: Comparison) -> Iterator[Html]:
@@ -273,7 +308,7 @@ def legend(comparison: Comparison) -> Html:
     names = [comparison_plots.name(configuration, comparison) for configuration in comparison.configurations]
     entries = [
         tag("li", tag("svg", tag("path", d="M0 5h36", stroke=colour, **stroke(dashes)), viewBox="0 0 36 10"), name)
-        for name, (colour, dashes) in zip(names, looks(len(names)), strict=True)
+        for name, (colour, dashes) in zip(names, looks(comparison), strict=True)
     ]
     return tag("ul", *entries, class_="legend")
 
@@ -284,17 +319,47 @@ def stroke(dashes: Iterable[float]) -> dict[str, str]:
 
 
 def endpoint_table(comparison: Comparison) -> Html:
-    """(μ, σ) of each configuration, as reached and in theory."""
+    """(μ, σ) of each configuration, as reached and in theory, and whether its runs ended as theory promises."""
     rows = []
     for configuration in comparison.configurations:
         ends = [at for run in configuration.finished if (at := coordinates(run, "reached"))]
         reached = [str(Estimate.of(values)) for values in zip(*ends, strict=True)] or ["—", "—"]
         flows = distinct(exact_flow(run) for run in configuration.runs)
         best = distinct(pair(coordinates(run, "optimum")) for run in configuration.runs)
-        cells = [*reached, *(", ".join(texts) or "—" for texts in (flows, best))]
+        away = over_seeds(configuration, "endpoint", "distance")
+        cells = [*reached, *(", ".join(texts) or "—" for texts in (flows, best)), away, verdict(configuration)]
         rows.append([tag("td", configuration.label), *(tag("td", text, class_="number") for text in cells)])
-    heads = ["configuration", "μ, training", "σ, training", "exact flow (μ, σ)", "best Gaussian (μ, σ)"]
-    return table(heads, rows, numbers=4)
+    heads = ["configuration", "μ, training", "σ, training", "exact flow (μ, σ)", "best Gaussian (μ, σ)", "distance"]
+    return table([*heads, "as promised"], rows, numbers=len(heads))
+
+
+def verdict(configuration: Configuration) -> str:
+    """How many of the finished runs ended as theory promises."""
+    promises = distinct(collection.clean(run.fact("endpoint", "promise")) for run in configuration.finished)
+    kept = [within for run in configuration.finished if isinstance(within := run.fact("endpoint", "within"), bool)]
+    return f"{sum(kept)} of {len(kept)}" if kept else "nothing promised" if promises == ["nothing"] else "—"
+
+
+def trajectories(comparison: Comparison) -> Iterator[Html]:
+    """Turns of the Dirac-GAN about its equilibrium and the distance from it, as trained and as linear theory says."""
+    kept = [c for c in comparison.configurations if any(run.fact("trajectory") for run in c.finished)]
+    if not kept:
+        return
+    yield tag("h2", "The path about the equilibrium")
+    yield tag("p", "Of (θ, ψ) about (0, 0): its turns, and its distance at the first report and at the last.")
+    made: list[tuple[str | int, ...]] = [("turns",), ("distance", 0), ("distance", 1)]
+    keys = [*made, *(("theory", *each) for each in (made[0], made[2]))]
+    rows = [[c.label, *(over_seeds(c, "trajectory", *each) for each in keys)] for c in kept]
+    heads = ["configuration", "turns", "distance, first", "distance, last", "turns, linear theory"]
+    cells = [[tag("td", label), *(tag("td", text, class_="number") for text in texts)] for label, *texts in rows]
+    yield table([*heads, "distance, last, linear theory"], cells, numbers=len(heads))
+
+
+def over_seeds(configuration: Configuration, *keys: str | int) -> str:
+    """The estimate of a number of the summaries of finished runs, by its keys; — where none has it."""
+    found = [collection.number(run.fact(*keys)) for run in configuration.finished]
+    values = [value for value in found if value is not None]
+    return str(Estimate.of(values)) if values else "—"
 
 
 def exact_flow(run: Run) -> str:
@@ -357,6 +422,15 @@ def table(heads: Sequence[str], rows: Iterable[Iterable[Html]], numbers: int = 0
 def row_name(configuration: Configuration) -> list[str]:
     """A row's first cells: its number, and the settings that tell it apart."""
     return [str(configuration.number), *(configuration.values.values() or [configuration.label])]
+
+
+def reference_row(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
+    """What training data get in place of samples, as a row of a table; empty where none of these was measured."""
+    found = [comparison.reference.get(metric) for metric in metrics]
+    if not any(value is not None for value in found):
+        return []
+    names = ["", REFERENCE, *[""] * max(len(comparison.keys), 1)]  # number, settings, seeds
+    return [*names, *("—" if value is None else str(Estimate.of([value])) for value in found)]
 
 
 def heading(name: str) -> Html:

@@ -21,9 +21,8 @@ import yaml
 from conftest import Answer
 from PIL import Image, PngImagePlugin
 
-from gantrain import collection, comparison, comparison_plots, html_report
+from gantrain import collection, comparison, comparison_plots, html_report, sweeps
 from gantrain.commands import compare as show
-from gantrain.commands import train
 from gantrain.comparison import Estimate, better, compare
 from gantrain.errors import DataError
 
@@ -156,9 +155,9 @@ def test_a_label_is_what_differs_and_nothing_else(tmp_path: Path) -> None:
     make_run(tmp_path / "c", {"gen_div": {"name": "js"}, "train": {"images": 5}})
     found = compare([tmp_path])
     assert [each.label for each in found.configurations] == [
-        "gen_div=kl optimizer=SGD train.images=1000",
-        "gen_div=js optimizer=Adam train.images=1000",
-        "gen_div=js optimizer=Adam train.images=5",
+        "kl optimizer=SGD train.images=1000",
+        "js optimizer=Adam train.images=1000",
+        "js optimizer=Adam train.images=5",
     ]
     assert found.differing == ["gen_div.name", "optimizer.name", "optimizer.lr", "train.images"]
 
@@ -175,6 +174,24 @@ def test_a_key_that_does_not_follow_from_its_sections_name_is_told(tmp_path: Pat
 
 def test_one_differing_key_needs_no_name(tmp_path: Path) -> None:
     assert [each.label for each in compare([sweep(tmp_path, "kl,alpha_0.3")]).configurations] == ["kl", "alpha_0.3"]
+
+
+def test_divergence_and_objective_of_the_generator_speak_for_themselves(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", {"gen_div": {"name": "js"}, "gen_objective": "ratio"})
+    assert [each.label for each in compare([tmp_path]).configurations] == ["kl matched", "js ratio"]
+    make_run(tmp_path / "c", {"disc_div": {"name": "js"}})
+    labels = [each.label for each in compare([tmp_path]).configurations]
+    assert labels[2] == "gen_div=kl disc_div=js matched", "two divergences differ, which could be taken for each other"
+
+
+def test_alphas_and_jobs_are_in_order(tmp_path: Path) -> None:
+    alphas = ("-0.5", "-0.25", "0", "0.25", "0.5", "0.75", "1.5")
+    names = ["2-x", "10-x", *(f"gan-alpha_{alpha}-s0" for alpha in alphas)]
+    for seed, name in enumerate(reversed(names)):
+        make_run(tmp_path / name, {"seed": seed})
+    runs, _ = collection.collect([tmp_path])
+    assert [run.path.name for run in runs] == names
 
 
 def test_of_runs_with_equal_settings_and_seed_the_newest_finished_one_counts(tmp_path: Path) -> None:
@@ -204,6 +221,12 @@ def test_an_estimate_is_mean_and_sample_deviation(count: int) -> None:
         (12.3456, None, "12.35"),
         (2.0, 0.0, "2 ± 0"),
         (3e20, 1.25e19, "3e+20 ± 1.2e+19"),
+        (1.4943e-8, 2.2e-8, "1.5e-08 ± 2.2e-08"),
+        (1.3862943611, 5.3e-9, "1.386 ± 5.3e-09"),
+        (0.0, 2.2e-8, "0 ± 2.2e-08"),
+        (18274.29, None, "18,274"),
+        (-18274.29, 512.4, "−18,274 ± 512"),
+        (8_200_000.0, None, "8.2e+06"),
     ],
 )
 def test_an_estimate_is_written_to_its_own_precision(mean: float, sd: float | None, text: str) -> None:
@@ -218,7 +241,7 @@ def test_only_finished_runs_and_finite_numbers_count(tmp_path: Path) -> None:
     (found,) = compare([tmp_path]).configurations
     assert found.estimate("bound/kl") == Estimate(2.0, pytest.approx(math.sqrt(2)), 2)
     assert found.seeds == "3 of 4"
-    assert found.written("bound/kl") == "2.0 ± 1.4 (2 seeds)"
+    assert found.written("bound/kl") == "2.0 ± 1.4 (2 of 3)"
 
 
 def test_a_band_is_the_deviation_at_each_clock(tmp_path: Path) -> None:
@@ -264,7 +287,12 @@ def test_the_best_is_marked_where_there_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("evaluation", "summary"),
-    [({"count": 50}, {}), ({"split": "training"}, {}), ({}, {"data": {"fingerprint": "other"}})],
+    [
+        ({"count": 50}, {}),
+        ({"real_count": 50}, {}),
+        ({"split": "training"}, {}),
+        ({}, {"data": {"fingerprint": "other"}}),
+    ],
 )
 def test_nothing_is_best_where_runs_were_measured_differently(
     evaluation: dict[str, Any], summary: dict[str, Any], tmp_path: Path
@@ -363,7 +391,111 @@ def test_sixty_runs_have_sixty_grids_and_twenty_rows(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert page.tags.count("img") == 61
     assert page.text.count("alpha_7") == 3 + 3 + 1  # a row in each table, its grids, what differs
-    assert len({look.colour for look in comparison_plots.looks(60)}) == 60
+
+
+def test_configurations_look_different_and_alike_in_what_they_share(tmp_path: Path) -> None:
+    for index in range(40):
+        make_run(tmp_path / f"many/{index}", {"gen_div": {"name": f"alpha_{index}"}})
+    for name in ("kl", "js"):
+        for objective in ("ratio", "matched"):
+            settings = {"gen_div": {"name": name}, "gen_objective": objective}
+            make_run(tmp_path / f"few/{name}-{objective}", settings)
+    assert len(set(comparison_plots.looks(compare([tmp_path / "many"])))) == 40
+    found = compare([tmp_path / "few"])
+    looks = {configuration.label: look for configuration, look in comparison_plots.looked(found)}
+    assert len(set(looks.values())) == 4
+    assert looks["kl ratio"].colour == looks["kl matched"].colour != looks["js ratio"].colour
+    assert looks["kl ratio"].dashes == looks["js ratio"].dashes != looks["kl matched"].dashes
+
+
+@pytest.mark.parametrize(
+    ("means", "limits"),
+    [
+        ([2.0], (2.0, 2.0)),
+        ([0.0, 5.0, 1e7], (0.0, 1e7)),  # one of three is no outlier
+        ([*range(99), 1e7], (0.0, 146.5)),  # one at either end left out, 1 to 98, and half of that beyond
+        ([*range(99), 120.0], (0.0, 120.0)),
+        ([-1e7, *range(199), 1e7], (-97.0, 295.0)),
+    ],
+)
+def test_a_spike_does_not_flatten_the_other_curves(means: list[float], limits: tuple[float, float]) -> None:
+    assert comparison_plots.frame(random.Random(0).sample(means, len(means))) == pytest.approx(limits)
+
+
+def test_bounds_that_all_have_come_before_those_of_a_few(tmp_path: Path) -> None:
+    for name in ("alpha_0.3", "kl", "js"):
+        own = {"bound/alpha_0.3": 1.0} if name == "alpha_0.3" else {}
+        make_run(tmp_path / name, {"gen_div": {"name": name}}, {"bound/js": 1.0, "bound/kl": 2.0, **own})
+    titles = [panel.title for panel in comparison_plots.curves(compare([tmp_path]))]
+    assert titles[2:] == ["bound/gan", "bound/js", "bound/kl", "bound/alpha_0.3"]
+
+
+@pytest.mark.parametrize(
+    ("recalls", "close"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 4),
+        ([0.1, 0.12, 0.5, 0.8, 0.9], 5),
+        ([0.01, 0.86, 0.87, 0.88], 3),
+        ([0.01, 0.7, 0.86, 0.87, 0.88, 0.89], 4),  # two gaps, one after the other
+        ([0.01, 0.9], 2),
+    ],
+)
+def test_points_that_stand_close_are_enlarged(recalls: list[float], close: int, tmp_path: Path) -> None:
+    for index, recall in enumerate(recalls):
+        metrics = {"diversity/recall": recall, "quality/precision": 0.5}
+        make_run(tmp_path / f"{index}", {"gen_div": {"name": f"alpha_{index}"}}, evaluation={"metrics": metrics})
+    found = compare([tmp_path])
+    points = comparison_plots.plane_points(found, "diversity/recall", "quality/precision")
+    assert [point.at for point in points] == [(recall, 0.5) for recall in recalls]
+    assert [point.at[0] for point in comparison_plots.crowd(points)] == recalls[-close:]
+    titles = [panel.title for panel in comparison_plots.plane(found)]
+    assert ("precision against recall, enlarged" in titles) == (close < len(recalls))
+
+
+def test_training_data_stand_beside_the_samples(gantrain: Gantrain, tmp_path: Path) -> None:
+    reference = {"quality/fid_classifier": 1.25, "quality/precision": 0.75, "diversity/recall": 0.625}
+    for seed in range(2):
+        make_run(tmp_path / f"s/{seed}", {"seed": seed}, evaluation={"reference": reference})
+    found = compare([tmp_path / "s"])
+    assert found.reference == reference
+    (star,) = [p for p in comparison_plots.plane_points(found, "diversity/recall", "quality/precision") if not p.look]
+    assert (star.at, star.name) == ((0.625, 0.75), "training data")
+    assert page_of(tmp_path / "s").text.count("training data") == 2, "a row of quality and one of diversity"
+    rows = [line.split() for line in gantrain("compare", "s").out.splitlines() if "training data" in line]
+    assert rows == [["training", "data", "1.25", "0.75"], ["training", "data", "0.625"]]
+    assert found.best("quality/precision") == [], "no configuration beats another one"
+    make_run(tmp_path / "s/other", {"seed": 2}, evaluation={"reference": reference, "count": 50})
+    assert compare([tmp_path / "s"]).reference == {}, "it belongs to one way of measuring"
+
+
+def test_endpoints_have_their_verdict(tmp_path: Path) -> None:
+    theory = {"outcome": "rests", "mean": 0.0, "std": 1.0}
+    rest = {"theory": theory, "optimum": {"mean": 0, "std": 1}, "tolerance": 0.03}
+    for seed, distance in enumerate((0.01, 0.02, 0.06)):
+        end = rest | {"reached": [distance, 1.0], "distance": distance, "within": distance <= 0.03}
+        make_run(tmp_path / f"kl{seed}", {"seed": seed}, endpoint=end)
+    unsure = rest | {"reached": [0.5, 1.0], "distance": 0.5, "within": None, "promise": "nothing"}
+    make_run(tmp_path / "neyman", {"gen_div": {"name": "neyman"}}, endpoint=unsure)
+    make_run(tmp_path / "other", {"gen_div": {"name": "js"}})
+    text = page_of(tmp_path, drawn=True).text
+    start = text.index("as promised")
+    assert text[start + 1 :][:21] == [
+        *("kl", "0.030 ± 0.026", "1 ± 0", "(0.0000, 1.0000)", "(0.0000, 1.0000)", "0.030 ± 0.026", "2 of 3"),
+        *("neyman", "0.5", "1", "(0.0000, 1.0000)", "(0.0000, 1.0000)", "0.5", "nothing promised"),
+        *("js", "—", "—", "—", "—", "—", "—"),
+    ]
+
+
+def test_paths_of_a_dirac_gan_are_a_table(tmp_path: Path) -> None:
+    for seed in range(2):
+        theory = {"eigenvalues": [[0.0, 1.0], [0.0, -1.0]], "turns": 3.0, "distance": [1.5, 1.25]}
+        path = {"turns": 3.0 + seed, "distance": [1.5, 1.0 + seed], "theory": theory}
+        make_run(tmp_path / f"{seed}", {"seed": seed}, trajectory=path)
+    make_run(tmp_path / "other", {"gen_div": {"name": "js"}}, trajectory={"turns": "many", "distance": [1.0]})
+    text = page_of(tmp_path).text
+    start = text.index("distance, last, linear theory")
+    assert text[start + 1 :][:6] == ["kl", "3.50 ± 0.71", "1.5 ± 0", "1.50 ± 0.71", "3 ± 0", "1.25 ± 0"]
+    assert text[start + 7 :][:6] == ["js", "—", "1", "—", "—", "—"]
 
 
 def test_grids_are_from_one_seed_where_they_can_be(tmp_path: Path) -> None:
@@ -420,7 +552,7 @@ def test_a_sweep_ends_with_its_report(gantrain: Gantrain, tmp_path: Path) -> Non
 
 def test_a_report_that_fails_changes_no_sweeps_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (sweep(tmp_path) / "compare.csv").mkdir()
-    train.report_sweep(tmp_path)
+    sweeps.report(tmp_path)
     assert f"the runs could not be compared: out={tmp_path} cannot be written" in capsys.readouterr().err
 
 

@@ -130,6 +130,7 @@ def test_a_sweep_may_go_on_for_longer_but_not_as_another_one(gantrain, tmp_path:
 
 def test_an_experiments_own_sweep_goes_on(gantrain, tmp_path: Path) -> None:
     fast = ["dataset=digits", "architecture=mlp_digits", "train.images=20", "train.batch_size=20", "seed=0"]
+    fast += ["evaluate.every_images=null"]  # no classifier
     assert gantrain("train", "experiment=paper_figure2", "gen_objective=matched", *fast, "run_dir=s").code == 0
     names = {path.name.partition("-gen_div-")[2] for path in tmp_path.glob("s/*-*/")}
     assert names == {"softened_reverse_kl", "reverse_kl", "alpha_0.25", "alpha_0.5", "alpha_0.75", "js", "kl"}

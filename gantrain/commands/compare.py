@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gantrain import comparison, overrides
 from gantrain.commands.fit import console
-from gantrain.comparison import Comparison
+from gantrain.comparison import Comparison, Configuration
 from gantrain.errors import ConfigError, StorageError
 from gantrain.files import reason, write_whole
 from gantrain.terminal import say
@@ -28,8 +28,9 @@ Examples
 
 Runs that differ only in seed are one configuration: mean ± standard deviation over its finished runs. It is named after
 what differs between configurations, and nothing else. * marks the best mean of a column that has a better direction
-(↑ or ↓). Metrics of quality and diversity are shown for runs that were evaluated. A sweep is compared when it ends.
-out defaults to DIR; to comparison for a single run, and for more than one DIR."""
+(↑ or ↓). Metrics of quality and diversity are shown for runs that were evaluated; training data is what as many
+training examples get in place of samples. A sweep is compared when it ends. out defaults to DIR; to comparison for a
+single run, and for more than one DIR."""
 
 
 @dataclass
@@ -84,22 +85,22 @@ def write(found: Comparison, out: Path) -> Path:
 
 def tables(found: Comparison) -> Iterator[Table]:
     """One row a configuration; a group of metrics is a table, or several where the terminal is too narrow for one."""
-    from gantrain.html_report import row_name
+    from gantrain.html_report import reference_row, row_name
 
     heads = ["#", *map(comparison.short, found.keys or comparison.FIRST[:1]), "seeds"]
-    rows = [[*row_name(each), each.seeds] for each in found.configurations]
-    names = [[head, *cells] for head, cells in zip(heads, zip(*rows, strict=True), strict=True)]
     for group, metrics in (found.columns or {"no run finished": []}).items():
-        columns = [numbers(found, metric, group) for metric in metrics]
-        for part in fitting(columns, console().width - sum(map(room, names))):
+        top = [*heads, *(metric.removeprefix(f"{group}/") + comparison.arrow(metric) for metric in metrics)]
+        rows = [[*row_name(c), c.seeds, *(cell(found, c, metric) for metric in metrics)] for c in found.configurations]
+        reference = reference_row(found, metrics)
+        columns = [list(column) for column in zip(top, *rows, *filter(None, [reference]), strict=True)]
+        names, numbers = columns[: len(heads)], columns[len(heads) :]
+        for part in fitting(numbers, console().width - sum(map(room, names))):
             yield table(group, names, part)
 
 
-def numbers(found: Comparison, metric: str, group: str) -> list[str]:
-    """The head of a metric's column, and a cell for each configuration."""
-    best = found.best(metric)
-    cells = [f"{each.written(metric)}{' *' if each in best else ''}" for each in found.configurations]
-    return [metric.removeprefix(f"{group}/") + comparison.arrow(metric), *cells]
+def cell(found: Comparison, configuration: Configuration, metric: str) -> str:
+    """A metric of a configuration, marked where it is the best."""
+    return configuration.written(metric) + (" *" if configuration in found.best(metric) else "")
 
 
 def fitting(columns: list[list[str]], width: int) -> Iterator[list[list[str]]]:
