@@ -164,8 +164,10 @@ def picture(run: Run, name: str) -> bytes:
     except Exception as error:  # a damaged file can raise anything inside a decoder
         raise DataError(f"{name} is no picture that can be shown: {clean(str(error))}") from error
     pixels.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(pixels)).save(buffer, format="PNG", optimize=True)
+    shown, buffer = np.asarray(pixels), io.BytesIO()
+    if (shown == shown[..., :1]).all():
+        shown = shown[..., 0]  # grey takes a third less
+    Image.fromarray(shown).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -345,7 +345,7 @@ def _plane_drawer(comparison: Comparison, x: str, y: str, enlarged: bool = False
             axes.yaxis.set_inverted(True)
         names = ["" if len(close) < len(shown) and point in close else point.name for point in shown]
         if "" in names:
-            names[shown.index(close[0])] = f"{len(close)} enlarged"
+            names[shown.index(close[0])] = "enlarged below"
         _name_points(axes, [point.at for point in shown], names)
 
     return draw
