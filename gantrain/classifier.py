@@ -30,6 +30,7 @@ from gantrain import checkpoints
 from gantrain.data.images import Images, Labels, pixels
 from gantrain.errors import CheckpointError, DataError
 from gantrain.files import reason, safe_name, write_whole
+from gantrain.precision import multiplies_bf16, rounded
 from gantrain.randomness import made_with, preserved_randomness, stream_generator, stream_seed
 from gantrain.terminal import one_line
 
@@ -192,9 +193,12 @@ def trained(data: Images, labels: Labels, training: Training, told: Callable[[in
         nesterov=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step / steps, training.rising))
+    precision = "bf16" if multiplies_bf16(images.device) else "float32"  # twice as fast
     for step, (batch, wanted) in enumerate(epochs(images, targets, training, mirrored=data.flip), start=1):
+        with rounded(precision, images.device):
+            logits = network(batch)
         optimizer.zero_grad()
-        functional.cross_entropy(network(batch), wanted).backward()
+        functional.cross_entropy(logits.float(), wanted).backward()
         optimizer.step()
         schedule.step()
         told(step, steps)

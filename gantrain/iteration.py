@@ -27,6 +27,7 @@ from gantrain.errors import ConfigError, DivergedError
 from gantrain.experiment import Execution, Experiment
 from gantrain.latents import Latents
 from gantrain.objective import Objective
+from gantrain.precision import multiplies_bf16, rounded
 from gantrain.randomness import seed_default, stream_seed
 from gantrain.state import State, still_statistics, update_average
 
@@ -361,9 +362,7 @@ def chosen_precision(execution: Execution, device: torch.device) -> str:
     """The precision, `auto` being bf16 where the device multiplies it faster, and else float32."""
     if execution.precision != "auto":
         return execution.precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    return "bf16" if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    return "bf16" if multiplies_bf16(device) else "float32"
 
 
 def refuse_impossible(execution: Execution, device: torch.device) -> None:
@@ -395,12 +394,6 @@ def can_be_held(state: State) -> bool:
     """Whether both optimizers can be told on their device not to step: fused ones can."""
     optimizers: list[Optimizer] = [state.discriminator_optimizer, state.generator_optimizer]
     return all(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in optimizers)
-
-
-def rounded(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Convolutions and matrix products in bfloat16 inside the block, where that is the precision."""
-    # A graph allows no cache of rounded weights.
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 @contextmanager

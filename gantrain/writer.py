@@ -23,9 +23,10 @@ from gantrain.errors import CheckpointError
 from gantrain.evaluation import Evaluation
 from gantrain.experiment import Experiment
 from gantrain.health import watched
-from gantrain.iteration import chosen_precision, rounded
+from gantrain.iteration import chosen_precision
 from gantrain.latents import Latents
 from gantrain.metrics.stored import quantised
+from gantrain.precision import rounded
 from gantrain.randomness import made_with, stream_generator
 from gantrain.report import Reporter, read_metrics
 from gantrain.run import RunFolder

@@ -19,7 +19,7 @@ PACKAGE = Path(gantrain.__file__).parent
 
 # A module or package imports only from its own layer or a lower one.
 LAYERS = [
-    {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact"},
+    {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact", "precision"},
     {"data", "architectures", "optimizers"},
     {"objective", "regularizers", "portraits", "explanation", "dirac"},
     {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "wandb_mirror"}
@@ -41,6 +41,7 @@ NEEDS_TORCH = {
     "gantrain.endpoint",
     "gantrain.forms",
     "gantrain.iteration",
+    "gantrain.precision",
     *(f"gantrain.metrics.{name}" for name in ("catalogue", "classes", "distances", "neighbours", "stored")),
     "gantrain.state",
     "gantrain.trainer",
