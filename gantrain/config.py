@@ -350,7 +350,8 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             if value not in (None, evaluation.FEATURES[0]):
                 raise ConfigError(f"{key}={value} needs evaluate.every_images=N: after how many images to measure")
         return
-    known = evaluation.metrics_of(settings["dataset"]["name"], asked["features"])
+    dataset, features = settings["dataset"]["name"], asked["features"]
+    known = evaluation.metrics_of(dataset, features)
     if asked["metrics"] == []:
         raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
     for name in asked["metrics"] or ():
@@ -358,7 +359,7 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             raise ConfigError(one_of("evaluate.metrics", name, known))
     if best is None:
         return
-    metrics = {number: name for name in known for number in evaluation.numbers_of([name], asked["features"])}
+    metrics = {number: name for name in known for number in evaluation.numbers_of([name], dataset, features)}
     if best not in (ranked := [number for number in metrics if better(number)]):
         raise ConfigError(one_of("best.metric", best, ranked))
     if asked["metrics"] and metrics[best] not in asked["metrics"]:

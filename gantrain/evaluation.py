@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import data
-from gantrain.comparison import better
+from gantrain.comparison import CONDITIONS, better
 from gantrain.errors import ConfigError, DataError, one_of
 from gantrain.files import write_whole
 from gantrain.randomness import stream_generator
@@ -35,23 +35,23 @@ STACK_METRICS = ("fid", "kid", "inception_score", "prdc", "pairwise_distance", "
 INCEPTION_METRICS = tuple(name for name in IMAGE_METRICS if name != "classes")  # its classes are not the data's
 POINT_METRICS = ("modes", "prdc", "classes", "pairwise_distance")
 CLASSIFIER, INCEPTION = FEATURES = ("classifier", "inception")  # through which network images are seen
-# The numbers of each metric, known without importing torch; not all data have all of them.
+# The numbers of each metric, known without importing torch.
 SCALARS = {
     "fid": ("quality/fid_classifier",),
     "kid": ("quality/kid_classifier", "quality/kid_classifier_error"),
     "inception_score": ("quality/inception_score_classifier",),
-    "modes": ("quality/high_quality_share", "diversity/modes", "diversity/modes_kl"),
+    "modes": ("quality/high_quality_share", "diversity/modes"),
     "prdc": ("quality/precision", "quality/density", "diversity/recall", "diversity/coverage"),
     "classes": ("diversity/class_entropy", "diversity/class_tv", "diversity/class_kl", "diversity/missing_classes"),
     "pairwise_distance": ("diversity/pairwise_distance",),
     "support_size": ("diversity/support_size",),
 }
+STACKED_SCALARS = SCALARS | {"modes": ("diversity/modes", "diversity/modes_kl")}
 FEWEST, MOST = 20, 10_000  # samples: fewer have no neighbours to speak of; more are taken only when they are asked for
 GROUPS = ("quality/", "diversity/")
 ROWS, COLUMNS = 8, 8  # of neighbours.png
 CHECKSUM_DIGITS = 16
-# What must be equal for the numbers of two evaluations to be compared.
-CONDITIONS = ("count", "real_count", "split", "seed", "samples_from", "features")
+ALIKE = (*CONDITIONS, "seed")  # what is the same in two evaluations of one run that were measured alike
 
 
 # A context in which steps are told: steps made, steps in all.
@@ -158,7 +158,7 @@ class Evaluation:
         """Whether an evaluation, as evaluation.json tells it, is better than the best one so far."""
         if self.best is None or (value := number(found, self.best)) is None:
             return False
-        if record is None or any(found.get(key) != record.get(key) for key in CONDITIONS):
+        if record is None or any(found.get(key) != record.get(key) for key in ALIKE):
             return True  # two numbers that were not measured alike cannot be compared
         before = number(record, self.best)
         return before is None or better(self.best) * (value - before) > 0
@@ -207,10 +207,11 @@ def chosen(names: Iterable[str] | None, dataset: Dataset, features: str = CLASSI
     return [known[name] for name in names or known]
 
 
-def numbers_of(metrics: Iterable[str], features: str = FEATURES[0]) -> list[str]:
-    """The names of the numbers that metrics consist of, seen through one kind of features."""
-    names = [name for metric in metrics for name in SCALARS[metric]]
-    if features == FEATURES[0]:
+def numbers_of(metrics: Iterable[str], dataset: str, features: str = CLASSIFIER) -> list[str]:
+    """The names of the numbers that metrics of a dataset consist of, seen through one kind of features."""
+    scalars = STACKED_SCALARS if is_stacked(dataset) else SCALARS
+    names = [name for metric in metrics for name in scalars[metric]]
+    if features == CLASSIFIER:
         return names
     return [name.replace("score_classifier", "score").replace("_classifier", f"_{features}") for name in names]
 

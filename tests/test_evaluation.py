@@ -130,7 +130,7 @@ def test_a_missing_classifier_is_trained_before_the_run(
     said = [line for line in answer.out.splitlines() if "classifier of the labels" in line or "images 2,000/" in line]
     assert len(said) == 2
     assert "training a classifier" in said[0]
-    assert set(written(tmp_path / "run")["metrics"]) == set(evaluation.numbers_of(["prdc"]))
+    assert set(written(tmp_path / "run")["metrics"]) == set(evaluation.numbers_of(["prdc"], "digits"))
 
 
 # best.pt
@@ -291,12 +291,12 @@ def test_the_names_known_without_torch_are_those_that_are_measured() -> None:
     seen = catalogue.Seen(
         torch.rand(30, 4), torch.tensor([15, 15]), torch.rand(30, 2), torch.randint(0, 256, (30, 9), dtype=torch.uint8)
     )
-    for known in (catalogue.IMAGES, catalogue.POINTS):
-        for name, metric in known.items():
-            numbers = [number for number in evaluation.SCALARS[name] if number != "diversity/modes_kl"]  # of stacks
-            assert list(catalogue.measure(seen, seen, [metric])) == numbers
+    known = {"digits": catalogue.IMAGES, "stacked_mnist": catalogue.STACKS, "ring": catalogue.POINTS}
+    for dataset, metrics in known.items():
+        for name, metric in metrics.items():
+            assert list(catalogue.measure(seen, seen, [metric])) == evaluation.numbers_of([name], dataset)
 
 
-def test_every_metric_of_images_and_points_has_a_number_to_follow() -> None:
-    for names in (evaluation.IMAGE_METRICS, evaluation.POINT_METRICS):
-        assert any(better(number) for number in evaluation.numbers_of(names))
+def test_every_kind_of_data_has_a_number_to_follow() -> None:
+    for dataset in ("digits", "stacked_mnist", "ring"):
+        assert any(better(number) for number in evaluation.numbers_of(evaluation.metrics_of(dataset), dataset))

@@ -358,7 +358,8 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
 @pytest.mark.parametrize("group", ["quality", "diversity"])
 def test_charts_of_samples_show_every_number_but_those_of_another_scale(group):
     patterns = [pattern for _, (_, chosen) in CHARTS[group].items() for pattern in chosen]
-    every = [name for names in evaluation.SCALARS.values() for name in names if name.startswith(group)]
+    every = [name for names in evaluation.SCALARS.values() for name in names]
+    every = [name for name in dict.fromkeys([*every, *evaluation.STACKED_SCALARS["modes"]]) if name.startswith(group)]
     shown = [name for name in every if any(re.match(pattern, name) for pattern in patterns)]
     hidden = {"quality/kid_classifier_error", "diversity/support_size"}
     assert shown == [name for name in every if name not in hidden]
