@@ -27,7 +27,7 @@ from gantrain.errors import ConfigError, DivergedError
 from gantrain.experiment import Execution, Experiment
 from gantrain.latents import Latents
 from gantrain.objective import Objective
-from gantrain.precision import multiplies_bf16, rounded
+from gantrain.precision import chosen_precision, rounded, tf32
 from gantrain.randomness import seed_default, stream_seed
 from gantrain.state import State, still_statistics, update_average
 
@@ -53,7 +53,7 @@ class Iteration:
         held_on_device: bool | None = None,
     ) -> None:
         self.state, self.experiment, self.say = state, experiment, say
-        self.precision = chosen_precision(experiment.execution, state.device)
+        self.precision = chosen_precision(experiment.execution.precision, state.device)
         refuse_impossible(experiment.execution, state.device)
         refuse_unfit(getattr(state.discriminator, "judges_alone", None), experiment.execution, self.precision)
         self.algorithm = UPDATES[experiment.execution.update]
@@ -358,13 +358,6 @@ def non_finite(images: int, players: str, statistics: Mapping[str, Tensor]) -> s
 # What a machine can do
 
 
-def chosen_precision(execution: Execution, device: torch.device) -> str:
-    """The precision, `auto` being bf16 where the device multiplies it faster, and else float32."""
-    if execution.precision != "auto":
-        return execution.precision
-    return "bf16" if multiplies_bf16(device) else "float32"
-
-
 def refuse_impossible(execution: Execution, device: torch.device) -> None:
     """Raise ConfigError for an execution that `device` cannot have."""
     if execution.precision == "tf32" and device.type != "cuda":
@@ -394,15 +387,3 @@ def can_be_held(state: State) -> bool:
     """Whether both optimizers can be told on their device not to step: fused ones can."""
     optimizers: list[Optimizer] = [state.discriminator_optimizer, state.generator_optimizer]
     return all(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in optimizers)
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether CUDA may round the factors of float32 products to 10 bits inside the block; as it was after it."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before

@@ -54,7 +54,8 @@ def check(settings: Mapping[str, Any]) -> None:
 
     Imports torch, reads no data.
     """
-    from gantrain.iteration import chosen_precision, refuse_impossible, refuse_unfit
+    from gantrain.iteration import refuse_impossible, refuse_unfit
+    from gantrain.precision import chosen_precision
 
     device, asked = choose_device(settings["device"]), execution(settings)
     optimizers.factories(settings["optimizer"], device)
@@ -62,7 +63,9 @@ def check(settings: Mapping[str, Any]) -> None:
     if not settings["architecture"].get("object"):
         generator, discriminator = fitting(settings)
         refuse_exhausting(sum(row.parameters for row in [*generator, *discriminator]))
-        refuse_unfit(all(row.norm != "batch" for row in discriminator), asked, chosen_precision(asked, device))
+        refuse_unfit(
+            all(row.norm != "batch" for row in discriminator), asked, chosen_precision(asked.precision, device)
+        )
 
 
 def build_evaluation(settings: Mapping[str, Any], dataset: Dataset) -> Evaluation | None:

@@ -23,10 +23,9 @@ from gantrain.errors import CheckpointError
 from gantrain.evaluation import Evaluation
 from gantrain.experiment import Experiment
 from gantrain.health import watched
-from gantrain.iteration import chosen_precision
 from gantrain.latents import Latents
 from gantrain.metrics.stored import quantised
-from gantrain.precision import rounded
+from gantrain.precision import chosen_precision, rounded
 from gantrain.randomness import made_with, stream_generator
 from gantrain.report import Reporter, read_metrics
 from gantrain.run import RunFolder
@@ -59,7 +58,7 @@ class Writer:
         self.state, self.folder, self.reporter = state, folder, reporter
         self.objective, self.data, self.latents = experiment.objective, experiment.data, experiment.latents
         self.schedule, self.seed, self.provenance = experiment.schedule, experiment.seed, provenance
-        self.precision = chosen_precision(experiment.execution, state.device)
+        self.precision = chosen_precision(experiment.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images = state.images
         self.good = checkpoints.newest_whole(folder.checkpoints)
