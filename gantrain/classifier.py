@@ -15,7 +15,6 @@ import hashlib
 import io
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from torch.nn import functional
 from gantrain import checkpoints
 from gantrain.data.images import Images, Labels, pixels
 from gantrain.errors import CheckpointError, DataError
-from gantrain.files import reason, safe_name, write_whole
+from gantrain.files import cache, reason, safe_name, write_whole
 from gantrain.precision import multiplies_bf16, rounded
 from gantrain.randomness import made_with, preserved_randomness, stream_generator, stream_seed
 from gantrain.terminal import one_line
@@ -272,10 +271,8 @@ def stacked(judge: Judge, shape: tuple[int, ...]) -> Judge:
 
 
 def place(data: Images) -> Path:
-    """Where the classifier of these images is looked for: `classifiers` in $XDG_CACHE_HOME/gantrain, by default
-    ~/.cache/gantrain."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "gantrain" / "classifiers" / f"{safe_name(data.label)}_{data.fingerprint}.pt"
+    """Where the classifier of these images is looked for: `classifiers` in the cache."""
+    return cache() / "classifiers" / f"{safe_name(data.label)}_{data.fingerprint}.pt"
 
 
 def make(data: Images, path: Path, training: Training | None, told: Callable[[int, int], None]) -> Judge:

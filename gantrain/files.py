@@ -81,6 +81,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def cache() -> Path:
+    """Where files that serve many runs are kept: $XDG_CACHE_HOME/gantrain, by default ~/.cache/gantrain."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gantrain"
+
+
 def safe_name(text: str) -> str:
     """`text` as one name of a file: only letters, digits, `.`, `_` and `-`, and no leading dot."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip(".")[:200] or "-"

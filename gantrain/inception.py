@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.data import fetching
 from gantrain.errors import ConfigError, DataError, StorageError
+from gantrain.files import cache
 
 if TYPE_CHECKING:
     import torch
@@ -57,10 +57,8 @@ class Inception(NamedTuple):
 
 
 def place() -> Path:
-    """Where the weights are looked for and downloaded to: `inception` in $XDG_CACHE_HOME/gantrain, by default
-    ~/.cache/gantrain."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "gantrain" / "inception" / WEIGHTS.name
+    """Where the weights are looked for and downloaded to: `inception` in the cache."""
+    return cache() / "inception" / WEIGHTS.name
 
 
 def obtained(path: Path | None = None) -> Path:
