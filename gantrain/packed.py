@@ -144,6 +144,7 @@ def opening(composed: DictConfig) -> Opened:
     """What Hydra is to call in a job's place."""
     context = HydraConfig.get()
     folder = RunFolder(context.runtime.output_dir)
+    train.keep_hydra_files(composed, folder)
     return Opened(composed, folder, list(context.overrides.task), train.goes_on(composed, folder))
 
 

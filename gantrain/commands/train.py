@@ -230,6 +230,7 @@ def job(composed: DictConfig) -> None:
         say(f"\n{folder.path}")
     with StopRequest() as stop:
         try:
+            keep_hydra_files(composed, folder)
             if goes_on(composed, folder):
                 with folder.locked():
                     continue_run(folder, composed, context.overrides.task)
@@ -245,18 +246,22 @@ def job(composed: DictConfig) -> None:
 
 def goes_on(composed: DictConfig, folder: RunFolder) -> bool:
     """Whether a job finds its run begun, and is to go on with it; else the run begins."""
-    if composed.resume == "auto" and folder.has_progress:
-        return True
-    if HydraConfig.get().output_subdir is None:  # a sweep is gone on with, and this run was missing
-        hydra_files = {
-            "config": composed,
-            "hydra": HydraConfig.instance().cfg,
-            "overrides": HydraConfig.get().overrides.task,
-        }
-        folder.config.parent.mkdir(exist_ok=True)
-        for name, content in hydra_files.items():
-            OmegaConf.save(content, folder.config.with_name(f"{name}.yaml"))
-    return False
+    return composed.resume == "auto" and folder.has_progress
+
+
+def keep_hydra_files(composed: DictConfig, folder: RunFolder) -> None:
+    """Write the files of `.hydra` for a run that was missing from a sweep that is gone on with, where Hydra itself is
+    kept from writing over those of the runs that are there."""
+    if HydraConfig.get().output_subdir is not None or goes_on(composed, folder):
+        return
+    contents = {
+        "config": composed,
+        "hydra": HydraConfig.instance().cfg,
+        "overrides": HydraConfig.get().overrides.task,
+    }
+    folder.config.parent.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        OmegaConf.save(content, folder.config.with_name(f"{name}.yaml"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
