@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gantrain.architectures.summary import LayerSummary
 
 MEMINFO = Path("/proc/meminfo")
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # What a run holds before its first number. CPU: the largest resident size (VmHWM) of a sweep's process that trained the
 # digits, on Linux with torch 2.15; all but 54 MiB of it are imports, shared with the process that it was forked from.
 # CUDA: the kernels' workspaces and a graph's own pool for each stream, a guess until it has been measured on a GPU.
@@ -90,7 +91,28 @@ def free(device: torch.device) -> int:
 
         torch.cuda.empty_cache()  # what runs that have ended held
         return torch.cuda.mem_get_info(device)[0]
+    return min([machine_free(), *group_free()])
+
+
+def machine_free() -> int:
+    """The bytes of the machine's memory that nobody uses."""
     fields = dict(line.split(":") for line in MEMINFO.read_text().splitlines()) if MEMINFO.exists() else {}
     if "MemAvailable" in fields:
         return 1024 * int(fields["MemAvailable"].split()[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS does not say
+
+
+def group_free() -> Iterator[int]:
+    """What each limit that a container or a cluster's scheduler has set leaves: Linux's control groups, version 2.
+
+    Files that were read count as used until the memory is needed; those are free.
+    """
+    lines = OWN_GROUP.read_text().splitlines() if OWN_GROUP.exists() else []
+    for path in (line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
+        group = GROUPS / path
+        for folder in (group, *group.parents):
+            limit = folder / "memory.max"
+            if limit.exists() and (most := limit.read_text().strip()) != "max":
+                pairs = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                used = int((folder / "memory.current").read_text()) - int(dict(pairs)["inactive_file"])
+                yield max(0, int(most) - used)

@@ -427,3 +427,20 @@ def test_the_estimate_is_near_what_a_process_takes(tmp_path: Path) -> None:
 def test_free_memory_is_what_the_system_says() -> None:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0.01 * physical < memory.free(CPU) < physical
+
+
+def test_limits_of_control_groups_count_at_every_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler's limit stands above a job's own group, and files read into memory can be had back."""
+    own = tmp_path / "groups" / "job" / "step"
+    own.mkdir(parents=True)
+    for folder, most in ((own, "max"), (own.parent, "8000000"), (own.parent.parent, "9000000")):
+        folder.joinpath("memory.max").write_text(f"{most}\n")
+        folder.joinpath("memory.current").write_text("7000000\n")
+        folder.joinpath("memory.stat").write_text("anon 4000000\ninactive_file 2500000\nactive_file 100\n")
+    (tmp_path / "own").write_text("4:memory:/elsewhere\n0::/job/step\n")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
+    assert list(memory.group_free()) == [3_500_000, 4_500_000]
+    assert memory.free(CPU) == 3_500_000
+    (tmp_path / "own").write_text("4:memory:/elsewhere\n")
+    assert memory.free(CPU) == pytest.approx(memory.machine_free(), rel=0.1)
