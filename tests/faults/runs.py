@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume import assert_equal_runs
+from test_sweeps import table
 
 from gantrain.report import read_metrics
 
@@ -26,6 +27,25 @@ SMALL = [
 def training(folder: Path, *overrides: str) -> list[str]:
     """The arguments that train the small run in `folder`, from the start or from where it is."""
     return ["train", f"run_dir={folder}", "resume=auto", *SMALL, *overrides]
+
+
+def sweeping(folder: Path) -> list[str]:
+    """The arguments that train three of them in `folder`."""
+    return ["train", "-m", "gen_div=kl,js,gan", f"run_dir={folder}", *SMALL]
+
+
+def assert_same_sweep(one: Path, other: Path) -> None:
+    """Every run is the same, and so are the report's numbers and, to the byte, its figures."""
+    runs = sorted(path.parent.name for path in one.glob("*/summary.json"))
+    assert len(runs) == 3
+    for name in runs:
+        assert_same_run(one / name, other / name)
+    assert table(one) == table(other)
+    figures = sorted(path.name for path in one.glob("compare-*.png"))
+    assert figures
+    for name in figures:
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert (other / "report.html").exists()
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -13,8 +14,8 @@ from types import FrameType
 import torch
 
 from faults.processes import FORKS, Command, run, when_called
-from faults.runs import assert_same_run, training
-from gantrain import checkpoints
+from faults.runs import assert_same_run, assert_same_sweep, sweeping, training
+from gantrain import checkpoints, sweeps
 
 WRITE = "gantrain.checkpoints:_write"
 
@@ -43,6 +44,27 @@ def test_killed_at_random_moments(tried, times, uninterrupted, tmp_path):
             kill_after(moments.uniform(0.3, 1.2) * duration, log, *training(folder))
             kill_after(moments.uniform(0.2, 0.8) * duration, log, *training(folder))
             finish(log, folder, uninterrupted)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_sweep_killed_at_random_moments(tried, times, tmp_path):
+    whole, moments = tmp_path / "whole", random.Random(1)
+    begun = time.monotonic()
+    code, output = run(tmp_path / "log", *sweeping(whole))
+    assert code == 0, output
+    duration = time.monotonic() - begun
+    for number in range(times(1, soak=20)):
+        folder, log = tmp_path / f"sweep{number}", tmp_path / f"log{number}"
+
+        def go_on(folder: Path = folder) -> list[str]:
+            return ["resume", str(folder)] if sweeps.is_sweep(folder) else sweeping(folder)
+
+        with tried("SIGKILL of a sweep at a random moment"), tried("SIGKILL of a sweep again, while it resumes"):
+            kill_after(moments.uniform(0.2, 1.0) * duration, log, *go_on())
+            kill_after(moments.uniform(0.2, 0.8) * duration, log, *go_on())
+            code, output = run(log, *go_on())
+            assert code == 0, output
+            assert_same_sweep(whole, folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
