@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gantrain import collection, comparison_plots
+from gantrain import collection, panels
 from gantrain.collection import Run
 from gantrain.comparison import (
     REFERENCE,
@@ -27,8 +27,9 @@ from gantrain.comparison import (
     provenance,
     short,
 )
-from gantrain.comparison_plots import Plot, coordinates, looks
+from gantrain.comparison_plots import coordinates
 from gantrain.errors import DataError
+from gantrain.panels import Plot, looks
 from gantrain.terminal import printable
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -297,7 +298,7 @@ def figures(plot: Plot, comparison: Comparison) -> Iterator[Html]:
     yield tag("p", reading)
     if plot.keyed and len(comparison.configurations) > 1:
         yield legend(comparison)
-    drawn = [Html(comparison_plots.inline(panel, f"{plot.name}{index}")) for index, panel in enumerate(plot.panels)]
+    drawn = [Html(panels.inline(panel, f"{plot.name}{index}")) for index, panel in enumerate(plot.panels)]
     yield tag("div", *(tag("figure", each) for each in drawn), class_="panels")
     if plot.name == "endpoints":
         yield endpoint_table(comparison)
@@ -305,7 +306,7 @@ def figures(plot: Plot, comparison: Comparison) -> Iterator[Html]:
 
 def legend(comparison: Comparison) -> Html:
     """The lines of all configurations."""
-    names = [comparison_plots.name(configuration, comparison) for configuration in comparison.configurations]
+    names = [panels.name(configuration, comparison) for configuration in comparison.configurations]
     entries = [
         tag("li", tag("svg", tag("path", d="M0 5h36", stroke=colour, **stroke(dashes)), viewBox="0 0 36 10"), name)
         for name, (colour, dashes) in zip(names, looks(comparison), strict=True)

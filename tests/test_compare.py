@@ -21,7 +21,7 @@ import yaml
 from conftest import Answer
 from PIL import Image, PngImagePlugin
 
-from gantrain import collection, comparison, comparison_plots, html_report, sweeps
+from gantrain import collection, comparison, comparison_plots, html_report, panels, sweeps
 from gantrain.commands import compare as show
 from gantrain.comparison import Estimate, better, compare
 from gantrain.errors import DataError
@@ -400,9 +400,9 @@ def test_configurations_look_different_and_alike_in_what_they_share(tmp_path: Pa
         for objective in ("ratio", "matched"):
             settings = {"gen_div": {"name": name}, "gen_objective": objective}
             make_run(tmp_path / f"few/{name}-{objective}", settings)
-    assert len(set(comparison_plots.looks(compare([tmp_path / "many"])))) == 40
+    assert len(set(panels.looks(compare([tmp_path / "many"])))) == 40
     found = compare([tmp_path / "few"])
-    looks = {configuration.label: look for configuration, look in comparison_plots.looked(found)}
+    looks = {configuration.label: look for configuration, look in panels.looked(found)}
     assert len(set(looks.values())) == 4
     assert looks["kl ratio"].colour == looks["kl matched"].colour != looks["js ratio"].colour
     assert looks["kl ratio"].dashes == looks["js ratio"].dashes != looks["kl matched"].dashes
@@ -695,7 +695,7 @@ def test_numbers_of_any_size_are_drawn(tmp_path: Path) -> None:
     found = compare([tmp_path])
     for plot in comparison_plots.plots(found):
         for panel in plot.panels:
-            assert "<path" in comparison_plots.inline(panel, "salt")
+            assert "<path" in panels.inline(panel, "salt")
     assert found.configurations[0].written("bound/gan").endswith(" ± 8.2e+99")
 
 

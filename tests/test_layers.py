@@ -25,7 +25,7 @@ LAYERS = [
     {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "wandb_mirror"}
     | {"metrics", "classifier", "inception"},
     {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory", "evaluation"}
-    | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report"},
+    | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report", "panels"},
     # `gantrain` itself offers `load`.
     {"config", "foreign", "overrides", "launch", "packed", "memory", "parts", "summary", "sweeps"}
     | {"commands", "cli", "gantrain"},

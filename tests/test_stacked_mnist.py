@@ -21,10 +21,11 @@ from torch import Tensor
 from gantrain import classifier, data
 from gantrain.classifier import Classifier, Judge, Stacked
 from gantrain.comparison import compare
-from gantrain.comparison_plots import plots, save
+from gantrain.comparison_plots import plots
 from gantrain.data import published
 from gantrain.data.images import pixels
 from gantrain.errors import DataError
+from gantrain.panels import save
 
 WHOLE, STACKS = published.STACKS, (3000, 600)
 Digits = dict[str, np.ndarray]

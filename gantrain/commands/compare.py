@@ -69,14 +69,14 @@ def show(found: Comparison) -> None:
 
 def write(found: Comparison, out: Path) -> Path:
     """compare.csv, the figures and the page, whose path is returned. Raises StorageError."""
-    from gantrain import comparison_plots, html_report
+    from gantrain import comparison_plots, html_report, panels
 
     plots = comparison_plots.plots(found)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "compare.csv", comparison.table(found))
         for plot in plots:
-            comparison_plots.save(plot, found, out)
+            panels.save(plot, found, out)
         write_whole(out / "report.html", html_report.page(found, plots))
     except OSError as error:
         raise StorageError(f"out={out} cannot be written: {reason(error)}") from error
