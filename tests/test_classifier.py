@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 from gantrain import classifier, data
 from gantrain.classifier import Judge, Training
+from gantrain.commands import classifier as commands
 from gantrain.data import published
 from gantrain.data.images import pixels
 from gantrain.errors import CheckpointError
@@ -124,6 +125,23 @@ def test_what_has_no_classifier_is_refused(
 
 
 # Training
+
+
+def test_what_takes_long_says_how_long_by_its_first_steps_and_every_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A step takes ten seconds; the first one, of which nothing is concluded, a hundred."""
+    clock = [0.0]
+    monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
+    with commands.progress("looking at it", first=1, measured=4) as told:
+        for step in range(1, 13):
+            clock[0] += 100 if step == 1 else 10
+            told(step, 12)
+    assert capsys.readouterr().out.splitlines() == [
+        "looking at it",
+        "about 80 seconds to go, by the first 4 of 12 steps",
+        "about 20 seconds to go, by the first 10 of 12 steps",
+    ]
 
 
 def test_an_augmented_image_is_the_image_shifted_by_at_most_an_eighth_or_mirrored() -> None:

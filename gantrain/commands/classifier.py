@@ -42,6 +42,7 @@ seed is given. Its accuracy is that on the test split, or on the images that are
 
 # Steps after which the time that is left is told; the first are slower than the rest.
 FIRST, MEASURED = 5, 25
+SECONDS_BETWEEN_LINES = 60
 
 
 @dataclass
@@ -191,21 +192,26 @@ def fitting_threads(images: Images, training: Training) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, first: int = FIRST, measured: int = MEASURED) -> Iterator[Callable[[int, int], None]]:
-    """Say `what` is done and, by the steps from `first` to `measured`, how long it will take; a bar on a terminal."""
+    """Say `what` is done and, by the steps from `first` to `measured`, how long it will take; then a bar shows it on a
+    terminal, and elsewhere a line a minute."""
     from rich.progress import Progress
 
-    screen, clock = console(), [time.monotonic()]
+    screen, begun, said = console(), time.monotonic(), 0.0
     say(what)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("")
 
         def told(step: int, steps: int) -> None:
+            nonlocal begun, said
             bar.update(task, completed=step, total=steps)
+            now = time.monotonic()
             if step == first:
-                clock[0] = time.monotonic()
-            if step == measured < steps:
-                left = (time.monotonic() - clock[0]) / (measured - first) * (steps - measured)
-                say(f"about {lasting(left)} to go, by the first {measured} of {steps:,} steps")
+                begun = now
+            due = step == measured or (not screen.is_terminal and now - said >= SECONDS_BETWEEN_LINES)
+            if due and measured <= step < steps:
+                said = now
+                left = (now - begun) / (step - first) * (steps - step)
+                say(f"about {lasting(left)} to go, by the first {step:,} of {steps:,} steps")
 
         yield told
 
