@@ -281,7 +281,8 @@ def make(data: Images, path: Path, training: Training | None, told: Callable[[in
     if labels is None:
         raise DataError(
             f"dataset={data.name} has no labels to train a classifier with; use a folder with a folder for each class, "
-            "or judge with the classifier of another dataset of the same shape: classifier=FILE"
+            "or judge with the classifier of another dataset of the same shape: classifier=FILE (of `gantrain train`: "
+            "evaluate.classifier=FILE)"
         )
     training = training or Training.natural(len(data.train), data.shape[0])
     classifier = trained(data, labels, training, told)

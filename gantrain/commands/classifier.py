@@ -153,7 +153,7 @@ def judge_of(dataset: Images, settings: Mapping[str, Any], file: str | None, dev
         judge = classifier.stacked(judge, dataset.shape)
     if judge.classifier.shape != dataset.shape:
         raise ConfigError(
-            f"classifier={file} is for images of shape {list(judge.classifier.shape)}, "
+            f"the classifier {file} is for images of shape {list(judge.classifier.shape)}, "
             f"{dataset.label} has {list(dataset.shape)}"
         )
     return judge
