@@ -16,6 +16,7 @@ import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gantrain.nested import leaves
 from gantrain.terminal import printable
 
 STATUSES = ("finished", "stopped", "failed", "running")
+OF_SAMPLES = ("quality/", "diversity/")  # metrics that an evaluation measures
 CURVES = ("images", "loss/", "bound/", "training_bound/")  # of metrics.jsonl; the rest stays on disk
 LARGEST_BYTES = {".yaml": 2**18, ".json": 2**24, ".jsonl": 2**28, ".png": 2**24}
 MOST_BRACKETS = 1000  # of a YAML file: its reader's time grows with the square of their depth
@@ -73,12 +75,21 @@ class Run:
         """The seed, as text."""
         return self.settings.get("seed", "")
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, float]:
-        """The finite numbers of the last report, and of the evaluation, which win."""
-        return numbers(self.summary.get("metrics")) | numbers(self.evaluation.get("metrics"))
+        """The finite numbers of the last report and of the evaluation, which alone tells of samples where it is."""
+        reported, measured = numbers(self.summary.get("metrics")), self.evaluation.get("metrics")
+        if measured:
+            reported = {name: value for name, value in reported.items() if not name.startswith(OF_SAMPLES)}
+        return reported | numbers(measured)
 
     @property
+    def early_clock(self) -> float | None:
+        """The evaluation's clock where it is not that of the run's end; None where it is, or either is unknown."""
+        clock, end = number(self.evaluation.get("images")), number(self.summary.get("images"))
+        return None if end is None or clock == end else clock
+
+    @cached_property
     def reference(self) -> dict[str, float]:
         """The finite numbers that training examples got in the evaluation, in place of samples."""
         return numbers(self.evaluation.get("reference"))

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gantrain import collection
+from gantrain.checkpoints import BEST
 from gantrain.collection import Run, clean, number, within
 from gantrain.errors import DataError
 
@@ -52,6 +53,7 @@ HIGHER = {"precision", "recall", "density", "coverage", "score", "modes", "high"
 ROUNDED_FROM = 1e6  # a number that is written with an exponent
 SIGNIFICANT = 4
 REFERENCE = "training data"  # in place of samples
+MOST_NAMED = 3  # runs in a note
 CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # of evaluations that can be ranked
 
 
@@ -102,7 +104,7 @@ class Configuration:
     values: dict[str, str]
     runs: list[Run]
 
-    @property
+    @cached_property
     def finished(self) -> list[Run]:
         """The runs that count."""
         return [run for run in self.runs if run.finished]
@@ -206,14 +208,16 @@ class Comparison:
 
     @cached_property
     def measured_alike(self) -> bool:
-        """Whether all evaluations agree in number, split, features and network, and all runs in their data."""
-        made = {
-            json.dumps([run.evaluation.get(key) for key in CONDITIONS])
-            for run in self.runs
-            if run.finished and run.evaluation
-        }
+        """Whether all evaluations agree in number, split, features and network, and all runs in their data.
+
+        All are of their run's end, too, or of one earlier clock, or of best.pt.
+        """
+        evaluated = [run for run in self.runs if run.finished and run.evaluation]
+        made = {json.dumps([run.evaluation.get(key) for key in CONDITIONS]) for run in evaluated}
+        early = {run.early_clock for run in evaluated}
         data = {json.dumps(run.fact("data", "fingerprint")) for run in self.runs if run.finished}
-        return len(made) <= 1 and len(data) <= 1
+        best = all(run.evaluation.get("checkpoint") == BEST for run in evaluated)
+        return len(made) <= 1 and len(data) <= 1 and (len(early) <= 1 or best)
 
     @cached_property
     def reference(self) -> dict[str, float]:
@@ -271,7 +275,7 @@ def compare(folders: Iterable[Path]) -> Comparison:
         for index, (each, members) in enumerate(zip(settings, groups.values(), strict=True), start=1)
     ]
     scalars = [key for key in every if key in keys or not re.search(r"\.[0-9]", key)]
-    comparison = Comparison(configurations, keys, scalars, unreadable, notes)
+    comparison = Comparison(configurations, keys, scalars, unreadable, [*notes, *evaluated_early(kept)])
     if not comparison.measured_alike:
         comparison.notes.append(
             "the runs differ in their data, or in how they were evaluated (see where the numbers come from): "
@@ -299,6 +303,18 @@ def newest_of_each(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
         if run is not chosen
     ]
     return kept, notes
+
+
+def evaluated_early(runs: Iterable[Run]) -> Iterator[str]:
+    """A note on the finished runs whose evaluation is not of their end: of best.pt, or from before they went on."""
+    early = [
+        f"{run.path} (at {run.early_clock:,.0f} of {run.fact('images'):,.0f} images)"
+        for run in runs
+        if run.finished and run.early_clock is not None
+    ]
+    if early:
+        more = f" and {len(early) - MOST_NAMED} more" if len(early) > MOST_NAMED else ""
+        yield f"not evaluated at the end of the run: {', '.join(early[:MOST_NAMED])}{more}"
 
 
 def differing(settings: Sequence[dict[str, str]]) -> list[str]:
@@ -390,13 +406,15 @@ def command_lines(runs: Iterable[Run]) -> list[list[str]]:
 
 
 def _joined(jobs: list[list[str]]) -> list[list[str]]:
-    split = [[text.partition("=")[::2] for text in job] for job in jobs]
-    values = {key: dict.fromkeys(dict(job).get(key) for job in split) for job in split for key, _ in job}
-    combinations = set(itertools.product(*values.values()))
-    listed = {tuple(dict(job).get(key) for key in values) for job in split}
-    if len(jobs) == 1 or combinations != listed or len(listed) != len(jobs):
+    chosen = [dict(text.partition("=")[::2] for text in job) for job in jobs]
+    if len(jobs) == 1 or any(each.keys() != chosen[0].keys() for each in chosen):
         return jobs
-    return [["-m", *(f"{key}={','.join(map(str, found))}" for key, found in values.items())]]
+    values = {key: dict.fromkeys(each[key] for each in chosen) for key in chosen[0]}
+    listed = {tuple(each[key] for key in values) for each in chosen}
+    # As many jobs as combinations, and no two alike: they are all of them.
+    if not len(jobs) == len(listed) == math.prod(map(len, values.values())):
+        return jobs
+    return [["-m", *(f"{key}={','.join(found)}" for key, found in values.items())]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from PIL import Image, PngImagePlugin
 
 from gantrain import collection, comparison, comparison_plots, html_report, panels, sweeps
 from gantrain.commands import compare as show
-from gantrain.comparison import Estimate, better, compare
+from gantrain.comparison import Comparison, Configuration, Estimate, better, compare
 from gantrain.errors import DataError
 
 Gantrain = Callable[..., Answer]
@@ -304,6 +305,50 @@ def test_nothing_is_best_where_runs_were_measured_differently(
     assert "cannot be ranked" in " ".join(found.notes)
 
 
+def test_runs_of_any_length_are_ranked_where_each_was_evaluated_at_its_end(tmp_path: Path) -> None:
+    make_run(tmp_path / "short", evaluation={})
+    longer = {"images": 5000, "metrics": {"quality/precision": 0.9}}
+    make_run(tmp_path / "long", {"train": {"images": 5000}}, evaluation=longer, images=5000)
+    make_run(tmp_path / "unknown", {"gen_div": {"name": "js"}}, evaluation={"images": None})
+    found = compare([tmp_path])
+    assert [each.values["train.images"] for each in found.best("quality/precision")] == ["5000"]
+    assert found.notes == []
+
+
+@pytest.mark.parametrize(("clock", "end"), [(1000, 1000), (2000, 2000), (500, 2000)])
+def test_an_evaluation_from_before_the_end_is_told_and_not_ranked_with_others(
+    clock: int, end: int, tmp_path: Path
+) -> None:
+    for index in range(5):
+        make_run(tmp_path / f"resumed{index}", {"gen_div": {"name": f"alpha_{index}"}}, evaluation={}, images=2000)
+    found = compare([tmp_path])
+    assert len(found.best("quality/precision")) == 5, "all were measured at 1,000 images"
+    told = ", ".join(f"{tmp_path}/resumed{index} (at 1,000 of 2,000 images)" for index in range(3))
+    assert found.notes == [f"not evaluated at the end of the run: {told} and 2 more"]
+    make_run(tmp_path / "other", evaluation={"images": clock}, images=end)
+    found = compare([tmp_path])
+    assert found.best("quality/precision") == []
+    assert "cannot be ranked" in found.notes[-1]
+
+
+def test_best_checkpoints_are_ranked_among_themselves(tmp_path: Path) -> None:
+    for name, clock in (("kl", 500), ("js", 1000), ("gan", 700)):
+        best = {"images": clock, "checkpoint": "best.pt", "metrics": {"quality/precision": clock / 1000}}
+        make_run(tmp_path / name, {"gen_div": {"name": name}}, evaluation=best)
+    assert [each.label for each in compare([tmp_path]).best("quality/precision")] == ["js"]
+    make_run(tmp_path / "last", {"gen_div": {"name": "neyman"}}, evaluation={})
+    assert compare([tmp_path]).best("quality/precision") == []
+
+
+def test_where_there_is_an_evaluation_it_alone_tells_of_samples(tmp_path: Path) -> None:
+    while_training = {"quality/precision": 0.8, "quality/fid_classifier": 3.0, "diversity/recall": 0.7}
+    run = make_run(tmp_path / "run", metrics=while_training)
+    assert collection.read(run).metrics.items() >= while_training.items()
+    (run / "evaluation.json").write_text(json.dumps({"count": 100, "metrics": {"quality/fid_classifier": 9.0}}))
+    trained = {"loss/discriminator": 1.5, "loss/generator": 0.5, "bound/gan": 0.25}
+    assert collection.read(run).metrics == trained | {"quality/fid_classifier": 9.0}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is written
 
@@ -334,6 +379,37 @@ def test_commands_are_those_that_were_typed(tmp_path: Path) -> None:
         ["gen_div=kl", "seed=1"],
         ["gen_div=js", "seed=0"],
     ]
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [[f"key{key}={job}" for key in range(12)] for job in range(30)],  # of 30^12 combinations
+        [["a=1", "b=1"], ["a=1", "b=2"], ["a=2", "b=1"]],
+        [["a=1", "b=1"], ["a=1", "b=2"], ["a=2", "b=1"], ["a=2", "b=1"]],
+        [["a=1"], ["a=1", "b=2"]],
+    ],
+)
+def test_runs_that_are_no_grid_keep_their_commands(jobs: list[list[str]], tmp_path: Path) -> None:
+    for seed, job in enumerate(jobs):
+        run = make_run(tmp_path / f"{seed}", {"seed": seed})
+        (run / ".hydra/overrides.yaml").write_text(yaml.safe_dump(job))
+    assert comparison.command_lines(compare([tmp_path]).runs) == jobs
+
+
+def test_nothing_is_reckoned_anew_for_each_cell(tmp_path: Path) -> None:
+    sought = []
+
+    class Watched(Comparison):
+        def best(self, metric: str) -> list[Configuration]:
+            sought.append(metric)
+            return super().best(metric)
+
+    whole = compare([sweep(tmp_path, "kl,js,gan")])
+    found = Watched(**{each.name: getattr(whole, each.name) for each in fields(whole)})
+    assert list(show.tables(found))
+    assert sorted(sought) == sorted(metric for metrics in found.columns.values() for metric in metrics)
+    assert all(run.metrics is run.metrics for run in found.runs)
 
 
 def test_a_comparison_is_shown_and_written(gantrain: Gantrain, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def tables(found: Comparison) -> Iterator[Table]:
     heads = ["#", *map(comparison.short, found.keys or comparison.FIRST[:1]), "seeds"]
     for group, metrics in (found.columns or {"no run finished": []}).items():
         top = [*heads, *(metric.removeprefix(f"{group}/") + comparison.arrow(metric) for metric in metrics)]
-        rows = [[*row_name(c), c.seeds, *(cell(found, c, metric) for metric in metrics)] for c in found.configurations]
+        best = {metric: found.best(metric) for metric in metrics}
+        rows = [[*row_name(c), c.seeds, *(cell(c, m, best[m]) for m in metrics)] for c in found.configurations]
         reference = reference_row(found, metrics)
         columns = [list(column) for column in zip(top, *rows, *filter(None, [reference]), strict=True)]
         names, numbers = columns[: len(heads)], columns[len(heads) :]
@@ -98,9 +99,9 @@ def tables(found: Comparison) -> Iterator[Table]:
             yield table(group, names, part)
 
 
-def cell(found: Comparison, configuration: Configuration, metric: str) -> str:
-    """A metric of a configuration, marked where it is the best."""
-    return configuration.written(metric) + (" *" if configuration in found.best(metric) else "")
+def cell(configuration: Configuration, metric: str, best: list[Configuration]) -> str:
+    """A metric of a configuration, marked where it is one of the best."""
+    return configuration.written(metric) + (" *" if configuration in best else "")
 
 
 def fitting(columns: list[list[str]], width: int) -> Iterator[list[list[str]]]:
