@@ -4,12 +4,13 @@ Hydra instantiates launchers, sweepers, callbacks and logging handlers that a co
 sent could execute code. A file of the user's `--config-dir` is read when it is composed, by `ForeignSource`: with a
 safe loader, up to a size, and from inside the folder. What Hydra composes from such files, which runs nothing, is then
 compared with what it composes without them: under `hydra` they may change where runs go, the mode, the sweeper's
-parameters, and the launcher, which has to be one of Hydra's plugins.
+parameters, and the launcher: one of Hydra's plugins by its name, and such settings of it as are numbers or names.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,13 @@ from gantrain.nested import leaves
 ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "mode", "sweeper.params")
 # What Hydra itself fills in from the command line.
 FILLED_IN = ("runtime", "overrides", "searchpath", "job.name", "job.override_dirname", "job.config_name", "job.id")
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+# Settings of launchers that may come from a file; others hold commands for a shell, or folders.
+LAUNCHER = (
+    r"(n_|array_)?(jobs|parallelism)|batch_size|pre_dispatch|verbose|backend|prefer|timeout_min|nodes|tasks_per_node|"
+    r"(cpus|gpus|mem)_per_(node|task|cpu|gpu)|mem_gb|partition|qos|account|constraint|gres|max_num_timeout|"
+    r"signal_delay_s|stderr_to_stdout|timeout"
+)
+LAUNCHER_SETTING = re.compile(rf"launcher\.({LAUNCHER})=[\w.:-]*")
 LARGEST_BYTES = 2**20
 MOST_VALUES = 10_000
 DEEPEST = 50
@@ -116,13 +123,13 @@ def refuse_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any]])
 
 def refuse_active(hydra: Mapping[str, Any], without: Mapping[str, Any], folder: Path) -> None:
     """Raise ConfigError where the composed node `hydra` differs from the one composed `without` the user's YAML in a
-    key that could make Hydra run something."""
+    key that could make Hydra run something; `without` has the same launcher, by its name."""
     ours, theirs = dict(leaves(without)), dict(leaves(hydra))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key) and not harmless(key, theirs):
             raise ConfigError(
                 f"--config-dir {folder}: its YAML sets hydra.{key}; under hydra it may set only {', '.join(ALLOWED)} "
-                "and a launcher by name. Type anything else on the command line"
+                "and a launcher by name, with numbers and names for it. Type anything else on the command line"
             )
 
 
@@ -131,6 +138,7 @@ def harmless(key: str, hydra: Mapping[str, Any]) -> bool:
     if "architecture.object" in key:  # it would pass for an override that was typed
         return False
     if key.startswith("launcher."):
-        nested = key.endswith("_target_") and key != "launcher._target_"
-        return not nested and str(hydra.get("launcher._target_")).startswith(PLUGINS)
+        return LAUNCHER_SETTING.fullmatch(f"{key}={hydra.get(key)}") is not None
+    if key.startswith("sweeper.params") and "hydra" in key:  # it would be a key of Hydra's own in every job
+        return False
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED + FILLED_IN)

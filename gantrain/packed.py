@@ -30,7 +30,7 @@ from hydra.core.utils import JobReturn, env_override, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain import config, data, memory, parts
+from gantrain import config, data, memory, parts, sweeps
 from gantrain.commands import train
 from gantrain.commands.resume import to_continue
 from gantrain.errors import ConfigError, GantrainError
@@ -88,19 +88,20 @@ def launch(configs: Sequence[DictConfig], context: HydraContext, jobs: int) -> l
     needs = [need_or_base(settings, device) for settings in checked]
     waiting, returned = list(zip(configs, needs, strict=True)), []
 
-    def opened(whole: DictConfig) -> Opened:
+    def opened(whole: DictConfig) -> Opened | None:
         job = run_job(opening, whole, "hydra.sweep.dir", "hydra.sweep.subdir", context)
-        run, job.return_value = job.return_value, None
+        run: Opened | None = job.return_value
+        job.return_value = None
         returned.append(job)
         return run
 
     if device.type == "cpu":
         room = Room(jobs or cores(), "a core each", device)
         with env_override({"OMP_NUM_THREADS": "1"}):
-            side_by_side(waiting, lambda whole: Child(opened(whole)), listen, room)
+            side_by_side(waiting, lambda whole: (run := opened(whole)) and Child(run), listen, room)
     else:
         room, load = Room(jobs or TURNS, "enough to fill the device", device), SharedData()
-        side_by_side(waiting, lambda whole: Turns(opened(whole), device, load), take_turns, room)
+        side_by_side(waiting, lambda whole: (run := opened(whole)) and Turns(run, device, load), take_turns, room)
     return returned
 
 
@@ -140,12 +141,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def opening(composed: DictConfig) -> Opened:
-    """What Hydra is to call in a job's place."""
+def opening(composed: DictConfig) -> Opened | None:
+    """What Hydra is to call in a job's place; None for a run that cannot go on, whose error is kept in FAILURES."""
     context = HydraConfig.get()
     folder = RunFolder(context.runtime.output_dir)
-    train.keep_hydra_files(composed, folder)
-    return Opened(composed, folder, list(context.overrides.task), train.goes_on(composed, folder))
+    try:
+        train.keep_hydra_files(composed, folder)
+        return Opened(composed, folder, list(context.overrides.task), train.goes_on(composed, folder))
+    except GantrainError as error:
+        FAILURES[folder.path.resolve()] = error
+        say(f"failed: {error}", error=True)
+        return None
 
 
 def iterations(run: Opened, load: Callable[..., Dataset] = data.load) -> Generator[None, None, None]:
@@ -203,14 +209,18 @@ def side_by_side(
     """
     say(room.told([need for _, need in waiting]))
     running: dict[Any, Need] = {}
+    ended = True  # whether one has, so that there may be room: a GPU has to be waited for to know
     with StopRequest() as stop:
         stop.defer()
         try:
             while waiting or running:
-                while waiting and room.takes(waiting[0][1], list(running.values())):
+                while ended and waiting and room.takes(waiting[0][1], list(running.values())):
                     whole, need = waiting.pop(0)
-                    running[begin(whole)] = need
-                running = {run: running[run] for run in go_on(list(running))}
+                    if run := begin(whole):
+                        running[run] = need
+                still = go_on(list(running))
+                ended = len(still) < len(running)
+                running = {run: running[run] for run in still}
                 if stop.number is not None:
                     waiting.clear()
                     for run in running:
@@ -251,7 +261,7 @@ class Child:
 
     def note_failure(self, exit_code: int) -> None:
         """Keep what ended the process, where the run could not write it into its summary."""
-        if exit_code == 0 or self.folder.read_summary().get("status") in ("failed", "stopped"):
+        if exit_code == 0 or sweeps.summary(self.folder.path).get("exit_code") == exit_code:
             return
         reason = f"its process ended with exit code {exit_code}: {self.lines.last}"
         if exit_code < 0:

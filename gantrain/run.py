@@ -57,10 +57,10 @@ class RunFolder:
     def refuse_links(self) -> None:
         """Raise CheckpointError where one of the run's own names is a link or special file, and leads elsewhere."""
         names = (".lock", ".hydra", "checkpoints", "samples", "metrics.jsonl", "summary.json", "train.log")
-        for name in (*names, "losses.png", "trajectory.png"):
-            _refuse_link(self.path / name)
+        for name in (*names, "losses.png", "trajectory.png", "evaluation.json", "neighbours.png", "wandb", "wandb_id"):
+            refuse_link(self.path / name)
             for path in (self.path / name).rglob("*"):
-                _refuse_link(path)
+                refuse_link(path)
 
     def refuse_progress(self) -> None:
         """Raise BusyError where a new start would lose something."""
@@ -128,7 +128,8 @@ class RunFolder:
             raise StorageError(f"{self.path} was removed and made anew while this run trained; it is left alone")
 
 
-def _refuse_link(path: Path) -> None:
+def refuse_link(path: Path) -> None:
+    """Raise CheckpointError where a name is a link or a special file, and leads elsewhere."""
     if os.path.lexists(path) and not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode)):
         raise CheckpointError(
             f"{one_line(str(path))} is a link or a special file, through which a run would write elsewhere; "

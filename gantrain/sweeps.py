@@ -18,17 +18,20 @@ import yaml
 from gantrain import comparison, overrides
 from gantrain.commands import compare
 from gantrain.commands.fit import console
-from gantrain.errors import CheckpointError, ConfigError, GantrainError
-from gantrain.foreign import ForeignSource, refuse_exhausting
-from gantrain.run import RunFolder
+from gantrain.errors import CheckpointError, ConfigError, GantrainError, StorageError
+from gantrain.files import reason, write_whole
+from gantrain.foreign import LAUNCHER_SETTING, ForeignSource, refuse_exhausting
+from gantrain.run import RunFolder, refuse_link
 from gantrain.terminal import one_line, say, seen_or_not
 
 COMMAND = "multirun.yaml"
+KEPT = ".multirun.yaml"  # a copy, as Hydra writes its own anew, and not at once, whenever the sweep goes on
 SEARCH_PATH = "hydra.searchpath"
 # What every sweep sets by itself, and sets again.
 OWN = ("hydra.sweep.dir", "hydra.job.config.override_dirname.exclude_keys", "hydra.output_subdir", "hydra.mode")
 HARMLESS = re.compile(
-    r"hydra/launcher=\w+|hydra\.launcher\.(?!_)\w+=.*|hydra\.sweep\.subdir=.*|hydra\.sweeper\.params.*"
+    rf"hydra/launcher=\w+|hydra\.{LAUNCHER_SETTING.pattern}|hydra\.sweeper\.params(?!.*hydra).*|"
+    r"hydra\.sweep\.subdir=(?!.*\.\.)(\$\{hydra[.:]job\.\w+\}|[\w=,.'\"-])+"  # one name, inside the sweep's folder
 )
 
 # What ended a run of this process early, by its folder: on a failing disk its summary would not say so.
@@ -57,21 +60,45 @@ def is_sweep(folder: Path) -> bool:
     return (folder / COMMAND).is_file()
 
 
-def command_of(root: Path) -> Command:
-    """The command of the sweep in `root`. Raises CheckpointError where there is none that may be given again."""
-    path = root / COMMAND
+def refuse_links(root: Path) -> None:
+    """Raise CheckpointError where something in a sweep's folder is a link or special file, and leads elsewhere."""
+    for path in root.iterdir():
+        refuse_link(path)
+        RunFolder(path).refuse_links()
+
+
+def keep_command(root: Path) -> None:
+    """Keep a copy of the sweep's command, which is whole at any moment. Raises StorageError."""
+    try:
+        if not (root / KEPT).exists():
+            write_whole(root / KEPT, (root / COMMAND).read_bytes())
+    except OSError as error:
+        raise StorageError(f"{root / KEPT} could not be written: {reason(error)}") from error
+
+
+def typed_in(root: Path) -> Command:
+    """The command of the sweep in `root`, whatever it is. Raises CheckpointError where there is none."""
+    path = root / KEPT if (root / KEPT).exists() else root / COMMAND
     try:
         refuse_exhausting(path, root)
         typed = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]
         task, hydra = ([str(text) for text in typed[kind]] for kind in ("task", "hydra"))
-        paths = [o.value() for o in overrides.parsed(hydra) if o.key_or_group == SEARCH_PATH]
+        config_dir = own_yaml(o.value() for o in overrides.parsed(hydra) if o.key_or_group == SEARCH_PATH)
     except (ConfigError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} does not hold the command of a sweep: {one_line(str(error))}") from error
-    theirs = [text for text in hydra if key(text) not in (*OWN, SEARCH_PATH)]
-    for text in (*theirs, *(text for text in task if text.lstrip("+~").startswith("hydra"))):
+    return Command(task, [text for text in hydra if key(text) not in (*OWN, SEARCH_PATH)], config_dir)
+
+
+def command_of(root: Path) -> Command:
+    """The command of the sweep in `root`. Raises CheckpointError where there is none that may be given again."""
+    command = typed_in(root)
+    for text in (*command.hydra, *(text for text in command.task if text.lstrip("+~").startswith("hydra"))):
         if not HARMLESS.fullmatch(text):
-            raise CheckpointError(f"{path} has {text}, which is not taken from a file; give the sweep's command again")
-    return Command(task, theirs, config_dir=own_yaml(paths))
+            raise CheckpointError(
+                f"{root / COMMAND} has {text}, which is not taken from a file; give the sweep's command again, with "
+                f"{text} and resume=auto"
+            )
+    return command
 
 
 def own_yaml(paths: Iterable[Any]) -> str | None:
@@ -87,20 +114,38 @@ def key(text: str) -> str:
 
 def refuse_another(root: Path, typed: Sequence[str], free: Sequence[str]) -> None:
     """Raise CheckpointError unless `typed` are the overrides of the sweep in `root`, but for keys that are `free`."""
+    begun = typed_in(root).task
     then, now = (
         {text.lstrip("+") for text in each if key(text) not in free and not key(text).startswith("hydra")}
-        for each in (command_of(root).task, typed)
+        for each in (begun, typed)
     )
+    go_on = f"give another run_dir, or go on with that one: gantrain resume {root}"
     if then != now:
+        raise CheckpointError(f"{root} holds another sweep: {' '.join(sorted(then ^ now))} differ; {go_on}")
+    if listed(begun) != listed(typed):
         raise CheckpointError(
-            f"{root} holds another sweep: {' '.join(sorted(then ^ now))} differ; give another run_dir, or go on with "
-            f"that one: gantrain resume {root}"
+            f"{root} holds another sweep: its runs are numbered in the order of {' '.join(listed(begun))}, not of "
+            f"{' '.join(listed(typed))}; {go_on}"
         )
+
+
+def listed(typed: Iterable[str]) -> list[str]:
+    """The overrides that list several values, in their order, which is that of the runs."""
+    texts = [text.lstrip("+") for text in typed]
+    return [text for text, o in zip(texts, overrides.parsed(texts), strict=True) if o.is_sweep_override()]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """What a run's summary says; nothing where it is damaged, which its own resume has refused."""
+    try:
+        return RunFolder(folder).read_summary()
+    except CheckpointError:
+        return {}
 
 
 def finished(root: Path) -> int:
     """How many runs of the sweep in `root` finished."""
-    return sum(RunFolder(path.parent).read_summary().get("status") == "finished" for path in root.glob("*/.hydra"))
+    return sum(summary(path.parent).get("status") == "finished" for path in root.glob("*/.hydra"))
 
 
 def report(root: Path) -> None:
@@ -129,8 +174,8 @@ def compare_runs(root: Path) -> None:
 
 def report_endpoints(folders: Iterable[Path]) -> None:
     """A table of where Gaussian generators ended and where theory says they must, if there are such runs."""
-    summaries = {job_number(folder): RunFolder(folder).read_summary() for folder in folders}
-    ends = {number: summary for number, summary in summaries.items() if "endpoint" in summary}
+    summaries = {job_number(folder): summary(folder) for folder in folders}
+    ends = {number: told for number, told in summaries.items() if "endpoint" in told}
     if not ends:
         return
     from rich import box
@@ -139,13 +184,13 @@ def report_endpoints(folders: Iterable[Path]) -> None:
     table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
     for heading in ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised"):
         table.add_column(heading, no_wrap=True)
-    for number, summary in ends.items():
-        gen_div, gen_objective, *cells = endpoint_cells(summary["endpoint"])
-        table.add_row(str(number), gen_div, gen_objective, str(summary["seed"]), *cells)
+    for number, told in ends.items():
+        gen_div, gen_objective, *cells = endpoint_cells(told["endpoint"])
+        table.add_row(str(number), gen_div, gen_objective, str(told["seed"]), *cells)
     say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
     with seen_or_not():
         console().print(table)
-    for doubt in dict.fromkeys(end["doubt"] for summary in ends.values() if (end := summary["endpoint"])["doubt"]):
+    for doubt in dict.fromkeys(end["doubt"] for told in ends.values() if (end := told["endpoint"])["doubt"]):
         say(f"nothing is promised where {doubt}")
 
 
@@ -169,10 +214,10 @@ def failure(folder: RunFolder) -> tuple[str, int] | None:
     """Why a run did not finish, and its exit code; None where it did."""
     if error := FAILURES.pop(folder.path.resolve(), None):
         return str(error), error.exit_code
-    summary = folder.read_summary()  # of a run that a launcher trained in another process
-    if summary.get("status") == "finished":
+    told = summary(folder.path)  # of a run that a launcher trained in another process
+    if told.get("status") == "finished":
         return None
-    return summary.get("reason") or "it ended without a word in its summary", summary.get("exit_code", 1)
+    return told.get("reason") or "it ended without a word in its summary", told.get("exit_code", 1)
 
 
 def job_number(folder: Path) -> int:

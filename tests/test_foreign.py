@@ -13,6 +13,8 @@ HARMLESS = {
     "folders": GLOBAL + "hydra:\n  run: {dir: there}\n  sweep: {dir: there, subdir: x}\n",
     "sweep": GLOBAL + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {gen_div: 'kl,js'}\n",
     "launcher": GLOBAL + "defaults:\n  - override /hydra/launcher: basic\n",
+    "launcher and a number for it": GLOBAL
+    + "defaults:\n  - override /hydra/launcher: submitit_slurm\nhydra: {launcher: {timeout_min: 5, partition: gpu}}\n",
 }
 # What each would run: MARK is a folder that must not appear.
 ACTIVE = {
@@ -36,6 +38,13 @@ ACTIVE = {
         "../outside/evil.yaml": GLOBAL + "hydra:\n  callbacks:\n    x: {_target_: os.makedirs, name: MARK}\n",
     },
     "environment": {"experiment/x.yaml": GLOBAL + "hydra: {job: {env_set: {LD_PRELOAD: x.so}}}\n"},
+    "commands for the launcher": {
+        "experiment/x.yaml": GLOBAL
+        + "defaults:\n  - override /hydra/launcher: submitit_slurm\nhydra: {launcher: {setup: [mkdir MARK]}}\n"
+    },
+    "Hydra's key as a sweep's parameter": {
+        "experiment/x.yaml": GLOBAL + "hydra:\n  sweeper:\n    params: {hydra.job_logging.root.x: 'os:makedirs'}\n"
+    },
     "object as a sweep's parameter": {
         "experiment/x.yaml": GLOBAL + "hydra:\n  sweeper:\n    params: {+architecture.object: 'os:makedirs'}\n"
     },

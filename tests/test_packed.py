@@ -154,6 +154,18 @@ def test_a_killed_process_is_that_runs_failure_alone(tmp_path: Path) -> None:
     assert [summary(run.folder.path)["status"] for run in runs] == ["running", "finished", "finished"]
 
 
+def test_a_run_that_cannot_go_on_is_told_by_its_own_error(gantrain: Gantrain, tmp_path: Path) -> None:
+    """And not by how it had ended before."""
+    assert gantrain(*PACKED, *TINY, "seed=0,1").code == 0
+    run = RunFolder(tmp_path / "sweep/1-seed-1")
+    run.write_summary({**run.read_summary(), "status": "stopped", "reason": "by SIGINT", "exit_code": 130})
+    for path in run.checkpoints.iterdir():
+        path.write_bytes(b"damaged")
+    answer = gantrain("resume", "sweep")
+    assert answer.code == 4
+    assert re.search(r"1-seed-1: .*checkpoint", answer.err.partition("1 runs failed")[2])
+
+
 def test_runs_are_saved_when_the_sweeps_process_is_gone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gantrain.cli", *PACKED, *TINY, "train.images=100000000", "seed=0,1"]
     sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,9 +120,65 @@ def test_the_sweeps_command_given_again_with_resume_auto_goes_on(gantrain, tmp_p
         assert "another sweep" in answer.err
 
 
+TINY = ["train.images=40", "train.batch_size=20", "train.held_out_images=20"]
+
+
+def test_runs_keep_their_numbers(gantrain, tmp_path: Path) -> None:
+    """Jobs are numbered in the order of what was typed: in another one a run would begin anew, under a new name."""
+    assert gantrain("train", "-m", "seed=0,1", "gen_div=kl,js", *TINY, "run_dir=s").code == 0
+    before = contents(tmp_path / "s")
+    answer = gantrain("train", "-m", "gen_div=kl,js", "seed=0,1", *TINY, "run_dir=s", "resume=auto")
+    assert (answer.code, "in the order of seed=0,1 gen_div=kl,js" in answer.err) == (4, True)
+    assert gantrain("train", "-m", "train.images=40,60", *TINY[1:], "run_dir=t").code == 0
+    assert gantrain("resume", "t", "train.images=80").code == 4
+    assert contents(tmp_path / "s") == before
+
+
+def test_what_only_the_command_line_may_set_goes_on_where_it_is_typed_again(gantrain, tmp_path: Path) -> None:
+    begin = ["train", "-m", "seed=0,1", "hydra.job.name=mine", *TINY, "run_dir=s"]
+    assert gantrain(*begin).code == 0
+    answer = gantrain("resume", "s")
+    assert (answer.code, "hydra.job.name=mine, which is not taken from a file" in answer.err) == (4, True)
+    assert gantrain(*begin, "resume=auto").code == 0
+
+
+def test_the_command_outlives_a_write_that_failed(gantrain, tmp_path: Path) -> None:
+    """Hydra empties its file before it writes it; from the second start on there is a copy."""
+    assert gantrain("train", "-m", "seed=0,1", *TINY, "run_dir=s").code == 0
+    assert gantrain("resume", "s").code == 0
+    (tmp_path / "s" / COMMAND).write_text("")
+    assert gantrain("resume", "s", "train.images=60").code == 0
+    assert command_of(tmp_path / "s").task[:1] == ["seed=0,1"]
+
+
+def test_a_sweep_writes_through_no_link(gantrain, tmp_path: Path) -> None:
+    assert gantrain("train", "-m", "seed=0,1", *TINY, "run_dir=s").code == 0
+    (tmp_path / "victim").write_text("as it was")
+    config = tmp_path / "s/1-seed-1/.hydra/config.yaml"
+    config.unlink()
+    config.symlink_to(tmp_path / "victim")
+    answer = gantrain("resume", "s")
+    assert (answer.code, f"{config.name} is a link" in answer.err) == (4, True)
+    config.parent.parent.rename(tmp_path / "elsewhere")
+    (tmp_path / "s/1-seed-1").symlink_to(tmp_path / "elsewhere")
+    assert "1-seed-1 is a link" in gantrain("resume", "s").err
+    assert (tmp_path / "victim").read_text() == "as it was"
+
+
+@pytest.mark.parametrize("launcher", ["basic", "packed"])
+def test_a_damaged_summary_ends_that_run_alone(gantrain, tmp_path: Path, launcher: str) -> None:
+    assert gantrain("train", "-m", "seed=0,1,2", *TINY, f"hydra/launcher={launcher}", "run_dir=s").code == 0
+    (tmp_path / "s/1-seed-1/summary.json").write_text("{")
+    (tmp_path / "s/2-seed-2").rename(tmp_path / "away")
+    answer = gantrain("resume", "s")
+    assert answer.code == 4
+    assert "2 of 3 runs finished" in answer.out
+    assert re.search(r"1 runs failed:\n  1-seed-1: .*summary.json cannot be read", answer.err)
+    assert RunFolder(tmp_path / "s/2-seed-2").read_summary()["status"] == "finished"
+
+
 def test_a_sweep_may_go_on_for_longer_but_not_as_another_one(gantrain, tmp_path: Path) -> None:
-    tiny = ["train.batch_size=20", "train.held_out_images=20"]
-    assert gantrain("train", "-m", "gen_div=kl,js", "train.images=100", *tiny, "run_dir=s").code == 0
+    assert gantrain("train", "-m", "gen_div=kl,js", "train.images=100", *TINY[1:], "run_dir=s").code == 0
     answer = gantrain("resume", "s", "seed=3")
     assert (answer.code, "seed=3" in answer.err) == (4, True)
     assert gantrain("resume", "s", "train.images=160").code == 0
@@ -139,15 +196,30 @@ def test_an_experiments_own_sweep_goes_on(gantrain, tmp_path: Path) -> None:
     assert contents(tmp_path / "s") == before
 
 
+def told(task: list[str], hydra: list[str]) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """What Hydra keeps of a command."""
+    return {"hydra": {"overrides": {"task": task, "hydra": hydra}}}
+
+
 HOSTILE = {
     "another kind of file": "- 1",
     "no text": "\0\xff",
     "a bomb": "a: &a [1,1,1,1,1,1,1,1]\n"
     + "".join(f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n" for m, n in zip("abcdefg", "bcdefgh", strict=True)),
-    "a class": "hydra: {overrides: {task: [], hydra: ['hydra.launcher._target_=os.system']}}",
-    "a callback": "hydra: {overrides: {task: ['+hydra.callbacks.x._target_=os.system'], hydra: []}}",
     "an object of Python": "hydra: !!python/object/apply:os.system ['touch touched']",
 }
+# Overrides of Hydra's own that nobody may send.
+NOT_FROM_A_FILE = {
+    "a class": "hydra.launcher._target_=os.system",
+    "a callback": "+hydra.callbacks.x._target_=os.system",
+    "a command for a shell": "hydra.launcher.setup=[touch touched]",
+    "a folder elsewhere": "hydra.sweep.subdir=../away",
+    "a folder from the environment": "hydra.sweep.subdir=${oc.env:HOME}",
+    "a key of Hydra's in every job": "hydra.sweeper.params={hydra.job.env_set.A: b}",
+    "a number in place of folders": "hydra.searchpath=5",
+}
+HOSTILE |= {name: yaml.safe_dump(told(["seed=0,1"], [text])) for name, text in NOT_FROM_A_FILE.items()}
+HOSTILE |= {f"{name} as ours": yaml.safe_dump(told([text], [])) for name, text in NOT_FROM_A_FILE.items()}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -163,8 +235,8 @@ def test_a_command_in_a_folder_is_not_trusted(gantrain, tmp_path: Path, name: st
 
 def test_code_of_ones_own_has_to_be_typed_again(gantrain, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    told = {"hydra": {"overrides": {"task": ["seed=0,1", "++architecture.object=os:remove"], "hydra": []}}}
-    (tmp_path / "s" / COMMAND).write_text(yaml.safe_dump(told))
+    task = ["seed=0,1", "++architecture.object=os:remove"]
+    (tmp_path / "s" / COMMAND).write_text(yaml.safe_dump(told(task, [])))
     answer = gantrain("resume", "s")
     assert (answer.code, "typed again" in answer.err) == (2, True)
 

@@ -153,6 +153,8 @@ def preview(typed: list[str], flags: argparse.Namespace) -> tuple[DictConfig, Ru
     composed, node = compose_whole(typed)
     if flags.config_dir is not None:
         ours = [text for text in typed if text.lstrip("+~").startswith("hydra") and not text.startswith(SEARCH_PATH)]
+        if not any(text.startswith("hydra/launcher=") for text in ours):
+            ours.append(f"hydra/launcher={node.runtime.choices['hydra/launcher']}")
         refuse_active(plain(node), plain(compose_whole(ours)[1]), flags.config_dir)
     return composed, node.mode
 
@@ -299,7 +301,9 @@ def sweep(typed: list[str], flags: argparse.Namespace) -> None:
         if sweeps.is_sweep(root) or any(root.glob("*/summary.json")):
             if settings["resume"] != "auto":
                 raise BusyError(f"{root} already holds a sweep; go on with `{again}`, or give another run_dir")
+            sweeps.refuse_links(root)
             sweeps.refuse_another(root, typed, FREE)
+            sweeps.keep_command(root)
             theirs.append("hydra.output_subdir=null")  # Hydra would write over what is there
         try:
             hydra_main(["--multirun", *typed, *theirs])
