@@ -9,7 +9,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from gantrain.errors import ConfigError, GantrainError, StorageError, one_of
+from gantrain.errors import ConfigError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory, one_of
 from gantrain.files import reason
 from gantrain.run import Interrupted
 from gantrain.terminal import go_on_unseen, say
@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return refuse(f"{error.filename or 'storage'}: {reason(error)}", StorageError.exit_code)
     except Exception as error:
+        if is_out_of_memory(error):
+            said = str(error).partition("\n")[0]
+            return refuse(f"out of memory: {said}\nask for fewer images at once", MemoryExhaustedError.exit_code)
         return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
     return 0
 

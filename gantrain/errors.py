@@ -7,6 +7,7 @@ with `exit_code`; from Python the same exceptions are raised.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -56,6 +57,13 @@ class MemoryExhaustedError(GantrainError):
     """Out of memory, on the host or on the device."""
 
     exit_code = 8
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is exhausted, on the host or on a device; torch has no class for the host's."""
+    torch = sys.modules.get("torch")
+    on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return on_device or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class CheckFailedError(GantrainError):

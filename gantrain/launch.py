@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantrain import config, data, parts, portraits
 from gantrain.divergences import CATALOGUE
-from gantrain.errors import CheckpointError, GantrainError, MemoryExhaustedError, StorageError
+from gantrain.errors import CheckpointError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory
 from gantrain.explanation import explained
 from gantrain.files import reason, write_whole
 from gantrain.randomness import made_with
@@ -180,9 +179,10 @@ def explained_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[
     except GantrainError:
         raise
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
+            said = str(error).partition("\n")[0]
             raise MemoryExhaustedError(
-                f"out of memory: {str(error).splitlines()[0]}\n"
+                f"out of memory: {said}\n"
                 "lower train.batch_size or train.held_out_images, or choose a smaller architecture"
             ) from error
         if isinstance(error, OSError):
@@ -193,9 +193,3 @@ def explained_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[
         raise GantrainError(
             f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")
-    on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return on_device or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -16,10 +16,13 @@ def chosen_precision(asked: str, device: torch.device) -> str:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are faster than in float32."""
+    """Whether products in bfloat16 are faster than in float32: where the device has instructions for them.
+
+    On a CPU with AVX-512 alone, oneDNN takes bfloat16 too, and is slower with it than with float32.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def rounded(precision: str, device: torch.device) -> AbstractContextManager[object]:

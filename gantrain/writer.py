@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gantrain import checkpoints, evaluation, figures, portraits
 from gantrain.data import Images
-from gantrain.errors import CheckpointError
+from gantrain.errors import CheckpointError, is_out_of_memory
 from gantrain.evaluation import Evaluation
 from gantrain.experiment import Experiment
 from gantrain.health import watched
@@ -35,8 +35,8 @@ from gantrain.trajectory import parameter_values
 GRID_IMAGES = 64
 SCATTER_POINTS = 2000
 SECONDS_BETWEEN_CURVES = 60.0
-# What measuring samples may raise beside a programmer's mistake.
-NOT_MEASURED = (FloatingPointError, torch.linalg.LinAlgError, torch.OutOfMemoryError, MemoryError)
+# What measuring samples may raise, beside a programmer's mistake and want of memory.
+NOT_MEASURED = (FloatingPointError, torch.linalg.LinAlgError)
 
 
 class Writer:
@@ -147,7 +147,9 @@ class Writer:
         try:
             samples = self._samples(self.evaluation)
             result = self.evaluation.yardstick.measure(samples)
-        except NOT_MEASURED as error:
+        except Exception as error:
+            if not isinstance(error, NOT_MEASURED) and not is_out_of_memory(error):
+                raise
             reason = str(error).partition("\n")[0]
             self.reporter.note(f"samples of the {made_by} at {images:,} images cannot be measured: {reason}")
             return dict.fromkeys(self.evaluation.yardstick.reference, math.nan)

@@ -22,6 +22,7 @@ from gantrain.forms import Candidate, Game
 from gantrain.iteration import Iteration, Updates, refuse_impossible, shared_scale
 from gantrain.latents import Latents
 from gantrain.objective import Objective
+from gantrain.precision import chosen_precision
 from gantrain.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing
 from gantrain.state import State, averaged
 
@@ -531,6 +532,15 @@ def test_what_a_device_cannot_do_is_refused(execution, words):
         refuse_impossible(Execution(**execution), CPU)
     with pytest.raises(ConfigError, match=words):
         Iteration(new_state(), experiment(**execution))
+
+
+@pytest.mark.parametrize("instructions", [[], ["_is_avx512_bf16_supported"], ["_is_amx_tile_supported"]])
+def test_auto_is_bf16_where_the_processor_has_instructions_for_it(instructions, monkeypatch):
+    """A processor with AVX-512 alone takes bfloat16 as well, and is slower with it."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda has=name in instructions: has)
+    assert chosen_precision("auto", CPU) == ("bf16" if instructions else "float32")
+    assert chosen_precision("bf16", CPU) == "bf16"
 
 
 def test_a_discriminator_that_mixes_samples_or_is_not_known_is_refused():
