@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import data
-from gantrain.comparison import CONDITIONS, better
+from gantrain.comparison import CONDITIONS, REFERENCE, better
 from gantrain.errors import ConfigError, DataError, one_of
 from gantrain.files import write_whole
 from gantrain.randomness import stream_generator
@@ -68,7 +68,7 @@ class Eyes(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured: of samples, and of as many training examples."""
+    """What was measured: of samples, and of as many training examples, or all of them where there are fewer."""
 
     label: str  # of the data
     metrics: dict[str, float]
@@ -77,11 +77,18 @@ class Result:
     missing: list[str]
     features: dict[str, Any]
     counts: tuple[int, int]  # samples, real
+    reference_count: int  # training examples; 0 where none were measured
     split: str
+
+    @property
+    def reference_name(self) -> str:
+        """What the training examples are called: with their number where there are fewer of them than samples."""
+        as_many = self.reference_count == self.counts[0]
+        return REFERENCE if as_many else f"{self.reference_count:,} training examples"
 
     def told(self, name: str) -> str:
         """A number, beside that of training examples where it was measured."""
-        floor = f" (training data {self.reference[name]:.4g})" if name in self.reference else ""
+        floor = f" ({self.reference_name} {self.reference[name]:.4g})" if name in self.reference else ""
         return f"{name} {self.metrics[name]:.4g}{floor}".replace(" -", " −")
 
 
@@ -95,6 +102,7 @@ class Yardstick:
     metrics: Sequence[Metric]
     real: Seen
     reference: dict[str, float]
+    reference_count: int
 
     @classmethod
     def of(
@@ -111,7 +119,7 @@ class Yardstick:
 
         seen = eyes.see(real)
         floor = {} if reference is None else catalogue.measure(seen, eyes.see(reference), metrics)
-        return cls(dataset.label, split, eyes, metrics, seen, floor)
+        return cls(dataset.label, split, eyes, metrics, seen, floor, 0 if reference is None else len(reference))
 
     def measure(self, samples: Tensor) -> Result:
         """The numbers of samples: 8-bit images `[N, C, H, W]`, or points `[N, d]`."""
@@ -127,6 +135,7 @@ class Yardstick:
             missing=[self.eyes.classes[index] for index in classes.missing(ours.counts, self.real.counts)],
             features=self.eyes.features,
             counts=(len(samples), len(self.real.features)),
+            reference_count=self.reference_count,
             split=self.split,
         )
 
@@ -318,6 +327,7 @@ def document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[str, A
         **facts,
         "count": samples,
         "real_count": real,
+        "reference_count": result.reference_count,
         "split": result.split,
         "seed": seed,
         "features": result.features,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +20,13 @@ from PIL import Image
 from scipy import linalg
 from torch import Tensor
 
-from gantrain import classifier, data, evaluation
+from gantrain import checkpoints, classifier, data, evaluation
 from gantrain.cli import main
 from gantrain.errors import DataError
 from gantrain.metrics import catalogue, stored
 
 SMALL = ["train.images=2000", "train.held_out_images=20", "architecture=mlp_digits"]
+TINY = ["train.images=200", "train.batch_size=50", "train.held_out_images=50", "architecture=mlp_digits"]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,34 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate") / "run"
     assert main(["train", f"run_dir={folder}", *SMALL]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two datasets and two seeds; not to be written into."""
+    folder = tmp_path_factory.mktemp("evaluate") / "s"
+    assert main(["train", "-m", "dataset=digits,ring", "seed=0,1", *TINY, f"run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def sweep(swept: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(swept, tmp_path / "s", symlinks=True)
+
+
+@pytest.fixture
+def with_config(sweep: Path) -> Callable[[dict[str, Any]], Path]:
+    """A run of the ring whose checkpoint has these settings, as may come from another machine or from others."""
+    (run,) = sweep.glob("2-*")
+
+    def changed(sections: dict[str, Any]) -> Path:
+        bundle = checkpoints.newest(run / "checkpoints")[1]
+        settings = bundle["config"]
+        new = {key: settings[key] | value if isinstance(value, dict) else value for key, value in sections.items()}
+        checkpoints.save(run / "checkpoints", bundle | {"config": settings | new}, keep=1)
+        return run
+
+    return changed
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +194,18 @@ def test_numbers_agree_with_independent_arithmetic_on_the_same_features(
     assert found["metrics"]["quality/inception_score_classifier"] == pytest.approx(float(kl.exp()), rel=1e-6)
 
 
+def test_fewer_training_images_than_samples_are_told(
+    gantrain: Callable[..., Answer], tmp_path: Path, digits: data.Images
+) -> None:
+    np.save(tmp_path / "samples.npy", torch.cat([digits.train, digits.held]).numpy())
+    answer = gantrain("evaluate", "samples.npy", "dataset=digits", "metrics=pairwise_distance", "count=5000")
+    assert answer.code == 0, answer.err
+    assert "1,797 samples of samples.npy against 179 held-out examples" in answer.out
+    assert answer.out.splitlines()[1].split("  ")[-2].strip() == "1,618 training examples"
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert (found["count"], found["real_count"], found["reference_count"]) == (1797, 179, 1618)
+
+
 @pytest.mark.parametrize(("kept", "modes", "share"), [(8, 8, 0.989), (2, 2, 0.989), (0, 0, 0.0)])
 def test_points_of_a_density_need_no_classifier(
     kept: int, modes: int, share: float, tmp_path: Path, measured: Evaluate, monkeypatch: pytest.MonkeyPatch
@@ -184,7 +230,7 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
     found = measured(digits.held, "dataset=digits", "metrics=prdc,classes", "reference=false")
     assert list(found["metrics"])[:2] == ["quality/precision", "quality/density"]
     assert len(found["metrics"]) == 8
-    assert found["reference"] == {}
+    assert (found["reference"], found["reference_count"]) == ({}, 0)
 
 
 def test_the_names_that_help_lists_are_those_of_the_catalogue() -> None:
@@ -212,6 +258,10 @@ def test_the_names_that_help_lists_are_those_of_the_catalogue() -> None:
         (["shape.npy", "dataset=digits"], 3, "[30, 5, 5]"),
         (["range.npy", "dataset=digits"], 3, "8-bit"),
         (["words.npy", "dataset=digits"], 3, "no array"),
+        (["number.npy", "dataset=digits"], 3, "float32 []"),
+        (["long.npy", "dataset=digits"], 3, "as uint8, float32 or float64"),
+        (["dark.npy", "dataset=digits"], 3, "8-bit"),
+        (["lost.npy", "dataset=ring"], 3, "not finite"),
         (["broken.npz", "dataset=digits"], 3, "no array"),
     ],
 )
@@ -226,6 +276,10 @@ def test_what_cannot_be_evaluated_is_refused(
     np.save(tmp_path / "range.npy", np.full((30, 8, 8), 2.0))
     np.save(tmp_path / "words.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "broken.npz").write_bytes(b"PK")
+    np.save(tmp_path / "number.npy", np.float32(1))
+    np.save(tmp_path / "long.npy", np.zeros((30, 8, 8), np.longdouble))
+    np.save(tmp_path / "dark.npy", np.where(np.arange(64).reshape(8, 8) == 9, np.nan, np.zeros((30, 1, 1))))
+    np.save(tmp_path / "lost.npy", np.where(np.arange(30)[:, None] == 9, np.nan, np.zeros((30, 2))))
     answer = gantrain("evaluate", *arguments)
     assert answer.code == code, answer.err
     assert words in answer.err
@@ -268,3 +322,94 @@ def test_every_run_of_a_sweep_is_measured_and_its_report_made_anew(gantrain, tmp
     assert "1 runs could not be measured:\n  1-gen_div-js: " in answer.err
     assert json.loads(next(tmp_path.glob("s/0-*/evaluation.json")).read_text())["count"] == 120
     assert gantrain("evaluate", "s", "out=elsewhere").code == 2
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f4", "f2"])
+def test_an_array_is_read_in_any_order_of_its_bytes(kind: str, tmp_path: Path) -> None:
+    points, pixels = np.arange(12.0).reshape(6, 2), np.arange(256.0).reshape(4, 8, 8) / 255
+    np.save(tmp_path / "points.npy", points.astype(kind))
+    np.save(tmp_path / "pixels.npy", pixels.astype(kind))
+    assert stored.read(tmp_path / "points.npy", (2,)).tolist() == points.tolist()
+    assert stored.read(tmp_path / "pixels.npy", (1, 8, 8)).flatten().tolist() == list(range(256))
+
+
+def test_the_runs_of_a_sweep_have_the_numbers_of_each_by_itself_from_data_read_once(
+    gantrain: Callable[..., Answer], sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = sorted(path.parent for path in sweep.glob("*/checkpoints"))
+    assert len(runs) == 4
+    alone = []
+    for run in runs:
+        assert gantrain("evaluate", run, "count=120", "out=alone").code == 0
+        alone.append((tmp_path / "alone" / "evaluation.json").read_bytes())
+
+    load, read = data.load, []
+
+    def counted(name: str, **settings: Any) -> Any:
+        read.append(name)
+        return load(name, **settings)
+
+    monkeypatch.setattr(data, "load", counted)
+    answer = gantrain("evaluate", sweep, "count=120")
+    assert (answer.code, answer.err) == (0, "")
+    assert [(run / "evaluation.json").read_bytes() for run in runs] == alone
+    assert len(set(alone)) == 4
+    assert read == ["digits", "ring"]
+
+
+# Readers that leave, and machines that lack something
+
+
+class Leaving(io.TextIOWrapper):
+    """A pipe whose reader leaves when it has seen so many parts."""
+
+    def __init__(self, parts: int) -> None:
+        self.reader, writer = os.pipe()
+        super().__init__(os.fdopen(writer, "wb"), encoding="utf-8")
+        self.parts = parts
+
+    def flush(self) -> None:
+        super().flush()
+        self.parts -= 1
+        if self.parts == 0:
+            os.close(self.reader)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_reader_who_leaves_costs_no_evaluation(parts: int, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as leaving, Leaving(parts) as pipe:
+        leaving.setattr(sys, "stdout", pipe)
+        assert main(["evaluate", str(sweep), "count=100"]) == 0
+    assert len(list(sweep.glob("*/evaluation.json"))) == 4
+
+
+def test_a_run_is_measured_where_its_logger_is_missing(
+    with_config: Callable[[dict[str, Any]], Path], gantrain: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = with_config({"logger": ["tensorboard", "wandb"]})
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    answer = gantrain("evaluate", run, "count=100")
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": {"name": "rings"}},
+        {"dataset": {"weights": [1]}},
+        {"dataset": {"held_out": -1}},
+        {"dataset": {"label": "${eval:1+1}"}},
+        {"dataset": {"label": "${dataset.label}"}},
+        {"dataset": {"code": "os.system"}},
+        {"seed": "many"},
+    ],
+)
+def test_a_run_whose_data_are_none_is_refused(
+    changes: dict[str, Any], with_config: Callable[[dict[str, Any]], Path], gantrain: Callable[..., Answer]
+) -> None:
+    run = with_config(changes)
+    answer = gantrain("evaluate", run, "count=100")
+    assert answer.code in (2, 4), answer
+    assert "internal error" not in answer.err
+    assert not (run / "evaluation.json").exists()

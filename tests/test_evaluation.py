@@ -133,6 +133,25 @@ def test_a_missing_classifier_is_trained_before_the_run(
     assert set(written(tmp_path / "run")["metrics"]) == set(evaluation.numbers_of(["prdc"], "digits"))
 
 
+def test_the_line_names_the_number_of_training_examples_where_it_is_another() -> None:
+    digits = data.load("digits")
+    assert isinstance(digits, data.Images)
+
+    def see(images: torch.Tensor) -> catalogue.Seen:
+        features = images.flatten(1).double()
+        return catalogue.Seen(features, torch.zeros(0, dtype=torch.int64), pixels=images.flatten(1))
+
+    real, split = evaluation.real_examples(digits)
+    eyes, metrics = evaluation.Eyes(see, (), {}), evaluation.chosen(["pairwise_distance"], digits)
+    reference = evaluation.training_examples(digits, 1700)
+    judge = Evaluation(Yardstick.of(digits, real, split, eyes, metrics, reference), 1700)
+    for count, words in {1618: "training data", 1700: "1,618 training examples"}.items():
+        result = judge.yardstick.measure(torch.cat([digits.train, digits.held])[:count])
+        floor = result.reference["diversity/pairwise_distance"]
+        assert f" ({words} {floor:.4g}); {count:,} samples" in judge.shown(result)
+        assert evaluation.document(result, {}, 0)["reference_count"] == 1618
+
+
 # best.pt
 
 

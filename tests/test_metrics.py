@@ -160,6 +160,17 @@ def test_without_a_duplicate_the_support_is_at_least_the_number_of_pairs() -> No
     assert neighbours.support_size(samples, real) == 40 * 39 / 2
 
 
+@pytest.mark.parametrize("different", [1, 4, 200])
+def test_where_data_repeat_themselves_equal_samples_are_duplicates(different: int) -> None:
+    """The closest 1 % of such data are at no distance."""
+    random = torch.Generator().manual_seed(0)
+    real, images = torch.randint(0, 256, (2, 200, 64), generator=random, dtype=torch.uint8)
+    real[:4] = real[0]
+    samples = images[:different].repeat(200 // different, 1)
+    equal = different * math.comb(200 // different, 2)
+    assert neighbours.support_size(samples, real) == math.comb(200, 2) / max(equal, 1)
+
+
 def test_the_nearest_images_equal_brute_force() -> None:
     images, among = torch.randint(0, 256, (5, 64)).byte(), torch.randint(0, 256, (3000, 64)).byte()
     squares = ((images.numpy()[:, None].astype(int) - among.numpy()[None]) ** 2).sum(2)

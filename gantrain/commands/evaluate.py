@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,13 @@ from gantrain.evaluation import (
 )
 from gantrain.files import reason
 from gantrain.run import RunFolder
-from gantrain.terminal import say
+from gantrain.terminal import say, seen_or_not
 
 if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
+
+    from gantrain.data import Dataset
 
 HELP = """Measure the quality and the diversity of samples against images that were kept from training.
 
@@ -96,6 +99,18 @@ class Source:
     out: Path
 
 
+@dataclass(frozen=True)
+class Ground:
+    """Data that samples are compared with. `yardstick(count)`, for so many samples, looks at them once."""
+
+    dataset: Dataset
+    count: int  # of samples to take
+    yardstick: Callable[[int], Yardstick]
+
+
+Grounds = dict[str, Ground]  # by the settings of the dataset
+
+
 def help_text() -> str:
     """The command's help."""
     names = {"images": IMAGE_METRICS, "stacks": STACK_METRICS, "inception": INCEPTION_METRICS, "points": POINT_METRICS}
@@ -119,7 +134,7 @@ def run(arguments: list[str]) -> None:
     if sweeps.is_sweep(path):
         return evaluate_sweep(path, theirs, options)
     refuse_sweep(path, "evaluate")
-    return evaluate(path, theirs, options)
+    return evaluate(path, theirs, options, {})
 
 
 def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
@@ -128,10 +143,11 @@ def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
     if options.out is not None:
         raise ConfigError(f"out={options.out}: an evaluation of a sweep is kept in each of its runs; leave out away")
     failed: dict[str, GantrainError] = {}
+    grounds: Grounds = {}
     for run in sorted(root.glob("*/checkpoints"), key=lambda path: sweeps.job_number(path.parent)):
         say(f"\n{run.parent}")
         try:
-            evaluate(run.parent, theirs, options)
+            evaluate(run.parent, theirs, options, grounds)
         except GantrainError as error:
             failed[run.parent.name] = error
             say(f"failed: {error}", error=True)
@@ -143,13 +159,14 @@ def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
         raise sweeps.RunFailed(f"{len(failed)} runs could not be measured:\n{reasons}", code)
 
 
-def evaluate(path: Path, theirs: list[str], options: Options) -> None:
-    """Evaluate a run, a checkpoint, or stored samples."""
+def evaluate(path: Path, theirs: list[str], options: Options, grounds: Grounds) -> None:
+    """Evaluate a run, a checkpoint, or stored samples, on one of the `grounds` where the data are the same."""
     is_run = path.suffix == ".pt" or (path / "checkpoints").is_dir()
     source = trained(path, theirs, options) if is_run else stored(path, theirs, options)
-    result = measured(source, options)
+    result = measured(source, ground_of(source.settings, options, grounds))
+    write(source, result, options)  # before anything is shown: the reader of a pipe may leave
     show(source, result, options)
-    say(f"evaluation.json is in {write(source, result, options)}")
+    say(f"evaluation.json is in {source.out}")
 
 
 def listed(argument: str) -> str:
@@ -189,7 +206,7 @@ def trained(path: Path, typed: list[str], options: Options) -> Source:
     settings = (
         classifiers.composed(typed)
         if "dataset" in values
-        else config.checked(changed_by(values, bundle["config"]))["dataset"]
+        else config.typed(changed_by(values, bundle["config"]))["dataset"]  # the rest may be for another machine
     )
     generator = state.load(path, object=options.object).to(choose_device(options.device))
 
@@ -233,28 +250,47 @@ def stored(path: Path, typed: list[str], options: Options) -> Source:
 # Numbers
 
 
-def measured(source: Source, options: Options) -> Result:
-    """All numbers that were asked for. Raises DataError where too few examples are there to measure any."""
+def ground_of(settings: dict[str, Any], options: Options, grounds: Grounds) -> Ground:
+    """The ground of a dataset with these settings, kept in `grounds` in place of the one before."""
+    if (key := repr(settings)) not in grounds:
+        grounds.clear()  # first: two datasets at a time might not fit in memory
+        grounds[key] = read(settings, options)
+    return grounds[key]
+
+
+def read(settings: dict[str, Any], options: Options) -> Ground:
+    """The data with these settings; its yardstick raises DataError for too few examples to measure any."""
     from gantrain.parts import choose_device
 
     device = choose_device(options.device)
-    dataset = data.load(**source.settings, device=device)
+    dataset = data.load(**settings, device=device)
+    metrics = evaluation.chosen(options.metrics, dataset, options.features)
+    real, split = evaluation.real_examples(dataset, options.count, options.split)
+
+    @cache
+    def yardstick(count: int) -> Yardstick:
+        fitting = real[:count]  # of fewer samples than real ones, coverage would say nothing
+        evaluation.refuse_few(count, len(fitting))
+        wanted = options.reference and split != "training"
+        reference = evaluation.training_examples(dataset, count) if wanted else None
+        eyes = classifiers.eyes_for(
+            dataset, settings, options.classifier, device, features=options.features, weights=options.inception
+        )
+        return Yardstick.of(dataset, fitting, split, eyes, metrics, reference)
+
+    return Ground(dataset, options.count or len(real), yardstick)
+
+
+def measured(source: Source, ground: Ground) -> Result:
+    """All numbers that were asked for. Raises CheckpointError for other data than those of the training."""
+    dataset = ground.dataset
     if source.fingerprint not in (None, dataset.fingerprint):
         raise CheckpointError(
             f"{dataset.label} has changed since the run was trained: its fingerprint is {dataset.fingerprint}, was "
             f"{source.fingerprint}; restore the images, or name the data to compare with: dataset=…"
         )
-    metrics = evaluation.chosen(options.metrics, dataset, options.features)
-    real, split = evaluation.real_examples(dataset, options.count, options.split)
-    samples = source.draw(options.count or len(real), dataset.shape)
-    real = real[: len(samples)]  # of fewer samples than real ones, coverage would say nothing
-    evaluation.refuse_few(len(samples), len(real))
-    wanted = options.reference and split != "training"
-    reference = evaluation.training_examples(dataset, len(samples)) if wanted else None
-    eyes = classifiers.eyes_for(
-        dataset, source.settings, options.classifier, device, features=options.features, weights=options.inception
-    )
-    result = Yardstick.of(dataset, real, split, eyes, metrics, reference).measure(samples)
+    samples = source.draw(ground.count, dataset.shape)
+    result = ground.yardstick(len(samples)).measure(samples)
     if isinstance(dataset, data.Images):
         with writing(source.out):
             evaluation.draw_neighbours(samples, dataset.train, source.out)
@@ -267,6 +303,8 @@ def measured(source: Source, options: Options) -> Result:
 
 def show(source: Source, result: Result, options: Options) -> None:
     """Print how the numbers were obtained, and the table."""
+    from gantrain.report import Screen
+
     samples, real = result.counts
     facts, split = source.facts, result.split.replace(" ", "-")
     origin = facts["samples_from"]
@@ -276,17 +314,18 @@ def show(source: Source, result: Result, options: Options) -> None:
         f"{samples:,} samples of {origin} against {real:,} {split} examples of {result.label}, "
         f"seed {options.seed}; features: {evaluation.seen_through(result.features)}"
     )
-    console().print(table(result))
+    with seen_or_not():
+        Screen(highlight=False, width=console().width).print(table(result))
     if result.missing and "diversity/missing_classes" in result.metrics:
         say(f"missing: {', '.join(result.missing)}")
 
 
 def table(result: Result) -> Table:
-    """One row a number, beside what as many training examples give."""
+    """One row a number, beside what as many training examples give, or all of them where there are fewer."""
     from rich.table import Table
 
     rows = Table(box=None, pad_edge=False)
-    for head in ("metric", "samples", *(["training data"] if result.reference else []), "better"):
+    for head in ("metric", "samples", *([result.reference_name] if result.reference else []), "better"):
         rows.add_column(head, justify="left" if head in ("metric", "better") else "right", no_wrap=True)
     for name in result.metrics:
         if not name.endswith("_error"):
@@ -302,11 +341,10 @@ def with_error(name: str, values: Mapping[str, float]) -> str:
     return (text + (f" ± {error:.2g}" if error is not None else "")).replace("-", "−")
 
 
-def write(source: Source, result: Result, options: Options) -> Path:
-    """Write evaluation.json; returns its folder."""
+def write(source: Source, result: Result, options: Options) -> None:
+    """Write evaluation.json."""
     with writing(source.out):
         evaluation.write(source.out, evaluation.document(result, source.facts, options.seed))
-    return source.out
 
 
 @contextmanager

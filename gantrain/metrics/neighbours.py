@@ -75,12 +75,13 @@ def support_size(samples: Tensor, real: Tensor) -> float:
     are duplicates, or at least the number of pairs where none is.
 
     n draws from S equally likely ones hold n(n − 1)/2S equal pairs on average, the birthday paradox (Arora and Zhang
-    2017, arXiv 1706.08224, who judged by eye). Here a pair is a duplicate if it is closer than 99 % of real images are
-    to their nearest other one. Images, samples `[M, P]` and real `[N, P]`, are given by their 8-bit pixels.
+    2017, arXiv 1706.08224, who judged by eye). Here a pair is a duplicate if it is as close as the closest 1 % of real
+    images are to their nearest other one: equal, where that many of the data are. Images, samples `[M, P]` and real
+    `[N, P]`, are given by their 8-bit pixels.
     """
     nearest = torch.cat([rows.amin(1) for rows in _squared_distances(real)])
     threshold = nearest.quantile(DUPLICATE)
-    duplicates = sum(int((rows < threshold).sum()) for rows in _squared_distances(samples)) / 2
+    duplicates = sum(int((rows <= threshold).sum()) for rows in _squared_distances(samples)) / 2
     return len(samples) * (len(samples) - 1) / 2 / max(duplicates, 1)
 
 

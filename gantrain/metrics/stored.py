@@ -18,6 +18,7 @@ from gantrain.terminal import one_line
 ARRAYS = (".npz", ".npy")
 GRID = "grid.png"  # of all samples, which `gantrain sample` writes beside them
 LARGEST_BYTES = 8 * 2**30
+LARGEST_ITEM = 8  # bytes of a number; torch knows no longer ones
 
 
 def read(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -56,7 +57,8 @@ def array(path: Path) -> np.ndarray:
         if size > LARGEST_BYTES:
             raise DataError(f"{path} holds {size:,} bytes; {LARGEST_BYTES:,} are the most")
         found = np.load(path, allow_pickle=False)
-        return found[found.files[0]] if path.suffix == ".npz" else found
+        found = found[found.files[0]] if path.suffix == ".npz" else found
+        return found.astype(found.dtype.newbyteorder("="), copy=False)
     except DataError:
         raise
     except Exception as error:  # damaged bytes raise many kinds
@@ -71,11 +73,16 @@ def from_array(path: Path, found: np.ndarray, shape: tuple[int, ...]) -> Tensor:
         layouts |= {(*shape[1:], shape[0]): (0, 3, 1, 2)}
         if shape[0] == 1:
             found = found[:, None] if found.shape[1:] == shape[1:] else found
-    if len(found) == 0 or found.shape[1:] not in layouts or found.dtype.kind not in "fu":
-        raise DataError(f"{path} holds {found.dtype} {list(found.shape)}; samples of shape {list(shape)} are needed")
+    known = found.dtype.kind in "fu" and found.dtype.itemsize <= LARGEST_ITEM
+    if found.size == 0 or found.shape[1:] not in layouts or not known:
+        wanted = f"samples of shape {list(shape)} as uint8, float32 or float64"
+        raise DataError(f"{path} holds {found.dtype} {list(found.shape)}; {wanted} are needed")
     values = torch.from_numpy(np.ascontiguousarray(found.transpose(*layouts[found.shape[1:]])))
     if len(shape) == 1:
-        return values.float()
+        points = values.float()
+        if not bool(points.isfinite().all()):
+            raise DataError(f"{path} holds points that are not finite in float32")
+        return points
     if values.dtype == torch.uint8:
         return values
     if not values.is_floating_point() or not bool(((values >= 0) & (values <= 1)).all()):
