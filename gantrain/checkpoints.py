@@ -304,5 +304,5 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
                 return path, load(path), problems
             except CheckpointError as error:
                 problems.append(str(error))
-    reasons = "\n  ".join(problems) or "it holds no checkpoint"
+    reasons = "\n  ".join(problems) or ("it holds no checkpoint" if folder.exists() else "there is no such folder")
     raise CheckpointError(f"no usable checkpoint in {folder}:\n  {reasons}")

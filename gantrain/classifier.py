@@ -65,7 +65,7 @@ class Training:
     @classmethod
     def natural(cls, images: int, channels: int) -> Training:
         """What `images` images need on a CPU: two minutes on one core for grey ones, an hour for coloured ones."""
-        width, shown, most_epochs = (16, 120_000, 15) if channels == 1 else (32, 750_000, 40)
+        width, shown, most_epochs = (16, 120_000, 15) if channels == 1 else (32, 1_250_000, 40)
         return cls(width=width, epochs=min(most_epochs, math.ceil(shown / images)))
 
 

@@ -54,6 +54,7 @@ ROUNDED_FROM = 1e6  # a number that is written with an exponent
 SIGNIFICANT = 4
 REFERENCE = "training data"  # in place of samples
 MOST_NAMED = 3  # runs in a note
+OF_THE_PLACE = re.compile(r"\+*(run_dir|resume)=")  # overrides that another run cannot share
 CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # of evaluations that can be ranked
 
 
@@ -397,12 +398,16 @@ def _facts(values: Any) -> Iterator[str]:
 
 
 def command_lines(runs: Iterable[Run]) -> list[list[str]]:
-    """The arguments of `gantrain train` that made the runs; those of a sweep as one, where they are all combinations
-    of its values."""
+    """The arguments of `gantrain train` that make such runs anew, in other folders; those of a sweep as one, where they
+    are all combinations of its values."""
     sweeps: dict[Path, list[Run]] = {}
     for run in runs:
         sweeps.setdefault(run.path.parent, []).append(run)
-    return [line for members in sweeps.values() for line in _joined([run.overrides for run in members])]
+    return [line for members in sweeps.values() for line in _joined([_shared(run.overrides) for run in members])]
+
+
+def _shared(typed: Iterable[str]) -> list[str]:
+    return [text for text in typed if not OF_THE_PLACE.match(text)]
 
 
 def _joined(jobs: list[list[str]]) -> list[list[str]]:

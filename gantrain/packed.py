@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from hydra.core.hydra_config import HydraConfig
@@ -239,8 +239,7 @@ class Child:
     """A run in a process of its own, forked from a server that has imported everything and run nothing."""
 
     def __init__(self, run: Opened) -> None:
-        processes = multiprocessing.get_context("forkserver")
-        processes.set_forkserver_preload(PRELOADED)
+        processes = forks()
         self.folder, self.lines = run.folder, Lines(run.folder.path.name, sys.stdout)
         self.output, end = processes.Pipe(duplex=False)
         self.process = processes.Process(target=alone, args=(run, end, os.getcwd(), dict(os.environ)))
@@ -291,6 +290,18 @@ class Child:
             os.kill(self.process.pid, number)
 
 
+def forks() -> multiprocessing.context.ForkServerContext:
+    """Where processes are forked from; a terminal's interrupt reaches the server too, and must not end it."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(PRELOADED)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return processes
+
+
 def listen(children: list[Child]) -> list[Child]:
     """Wait a moment for children to say something; those that are not done."""
     ready = connection.wait([child.output for child in children], SECONDS_TO_LISTEN)
@@ -300,6 +311,7 @@ def listen(children: list[Child]) -> list[Child]:
 def alone(run: Opened, output: connection.Connection, place: str, environment: dict[str, str]) -> None:
     """A child's life: one run on one thread, whose output goes to the parent."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     for stream in (sys.stdout, sys.stderr):
         os.dup2(output.fileno(), stream.fileno())
     output.close()

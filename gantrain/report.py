@@ -27,6 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from gantrain.errors import DataError
+from gantrain.screen import Screen
 from gantrain.terminal import printable, seen_or_not
 
 if TYPE_CHECKING:
@@ -61,13 +62,6 @@ CHARTS = {
     },
 }
 SECONDS_BETWEEN_REDRAWS = 0.25
-
-
-class Screen(Console):
-    """A console whose reader may leave, which is an error like any other: `seen_or_not` deals with it."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
 
 
 class Reporter:

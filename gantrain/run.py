@@ -192,7 +192,7 @@ class StopRequest:
         if signal.SIGINT in self.previous:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if not self.deferred:
-            self.raise_if_asked("nothing was lost; give the same command again")
+            self.raise_if_asked("nothing was lost")
 
     def defer(self) -> None:
         """From here to the end of the block a signal waits for `raise_if_asked`."""

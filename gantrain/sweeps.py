@@ -17,11 +17,11 @@ import yaml
 
 from gantrain import comparison, overrides
 from gantrain.commands import compare
-from gantrain.commands.fit import console
 from gantrain.errors import CheckpointError, ConfigError, GantrainError, StorageError
 from gantrain.files import reason, write_whole
 from gantrain.foreign import LAUNCHER_SETTING, ForeignSource, refuse_exhausting
 from gantrain.run import RunFolder, refuse_link
+from gantrain.screen import console
 from gantrain.terminal import one_line, say, seen_or_not
 
 COMMAND = "multirun.yaml"

@@ -19,7 +19,7 @@ PACKAGE = Path(gantrain.__file__).parent
 
 # A module or package imports only from its own layer or a lower one.
 LAYERS = [
-    {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact", "precision"},
+    {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact", "precision", "screen"},
     {"data", "architectures", "optimizers"},
     {"objective", "regularizers", "portraits", "explanation", "dirac"},
     {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "wandb_mirror"}

@@ -166,6 +166,19 @@ def test_a_run_that_cannot_go_on_is_told_by_its_own_error(gantrain: Gantrain, tm
     assert re.search(r"1-seed-1: .*checkpoint", answer.err.partition("1 runs failed")[2])
 
 
+def test_a_terminals_interrupt_before_the_first_step_is_no_error(tmp_path: Path) -> None:
+    """It reaches the server that processes are forked from as well, while that still imports."""
+    command = [sys.executable, "-m", "gantrain.cli", *PACKED, *TINY, "train.images=100000000", "seed=0,1"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    sweep = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
+    until(lambda: list(tmp_path.glob("sweep/0-*")))
+    time.sleep(0.5)
+    os.killpg(sweep.pid, signal.SIGINT)
+    said, failed = sweep.communicate(timeout=120)
+    assert (sweep.returncode, "Traceback" in said + failed) == (130, False)
+    assert "go on with: gantrain resume sweep" in failed
+
+
 def test_runs_are_saved_when_the_sweeps_process_is_gone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gantrain.cli", *PACKED, *TINY, "train.images=100000000", "seed=0,1"]
     sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)

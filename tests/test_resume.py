@@ -281,6 +281,18 @@ def test_a_finished_run_is_left_alone(whole, capsys):
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
+def test_a_finished_run_whose_end_is_damaged_comes_to_it_again(whole, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    newest = checkpoints.listed(folder / "checkpoints")[0]
+    os.truncate(newest, 9000)
+    assert main(["resume", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"passed over: {newest}" in out
+    assert "the next 100 images are trained again" in out
+    assert_equal_runs(whole, folder)
+
+
 def test_a_finished_run_can_be_made_longer(tmp_path):
     assert train(tmp_path / "long", "train.images=1200") == 0
     assert train(tmp_path / "short", "train.images=600") == 0

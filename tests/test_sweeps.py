@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gantrain.comparison import command_lines, compare
 from gantrain.run import RunFolder
 from gantrain.sweeps import COMMAND, command_of
 
@@ -149,6 +151,24 @@ def test_the_command_outlives_a_write_that_failed(gantrain, tmp_path: Path) -> N
     (tmp_path / "s" / COMMAND).write_text("")
     assert gantrain("resume", "s", "train.images=60").code == 0
     assert command_of(tmp_path / "s").task[:1] == ["seed=0,1"]
+
+
+def test_a_sweeps_folder_takes_no_single_run(gantrain, tmp_path: Path) -> None:
+    assert gantrain("train", "-m", "seed=0,1", *TINY, "run_dir=s").code == 0
+    before = sorted(tmp_path.rglob("*"))
+    for resume in ([], ["resume=auto"]):
+        answer = gantrain("train", "seed=0", *TINY, "run_dir=s", *resume)
+        assert (answer.code, "s holds a sweep; go on with `gantrain resume s`" in answer.err) == (6, True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_sweep_that_went_on_is_told_as_the_one_command_that_it_was(gantrain, tmp_path: Path) -> None:
+    assert gantrain("train", "-m", "gen_div=kl,js", "seed=0,1", *TINY, "run_dir=s").code == 0
+    for missing in ("2-gen_div-js_seed-0", "3-gen_div-js_seed-1"):
+        shutil.rmtree(tmp_path / "s" / missing)
+    assert gantrain("resume", "s").code == 0
+    (line,) = command_lines(compare([tmp_path / "s"]).runs)
+    assert line == ["-m", "gen_div=kl,js", "seed=0,1", *TINY]
 
 
 def test_a_sweep_writes_through_no_link(gantrain, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import yaml
 from gantrain import architectures, config, overrides
 from gantrain.config import choice, number
 from gantrain.errors import ConfigError, one_of
+from gantrain.screen import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +25,7 @@ Examples
 
 Without a shape, the first usual one that the tables fit. Names: {names}"""
 
+PIPE_WIDTH = 140
 USUAL_SHAPES: tuple[tuple[int, ...], ...] = ((3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 48, 48), (3, 64, 64), (2,), (1,))
 
 
@@ -54,14 +55,12 @@ def run(arguments: list[str]) -> None:
             f"shape={options.shape} must be [channels,height,width] for images or [dimensions] for points"
         )
 
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=140)  # a pipe has no width of its own
     table = yaml.safe_load((config.CONF / "architecture" / f"{name}.yaml").read_text(encoding="utf-8"))
     if options.maxout_counts is not None:
         table["maxout_counts"] = options.maxout_counts
+    screen = console(PIPE_WIDTH)
     for rendered in fitting(table, options):
-        console.print(rendered)
+        screen.print(rendered)
 
 
 def fitting(table: dict[str, Any], options: Options) -> tuple[Table, Table]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import config, data, evaluation, overrides
-from gantrain.commands.fit import console
 from gantrain.config import number
 from gantrain.errors import ConfigError, StorageError
 from gantrain.evaluation import CLASSIFIER
 from gantrain.files import reason
+from gantrain.screen import console
 from gantrain.terminal import say
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain import comparison, overrides
-from gantrain.commands.fit import console
 from gantrain.comparison import Comparison, Configuration
 from gantrain.errors import ConfigError, StorageError
 from gantrain.files import reason, write_whole
-from gantrain.terminal import say
+from gantrain.screen import console
+from gantrain.terminal import say, seen_or_not
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,8 +63,9 @@ def run(arguments: list[str]) -> None:
 
 def show(found: Comparison) -> None:
     """Print the tables."""
-    for table in tables(found):
-        console().print(table)
+    with seen_or_not():
+        for table in tables(found):
+            console().print(table)
 
 
 def write(found: Comparison, out: Path) -> Path:

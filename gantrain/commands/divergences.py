@@ -13,10 +13,11 @@ from gantrain.config import number
 from gantrain.divergences import CATALOGUE, PATTERNS, Divergence, Part
 from gantrain.errors import ConfigError, StorageError
 from gantrain.objective import GENERATOR_OBJECTIVES
+from gantrain.screen import console
 from gantrain.terminal import say
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
 
 HELP = """Show what divergences are: tables of some or all, or a page about one.
@@ -63,7 +64,7 @@ def run(arguments: list[str]) -> None:
     names = list(dict.fromkeys(argument for argument in arguments if "=" not in argument))
     options = overrides.read(Options, [argument for argument in arguments if "=" in argument])
     chosen = [divergences.get(name).shifted(options.affine) for name in names or CATALOGUE]
-    screen = console()
+    screen = console(PIPE_WIDTH)
     for part in page(chosen[0]) if len(chosen) == 1 else tables(chosen):
         screen.print(part)
     if options.out is not None:
@@ -81,14 +82,6 @@ def draw(chosen: list[Divergence], out: Path) -> None:
     except OSError as error:
         raise StorageError(f"out={out} cannot be written: {error.strerror or error}") from error
     say(f"figures, each as PNG and SVG, in {out}: {', '.join(drawn)}")
-
-
-def console() -> Console:
-    """A terminal as wide as it is; a pipe without line breaks of ours."""
-    from rich.console import Console
-
-    screen = Console(markup=False, highlight=False)
-    return screen if screen.is_terminal else Console(markup=False, highlight=False, width=PIPE_WIDTH)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

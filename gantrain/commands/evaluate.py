@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import comparison, config, data, evaluation, overrides, sweeps
 from gantrain.commands import classifier as classifiers
-from gantrain.commands.fit import console
 from gantrain.commands.resume import changed_by, refuse_sweep
 from gantrain.config import choice, number
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError, one_of
@@ -29,6 +28,7 @@ from gantrain.evaluation import (
 )
 from gantrain.files import reason
 from gantrain.run import RunFolder
+from gantrain.screen import console
 from gantrain.terminal import say, seen_or_not
 
 if TYPE_CHECKING:
@@ -303,8 +303,6 @@ def measured(source: Source, ground: Ground) -> Result:
 
 def show(source: Source, result: Result, options: Options) -> None:
     """Print how the numbers were obtained, and the table."""
-    from gantrain.report import Screen
-
     samples, real = result.counts
     facts, split = source.facts, result.split.replace(" ", "-")
     origin = facts["samples_from"]
@@ -315,7 +313,7 @@ def show(source: Source, result: Result, options: Options) -> None:
         f"seed {options.seed}; features: {evaluation.seen_through(result.features)}"
     )
     with seen_or_not():
-        Screen(highlight=False, width=console().width).print(table(result))
+        console().print(table(result))
     if result.missing and "diversity/missing_classes" in result.metrics:
         say(f"missing: {', '.join(result.missing)}")
 

@@ -17,10 +17,10 @@ from gantrain.errors import ConfigError, StorageError
 from gantrain.exact import Loss, Mixture, gaussian
 from gantrain.files import write_whole
 from gantrain.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.screen import console
 from gantrain.terminal import printable, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 HELP = """Fit one Gaussian to a mixture on the line under each divergence (Poole et al. 2016, figure 1), by quadrature.
@@ -213,13 +213,6 @@ def write(rows: list[Row], p: Mixture, options: Options, out: Path) -> None:
 def finite(value: Any) -> Any:
     """None for a number that is not finite, which JSON does not know."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def console() -> Console:
-    """Standard output: a terminal as it is, a pipe wide enough for every column."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 
 
 def table(rows: list[Row], p: Mixture) -> Table:

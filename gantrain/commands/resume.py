@@ -154,7 +154,7 @@ def to_continue(
         raise CheckpointError(
             f"train.images={images} lies before the checkpoint, which is at {bundle['images']:,} images"
         )
-    finished = folder.read_summary().get("status") == "finished"
+    finished = folder.read_summary().get("status") == "finished" and not problems
     if finished and not any(key in changed for key in ("train.images", "train.epochs")):
         say(f"{folder.path} is finished, at {bundle['images']:,} images; train.images=… would train for longer")
         return None

@@ -273,6 +273,9 @@ def keep_hydra_files(composed: DictConfig, folder: RunFolder) -> None:
 def single(typed: list[str], composed: DictConfig, settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
     """Train once. Raises what ended the run early."""
     folder = RunFolder(settings["run_dir"] or claim(*new_name(settings)))
+    if sweeps.is_sweep(folder.path):
+        again = f"gantrain resume {shlex.quote(str(folder.path))}"
+        raise BusyError(f"{folder.path} holds a sweep; go on with `{again}`, or give another run_dir")
     make(folder.path)
     folder.refuse_links()
     with folder.locked():

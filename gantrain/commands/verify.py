@@ -17,6 +17,7 @@ from gantrain.config import choice, number
 from gantrain.errors import CheckFailedError, StorageError
 from gantrain.files import write_whole
 from gantrain.objective import Objective
+from gantrain.screen import console
 from gantrain.verification import ALLOWED_ERRORS, CASES, PARTS, Finding, Reading, Result, Training
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(arguments: list[str]) -> None:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
-    screen = console()
+    screen = console(PIPE_WIDTH)
     screen.print(how(options))
     results = verified(options, objective, screen)
     for text in (NOTES, *written(results, options, out)):
@@ -141,14 +142,6 @@ def refuse_excess(findings: Mapping[str, Sequence[Finding]]) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # On the screen
-
-
-def console() -> Console:
-    """A terminal as wide as it is, a pipe as wide as the tables."""
-    from rich.console import Console
-
-    screen = Console(markup=False, highlight=False)
-    return screen if screen.is_terminal else Console(markup=False, highlight=False, width=PIPE_WIDTH)
 
 
 @contextmanager
