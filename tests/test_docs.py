@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from gantrain import architectures, cli, config, divergences, overrides, parts
 from gantrain.commands import train
@@ -46,6 +47,28 @@ def commands(page: Path) -> list[str]:
 
 COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
 EXAMPLES = [(page.name, *found) for page in PAGES for found in EXAMPLE.findall(text(page))]
+
+
+def test_every_key_of_training_is_explained_with_its_default() -> None:
+    """Those of the groups with pages of their own are explained there."""
+    rows = re.findall(
+        r"^\| (`[^|]*) \|([^|]*)\|", text(ROOT / "docs/training.md").partition("## The head")[0], re.MULTILINE
+    )
+    told: dict[str, str] = {}
+    for keys, values in rows:
+        names = re.findall(r"`([^`]+)`", keys)
+        told |= zip(names, values.strip().split(", ") if len(names) > 1 else [values.strip()], strict=True)
+    groups = ("dataset", "architecture", "optimizer", "regularizer")
+    assert all(f"{group}.*" in told for group in groups)
+    composed = train.compose([])
+    defaults = OmegaConf.merge(composed, OmegaConf.masked_copy(OmegaConf.structured(config.Config), ["train"]))
+    leaves = {key: OmegaConf.select(defaults, key) for key in config.keys(config.Config) if not key.startswith(groups)}
+    wanted = {
+        key: "null" if value is None else str(value).replace("'", "")
+        for key, value in leaves.items()
+        if not isinstance(value, DictConfig)
+    }
+    assert {key: value for key, value in told.items() if not key.endswith(".*")} == wanted
 
 
 @pytest.fixture(scope="module")
