@@ -57,10 +57,11 @@ class RunFolder:
     def refuse_links(self) -> None:
         """Raise CheckpointError where one of the run's own names is a link or special file, and leads elsewhere."""
         names = (".lock", ".hydra", "checkpoints", "samples", "metrics.jsonl", "summary.json", "train.log")
-        for name in (*names, "losses.png", "trajectory.png", "evaluation.json", "neighbours.png", "wandb", "wandb_id"):
+        for name in (*names, "losses.png", "trajectory.png", "evaluation.json", "neighbours.png", "wandb_id"):
             refuse_link(self.path / name)
             for path in (self.path / name).rglob("*"):
                 refuse_link(path)
+        refuse_link(self.path / "wandb")  # inside, wandb makes links of its own, and new folders to write to
 
     def refuse_progress(self) -> None:
         """Raise BusyError where a new start would lose something."""
