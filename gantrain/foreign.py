@@ -28,12 +28,13 @@ ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "mode", "sweeper.params")
 # What Hydra itself fills in from the command line.
 FILLED_IN = ("runtime", "overrides", "searchpath", "job.name", "job.override_dirname", "job.config_name", "job.id")
 # Settings of launchers that may come from a file; others hold commands for a shell, or folders.
-LAUNCHER = (
-    r"(n_|array_)?(jobs|parallelism)|batch_size|pre_dispatch|verbose|backend|prefer|timeout_min|nodes|tasks_per_node|"
-    r"(cpus|gpus|mem)_per_(node|task|cpu|gpu)|mem_gb|partition|qos|account|constraint|gres|max_num_timeout|"
-    r"signal_delay_s|stderr_to_stdout|timeout"
+LAUNCHER_SETTINGS = (
+    *("jobs", "n_jobs", "array_parallelism", "batch_size", "pre_dispatch", "verbose", "backend", "prefer", "timeout"),
+    *("timeout_min", "max_num_timeout", "signal_delay_s", "stderr_to_stdout", "nodes", "tasks_per_node", "mem_gb"),
+    *("cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task", "mem_per_cpu", "mem_per_gpu"),
+    *("partition", "qos", "account", "constraint", "gres"),
 )
-LAUNCHER_SETTING = re.compile(rf"launcher\.({LAUNCHER})=[\w.:-]*")
+LAUNCHER_SETTING = re.compile(rf"launcher\.({'|'.join(LAUNCHER_SETTINGS)})=[\w.:-]*")
 LARGEST_BYTES = 2**20
 MOST_VALUES = 10_000
 DEEPEST = 50
