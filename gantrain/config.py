@@ -217,14 +217,19 @@ def known_divergence(name: str) -> bool:
     return True
 
 
+def swept_name(text: str) -> str:
+    """What follows its number in the name of a job's folder in a sweep: the swept keys and values, if any, without the
+    mark that opens a section to a new key."""
+    return f"-{safe_name(text.replace('++', ''))}" if text else ""
+
+
 def register() -> None:
     """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
     ConfigStore.instance().store(name="schema", node=Config)
     Plugins.instance().register(CatalogueSource)
     Plugins.instance().register(CataloguePath)
     Plugins.instance().register(ForeignSource)
-    # A job's folder in a sweep: the swept keys and values, without the mark that opens a section to a new key.
-    OmegaConf.register_new_resolver("swept_name", lambda text: safe_name(text.replace("++", "")), replace=True)
+    OmegaConf.register_new_resolver("swept_name", swept_name, replace=True)
     OmegaConf.register_new_resolver("practical_loss", PRACTICAL_LOSSES.__getitem__, replace=True)
 
 

@@ -205,6 +205,18 @@ def test_a_sweep_may_go_on_for_longer_but_not_as_another_one(gantrain, tmp_path:
     assert [RunFolder(run).read_summary()["images"] for run in sorted(tmp_path.glob("s/*-*/"))] == [160, 160]
 
 
+def test_an_experiments_own_sweep_is_shown_and_takes_other_values(gantrain, tmp_path: Path) -> None:
+    shown = gantrain("train", "experiment=paper_figure2", "gen_objective=matched", "--cfg", "job")
+    assert (shown.code, yaml.safe_load(shown.out)["gen_objective"]) == (0, "matched")
+    assert not any(tmp_path.iterdir())
+    fast = ["dataset=digits", "architecture=mlp_digits", "train.images=20", "train.batch_size=20", "seed=0"]
+    fast += ["evaluate.every_images=null", "gen_objective=ratio"]
+    assert gantrain("train", "experiment=paper_figure2", "gen_div=kl,js", *fast, "run_dir=s").code == 0
+    assert {path.name for path in tmp_path.glob("s/*/") if path.name[0].isdigit()} == {"0-gen_div-kl", "1-gen_div-js"}
+    assert gantrain("train", "experiment=paper_figure2", "gen_div=kl", *fast, "run_dir=one").code == 0
+    assert RunFolder(tmp_path / "one/0").read_summary()["status"] == "finished"
+
+
 def test_an_experiments_own_sweep_goes_on(gantrain, tmp_path: Path) -> None:
     fast = ["dataset=digits", "architecture=mlp_digits", "train.images=20", "train.batch_size=20", "seed=0"]
     fast += ["evaluate.every_images=null"]  # no classifier

@@ -81,15 +81,19 @@ def run(arguments: list[str]) -> None:
     flags = parse(arguments)
     typed = with_own_yaml(overrides.checked(flags.overrides), flags)
     if flags.info or flags.hydra_help:
-        preview(typed, flags)  # Hydra composes the user's own YAML to describe it
+        unlisted, listed = divided(typed)
+        refuse_listed(listed)
+        preview(unlisted, flags)  # Hydra composes the user's own YAML to describe it
         return hydra_main([*shown(flags), *typed])
     if flags.multirun and flags.cfg:
         raise ConfigError("--cfg shows one job; leave -m and the listed values out")
     if flags.multirun:
         return sweep(typed, flags)
-    composed, mode = preview(typed, flags)
-    if mode == RunMode.MULTIRUN:
+    unlisted, listed = divided(typed)
+    composed, mode = preview(unlisted, flags)
+    if mode == RunMode.MULTIRUN and not flags.cfg:
         return sweep(typed, flags)
+    refuse_listed(listed)
     if "train.images" in overrides.values(typed) and config.typed(composed)["train"]["epochs"] is not None:
         typed = [*typed, "train.epochs=null"]  # what is typed wins over a file's other name for it
         composed, _ = preview(typed, flags)
@@ -139,17 +143,28 @@ def shown(flags: argparse.Namespace) -> list[str]:
     return given + [flag for flag, on in switches.items() if on]
 
 
+def divided(typed: list[str]) -> tuple[list[str], list[str]]:
+    """The overrides that set one value, and those that list several. Raises ConfigError."""
+    listed = [
+        text for text, override in zip(typed, overrides.parsed(typed), strict=True) if override.is_sweep_override()
+    ]
+    return [text for text in typed if text not in listed], listed
+
+
+def refuse_listed(listed: list[str]) -> None:
+    """Raises ConfigError for several values where there is one job."""
+    for text in listed:
+        raise ConfigError(
+            f"{text.lstrip('+')} lists several values, which makes a sweep: add -m to run one job for each; "
+            "write one list as [a,b], and quote one text that has a comma"
+        )
+
+
 def preview(typed: list[str], flags: argparse.Namespace) -> tuple[DictConfig, RunMode | None]:
     """The config as Hydra will compose it, before Hydra makes any folder, and the mode that it asks for.
 
     Raises ConfigError.
     """
-    for text, override in zip(typed, overrides.parsed(typed), strict=True):
-        if override.is_sweep_override():
-            raise ConfigError(
-                f"{text.lstrip('+')} lists several values, which makes a sweep: add -m to run one job for each; "
-                "write one list as [a,b], and quote one text that has a comma"
-            )
     composed, node = compose_whole(typed)
     if flags.config_dir is not None:
         ours = [text for text in typed if text.lstrip("+~").startswith("hydra") and not text.startswith(SEARCH_PATH)]
