@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,18 +59,24 @@ class Inception(NamedTuple):
 
 
 def place() -> Path:
-    """Where the weights are looked for and downloaded to: `inception` in the cache."""
+    """Where the weights are looked for first, and downloaded to: `inception` in the cache."""
     return cache() / "inception" / WEIGHTS.name
 
 
+def present() -> Path | None:
+    """The file of weights where it has been downloaded: in its place, or where torch-fidelity itself puts it."""
+    torch_home = Path(os.environ.get("TORCH_HOME") or cache().with_name("torch"))
+    return next(filter(Path.is_file, (place(), torch_home / "hub" / "checkpoints" / WEIGHTS.name)), None)
+
+
 def obtained(path: Path | None = None) -> Path:
-    """The file of weights at `path`, or in its place, where it is downloaded to if it is missing; it is verified.
+    """The file of weights at `path`, or where it is present, or downloaded to its place; it is verified.
 
     Needs no torch, so that a missing file is known at once. Raises ConfigError where torch-fidelity is not installed,
     DataError where the weights cannot be had or are others.
     """
     library()
-    with refusing(found := path or place()):
+    with refusing(found := path or present() or place()):
         if path is None and not found.is_file():
             with fetching.locked(found.parent):
                 if not found.is_file():  # another process may just have finished it
@@ -117,6 +125,11 @@ def seen(inception: Inception, images: Tensor, told: Callable[[int, int], None])
         told(step, len(parts))
     features, probabilities = map(torch.cat, zip(*found, strict=True))
     return features, probabilities
+
+
+def usable() -> bool:
+    """Whether nothing would have to be installed or downloaded."""
+    return importlib.util.find_spec("torch_fidelity") is not None and present() is not None
 
 
 def library() -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Answer
+from PIL import Image
 from scipy import special, stats
 from torch import Tensor, nn
 
@@ -234,6 +235,55 @@ def test_evaluation_through_it(file: Path, gantrain: Callable[..., Answer], rand
     assert found["metrics"]["quality/precision"] == pytest.approx(around.precision, abs=0.051)
     assert found["metrics"]["diversity/coverage"] == pytest.approx(around.coverage, abs=0.051)
     assert not list(Path().rglob("classifiers"))
+
+
+@pytest.fixture
+def coloured(tmp_path: Path) -> list[str]:
+    """A command that evaluates coloured images of two classes, all of them real."""
+    for number, image in enumerate(images(60).permute(0, 2, 3, 1).numpy()):
+        path = tmp_path / "photographs" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    np.save(tmp_path / "samples.npy", images(COUNT, seed=1).permute(0, 2, 3, 1).numpy())
+    data = ["dataset=folder", "dataset.path=photographs", "dataset.size=8", "dataset.held_out=20", "reference=false"]
+    return ["evaluate", "samples.npy", *data]
+
+
+def looked_through(gantrain: Callable[..., Answer], *arguments: str) -> str:
+    """The kind of features that an evaluation found."""
+    answer = gantrain(*arguments)
+    assert answer.code == 0, answer.err
+    name = json.loads(Path("evaluation/evaluation.json").read_text(encoding="utf-8"))["features"]["name"]
+    assert isinstance(name, str)
+    return name
+
+
+@pytest.mark.parametrize("place", ["cache/gantrain/inception", "cache/torch/hub/checkpoints", "hub/hub/checkpoints"])
+def test_it_is_used_where_it_is_present(
+    file: Path, coloured: list[str], gantrain: Callable[..., Answer], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.startswith("hub"):
+        monkeypatch.setenv("TORCH_HOME", str(Path("hub").absolute()))
+    assert looked_through(gantrain, *coloured) == "classifier"
+    there = Path(place, inception.WEIGHTS.name)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_bytes(file.read_bytes())
+    assert looked_through(gantrain, *coloured) == "inception"
+    for needs_the_classifier in ("features=classifier", "metrics=fid,classes"):
+        assert looked_through(gantrain, *coloured, needs_the_classifier) == "classifier"
+    np.save("grey.npy", images(COUNT, channels=1).squeeze(1).numpy())
+    assert looked_through(gantrain, "evaluate", "grey.npy", "dataset=digits") == "classifier"
+
+
+def test_a_file_of_weights_chooses_its_network(
+    file: Path, coloured: list[str], gantrain: Callable[..., Answer]
+) -> None:
+    assert looked_through(gantrain, *coloured, f"inception={file}") == "inception"
+    judge = next(Path("cache").rglob("classifiers/*.pt"), None)
+    assert judge is None
+    for refused in ([f"inception={file}", "features=classifier"], [f"inception={file}", "classifier=x.pt"]):
+        answer = gantrain(*coloured, *refused)
+        assert (answer.code, "give one of them" in answer.err) == (2, True)
 
 
 def test_classes_need_the_classifier(file: Path, gantrain: Callable[..., Answer]) -> None:

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 HELP = """Measure the quality and the diversity of samples against images that were kept from training.
 
   gantrain evaluate RUN|SWEEP|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out]
-                    [reference=true] [features=classifier|inception] [classifier=FILE] [inception=FILE] [dataset=…]
-                    [out=DIR] [object=package:function] [device=auto]
+                    [reference=true] [features=auto|classifier|inception] [classifier=FILE] [inception=FILE]
+                    [dataset=…] [out=DIR] [object=package:function] [device=auto]
 
 Examples
   gantrain evaluate RUN
@@ -54,10 +54,11 @@ Examples
 
 Images are seen through a classifier of the dataset's labels (gantrain classifier), which is trained first where it is
 missing; classifier=FILE takes another one. features=inception takes the Inception network instead, whose weights are
-downloaded once; inception=FILE says where they lie. Points of a density are measured as they are. Samples come from
-the averaged generator where the run kept one. Real images are the test split or those held out (split=training takes
-others); N is their number, at most 10,000. The seed chooses samples, never real images. reference=true measures as
-many training images too: what a perfect generator would get.
+downloaded once; inception=FILE says where they lie. Without any of these, coloured images are seen through Inception
+where its weights are present, unless a metric needs the classifier. Points of a density are measured as they are.
+Samples come from the averaged generator where the run kept one. Real images are the test split or those held out
+(split=training takes others); N is their number, at most 10,000. The seed chooses samples, never real images.
+reference=true measures as many training images too: what a perfect generator would get.
 
 A table is printed, and evaluation.json and neighbours.png (samples, each with the training images nearest to it) are
 written to RUN; for FOLDER and NPZ to out, by default `evaluation`.
@@ -68,6 +69,7 @@ Metrics of images with features=inception: {inception}
 Metrics of points: {points}
 (prdc is precision, recall, density and coverage; classes is how the classes, or modes, differ from the data's)"""
 
+AUTO = "auto"  # Inception where it is present and fits
 BETTER = {1: "higher", -1: "lower", 0: ""}
 
 
@@ -79,7 +81,7 @@ class Options:
     count: int | None = number(None, at_least=FEWEST, at_most=100_000)
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     split: str = choice("held_out", ("held_out", "training"))
-    features: str = choice(CLASSIFIER, FEATURES)
+    features: str = choice(AUTO, (AUTO, *FEATURES))
     reference: bool = True
     classifier: str | None = None
     inception: str | None = None
@@ -127,6 +129,13 @@ def run(arguments: list[str]) -> None:
     refuse_unknown(options.metrics)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, a checkpoint, a folder of images or an array")
+    for kind, file in {CLASSIFIER: options.classifier, INCEPTION: options.inception}.items():
+        if file is not None:
+            if options.features not in (AUTO, kind):
+                raise ConfigError(
+                    f"{kind}={file} is for features={kind}, here it is {options.features}; give one of them"
+                )
+            options.features = kind
     if options.features == INCEPTION:  # looked for before anything is read
         from gantrain import inception
 
@@ -264,7 +273,8 @@ def read(settings: dict[str, Any], options: Options) -> Ground:
 
     device = choose_device(options.device)
     dataset = data.load(**settings, device=device)
-    metrics = evaluation.chosen(options.metrics, dataset, options.features)
+    features = features_for(dataset, options)
+    metrics = evaluation.chosen(options.metrics, dataset, features)
     real, split = evaluation.real_examples(dataset, options.count, options.split)
 
     @cache
@@ -274,11 +284,22 @@ def read(settings: dict[str, Any], options: Options) -> Ground:
         wanted = options.reference and split != "training"
         reference = evaluation.training_examples(dataset, count) if wanted else None
         eyes = classifiers.eyes_for(
-            dataset, settings, options.classifier, device, features=options.features, weights=options.inception
+            dataset, settings, options.classifier, device, features=features, weights=options.inception
         )
         return Yardstick.of(dataset, fitting, split, eyes, metrics, reference)
 
     return Ground(dataset, options.count or len(real), yardstick)
+
+
+def features_for(dataset: Dataset, options: Options) -> str:
+    """The kind of features that was asked for, or that fits: Inception has been trained on coloured photographs."""
+    from gantrain import inception
+
+    if options.features != AUTO:
+        return options.features
+    coloured = isinstance(dataset, data.Images) and dataset.shape[0] == 3 and not evaluation.is_stacked(dataset.name)
+    fits = coloured and set(options.metrics or ()) <= set(INCEPTION_METRICS)
+    return INCEPTION if fits and inception.usable() else CLASSIFIER
 
 
 def measured(source: Source, ground: Ground) -> Result:
