@@ -22,7 +22,7 @@ STEPS = (7, -7, 16, -16, 25, -25, 34, -34, 43, -43)  # of a name above its point
 MOST_HEATMAPS = 2  # of a group of metrics
 MOST_CELLS = 8  # of a row whose numbers are legible
 MOST_TICKS = 20  # classes whose names fit under a histogram
-FEWEST_ENLARGED, WIDE_GAP = 3, 0.6  # points of the plane, and the share of an axis beside which they stand close
+FEWEST_ENLARGED, WIDE_GAP = 3, 0.15  # points of the plane, and the share of an axis that parts a group from others
 OUTLIERS = 0.01  # of a panel's means, at either end
 MOST_BARS = 200  # classes whose bars can be told apart; of more, only how uneven they are
 LINEAR_LOSSES = 20
@@ -157,17 +157,22 @@ def plane_points(comparison: Comparison, x: str, y: str) -> list[Point]:
 
 
 def crowd(points: list[Point]) -> list[Point]:
-    """The points without those beyond a gap that takes up most of an axis; all of them where there is none."""
-    for axis in (0, 1):
-        ordered = sorted(points, key=lambda point: point.at[axis])
-        gaps = [after.at[axis] - before.at[axis] for before, after in itertools.pairwise(ordered)]
-        widest = max(gaps, default=0.0)
-        cut = gaps.index(widest) + 1 if gaps else 0
-        larger = max(ordered[:cut], ordered[cut:], key=len)
-        if widest > WIDE_GAP * sum(gaps) and len(larger) >= FEWEST_ENLARGED:
-            inside = crowd(larger)
-            return [point for point in points if point in inside]
-    return points
+    """The points that stand close together, at least half of all; all of them where none stand apart."""
+    inside, fewest = points, max(FEWEST_ENLARGED, len(points) / 2)
+    while closer := [part for axis in (0, 1) if fewest <= len(part := _largest_group(inside, axis)) < len(inside)]:
+        inside = closer[0]
+    return [point for point in points if point in inside]
+
+
+def _largest_group(points: list[Point], axis: int) -> list[Point]:
+    """The most points without a wide gap between neighbours on an axis."""
+    ordered = sorted(points, key=lambda point: point.at[axis])
+    groups = [ordered[:1]]
+    for before, after in itertools.pairwise(ordered):
+        if after.at[axis] - before.at[axis] > WIDE_GAP * (ordered[-1].at[axis] - ordered[0].at[axis]):
+            groups.append([])
+        groups[-1].append(after)
+    return max(groups, key=len)
 
 
 def _plane_drawer(comparison: Comparison, x: str, y: str, enlarged: bool = False) -> Callable[[Axes], None]:

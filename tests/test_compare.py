@@ -513,6 +513,8 @@ def test_bounds_that_all_have_come_before_those_of_a_few(tmp_path: Path) -> None
         ([0.1, 0.12, 0.5, 0.8, 0.9], 5),
         ([0.01, 0.86, 0.87, 0.88], 3),
         ([0.01, 0.7, 0.86, 0.87, 0.88, 0.89], 4),  # two gaps, one after the other
+        ([0.0, 0.18, 0.19, 0.2, 0.34, 0.35, 0.36, 0.37, 0.38], 5),  # three groups
+        ([0.0, 0.01, 0.5, 0.51, 0.9, 0.91], 6),  # none has half of the points
         ([0.01, 0.9], 2),
     ],
 )
