@@ -32,6 +32,7 @@ from gantrain.run import Interrupted, RunFolder, StopRequest, claim
 from gantrain.sweeps import FAILURES, SEARCH_PATH
 from gantrain.terminal import say
 
+KEY_WIDTH = 38  # of a key and its default in the help
 # At import, so that it also holds in a process that a launcher starts.
 config.register()
 
@@ -64,14 +65,10 @@ Flags
 
 def help_text() -> str:
     """The command's help, with every group's choices and every key."""
-    defaults = OmegaConf.structured(config.Config)
-    values = {key: OmegaConf.select(defaults, key) for key in config.keys(config.Config) if not key.endswith("name")}
     return HELP.format(
         groups="\n".join(f"  {group:13} {', '.join(config.options(group))}" for group in config.GROUPS),
         keys="\n".join(
-            f"  {key}={'' if value is None else value}"
-            for key, value in values.items()
-            if not isinstance(value, DictConfig)
+            f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in config.explained_keys()
         ),
     )
 
