@@ -17,12 +17,17 @@ from typing import Any
 import pytest
 import torch
 
-from gantrain import architectures, checkpoints, config, data, memory, packed
+from gantrain import architectures, checkpoints, config, data, memory
 from gantrain.commands import train
 from gantrain.data import published
 from gantrain.errors import ConfigError
 from gantrain.launch import launch
 from gantrain.memory import Need
+from gantrain.packed import common_device
+from gantrain.packed.opened import OpenedRun
+from gantrain.packed.processes import RunInProcess, cores, listen
+from gantrain.packed.queue import Room, side_by_side
+from gantrain.packed.turns import RunInTurns, SharedData, own_stream, take_turns
 from gantrain.run import Interrupted, RunFolder, StopRequest
 from gantrain.sweeps import FAILURES
 
@@ -74,9 +79,9 @@ def assert_same(ours: Any, theirs: Any, **tolerance: float) -> None:
         assert ours == theirs
 
 
-def opened(path: Path, *typed: str) -> packed.Opened:
+def opened(path: Path, *typed: str) -> OpenedRun:
     path.mkdir()
-    return packed.Opened(train.compose(list(typed)), RunFolder(path), list(typed), goes_on=False)
+    return OpenedRun(train.compose(list(typed)), RunFolder(path), list(typed), goes_on=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,17 +123,17 @@ def saved(run: RunFolder) -> bool:
     return (run.checkpoints / "last.pt").exists()
 
 
-def in_processes(runs: list[packed.Opened], at_once: int, then: Callable[[list[packed.Child]], None]) -> None:
+def in_processes(runs: list[OpenedRun], at_once: int, then: Callable[[list[RunInProcess]], None]) -> None:
     """Runs in processes; `then` is called once all that run at first have saved something."""
     called: list[bool] = []
 
-    def go_on(children: list[packed.Child]) -> list[packed.Child]:
+    def go_on(children: list[RunInProcess]) -> list[RunInProcess]:
         if not called and all(saved(child.folder) for child in children):
             called.append(True)
             then(children)
-        return packed.listen(children)
+        return listen(children)
 
-    packed.side_by_side([(run, Need(0)) for run in runs], packed.Child, go_on, packed.Room(at_once, "", CPU))
+    side_by_side([(run, Need(0)) for run in runs], RunInProcess, go_on, Room(at_once, "", CPU))
 
 
 def test_a_signal_saves_all_runs_and_begins_none(tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ def test_a_terminals_interrupt_before_the_first_step_is_no_error(tmp_path: Path)
 def test_runs_are_saved_when_the_sweeps_process_is_gone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gantrain.cli", *PACKED, *TINY, "train.images=100000000", "seed=0,1"]
     sweep = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    runs = [RunFolder(tmp_path / f"sweep/{seed}-seed-{seed}") for seed in range(packed.cores())][:2]
+    runs = [RunFolder(tmp_path / f"sweep/{seed}-seed-{seed}") for seed in range(cores())][:2]
     until(lambda: sweep.poll() is not None or all(map(saved, runs)))
     sweep.kill()
     sweep.communicate(timeout=60)
@@ -193,13 +198,9 @@ def test_runs_are_saved_when_the_sweeps_process_is_gone(tmp_path: Path) -> None:
 # In one process: turns
 
 
-def in_turns(
-    runs: list[packed.Opened], device: torch.device, go_on: Any = packed.take_turns, bytes_each: int = 0
-) -> None:
-    room, load = packed.Room(len(runs), "", device), packed.SharedData()
-    packed.side_by_side(
-        [(run, Need(bytes_each)) for run in runs], lambda run: packed.Turns(run, device, load), go_on, room
-    )
+def in_turns(runs: list[OpenedRun], device: torch.device, go_on: Any = take_turns, bytes_each: int = 0) -> None:
+    room, load = Room(len(runs), "", device), SharedData()
+    side_by_side([(run, Need(bytes_each)) for run in runs], lambda run: RunInTurns(run, device, load), go_on, room)
 
 
 def test_turns_equal_solo_runs_and_failures_stay_alone(tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ def test_a_stopped_sweep_goes_on_in_processes_and_in_turns(gantrain: Gantrain, t
     assert {path.name for path in (missing / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
 
     runs = [RunFolder(copied / name) for name in (finished.name, begun.name)]
-    in_turns([packed.Opened(train.compose([*TINY, f"seed={n}"]), run, [], True) for n, run in enumerate(runs)], CPU)
+    in_turns([OpenedRun(train.compose([*TINY, f"seed={n}"]), run, [], True) for n, run in enumerate(runs)], CPU)
     in_process, in_turn = (checkpoints.newest(run / "checkpoints")[1]["state"] for run in (begun, runs[1].path))
     assert_same(in_process, in_turn)
 
@@ -259,11 +260,11 @@ def test_turns_stop_together(tmp_path: Path) -> None:
     runs = [opened(tmp_path / f"{seed}", *TINY, f"seed={seed}", "train.images=100000000") for seed in range(3)]
     turns = [0]
 
-    def go_on(running: list[packed.Turns]) -> list[packed.Turns]:
+    def go_on(running: list[RunInTurns]) -> list[RunInTurns]:
         turns[0] += 1
         if turns[0] == 20:
             os.kill(os.getpid(), signal.SIGTERM)
-        return packed.take_turns(running)
+        return take_turns(running)
 
     with pytest.raises(Interrupted, match=r"^stopped by SIGTERM; every run that had begun to train is saved$") as end:
         in_turns(runs, CPU, go_on)
@@ -273,7 +274,7 @@ def test_turns_stop_together(tmp_path: Path) -> None:
 
 
 def test_a_turn_that_is_stopped_at_once_says_so(tmp_path: Path) -> None:
-    run = packed.Turns(opened(tmp_path / "run", *TINY), CPU, packed.SharedData())
+    run = RunInTurns(opened(tmp_path / "run", *TINY), CPU, SharedData())
     assert all(run.take() for _ in range(5))
     run.stop_at_once()
     assert (summary(run.folder.path)["status"], summary(run.folder.path)["exit_code"]) == ("stopped", 130)
@@ -292,7 +293,7 @@ def test_what_a_nested_block_finds_deferred_stays_deferred() -> None:
 
 
 def test_equal_datasets_lie_in_memory_once() -> None:
-    load = packed.SharedData()
+    load = SharedData()
     settings = {"name": "digits", "held_out": 100}
     first, second = (load(**settings, seed=seed, device=CPU) for seed in (0, 1))
     other = load(name="digits", held_out=200, seed=0, device=CPU)
@@ -320,7 +321,7 @@ def test_turns_on_cuda_equal_solo_runs(tmp_path: Path, graph: str) -> None:
 def test_each_run_on_cuda_has_numbers_of_its_own() -> None:
     device = torch.device("cuda")
     before = torch.cuda.get_rng_state()
-    first, second = packed.own_stream(device), packed.own_stream(device)
+    first, second = own_stream(device), own_stream(device)
     drawn = []
     for place in (first, second, first, second):
         with place():
@@ -342,9 +343,9 @@ def test_runs_wait_for_each_other_where_memory_is_short(tmp_path: Path, capsys: 
     runs = [opened(tmp_path / f"{seed}", *TINY, f"seed={seed}") for seed in range(3)]
     at_once: list[int] = []
 
-    def go_on(running: list[packed.Turns]) -> list[packed.Turns]:
+    def go_on(running: list[RunInTurns]) -> list[RunInTurns]:
         at_once.append(len(running))
-        return packed.take_turns(running)
+        return take_turns(running)
 
     in_turns(runs, CPU, go_on, int(0.6 * memory.free(CPU)))
     assert set(at_once) == {1}
@@ -353,7 +354,7 @@ def test_runs_wait_for_each_other_where_memory_is_short(tmp_path: Path, capsys: 
 
 
 def test_room_counts_runs_and_shared_data_once() -> None:
-    room = packed.Room(2, "", CPU)
+    room = Room(2, "", CPU)
     small, all_of_it = Need(2**20), Need(room.free_at_first)
     assert room.takes(all_of_it, []), "one may always begin"
     assert room.takes(small, [small])
@@ -365,11 +366,11 @@ def test_room_counts_runs_and_shared_data_once() -> None:
 
 
 def test_runs_on_several_devices_are_refused() -> None:
-    assert packed.common_device(set()) == CPU
-    assert packed.common_device({CPU}) == CPU
+    assert common_device(set()) == CPU
+    assert common_device({CPU}) == CPU
     for names in (["cpu", "cuda"], ["cuda:0", "cuda:1"], ["mps"]):
         with pytest.raises(ConfigError, match=f"one CUDA device, not {', '.join(names)}; choose one device"):
-            packed.common_device(set(map(torch.device, names)))
+            common_device(set(map(torch.device, names)))
 
 
 @pytest.mark.parametrize(
