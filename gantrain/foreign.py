@@ -117,7 +117,7 @@ def refuse_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any]])
     for group, name in chosen:
         if (ours / group / f"{name}.yaml").is_file() and (folder / group / f"{name}.yaml").is_file():
             raise ConfigError(
-                f"{folder / group / f'{name}.yaml'} would never be read: gantrain has a {group}={name} of its own; "
+                f"{folder / group / f'{name}.yaml'} would never be read: gantrain has {group}={name} of its own; "
                 "give the file another name"
             )
 

@@ -351,7 +351,7 @@ def test_rendered_tables_hold_every_row_and_the_sums():
 
     console = Console(width=140, file=None, record=True, quiet=False, force_terminal=False)
     with console.capture() as capture:
-        for network in rendered(table("appendix"), (3, 32, 32), 64):
+        for network in rendered(table("appendix"), (3, 32, 32), 64, width=140):
             console.print(network)
     text = capture.get()
     assert text.count("maxout") == 7

@@ -695,38 +695,6 @@ def test_samples_that_cannot_be_written_are_exit_code_7(gantrain: Gantrain, fini
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Architectures
-
-
-@pytest.mark.parametrize("name", options("architecture"))
-def test_every_architecture_is_printed(gantrain: Gantrain, name: str) -> None:
-    answer = gantrain("architecture", name)
-    assert (answer.code, answer.err) == (0, "")
-    assert "generator" in answer.out
-    assert "discriminator" in answer.out
-
-
-def test_the_shape_and_the_latents_can_be_chosen(gantrain: Gantrain) -> None:
-    answer = gantrain("architecture", "dcgan64", "shape=[1,64,64]", "latent=100")
-    assert "z 100" in answer.out
-    assert "1×64×64" in answer.out
-
-
-@pytest.mark.parametrize(
-    "typed",
-    [
-        *(["dcgan_64"], ["dcgan64", "shape=[3,32,32]"], ["dcgan64", "shape=[0,64,64]"], ["dcgan64", "shape=[]"]),
-        *(["dcgan64", "shape=64"], ["dcgan64", "latent=0"], ["dcgan64", "sahpe=[1,64,64]"], ["dcgan64", "dcgan48"]),
-        *(["dcgan64", "shape=[64]"], ["dcgan64", "shape=[1,2,3,4]"], ["affine", "shape=[2]", "latent=3"]),
-    ],
-    ids=" ".join,
-)
-def test_bad_arguments_of_architecture_are_refused(gantrain: Gantrain, typed: list[str]) -> None:
-    answer = gantrain("architecture", *typed)
-    assert (answer.code, answer.out) == (2, "")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Signals
 
 

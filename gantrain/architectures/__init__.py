@@ -75,14 +75,14 @@ def describe(
 
 
 def rendered(
-    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int
-) -> tuple[rich.table.Table, rich.table.Table]:
-    """What `describe` returns, as two rich tables for a terminal or a pipe."""
+    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int, width: int
+) -> list[rich.table.Table]:
+    """What `describe` returns, as rich tables no wider than `width`: one for each network where it has the room."""
     from gantrain.architectures import summary
     from gantrain.architectures.tables import times
 
     generator, discriminator = describe(architecture, data_shape, latent_size)
-    return (
-        summary.rich_table(f"generator, z {latent_size}", generator),
-        summary.rich_table(f"discriminator, x {times(data_shape)}", discriminator),
-    )
+    return [
+        *summary.rich_tables(f"generator, z {latent_size}", generator, width),
+        *summary.rich_tables(f"discriminator, x {times(data_shape)}", discriminator, width),
+    ]

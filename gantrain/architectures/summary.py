@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gantrain.architectures import networks
 from gantrain.architectures.tables import OPS, Shape, Tables, times
+from gantrain.screen import fitting, room
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,25 @@ def multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def rich_table(title: str, layers: Sequence[LayerSummary]) -> Table:
-    """The layers and their sums, as a table that reads like a paper's."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=True)
-    table.add_column("op", footer="sum", no_wrap=True)
-    for column in ("kernel", "stride", "features", "norm", "dropout", "activation", "output"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("parameters", "multiply_adds"):
-        total = sum(getattr(layer, column) for layer in layers)
-        table.add_column(column.replace("_", "-"), footer=f"{total:,}", justify="right", no_wrap=True)
-    for layer in layers:
-        given = (layer.op, layer.kernel, layer.stride, layer.features, layer.norm, layer.dropout, layer.activation)
-        cells = ["" if value is None else f"{value}" for value in given]
-        table.add_row(*cells, times(layer.output), f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
-    return table
+def rich_tables(title: str, layers: Sequence[LayerSummary], width: int) -> Iterator[Table]:
+    """The layers and their sums, as one table that reads like a paper's, or several where `width` is too little."""
+    names, *rest = columns(layers)
+    for part in fitting(rest, width - room(names)):
+        sums = any(total for *_, total in part)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=sums, pad_edge=False)
+        for head, *_, total in (names, *part):
+            table.add_column(head, footer=total, justify="left" if head == "op" else "right", overflow="fold")
+        for cells in zip(*(cells for _, *cells, _ in (names, *part)), strict=True):
+            table.add_row(*cells)
+        yield table
+
+
+def columns(layers: Sequence[LayerSummary]) -> Iterator[list[str]]:
+    """Each column from its head to its sum, which is empty where there is none."""
+    for name in ("op", "kernel", "stride", "features", "norm", "dropout", "activation"):
+        given = [getattr(layer, name) for layer in layers]
+        yield [name, *("" if value is None else f"{value}" for value in given), "sum" if name == "op" else ""]
+    yield ["output", *(times(layer.output) for layer in layers), ""]
+    for name in ("parameters", "multiply_adds"):
+        counts = [getattr(layer, name) for layer in layers]
+        yield [name.replace("_", "-"), *(f"{count:,}" for count in (*counts, sum(counts)))]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from gantrain import architectures, config, overrides
+from gantrain.commands import train
 from gantrain.config import choice, number
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError
+from gantrain.overrides import quoted
 from gantrain.screen import console
 
 if TYPE_CHECKING:
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 
 HELP = """Print the generator's and the discriminator's layers, with output shapes, parameters and multiply-adds.
 
-  gantrain architecture NAME [shape=[3,32,32]] [latent=64] [maxout_counts=before]
+  gantrain architecture NAME [shape=[3,32,32]] [latent=64] [maxout_counts=before] [--config-dir DIR]
 
 Examples
   gantrain architecture appendix
   gantrain architecture dcgan64 shape=[1,64,64] latent=100
+  gantrain architecture mine --config-dir DIR        a table of your own, DIR/architecture/mine.yaml
 
 Without a shape, the first usual one that the tables fit. Names: {names}"""
 
-PIPE_WIDTH = 140
 USUAL_SHAPES: tuple[tuple[int, ...], ...] = ((3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 48, 48), (3, 64, 64), (2,), (1,))
 
 
@@ -45,29 +46,46 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Print the tables of the architecture that the first argument names."""
-    if not arguments or "=" in arguments[0]:
+    flags, typed = parse(arguments)
+    if not typed or "=" in typed[0]:
         raise ConfigError("architecture needs a name: gantrain architecture NAME; see gantrain architecture --help")
-    name, options = arguments[0], overrides.read(Options, arguments[1:])
-    if name not in (names := config.options("architecture")):
-        raise ConfigError(one_of("architecture", name, names))
+    options = overrides.read(Options, typed[1:])
     if options.shape is not None and len(options.shape) not in (1, 3):
         raise ConfigError(
             f"shape={options.shape} must be [channels,height,width] for images or [dimensions] for points"
         )
-
-    table = yaml.safe_load((config.CONF / "architecture" / f"{name}.yaml").read_text(encoding="utf-8"))
+    table = composed(typed[0], flags)
     if options.maxout_counts is not None:
         table["maxout_counts"] = options.maxout_counts
-    screen = console(PIPE_WIDTH)
-    for rendered in fitting(table, options):
+    screen = console()
+    for rendered in fitting(table, options, screen.width):
         screen.print(rendered)
 
 
-def fitting(table: dict[str, Any], options: Options) -> tuple[Table, Table]:
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flag and the other arguments, in any order. Raises ConfigError."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd")
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}; see gantrain architecture --help") from error
+
+
+def composed(name: str, flags: argparse.Namespace) -> dict[str, Any]:
+    """The table as `gantrain train architecture=NAME` composes it. Raises ConfigError."""
+    typed = train.with_own_yaml([f"architecture={quoted(name)}"], flags)
+    whole, _ = train.preview(typed, flags)
+    config.refuse_untyped_object(whole, typed)
+    return config.typed(whole)["architecture"]
+
+
+def fitting(table: dict[str, Any], options: Options, width: int) -> list[Table]:
     """The rendered tables for the shape asked for, or for the first usual one that they fit. Raises ConfigError."""
     for shape in [tuple(options.shape)] if options.shape is not None else USUAL_SHAPES:
         try:
-            return architectures.rendered(table, shape, options.latent or (shape[0] if len(shape) == 1 else 64))
+            latent = options.latent or (shape[0] if len(shape) == 1 else 64)
+            return architectures.rendered(table, shape, latent, width)
         except ConfigError as error:
             refusal = error
     raise refusal

@@ -11,7 +11,7 @@ from gantrain import comparison, overrides
 from gantrain.comparison import Comparison, Configuration
 from gantrain.errors import ConfigError, StorageError
 from gantrain.files import reason, write_whole
-from gantrain.screen import console
+from gantrain.screen import console, fitting, room
 from gantrain.terminal import say, seen_or_not
 
 if TYPE_CHECKING:
@@ -103,22 +103,6 @@ def tables(found: Comparison) -> Iterator[Table]:
 def cell(configuration: Configuration, metric: str, best: list[Configuration]) -> str:
     """A metric of a configuration, marked where it is one of the best."""
     return configuration.written(metric) + (" *" if configuration in best else "")
-
-
-def fitting(columns: list[list[str]], width: int) -> Iterator[list[list[str]]]:
-    """The columns in parts that are no wider than `width`, unless a single one is."""
-    part: list[list[str]] = []
-    for column in columns:
-        if part and sum(map(room, [*part, column])) > width:
-            yield part
-            part = []
-        part.append(column)
-    yield part
-
-
-def room(column: list[str]) -> int:
-    """The width of a column with the gap beside it."""
-    return max(map(len, column)) + 3
 
 
 def table(title: str, names: list[list[str]], metrics: list[list[str]]) -> Table:
