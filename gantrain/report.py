@@ -62,6 +62,8 @@ CHARTS = {
     },
 }
 SECONDS_BETWEEN_REDRAWS = 0.25
+# Plain lines: after each of so many equal parts of the run, and after so long.
+LINES_A_RUN, SECONDS_BETWEEN_LINES = 20, 60.0
 
 
 class Reporter:
@@ -74,7 +76,7 @@ class Reporter:
         folder: The run folder, which exists.
         total_images: The clock at which the run is done.
         start_images: The clock at which this process begins; reports after it are taken back.
-        console: Where the line goes; standard output when None. Plain lines, one a report, when it is no terminal.
+        console: Where the line goes; standard output when None. Plain lines, of some reports, when it is no terminal.
         config_text: The composed configuration as YAML, for TensorBoard's text page.
         hparams: Names and values for TensorBoard's HParams page.
         bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
@@ -108,6 +110,7 @@ class Reporter:
         self._checkpoint = ""
         self._told: set[int | None] = set()
         self._next_redraw = 0.0
+        self._part = -1
         self._bar = _progress_bar(self.console, total_images)
         self._events = EventFile(self.folder, start_images) if tensorboard else None
         self._mirror: Mirror | None = None
@@ -130,10 +133,10 @@ class Reporter:
         """Write one report at the clock `images`: a metrics row, the TensorBoard curves, the progress line."""
         self.latest = {}
         self.record(images, scalars, histograms)
-        if self._bar is None:
-            self._print(self._line())
-        else:
+        if self._bar is not None:
             self._redraw()
+        elif self._is_due(images):
+            self._print(self._line())
 
     def record(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
         """Write numbers at the clock `images` without moving the progress line."""
@@ -250,6 +253,14 @@ class Reporter:
         if self._checkpoint and self._bar is not None:
             parts.append(self._checkpoint)
         return "  ".join(parts)
+
+    def _is_due(self, images: int) -> bool:
+        """Whether the report at `images` is worth a plain line: the first, the last, and some between them."""
+        part, now = LINES_A_RUN * images // self.total_images, time.monotonic()
+        if part <= self._part and now < self._next_redraw:
+            return False
+        self._part, self._next_redraw = part, now + SECONDS_BETWEEN_LINES
+        return True
 
     def _redraw(self) -> None:
         assert self._bar is not None

@@ -91,6 +91,7 @@ def test_without_a_penalty_the_players_circle(gantrain, tmp_path):
     assert summary["theory"]["turns"] == pytest.approx(turns, rel=0.005)
     assert summary["theory"]["eigenvalues"] == [[0, 0.5], [0, -0.5]]
     assert summary["distance"] == pytest.approx(summary["theory"]["distance"], rel=0.02)
+    assert answer.out.count(" images/s ") < len(path) / 2  # plain lines are fewer than reports
     assert "(θ, ψ) made 1.1 turns about (0, 0)" in answer.out
     assert "eigenvalues ±0.5i" in answer.out
     assert (run / "trajectory.png").read_bytes().startswith(b"\x89PNG")

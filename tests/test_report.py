@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import re
@@ -265,7 +266,7 @@ def test_links_are_not_written_through(tmp_path):
 # The screen
 
 
-def test_a_pipe_gets_one_plain_line_a_report(tmp_path):
+def test_a_pipe_gets_plain_lines(tmp_path):
     console = pipe()
     with Reporter(tmp_path, 200_000, console=console) as reporter:
         for images in range(0, 10_000, 100):
@@ -278,6 +279,27 @@ def test_a_pipe_gets_one_plain_line_a_report(tmp_path):
         "checkpoint images_000000010000.pt",
         "images 20,000/200,000  loss D nan G nan",
     ]
+
+
+@pytest.mark.parametrize(("every", "shown"), [(400, [400, *range(10_000, 200_001, 10_000)]), (50_000, None)])
+def test_plain_lines_are_few_however_many_reports_there_are(tmp_path, every, shown):
+    """The first report, one of each twentieth of the run, the last one."""
+    console, clocks = pipe(), range(every, 200_001, every)
+    with Reporter(tmp_path, 200_000, console=console) as reporter:
+        for images in clocks:
+            reporter.report(images, {"loss/discriminator": 1.0})
+    assert [line.split("/")[0] for line in lines(console)] == [f"images {images:,}" for images in shown or clocks]
+    assert [row["images"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [*clocks]
+
+
+def test_a_slow_run_tells_every_minute_how_far_it_is(tmp_path, monkeypatch):
+    seconds = itertools.count(1000.0, 25.0)  # from one report to the next
+    monkeypatch.setattr("gantrain.report.time.monotonic", lambda: next(seconds))
+    console = pipe()
+    with Reporter(tmp_path, 10**9, console=console) as reporter:
+        for images in range(100, 1100, 100):
+            reporter.report(images, {})
+    assert [line.split("/")[0] for line in lines(console)] == [f"images {images:,}" for images in (100, 400, 700, 1000)]
 
 
 def test_the_bound_shown_is_the_one_asked_for(tmp_path):
