@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import pickle
 import struct
 import tarfile
@@ -24,7 +25,7 @@ from gantrain import classifier, data
 from gantrain.classifier import Judge, Training
 from gantrain.commands import classifier as commands
 from gantrain.data import published
-from gantrain.data.images import pixels
+from gantrain.data.images import Labels, pixels
 from gantrain.errors import CheckpointError
 
 
@@ -95,7 +96,7 @@ def photographs(folder: Path, colours: dict[str, tuple[int, int, int]], count: i
 
 def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain: Callable[..., Answer]) -> None:
     folder = photographs(tmp_path / "in", {"blue": (90, 90, 160), "green": (90, 160, 90), "red": (160, 90, 90)}, 60)
-    line = ["classifier", "dataset=folder", f"dataset.path={folder}", "width=4", "epochs=6", "out=own.pt"]
+    line = ["classifier", "dataset=folder", f"dataset.path={folder}", "width=4", "epochs=40", "out=own.pt"]
     answer = gantrain(*line)
     assert answer.code == 0, answer.err
     found = classifier.load(tmp_path / "own.pt")
@@ -144,34 +145,89 @@ def test_what_takes_long_says_how_long_by_its_first_steps_and_every_minute(
     ]
 
 
-def test_an_augmented_image_is_the_image_shifted_by_at_most_an_eighth_or_mirrored() -> None:
-    images = torch.rand(40, 2, 16, 16)
-    found = classifier.augmented(images, torch.Generator().manual_seed(0), mirrored=True)
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_an_augmented_image_is_the_image_shifted_by_at_most_a_sixteenth_or_mirrored(mirrored: bool) -> None:
+    images = torch.rand(40, 2, 24, 20)
+    found = classifier.augmented(images, torch.Generator().manual_seed(0), mirrored=mirrored)
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
     seen = set()
     for before, after in zip(padded, found.numpy(), strict=True):
         candidates = {
-            (top, left, flip): before[:, top : top + 16, left : left + 16][..., :: -1 if flip else 1]
+            (top, left, flip): before[:, top : top + 24, left : left + 20][..., :: -1 if flip else 1]
             for top in range(5)
             for left in range(5)
             for flip in (False, True)
         }
-        seen |= {key for key, candidate in candidates.items() if np.array_equal(candidate, after)}
-    assert len(seen) > 20
-    assert {flip for *_, flip in seen} == {False, True}
-    plain = classifier.augmented(images[..., :4, :4], torch.Generator(), mirrored=False)  # too small to be shifted
-    assert torch.equal(plain, images[..., :4, :4])
+        matching = {key for key, candidate in candidates.items() if np.array_equal(candidate, after)}
+        assert len(matching) == 1
+        seen |= matching
+    assert {top for top, *_ in seen} == {left for _, left, _ in seen} == set(range(5))
+    assert {flip for *_, flip in seen} == {False, mirrored}
 
 
 def test_every_epoch_shows_every_image_once_with_its_label() -> None:
     images = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 1, 8, 8)
     batches = list(classifier.epochs(images, torch.arange(50), Training(2, 3, batch_size=16), mirrored=True))
-    assert [len(batch) for batch, _ in batches] == [16, 16, 16, 2] * 3
+    assert [len(batch) for batch, _ in batches] == [13, 13, 12, 12] * 3
     for batch, targets in batches:
         assert torch.equal((batch[:, 0, 0, 0] * 255).round().long(), targets)
     epochs = torch.cat([targets for _, targets in batches]).view(3, 50)
     assert torch.equal(epochs.sort(1).values, torch.arange(50).expand(3, 50))
     assert not torch.equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "width"),
+    [((1, 8, 8), 16), ((1, 28, 28), 16), ((3, 32, 32), 4), ((3, 96, 64), 4), ((3, 1, 5), 1)],
+)
+def test_images_of_any_shape_have_4w_features_and_the_multiply_adds_of_every_position(
+    shape: tuple[int, int, int], width: int
+) -> None:
+    """A convolution that keeps a map's size makes each of its numbers of all channels' 3×3 neighbours."""
+    network = classifier.Classifier(shape, ("a", "b", "c"), width).eval()
+    counted: list[int] = []
+    sizes: list[tuple[int, ...]] = []
+
+    def look(module: torch.nn.Module, given: tuple[torch.Tensor], made: torch.Tensor) -> None:
+        if isinstance(module, torch.nn.Conv2d):
+            counted.append(9 * given[0].shape[1] * made[0].numel())
+        if isinstance(module, torch.nn.MaxPool2d):
+            sizes.append(tuple(made.shape[2:]))
+
+    for module in network.modules():
+        module.register_forward_hook(look)
+    images = torch.rand(2, *shape)
+    features = network.features(images)
+    assert features.shape == (2, 4 * width)
+    assert sizes == [(math.ceil(shape[1] / 2**k), math.ceil(shape[2] / 2**k)) for k in (1, 2, 3)]
+    assert sum(counted) == classifier.multiply_adds(shape, width)
+    torch.testing.assert_close(network.logits(features), network(images))
+    assert network(images).shape == (2, 3)
+
+
+def test_training_is_reproduced_whatever_random_numbers_were_drawn_before(digits: data.Images) -> None:
+    labels = digits.labels()
+    assert labels is not None
+
+    def weights(seed: int) -> torch.Tensor:
+        state = torch.get_rng_state()
+        network = classifier.trained(digits, labels, Training(2, 1, seed=seed), lambda *_: None)
+        assert torch.equal(torch.get_rng_state(), state)
+        return torch.cat([weight.flatten() for weight in network.parameters()])
+
+    first = weights(0)
+    torch.rand(3)
+    assert torch.equal(weights(0), first)
+    assert not torch.equal(weights(1), first)
+
+
+def test_a_last_image_that_fills_no_batch_is_no_batch_of_its_own() -> None:
+    """Batch norm, where pooling leaves one pixel, would refuse it."""
+    images = torch.randint(0, 256, (9, 1, 8, 8), dtype=torch.uint8)
+    nine = data.Images("folder", "nine", images, images[:0])
+    labels = Labels(("even", "odd"), torch.arange(9) % 2)
+    network = classifier.trained(nine, labels, Training(2, 2, batch_size=8), lambda *_: None)
+    assert all(weight.isfinite().all() for weight in network.parameters())
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
@@ -209,14 +265,14 @@ def test_a_damaged_file_is_refused(judge: Judge, digits: data.Images, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 1}, r"format 1;.*classifiers of format 2; train another: gantrain classifier dataset=NAME out="),
         ({"accuracy": "high"}, "accuracy"),
         ({"shape": [3, 8, 8]}, "do not fit"),
         ({"classes": ["0", "1"]}, "do not fit"),
         ({"training": {"width": 10**9}}, "do not fit"),
         ({"training": {}}, "do not fit"),
         ({"state": {}}, "do not fit"),
-        ({"accuracy": float("nan"), "state": {"stem.0.weight": torch.full((2,), torch.nan)}}, "non-finite"),
+        ({"accuracy": float("nan"), "state": {"stem.0.bias": torch.full((2,), torch.nan)}}, "non-finite"),
     ],
 )
 def test_a_file_that_does_not_fit_itself_is_refused(
@@ -225,6 +281,21 @@ def test_a_file_that_does_not_fit_itself_is_refused(
     classifier.save(tmp_path / "c.pt", bundle(classifier.place(digits)) | change)
     with pytest.raises(CheckpointError, match=words):
         classifier.load(tmp_path / "c.pt")
+
+
+def test_an_older_versions_file_in_the_cache_is_left_alone_and_another_is_trained(
+    digits: data.Images, gantrain: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = bundle(classifier.place(digits)) | {"format": 1}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old = classifier.place(digits).with_name(f"digits_{digits.fingerprint}.pt")  # as format 1 was named
+    classifier.save(old, content)
+    before = old.read_bytes()
+    monkeypatch.setattr(Training, "natural", lambda *_: Training(2, 1))
+    answer = gantrain("classifier", "dataset=digits")
+    assert (answer.code, answer.err) == (0, "")
+    assert "training a classifier" in answer.out
+    assert (classifier.load(classifier.place(digits)).dataset, old.read_bytes()) == ("digits", before)
 
 
 def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def judge(root: Path, gantrain: Callable[..., Answer]) -> Judge:
     single = data.load("mnist", root=root)
     assert isinstance(single, data.Images)
     if not classifier.place(single).exists():
-        answer = gantrain("classifier", "dataset=stacked_mnist", f"dataset.root={root}", "epochs=9", "width=4")
+        answer = gantrain("classifier", "dataset=stacked_mnist", f"dataset.root={root}", "epochs=20", "width=16")
         assert answer.code == 0, answer.err
         assert "of mnist" in answer.out
     return classifier.load(classifier.place(single))
