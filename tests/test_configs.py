@@ -109,7 +109,7 @@ def fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield prefix + item.name, item
 
 
-NUMBERS = {key: item for key, item in fields(Config) if "at_least" in item.metadata}
+NUMBERS = {key: item for key, item in fields(Config) if "limits" in item.metadata}
 WHOLE = [key for key, item in NUMBERS.items() if "int" in item.type]
 CHOICES = {key: item.metadata["options"] for key, item in fields(Config) if "options" in item.metadata}
 
@@ -450,7 +450,7 @@ def test_what_a_regularizer_cannot_take_is_refused(typed: list[str]) -> None:
 
 def borders(item: dataclasses.Field[Any], whole: bool) -> tuple[list[float], list[float]]:
     """The outermost values that a field allows, and the nearest ones beyond."""
-    low, above, high = (item.metadata[rule] for rule in ("at_least", "above", "at_most"))
+    low, above, high = (item.metadata["limits"][rule] for rule in ("at_least", "above", "at_most"))
 
     def beyond(value: float, sign: int) -> float:
         return value + sign if whole else math.nextafter(value, sign * math.inf)
