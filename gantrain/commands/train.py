@@ -186,13 +186,12 @@ def with_own_yaml(typed: list[str], flags: argparse.Namespace) -> list[str]:
 
 def preview_sweep(typed: list[str], flags: argparse.Namespace) -> dict[str, Any]:
     """The settings that all jobs share; every listed value has been composed once. Raises ConfigError."""
-    swept = {text: o for text, o in zip(typed, overrides.parsed(typed), strict=True) if o.is_sweep_override()}
-    fixed = [text for text in typed if text not in swept]
-    for override in swept.values():
+    unlisted, listed = divided(typed)
+    for override in overrides.parsed(listed):
         if override.is_choice_sweep() and not isinstance(override.value(), Glob):
             for value in override.sweep_string_iterator():
-                config.typed(preview([*fixed, f"{override.get_key_element()}={value}"], flags)[0])
-    return config.typed(preview(fixed, flags)[0])
+                config.typed(preview([*unlisted, f"{override.get_key_element()}={value}"], flags)[0])
+    return config.typed(preview(unlisted, flags)[0])
 
 
 def compose(typed: list[str]) -> DictConfig:
@@ -307,7 +306,7 @@ def sweep(typed: list[str], flags: argparse.Namespace) -> None:
     root = Path(settings["run_dir"] or claim(Path("sweeps"), time_stamp()))
     make(root)
     again = f"gantrain resume {shlex.quote(str(root))}"
-    fixed = [o.key_or_group for o in overrides.parsed(typed) if not o.is_sweep_override()]
+    fixed = [override.key_or_group for override in overrides.parsed(divided(typed)[0])]
     theirs = [
         f"hydra.sweep.dir={quoted(root)}",
         f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]",
