@@ -195,8 +195,12 @@ def refuse_damaged(path: Path, file: io.BufferedReader, recorded: set[str]) -> N
     if checksum in recorded or checksum in (recorded := recorded | _recorded(path)):
         return
     if not recorded:
-        raise CheckpointError(f"{path} has no checksum beside it, in {_checksum_file(path).name}")
-    raise CheckpointError(f"{path} ({size:,} bytes) does not have the checksum recorded beside it; it is damaged")
+        raise CheckpointError(
+            f"{path} has no checksum beside it, in {_checksum_file(path).name}; a copy needs both files"
+        )
+    raise CheckpointError(
+        f"{path} ({size:,} bytes) does not have the checksum recorded beside it; it is damaged: take another checkpoint"
+    )
 
 
 def refuse_packed(path: Path, file: io.BufferedReader) -> int:
