@@ -67,7 +67,7 @@ class Training:
 
     @classmethod
     def natural(cls, images: int, channels: int) -> Training:
-        """What `images` images need on a CPU: two minutes on one core for grey ones, half an hour for coloured ones."""
+        """What `images` images need on a core with bfloat16: a minute for grey ones, half an hour for coloured ones."""
         width, shown, most_epochs = (16, 120_000, 40) if channels == 1 else (64, 800_000, 40)
         return cls(width=width, epochs=min(most_epochs, math.ceil(shown / images)))
 
