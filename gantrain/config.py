@@ -148,7 +148,7 @@ class EvaluateConfig:
     every_images: int | None = number(None, "measure samples so often, and at the end", at_least=1)
     count: int | None = number(None, "samples, as in gantrain evaluate", at_least=evaluation.FEWEST, at_most=100_000)
     metrics: list[str] | None = setting(None, "which numbers; all by default")
-    features: str = choice(evaluation.FEATURES[0], evaluation.FEATURES, "the network that looks at images")
+    features: str = choice(evaluation.AUTO, evaluation.FEATURES, "the network that looks at images")
     classifier: str | None = setting(None, "file of another classifier than that of the data")
     inception: str | None = setting(None, "file of Inception's weights")
 
@@ -383,11 +383,11 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     asked, best = settings["evaluate"], settings["best"]["metric"]
     if asked["every_images"] is None:
         for key, value in {**{f"evaluate.{key}": value for key, value in asked.items()}, "best.metric": best}.items():
-            if value not in (None, evaluation.FEATURES[0]):
+            if value not in (None, evaluation.AUTO, evaluation.CLASSIFIER):  # once the default, kept in checkpoints
                 raise ConfigError(f"{key}={value} needs evaluate.every_images=N: after how many images to measure")
         return
-    dataset, features = settings["dataset"]["name"], asked["features"]
-    known = evaluation.metrics_of(dataset, features)
+    dataset, networks = settings["dataset"]["name"], evaluation.named_networks(asked)
+    known = evaluation.metrics_of(dataset, networks[0])  # the classifier's, which are the most
     if asked["metrics"] == []:
         raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
     for name in asked["metrics"] or ():
@@ -395,11 +395,19 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             raise ConfigError(one_of("evaluate.metrics", name, known))
     if best is None:
         return
-    metrics = {number: name for name in known for number in evaluation.numbers_of([name], dataset, features)}
+    metrics = {
+        number: name
+        for network in networks
+        for name in evaluation.metrics_of(dataset, network)
+        for number in evaluation.numbers_of([name], dataset, network)
+    }
     if best not in (ranked := [number for number in metrics if better(number)]):
         raise ConfigError(one_of("best.metric", best, ranked))
     if asked["metrics"] and metrics[best] not in asked["metrics"]:
         raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")
+    if not evaluation.fitting_networks(asked, dataset, best):
+        others = set(asked["metrics"] or ()).difference(evaluation.INCEPTION_METRICS)
+        raise ConfigError(f"best.metric={best} comes from Inception, which has no {', '.join(sorted(others))}")
 
 
 def check_device(name: str) -> None:

@@ -34,7 +34,9 @@ IMAGE_METRICS = ("fid", "kid", "inception_score", "prdc", "classes", "pairwise_d
 STACK_METRICS = ("fid", "kid", "inception_score", "prdc", "pairwise_distance", "support_size", "modes")
 INCEPTION_METRICS = tuple(name for name in IMAGE_METRICS if name != "classes")  # its classes are not the data's
 POINT_METRICS = ("modes", "prdc", "classes", "pairwise_distance")
-CLASSIFIER, INCEPTION = FEATURES = ("classifier", "inception")  # through which network images are seen
+AUTO = "auto"  # Inception where its weights are present and it fits, else the classifier
+CLASSIFIER, INCEPTION = NETWORKS = ("classifier", "inception")  # through which images are seen
+FEATURES = (AUTO, *NETWORKS)
 # The numbers of each metric, known without importing torch.
 SCALARS = {
     "fid": ("quality/fid_classifier",),
@@ -152,6 +154,12 @@ class Evaluation:
     best: str | None = None
     seed: int = 0
 
+    @property
+    def network(self) -> str | None:
+        """Through which network images are seen; points are seen through none."""
+        name = self.yardstick.eyes.features["name"]
+        return name if name in NETWORKS else None
+
     def shown(self, result: Result) -> str:
         """What is told at each evaluation: the number that best.pt follows, the first of either group, and how they
         were obtained."""
@@ -197,6 +205,43 @@ def metrics_of(dataset: str, features: str = CLASSIFIER) -> tuple[str, ...]:
     if dataset in data.DENSITIES:
         return POINT_METRICS
     raise ConfigError(f"dataset={dataset} has no density, and so nothing to compare samples with")
+
+
+def named_networks(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The networks that `features`, and the file of one of them under its name, leave to choose from.
+
+    Raises ConfigError where these contradict each other.
+    """
+    features = asked["features"]
+    for network in NETWORKS:
+        if (file := asked[network]) is None:
+            continue
+        if features not in (AUTO, network):
+            raise ConfigError(f"{network}={file} is for features={network}, here it is {features}; give one of them")
+        features = network
+    return NETWORKS if features == AUTO else (features,)
+
+
+def fitting_networks(asked: Mapping[str, Any], dataset: str, best: str | None = None) -> tuple[str, ...]:
+    """Those of the named networks that have all metrics which were asked for, and the number `best`."""
+    metrics, fitting = set(asked["metrics"] or ()), []
+    for network in named_networks(asked):
+        known = metrics_of(dataset, network)
+        if metrics.issubset(known) and (best is None or best in numbers_of(known, dataset, network)):
+            fitting.append(network)
+    return tuple(fitting)
+
+
+def network_for(dataset: Dataset, asked: Mapping[str, Any], best: str | None = None) -> str:
+    """Through which network examples are seen: where both would do, Inception for coloured images, the photographs
+    that it has been trained on, if it is present."""
+    from gantrain import inception
+
+    networks = fitting_networks(asked, dataset.name, best) or named_networks(asked)
+    if networks != NETWORKS:
+        return networks[0]
+    coloured = isinstance(dataset, data.Images) and dataset.shape[0] == 3 and not is_stacked(dataset.name)
+    return INCEPTION if coloured and inception.usable() else CLASSIFIER
 
 
 def is_stacked(dataset: str) -> bool:

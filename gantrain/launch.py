@@ -78,6 +78,9 @@ def _trained(
     say(f"{folder.path}: {experiment.data.label}{how_many(experiment)}, on {summary['device']}")
     say("\n".join(explained(experiment.objective)))
     experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
+    if experiment.evaluation and (network := experiment.evaluation.network):
+        # So that a resumed run, too, looks through it, whatever is present then.
+        OmegaConf.update(composed, "evaluate.features", network)
     stop.defer()
 
     from gantrain.endpoint import endpoint

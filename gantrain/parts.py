@@ -77,12 +77,20 @@ def build_evaluation(settings: Mapping[str, Any], dataset: Dataset) -> Evaluatio
     if asked["every_images"] is None:
         return None
     from gantrain.commands.classifier import eyes_for
-    from gantrain.evaluation import Evaluation, Yardstick, chosen, real_examples, refuse_few, training_examples
+    from gantrain.evaluation import (
+        Evaluation,
+        Yardstick,
+        chosen,
+        network_for,
+        real_examples,
+        refuse_few,
+        training_examples,
+    )
 
     device = choose_device(settings["device"])
     if not isinstance(dataset, data.Images):
         dataset = data.load(**settings["dataset"], device=device)  # the same real points for every seed
-    metrics = chosen(asked["metrics"], dataset, asked["features"])
+    metrics = chosen(asked["metrics"], dataset, network := network_for(dataset, asked, best))
     real, split = real_examples(dataset, asked["count"])
     count = asked["count"] or len(real)
     refuse_few(count, len(real))
@@ -91,7 +99,7 @@ def build_evaluation(settings: Mapping[str, Any], dataset: Dataset) -> Evaluatio
         settings["dataset"],
         asked["classifier"],
         device,
-        features=asked["features"],
+        features=network,
         weights=asked["inception"],
     )
     reference = None if split == "training" else training_examples(dataset, count)

@@ -273,6 +273,11 @@ def test_an_evaluation_that_cannot_be_written_costs_no_run(tmp_path: Path, gantr
         (["evaluate.every_images=9", "best.metric=loss/generator"], "best.metric=loss/generator"),
         (["evaluate.every_images=9", "best.metric=diversity/class_entropy"], "best.metric=diversity/class_entropy"),
         (["evaluate.every_images=9", "evaluate.metrics=[fid]", "best.metric=quality/precision"], "needs prdc among"),
+        (
+            ["evaluate.every_images=9", "evaluate.metrics=[fid,classes]", "best.metric=quality/fid_inception"],
+            "no classes",
+        ),
+        (["evaluate.every_images=9", "evaluate.features=classifier", "evaluate.inception=x"], "give one of them"),
         (["evaluate.every_images=9", "dataset=dirac"], "dirac"),
         (["evaluate.every_images=9", "dataset=ring", "evaluate.metrics=[fid]"], "evaluate.metrics=fid"),
     ],

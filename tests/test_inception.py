@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import Answer
 from PIL import Image
 from scipy import special, stats
@@ -284,6 +285,39 @@ def test_a_file_of_weights_chooses_its_network(
     for refused in ([f"inception={file}", "features=classifier"], [f"inception={file}", "classifier=x.pt"]):
         answer = gantrain(*coloured, *refused)
         assert (answer.code, "give one of them" in answer.err) == (2, True)
+
+
+def test_a_run_looks_through_it_where_it_is_present_and_keeps_to_it(
+    file: Path, coloured: list[str], gantrain: Callable[..., Answer]
+) -> None:
+    photographs = [text for text in coloured if text.startswith("dataset")]
+    small = ["architecture=conv8", "train.batch_size=10", "train.held_out_images=20", "evaluate.count=20"]
+    there = inception.place()
+    there.parent.mkdir(parents=True)
+    there.write_bytes(file.read_bytes())
+
+    def trained(run: str, *more: str) -> tuple[str, str]:
+        answer = gantrain(
+            "train", *photographs, *small, f"run_dir={run}", "train.images=20", "evaluate.every_images=20", *more
+        )
+        assert answer.code == 0, answer.err
+        return looked(run)
+
+    def looked(run: str) -> tuple[str, str]:
+        """Through what a run looked, by its evaluation and by its config."""
+        found = json.loads(Path(run, "evaluation.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load(Path(run, ".hydra", "config.yaml").read_text(encoding="utf-8"))
+        return found["features"]["name"], config["evaluate"]["features"]
+
+    assert trained("a") == ("inception", "inception")
+    assert trained("b", "best.metric=quality/fid_classifier") == ("classifier", "classifier")
+    assert trained("c", "evaluate.metrics=[classes]") == ("classifier", "classifier")
+    assert gantrain("resume", "b", "train.images=40").code == 0
+    assert looked("b") == ("classifier", "classifier")
+    there.unlink()
+    assert trained("d") == ("classifier", "classifier")
+    assert trained("e", "best.metric=quality/fid_inception") == ("inception", "inception")  # downloaded
+    assert there.read_bytes() == file.read_bytes()
 
 
 def test_classes_need_the_classifier(file: Path, gantrain: Callable[..., Answer]) -> None:

@@ -15,7 +15,7 @@ from gantrain.commands.resume import changed_by, refuse_sweep
 from gantrain.config import choice, number
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError, one_of
 from gantrain.evaluation import (
-    CLASSIFIER,
+    AUTO,
     FEATURES,
     FEWEST,
     IMAGE_METRICS,
@@ -69,7 +69,6 @@ Metrics of images with features=inception: {inception}
 Metrics of points: {points}
 (prdc is precision, recall, density and coverage; classes is how the classes, or modes, differ from the data's)"""
 
-AUTO = "auto"  # Inception where it is present and fits
 BETTER = {1: "higher", -1: "lower", 0: ""}
 
 
@@ -81,7 +80,7 @@ class Options:
     count: int | None = number(None, at_least=FEWEST, at_most=100_000)
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     split: str = choice("held_out", ("held_out", "training"))
-    features: str = choice(AUTO, (AUTO, *FEATURES))
+    features: str = choice(AUTO, FEATURES)
     reference: bool = True
     classifier: str | None = None
     inception: str | None = None
@@ -129,14 +128,7 @@ def run(arguments: list[str]) -> None:
     refuse_unknown(options.metrics)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, a checkpoint, a folder of images or an array")
-    for kind, file in {CLASSIFIER: options.classifier, INCEPTION: options.inception}.items():
-        if file is not None:
-            if options.features not in (AUTO, kind):
-                raise ConfigError(
-                    f"{kind}={file} is for features={kind}, here it is {options.features}; give one of them"
-                )
-            options.features = kind
-    if options.features == INCEPTION:  # looked for before anything is read
+    if evaluation.named_networks(vars(options)) == (INCEPTION,):  # looked for before anything is read
         from gantrain import inception
 
         inception.obtained(Path(options.inception) if options.inception else None)
@@ -273,7 +265,7 @@ def read(settings: dict[str, Any], options: Options) -> Ground:
 
     device = choose_device(options.device)
     dataset = data.load(**settings, device=device)
-    features = features_for(dataset, options)
+    features = evaluation.network_for(dataset, vars(options))
     metrics = evaluation.chosen(options.metrics, dataset, features)
     real, split = evaluation.real_examples(dataset, options.count, options.split)
 
@@ -289,17 +281,6 @@ def read(settings: dict[str, Any], options: Options) -> Ground:
         return Yardstick.of(dataset, fitting, split, eyes, metrics, reference)
 
     return Ground(dataset, options.count or len(real), yardstick)
-
-
-def features_for(dataset: Dataset, options: Options) -> str:
-    """The kind of features that was asked for, or that fits: Inception has been trained on coloured photographs."""
-    from gantrain import inception
-
-    if options.features != AUTO:
-        return options.features
-    coloured = isinstance(dataset, data.Images) and dataset.shape[0] == 3 and not evaluation.is_stacked(dataset.name)
-    fits = coloured and set(options.metrics or ()) <= set(INCEPTION_METRICS)
-    return INCEPTION if fits and inception.usable() else CLASSIFIER
 
 
 def measured(source: Source, ground: Ground) -> Result:
