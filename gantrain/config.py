@@ -1,6 +1,6 @@
-"""The configuration: its schema, its checks, and the options that Hydra derives from the catalogue.
+"""The configuration: the options that Hydra derives from the catalogue, and the checks of what it composed.
 
-A string lives only here, at the edge. Every key has a type and a range; unknown keys and choices are refused with the
+A string lives only here, at the edge, and in the schema; unknown keys and choices are refused with the
 nearest right one, before any data is read and without importing torch.
 """
 
@@ -10,7 +10,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,11 @@ from omegaconf.errors import (
 from gantrain import architectures, data, divergences, evaluation, optimizers
 from gantrain.comparison import better
 from gantrain.errors import RESEMBLANCE, ConfigError, likeness, nearest_first, one_of
-from gantrain.experiment import PRECISIONS, SWITCHES, UPDATES
 from gantrain.files import safe_name
 from gantrain.foreign import ForeignSource
-from gantrain.latents import PRIORS
-from gantrain.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objective import Objective
 from gantrain.regularizers import REGULARIZERS, Regularizer
+from gantrain.schema import DEVICES, LOGGERS, OPEN_SECTIONS, Config, check_range, check_ranges, keys, kind
 from gantrain.wandb_mirror import refuse_missing
 
 # conf/ stands inside the package in a wheel and beside it in a checkout.
@@ -47,148 +45,6 @@ DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
-LOGGERS = ("tensorboard", "wandb")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-# Sections whose keys depend on their name, and are checked against it.
-OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
-# Some of their keys, to be thought of when one is mistyped.
-OPEN_KEYS = ("optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
-
-
-def setting(default: Any, about: str) -> Any:
-    """A field of which help and documentation tell what it is `about`."""
-    return field(default=default, metadata={"about": about})
-
-
-def number(
-    default: Any, about: str = "", *, at_least: float = -math.inf, above: float = -math.inf, at_most: float = math.inf
-) -> Any:
-    """A field that holds a finite number in a range."""
-    limits = {"at_least": at_least, "above": above, "at_most": at_most}
-    return field(default=default, metadata={"about": about, "limits": limits})
-
-
-def choice(default: str | None, options: Iterable[str | None], about: str = "") -> Any:
-    """A field that holds one of `options`."""
-    return field(default=default, metadata={"about": about, "options": tuple(options)})
-
-
-@dataclass
-class DatasetConfig:
-    """What data, and from where; None takes the dataset's natural value."""
-
-    name: str = "???"
-    root: str = setting("data", "folder of the published datasets, downloaded to where they are missing")
-    path: str | None = setting(None, "of dataset=folder: the folder of images, or a .zip of one")
-    size: int | None = number(None, "side to which images are resized, in pixels", at_least=1, at_most=1024)
-    held_out: int | None = number(None, "images kept from training", at_least=0)
-    on_bad: str = choice("error", ("error", "skip"), "what a damaged image does")
-    label: str | None = setting(None, "what the data are called in place of their name")
-    flip: bool | None = setting(None, "whether half of the training images are mirrored")
-    weights: list[float] | None = setting(None, "of mixture1d: weights of its Gaussians")
-    means: list[float] | None = setting(None, "of mixture1d: their means")
-    stds: list[float] | None = setting(None, "of mixture1d: their standard deviations")
-
-
-@dataclass
-class DiscriminatorDivergence:
-    """What D estimates."""
-
-    name: str = "???"
-
-
-@dataclass
-class GeneratorDivergence:
-    """What G minimises; `affine: c` adds c·(u − 1) to its f."""
-
-    name: str = "???"
-    affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes no divergence, but the loss under ratio")
-
-
-@dataclass
-class LatentConfig:
-    """The generator's input."""
-
-    size: int = number(64, "numbers in a latent; an architecture may bring another size", at_least=1, at_most=65536)
-    prior: str = choice("normal", PRIORS, "distribution of latents; uniform: in [−1, 1]")
-
-
-@dataclass
-class TrainConfig:
-    """How long and how often, in images shown to D; `epochs` is a synonym for images and wins over it."""
-
-    images: int = number(  # a checkpoint's name has twelve digits
-        1_000_000,
-        "length of the run, in images shown to D; a dataset may bring another",
-        at_least=1,
-        at_most=10**12 - 1,
-    )
-    epochs: float | None = number(None, "the same, in passes over the training images", above=0, at_most=1_000_000)
-    batch_size: int = number(100, "images a step", at_least=1, at_most=1_000_000)
-    discriminator_steps: int = number(1, "steps of D for each of G", at_least=1, at_most=1000)
-    report_every_images: int = number(10_000, "one report: losses, bounds, calibration, curves", at_least=1)
-    sample_every_images: int = number(50_000, "one grid of samples", at_least=1)
-    checkpoint_every_images: int = number(50_000, "one checkpoint", at_least=1)
-    checkpoint_min_seconds: float = number(
-        30.0, "how old the last checkpoint is at least, except at the end", at_least=0
-    )
-    keep_checkpoints: int = number(3, "older ones are removed, except the best", at_least=2)
-    held_out_images: int = number(
-        500, "held-out examples, and as many samples, for the bounds of a report", at_least=1, at_most=1_000_000
-    )
-
-
-@dataclass
-class EvaluateConfig:
-    """Measuring samples every so many images, and at the end; `every_images: null` never does.
-
-    The other keys are those of `gantrain evaluate`, where `inception` is the file of its weights.
-    """
-
-    every_images: int | None = number(None, "measure samples so often, and at the end", at_least=1)
-    count: int | None = number(None, "samples, as in gantrain evaluate", at_least=evaluation.FEWEST, at_most=100_000)
-    metrics: list[str] | None = setting(None, "which numbers; all by default")
-    features: str = choice(evaluation.AUTO, evaluation.FEATURES, "the network that looks at images")
-    classifier: str | None = setting(None, "file of another classifier than that of the data")
-    inception: str | None = setting(None, "file of Inception's weights")
-
-
-@dataclass
-class BestConfig:
-    """The number that best.pt follows, such as quality/fid_classifier; None keeps no best.pt."""
-
-    metric: str | None = setting(None, "the number that best.pt follows, such as quality/fid_classifier")
-
-
-@dataclass
-class Config:
-    """Everything `gantrain train` can be told."""
-
-    seed: int = number(0, "decides weights, latents and the order of the data", at_least=0, at_most=2**63 - 1)
-    device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
-    run_dir: str | None = setting(None, "the run's folder; else runs/<dataset>/<divergences>/<date_time>-s<seed>")
-    resume: str = choice("never", ("never", "auto"), "whether to go on with what is found in run_dir")
-    head: str = choice("log_ratio", divergences.HEADS, "how D's output is read")
-    gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "which loss G minimises")
-    update: str = choice("alternating", UPDATES, "whether D and G learn from the same samples at once")
-    precision: str = choice("float32", PRECISIONS, "of multiplications")
-    compile: str = choice("auto", SWITCHES, "fuse operations with torch.compile")
-    graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
-    ema: float = number(0.999, "decay of the averaged generator; 0 keeps none", at_least=0, at_most=1)
-    logger: list[str] = field(
-        default_factory=lambda: ["tensorboard"],
-        metadata={"about": f"beside metrics.jsonl: a list of {', '.join(LOGGERS)}"},
-    )
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    architecture: dict[str, Any] = field(default_factory=dict)
-    disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)
-    gen_div: GeneratorDivergence = field(default_factory=GeneratorDivergence)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    regularizer: dict[str, Any] = field(default_factory=dict)
-    latent: LatentConfig = field(default_factory=LatentConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    best: BestConfig = field(default_factory=BestConfig)
 
 
 class CatalogueSource(ConfigSource):
@@ -260,26 +116,8 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def keys(schema: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
-    """Every key of a schema, dotted, with its field."""
-    found = {}
-    for item in dataclasses.fields(schema):
-        found[prefix + item.name] = item
-        section = item.default_factory
-        if dataclasses.is_dataclass(section):
-            found |= keys(section, f"{prefix}{item.name}.")
-    return found
-
-
-def explained_keys() -> Iterator[tuple[str, str, str]]:
-    """Each key with a default of its own, that default as it is typed, and what it is about, with its choices."""
-    defaults = OmegaConf.structured(Config)
-    for key, item in keys(Config).items():
-        value = OmegaConf.select(defaults, key)
-        if "about" in item.metadata:
-            choices = ", ".join(item.metadata.get("options", ()))
-            typed = "" if value is None else str(value).replace("'", "")
-            yield key, typed, item.metadata["about"] + (f" ({choices})" if choices else "")
+# ---------------------------------------------------------------------------------------------------------------------
+# What went wrong, in words
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -325,21 +163,15 @@ def explained(error: BaseException) -> ConfigError:
     return ConfigError(f"{key}: {reason}" if key else reason)
 
 
-def kind(key: str) -> str:
-    """What the schema asks of the key, or of an item of its list, in words."""
-    name, item, _ = key.partition("[")
-    hint = str(keys(Config)[name].type).removesuffix(" | None") if name in keys(Config) else ""
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-    if hint.startswith("list["):
-        return words[hint[5:-1]] if item else f"a list, as in {'[a,b]' if hint == 'list[str]' else '[1,2]'}"
-    return words.get(hint, "keys and values")
-
-
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and what led to it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
 
 
 def typed(config: DictConfig) -> dict[str, Any]:
@@ -424,29 +256,6 @@ def refuse_untyped_object(config: DictConfig, overrides: Iterable[str]) -> None:
         raise ConfigError(
             f"architecture.object={name} stands in a file; code is imported only when it is typed on the command line"
         )
-
-
-def check_ranges(schema: type, settings: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a value outside its field's range or choices."""
-    for item in dataclasses.fields(schema):
-        key, value = prefix + item.name, settings[item.name]
-        if dataclasses.is_dataclass(item.default_factory):
-            check_ranges(item.default_factory, value, f"{key}.")
-        elif "options" in item.metadata and value not in item.metadata["options"]:
-            raise ConfigError(one_of(key, value, item.metadata["options"]))
-        elif isinstance(value, str) and (not value.strip() or "\0" in value):
-            raise ConfigError(f"{key}={value} is empty; give it a value, or leave it out")
-        elif "limits" in item.metadata and value is not None:
-            check_range(key, value, **item.metadata["limits"])
-
-
-def check_range(key: str, value: float, at_least: float, above: float, at_most: float) -> None:
-    """Raise ConfigError unless above < value, at_least ≤ value ≤ at_most and value is finite."""
-    if math.isfinite(value) and value > above and at_least <= value <= at_most:
-        return
-    limits = {"at least": at_least, "above": above, "at most": at_most}
-    rules = [f"{words} {limit:,}" for words, limit in limits.items() if math.isfinite(limit)]
-    raise ConfigError(f"{key}={value} must be {' and '.join(rules) or 'finite'}")
 
 
 def objective(settings: Mapping[str, Any]) -> Objective:

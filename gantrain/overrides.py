@@ -13,18 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gantrain.config import (
-    GROUPS,
-    OPEN_KEYS,
-    OPEN_SECTIONS,
-    Config,
-    check_ranges,
-    explained,
-    keys,
-    options,
-    unknown_key,
-)
+from gantrain.config import GROUPS, explained, options, unknown_key
 from gantrain.errors import ConfigError, one_of
+from gantrain.schema import OPEN_KEYS, OPEN_SECTIONS, Config, check_ranges, keys
 
 Options = TypeVar("Options")
 

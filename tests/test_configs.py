@@ -19,13 +19,14 @@ from torch import nn
 from gantrain import architectures, config, parts
 from gantrain import overrides as gantrain_overrides
 from gantrain.commands import train
-from gantrain.config import DIVERGENCE_GROUPS, GROUPS, Config, options
+from gantrain.config import DIVERGENCE_GROUPS, GROUPS, options
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, shapes
 from gantrain.divergences import CATALOGUE, HEADS, PATTERNS
 from gantrain.errors import ConfigError
 from gantrain.objective import GENERATOR_OBJECTIVES
 from gantrain.optimizers import factories as optimizer_factories
 from gantrain.regularizers import REGULARIZERS
+from gantrain.schema import Config
 
 Answer = Any
 Settings = dict[str, Any]

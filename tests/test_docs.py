@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from gantrain import architectures, cli, config, divergences, overrides, parts
+from gantrain import architectures, cli, config, divergences, overrides, parts, schema
 from gantrain.commands import train
 from gantrain.objective import Objective
 
@@ -52,10 +52,10 @@ EXAMPLES = [(page.name, *found) for page in PAGES for found in EXAMPLE.findall(t
 def test_every_key_of_training_is_explained() -> None:
     """Those of the groups with pages of their own are explained there."""
     sections = {
-        item.name for item in dataclasses.fields(config.Config) if dataclasses.is_dataclass(item.default_factory)
+        item.name for item in dataclasses.fields(schema.Config) if dataclasses.is_dataclass(item.default_factory)
     }
-    leaves = {key for key in config.keys(config.Config) if key not in (*sections, *config.OPEN_SECTIONS)}
-    told = {key: (value, about) for key, value, about in config.explained_keys()}
+    leaves = {key for key in schema.keys(schema.Config) if key not in (*sections, *schema.OPEN_SECTIONS)}
+    told = {key: (value, about) for key, value, about in schema.explained_keys()}
     assert told.keys() == {key for key in leaves if not key.endswith(".name")}
     assert all(about for _, about in told.values())
     assert told["train.batch_size"] == ("100", "images a step")

@@ -27,7 +27,7 @@ LAYERS = [
     {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory", "evaluation"}
     | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report", "panels"},
     # `gantrain` itself offers `load`.
-    {"config", "foreign", "overrides", "launch", "packed", "memory", "parts", "summary", "sweeps"}
+    {"schema", "config", "foreign", "overrides", "launch", "packed", "memory", "parts", "summary", "sweeps"}
     | {"commands", "cli", "gantrain"},
 ]
 TOP = len(LAYERS) - 1

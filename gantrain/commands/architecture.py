@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import architectures, config, overrides
 from gantrain.commands import train
-from gantrain.config import choice, number
 from gantrain.errors import ConfigError
 from gantrain.overrides import quoted
+from gantrain.schema import choice, number
 from gantrain.screen import console
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import config, data, evaluation, overrides
-from gantrain.config import number
 from gantrain.errors import ConfigError, StorageError
 from gantrain.evaluation import CLASSIFIER
 from gantrain.files import reason
+from gantrain.schema import number
 from gantrain.screen import console
 from gantrain.terminal import say
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain import divergences, overrides, portraits
-from gantrain.config import number
 from gantrain.divergences import CATALOGUE, PATTERNS, Divergence, Part
 from gantrain.errors import ConfigError, StorageError
 from gantrain.objective import GENERATOR_OBJECTIVES
+from gantrain.schema import number
 from gantrain.screen import console
 from gantrain.terminal import say
 

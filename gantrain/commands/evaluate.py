@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from gantrain import comparison, config, data, evaluation, overrides, sweeps
 from gantrain.commands import classifier as classifiers
 from gantrain.commands.resume import changed_by, refuse_sweep
-from gantrain.config import choice, number
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError, one_of
 from gantrain.evaluation import (
     AUTO,
@@ -28,6 +27,7 @@ from gantrain.evaluation import (
 )
 from gantrain.files import reason
 from gantrain.run import RunFolder
+from gantrain.schema import choice, number
 from gantrain.screen import console
 from gantrain.terminal import say, seen_or_not
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import config, divergences, exact, overrides, plots
-from gantrain.config import choice, number
 from gantrain.divergences import CATALOGUE, Divergence
 from gantrain.errors import ConfigError, StorageError
 from gantrain.exact import Loss, Mixture, gaussian
 from gantrain.files import write_whole
 from gantrain.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.schema import choice, number
 from gantrain.screen import console
 from gantrain.terminal import printable, say
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from gantrain import overrides
 from gantrain.commands.resume import refuse_sweep
-from gantrain.config import number
 from gantrain.errors import ConfigError, StorageError
 from gantrain.run import RunFolder
+from gantrain.schema import number
 from gantrain.terminal import say
 
 if TYPE_CHECKING:

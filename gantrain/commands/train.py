@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gantrain import config, overrides, parts, sweeps
+from gantrain import config, overrides, parts, schema, sweeps
 from gantrain.commands.resume import FREE, continue_run
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError
 from gantrain.files import safe_name
@@ -68,7 +68,7 @@ def help_text() -> str:
     return HELP.format(
         groups="\n".join(f"  {group:13} {', '.join(config.options(group))}" for group in config.GROUPS),
         keys="\n".join(
-            f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in config.explained_keys()
+            f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in schema.explained_keys()
         ),
     )
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from gantrain import config, divergences, overrides, verification
-from gantrain.config import choice, number
 from gantrain.errors import CheckFailedError, StorageError
 from gantrain.files import write_whole
 from gantrain.objective import Objective
+from gantrain.schema import choice, number
 from gantrain.screen import console
 from gantrain.verification import ALLOWED_ERRORS, CASES, PARTS, Finding, Reading, Result, Training
 

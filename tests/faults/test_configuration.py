@@ -17,8 +17,9 @@ import torch
 import yaml
 
 from gantrain import checkpoints
-from gantrain.config import GROUPS, OPEN_KEYS, Config, keys, options
+from gantrain.config import GROUPS, options
 from gantrain.overrides import KNOWN
+from gantrain.schema import OPEN_KEYS, Config, keys
 
 Gantrain = Callable[..., Any]
 
