@@ -205,6 +205,23 @@ def test_images_of_any_shape_have_4w_features_and_the_multiply_adds_of_every_pos
     assert network(images).shape == (2, 3)
 
 
+def test_where_images_may_be_mirrored_both_sides_are_looked_at_but_not_in_training(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    forty = data.Images("folder", "forty", images, images[:20], flip=True)
+    labels = Labels(("dark", "light"), (images.flatten(1).float().mean(1) > 127.5).long())
+    network = classifier.trained(forty, labels, Training(2, 2), lambda *_: None)
+    features, probabilities = classifier.seen(network, images)
+    one_sided = classifier.Classifier((3, 8, 8), labels.classes, 2).eval()
+    one_sided.load_state_dict(network.state_dict())
+    sides = [one_sided.features(side / 255) for side in (images, images.flip(3))]
+    assert not torch.allclose(*sides)
+    torch.testing.assert_close(features, (sum(sides) / 2).double())
+    geometric = torch.stack([one_sided(side / 255).softmax(1) for side in (images, images.flip(3))]).log().mean(0).exp()
+    torch.testing.assert_close(probabilities, (geometric / geometric.sum(1, keepdim=True)).double())
+    torch.testing.assert_close(classifier.seen(network, images.flip(3)), (features, probabilities))
+    torch.testing.assert_close(network.train()(images / 255), one_sided.train()(images / 255))
+
+
 def test_training_is_reproduced_whatever_random_numbers_were_drawn_before(digits: data.Images) -> None:
     labels = digits.labels()
     assert labels is not None
@@ -265,7 +282,7 @@ def test_a_damaged_file_is_refused(judge: Judge, digits: data.Images, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 1}, r"format 1;.*classifiers of format 2; train another: gantrain classifier dataset=NAME out="),
+        ({"format": 1}, r"format 1;.*classifiers of format 3; train another: gantrain classifier dataset=NAME out="),
         ({"accuracy": "high"}, "accuracy"),
         ({"shape": [3, 8, 8]}, "do not fit"),
         ({"classes": ["0", "1"]}, "do not fit"),
