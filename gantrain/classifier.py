@@ -6,10 +6,10 @@ It is a plain convolutional network in the proportions of Jordan's "94% on CIFAR
 channels, each of which halves the image; the largest values of the last maps, 4w numbers, are the features φ(x), and
 where the dataset may be mirrored, the mean of the image's and its mirror image's, as in Jordan's measurements: half a
 percent of accuracy on CIFAR-10. It is trained by SGD with Nesterov momentum on shifted and, there, mirrored images, its
-learning rate rising and then falling linearly (Smith and Topin 2018, arXiv 1708.07120). Labels are not smoothed, as theirs are:
-p(y|x) would never be near 1, nor the Inception score near the number of classes. One classifier serves every run on the
-same images: its file is named after their fingerprint, holds tensors and plain data only, and has its checksum beside
-it.
+learning rate rising and then falling linearly (Smith and Topin 2018, arXiv 1708.07120). Labels are not smoothed, as
+theirs are: p(y|x) would never be near 1, nor the Inception score near the number of classes. One classifier serves
+every run on the same images: its file is named after their fingerprint, holds tensors and plain data only, and has its
+checksum beside it.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def multiply_adds(shape: tuple[int, ...], width: int) -> int:
 class Classifier(nn.Module):
     """p(y|x) and φ(x) of images `[B, *shape]` with pixels in [0, 1], for `classes`.
 
-    `mean` and `std` `[C, 1, 1]` are the training images'; where these were `mirrored`, both sides of an image are looked
-    at, except in training.
+    `mean` and `std` `[C, 1, 1]` are the training images'; where these were `mirrored`, both sides of an image are
+    looked at, except in training.
     """
 
     mean: Tensor

@@ -305,6 +305,18 @@ def test_an_array_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypa
         stored.read(tmp_path / "a.npz", (1, 8, 8))
 
 
+def test_a_damaged_sample_is_named_and_never_left_out(gantrain, tmp_path):
+    for number in range(30):
+        (tmp_path / "samples").mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "samples" / f"{number}.png")
+    (tmp_path / "samples" / "7.png").write_bytes(b"none")
+    for more in ([], ["dataset.on_bad=skip"]):
+        answer = gantrain("evaluate", "samples", "dataset=digits", "metrics=prdc", *more)
+        assert answer.code == 3
+        assert "7.png" in answer.err
+        assert "on_bad" not in answer.err
+
+
 def test_every_run_of_a_sweep_is_measured_and_its_report_made_anew(gantrain, tmp_path):
     tiny = ["dataset=ring", "train.images=200", "train.batch_size=50", "train.held_out_images=50"]
     assert gantrain("train", "-m", "gen_div=kl,js", *tiny, "run_dir=s").code == 0

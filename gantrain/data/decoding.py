@@ -45,6 +45,8 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # Where the passes of an interlaced PNG begin and how far they step: x, y, dx, dy.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 NAMED = 3  # damaged files that a message names
+REMEDY = "repair or remove them"
+SKIP = f"{REMEDY}, or leave such files out with dataset.on_bad=skip"
 
 _one_large = Lock()
 
@@ -56,11 +58,14 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
-def decode_all(files: Sequence[File], size: int, on_bad: str, where: Path) -> tuple[np.ndarray, np.ndarray]:
+def decode_all(
+    files: Sequence[File], size: int, on_bad: str, where: Path, *, remedy: str = SKIP
+) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 `[N, 3, size, size]` in the order of `files`, for each file whether it is among them or was skipped).
 
-    The files lie in the folder or archive `where`. Raises DataError that names the first damaged ones and counts the
-    others if `on_bad` is `error`, or if every file is damaged; skipped ones are named on the terminal.
+    The files lie in the folder or archive `where`. Raises DataError if every file is damaged; or if one is and `on_bad`
+    is `error`: it names the first ones, counts the others and ends in the `remedy`. Skipped ones are named on the
+    terminal.
     """
     import numpy as np
     from PIL import Image
@@ -93,10 +98,8 @@ def decode_all(files: Sequence[File], size: int, on_bad: str, where: Path) -> tu
     if len(faults) == len(files):
         raise DataError(f"none of the {len(files):,} files in {where} is an image that can be read:\n{_listed(faults)}")
     if faults and on_bad == "error":
-        raise DataError(
-            f"{len(faults):,} of the {len(files):,} files in {where} cannot be read as images:\n{_listed(faults)}\n"
-            "repair or remove them, or leave such files out with dataset.on_bad=skip"
-        )
+        these = f"{len(faults):,} of the {len(files):,} files in {where}"
+        raise DataError(f"{these} cannot be read as images:\n{_listed(faults)}\n{remedy}")
     if faults:
         say(f"left out {len(faults):,} of the {len(files):,} files in {where}:\n{_listed(faults)}")
     return (pixels[intact] if faults else pixels), intact

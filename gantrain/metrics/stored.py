@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantrain.data.decoding import decode_all
+from gantrain.data.decoding import REMEDY, decode_all
 from gantrain.data.folder import image_files
 from gantrain.errors import DataError
 from gantrain.terminal import one_line
@@ -38,7 +38,7 @@ def from_images(path: Path, shape: tuple[int, ...]) -> Tensor:
     files = [file for file in image_files(path) if Path(file.name).name != GRID]
     if not files:
         raise DataError(f"{path} holds no images")
-    pixels = torch.from_numpy(decode_all(files, shape[-1], "error", path)[0])
+    pixels = torch.from_numpy(decode_all(files, shape[-1], "error", path, remedy=REMEDY)[0])
     if shape[0] == 3:
         return pixels
     if not torch.equal(pixels[:, 0], pixels[:, 1]) or not torch.equal(pixels[:, 0], pixels[:, 2]):
