@@ -8,7 +8,7 @@ from dataclasses import Field
 from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -83,6 +83,8 @@ def misread(text: str, before: str, after: str, known: Sequence[str]) -> str:
     for opening, closing in BRACKETS.items():
         if value.count(opening) != value.count(closing):
             return f"{text}: every {opening} needs a {closing}"
+    if value.startswith("glob("):
+        return f"{text}: a pattern with characters that mean something here is quoted inside, as in {key}=glob('[jk]*')"
     return (
         f"{text}: the value has characters that mean something here, such as brackets, commas or =; "
         f'quote it twice, for the shell and for the value:\n  "{key}={quoted(value)}"'
@@ -163,8 +165,10 @@ def _checked_group(text: str, override: Override) -> str:
         return "experiment=[]"
     if override.is_delete():
         raise ConfigError(f"{text}: {group} cannot be taken away; choose another one, as in {group}=…")
-    if not override.is_sweep_override() and not isinstance(value, str):
-        raise ConfigError(one_of(group, "null" if value is None else value, options(group)))
+    listed = override.is_discrete_sweep() and not isinstance(value, Glob)
+    for choice in override.sweep_iterator() if listed else [] if override.is_sweep_override() else [value]:
+        if not isinstance(choice, str | QuotedString):
+            raise ConfigError(one_of(group, "null" if choice is None else choice, options(group)))
     return text.lstrip("+")
 
 

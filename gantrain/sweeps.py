@@ -158,8 +158,17 @@ def report(root: Path) -> None:
     compare_runs(root)
     report_endpoints(folders)
     if failed:
-        reasons = "\n".join(f"  {name}: {reason}" for name, (reason, _) in failed.items())
-        raise RunFailed(f"{len(failed)} runs failed:\n{reasons}", next(iter(failed.values()))[1])
+        count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
+        reasons = listed_reasons({name: reason for name, (reason, _) in failed.items()})
+        raise RunFailed(f"{count} failed:\n{reasons}", next(iter(failed.values()))[1])
+
+
+def listed_reasons(failed: Mapping[str, str]) -> str:
+    """Runs and why they failed, each reason once."""
+    runs: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        runs.setdefault(why, []).append(name)
+    return "\n".join(f"  {', '.join(names)}: {why}" for why, names in runs.items())
 
 
 def compare_runs(root: Path) -> None:

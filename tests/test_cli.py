@@ -570,7 +570,7 @@ def test_a_sweep_goes_on_after_a_failure_and_exits_with_the_first_ones_code(gant
     assert "1 of 4 runs finished" in answer.out
     listed = answer.err.partition("3 runs failed")[2]
     for number in "013":
-        assert re.search(rf"^  {number}-gen_div-\S+: .*(train\.batch_size|gen_objective)", listed, re.MULTILINE)
+        assert re.search(rf"^  .*\b{number}-gen_div-.*: .*(train\.batch_size|gen_objective)", listed, re.MULTILINE)
     assert gantrain("train", "-m", *TINY, "run_dir=sweep", "seed=0,1").code == 6
 
 

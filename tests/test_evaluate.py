@@ -331,7 +331,7 @@ def test_every_run_of_a_sweep_is_measured_and_its_report_made_anew(gantrain, tmp
         path.write_bytes(b"damaged")
     answer = gantrain("evaluate", "s", "count=120")
     assert answer.code == 4
-    assert "1 runs could not be measured:\n  1-gen_div-js: " in answer.err
+    assert "1 run could not be measured:\n  1-gen_div-js: " in answer.err
     assert json.loads(next(tmp_path.glob("s/0-*/evaluation.json")).read_text())["count"] == 120
     assert gantrain("evaluate", "s", "out=elsewhere").code == 2
 

@@ -31,7 +31,7 @@ def test_a_sweep_of_another_launcher_finishes_and_lists_what_failed(tmp_path: Pa
     )
     assert done.returncode == 2
     assert "1 of 2 runs finished in sweep" in done.stdout
-    assert re.search(r"1 runs failed:\n  1-gen_div-total_variation: gen_objective=matched", done.stderr)
+    assert re.search(r"1 run failed:\n  1-gen_div-total_variation: gen_objective=matched", done.stderr)
     ends = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/summary.json")}
     assert {name: end["status"] for name, end in ends.items()} == {
         "0-gen_div-kl": "finished",

@@ -99,7 +99,7 @@ def test_each_run_equals_its_solo_run_and_failures_stay_alone(gantrain: Gantrain
     assert answer.code == 2
     listed = answer.err.partition("3 runs failed")[2]
     for run, reason in ((runs[1], "total_variation"), (runs[2], "not finite"), (runs[3], "total_variation")):
-        assert re.search(rf"^  {re.escape(run.name)}: .*{reason}", listed, re.MULTILINE)
+        assert re.search(rf"^  .*{re.escape(run.name)}.*: .*{reason}", listed, re.MULTILINE)
     assert summary(runs[0])["threads"] == 1
     names = "|".join(re.escape(run.name) for run in runs)
     assert re.search(rf"^{re.escape(runs[0].name)}  images 400/400 ", answer.out, re.MULTILINE)
@@ -168,7 +168,7 @@ def test_a_run_that_cannot_go_on_is_told_by_its_own_error(gantrain: Gantrain, tm
         path.write_bytes(b"damaged")
     answer = gantrain("resume", "sweep")
     assert answer.code == 4
-    assert re.search(r"1-seed-1: .*checkpoint", answer.err.partition("1 runs failed")[2])
+    assert re.search(r"1-seed-1: .*checkpoint", answer.err.partition("1 run failed")[2])
 
 
 def test_a_terminals_interrupt_before_the_first_step_is_no_error(tmp_path: Path) -> None:

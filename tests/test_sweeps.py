@@ -193,8 +193,38 @@ def test_a_damaged_summary_ends_that_run_alone(gantrain, tmp_path: Path, launche
     answer = gantrain("resume", "s")
     assert answer.code == 4
     assert "2 of 3 runs finished" in answer.out
-    assert re.search(r"1 runs failed:\n  1-seed-1: .*summary.json cannot be read", answer.err)
+    assert re.search(r"1 run failed:\n  1-seed-1: .*summary.json cannot be read", answer.err)
     assert RunFolder(tmp_path / "s/2-seed-2").read_summary()["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        (["gen_div=kl,js", "evaluate.every_images=20", "best.metric=quality/foo"], "best.metric=quality/foo"),
+        (["gen_div=kl,js", "device=gpu"], "device=gpu"),
+        (["gen_div=1,2"], "gen_div=1 is not one of the choices"),
+        (["gen_div=range(1,3)"], "gen_div=1 is not one of the choices"),
+        (["gen_div=glob(zz*)"], "gen_div=glob(zz*) matches none of: kl, "),
+        (["gen_div=glob([jk]*)"], "gen_div=glob('[jk]*')"),
+        (["ema=interval(0,1)"], "has no end; list values"),
+        (["gen_div=total_variation", "seed=0,1"], "gen_objective=matched"),
+    ],
+)
+def test_a_sweep_of_which_no_run_could_train_is_refused_before_it_begins(
+    gantrain, tmp_path: Path, listed: list[str], words: str
+) -> None:
+    answer = gantrain("train", "-m", *TINY, *listed, "run_dir=s")
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_reason_that_runs_share_is_told_once(gantrain) -> None:
+    answer = gantrain("train", "-m", *TINY, "gen_div=total_variation,kl", "seed=0,1", "run_dir=s")
+    assert answer.code == 2
+    told = answer.err.partition("2 runs failed:\n")[2]
+    assert re.match(r"  0-\S+seed-0, 1-\S+seed-1: gen_objective=matched", told)
+    assert told.count("gen_objective=matched") == 1
 
 
 def test_a_sweep_may_go_on_for_longer_but_not_as_another_one(gantrain, tmp_path: Path) -> None:

@@ -155,9 +155,10 @@ def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
     say("")
     sweeps.compare_runs(root)
     if failed:
-        reasons = "\n".join(f"  {name}: {error}" for name, error in failed.items())
+        count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
+        reasons = sweeps.listed_reasons({name: str(error) for name, error in failed.items()})
         code = next(iter(failed.values())).exit_code
-        raise sweeps.RunFailed(f"{len(failed)} runs could not be measured:\n{reasons}", code)
+        raise sweeps.RunFailed(f"{count} could not be measured:\n{reasons}", code)
 
 
 def evaluate(path: Path, theirs: list[str], options: Options, grounds: Grounds) -> None:

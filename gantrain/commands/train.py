@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -185,13 +186,54 @@ def with_own_yaml(typed: list[str], flags: argparse.Namespace) -> list[str]:
 
 
 def preview_sweep(typed: list[str], flags: argparse.Namespace) -> dict[str, Any]:
-    """The settings that all jobs share; every listed value has been composed once. Raises ConfigError."""
+    """The settings that all jobs share; every listed value has been composed once, and one job at least can train.
+
+    Raises ConfigError.
+    """
     unlisted, listed = divided(typed)
-    for override in overrides.parsed(listed):
+    choices = []
+    for text, override in zip(listed, overrides.parsed(listed), strict=True):
+        if not override.is_discrete_sweep():
+            raise ConfigError(f"{text} has no end; list values, as in {override.key_or_group}=…,…")
+        choices.append(matching(text, override) if isinstance(override.value(), Glob) else each(override))
         if override.is_choice_sweep() and not isinstance(override.value(), Glob):
-            for value in override.sweep_string_iterator():
-                config.typed(preview([*unlisted, f"{override.get_key_element()}={value}"], flags)[0])
-    return config.typed(preview(unlisted, flags)[0])
+            for choice in choices[-1]:
+                config.typed(preview([*unlisted, choice], flags)[0])
+    composed, mode = preview(unlisted, flags)
+    if mode != RunMode.MULTIRUN:  # else a file lists more values
+        refuse_hopeless(unlisted, choices, flags)
+    return config.typed(composed)
+
+
+def each(override: Override) -> list[str]:
+    """An override for each of the values that one lists."""
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def matching(text: str, override: Override) -> list[str]:
+    """An override for each choice of a group that a glob stands for, of which YAML of one's own is none for Hydra.
+
+    Raises ConfigError where there is none.
+    """
+    group, glob = override.key_or_group, override.value()
+    assert isinstance(glob, Glob)
+    names = [name for name in config.options(group) if "<" not in name]  # a pattern is no choice
+    if not (found := glob.filter(names)):
+        raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{group} is no group'}")
+    return [f"{group}={name}" for name in found]
+
+
+def refuse_hopeless(unlisted: list[str], choices: list[list[str]], flags: argparse.Namespace) -> None:
+    """Raise the first job's ConfigError where none could train; where some could, the others fail as they are run."""
+    first = None
+    for job in itertools.product(*choices):
+        try:
+            config.checked(preview([*unlisted, *job], flags)[0])
+            return
+        except ConfigError as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def compose(typed: list[str]) -> DictConfig:
