@@ -226,9 +226,17 @@ class Comparison:
         found = [run.reference for run in reversed(self.runs) if run.finished and self.measured_alike]
         return {name: value for each in found for name, value in each.items()}
 
+    @cached_property
+    def reference_name(self) -> str:
+        """What the row of training examples is called."""
+        counts = next((run.evaluation for run in self.runs if run.finished and run.reference), {})
+        return reference_name(number(counts.get("reference_count")), number(counts.get("count")))
+
     def best(self, metric: str) -> list[Configuration]:
-        """The configurations with the best mean; none where no direction is better, or nothing can be compared."""
-        found = [(c, e.mean) for c in self.configurations if (e := c.estimate(metric)) is not None]
+        """The configurations with the best mean, of those of which every run has the metric: the survivors of failures
+        would look better than they are. None where no direction is better, or nothing can be compared."""
+        estimates = [(c, c.estimate(metric)) for c in self.configurations]
+        found = [(c, e.mean) for c, e in estimates if e is not None and e.n == len(c.runs)]
         if len(found) < 2 or not (sign := better(metric)) or not self.measured_alike:
             return []
         top = max(sign * mean for _, mean in found)
@@ -242,6 +250,11 @@ def better(metric: str) -> int:
     if group not in ("quality", "diversity") or name.endswith("_error"):
         return 0
     return -1 if words & LOWER else int(bool(words & HIGHER))
+
+
+def reference_name(training: float | None, samples: float | None) -> str:
+    """What training examples in place of samples are called: with their number where there are fewer of them."""
+    return REFERENCE if training is None or training == samples else f"{training:,.0f} training examples"
 
 
 def arrow(metric: str) -> str:
@@ -377,6 +390,7 @@ def provenance(run: Run) -> dict[str, str]:
         "sample grids from": (fact("samples_from"),),
         "evaluated": (_counted(evaluation.get("count"), "samples"), evaluation.get("samples_from")),
         "evaluated against": (_counted(evaluation.get("real_count"), "real examples"), evaluation.get("split")),
+        "training data in place of samples": (_counted(evaluation.get("reference_count"), "training examples"),),
         "evaluated checkpoint": (evaluation.get("checkpoint"), _counted(evaluation.get("images"), "images")),
         "evaluation seed": (_counted(evaluation.get("seed"), ""),),
         "features": tuple(_facts(evaluation.get("features"))),

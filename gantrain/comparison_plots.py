@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import figures
 from gantrain.collection import Run, number, within
-from gantrain.comparison import REFERENCE, Comparison, Configuration, Estimate, arrow, better
+from gantrain.comparison import Comparison, Configuration, Estimate, arrow, better
 from gantrain.panels import Look, Panel, Plot, line, looked, name, numbered
 
 if TYPE_CHECKING:
@@ -153,7 +153,10 @@ def plane_points(comparison: Comparison, x: str, y: str) -> list[Point]:
             sd = (diversity.sd or 0.0, quality.sd or 0.0)
             points.append(Point((diversity.mean, quality.mean), sd, text, look))
     data = comparison.reference
-    return [*points, *([Point((data[x], data[y]), (0.0, 0.0), REFERENCE, None)] if x in data and y in data else [])]
+    return [
+        *points,
+        *([Point((data[x], data[y]), (0.0, 0.0), comparison.reference_name, None)] if x in data and y in data else []),
+    ]
 
 
 def crowd(points: list[Point]) -> list[Point]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import data
-from gantrain.comparison import CONDITIONS, REFERENCE, better
+from gantrain.comparison import CONDITIONS, better, reference_name
 from gantrain.errors import ConfigError, DataError, one_of
 from gantrain.files import write_whole
 from gantrain.randomness import stream_generator
@@ -84,9 +84,8 @@ class Result:
 
     @property
     def reference_name(self) -> str:
-        """What the training examples are called: with their number where there are fewer of them than samples."""
-        as_many = self.reference_count == self.counts[0]
-        return REFERENCE if as_many else f"{self.reference_count:,} training examples"
+        """What the training examples are called."""
+        return reference_name(self.reference_count, self.counts[0])
 
     def told(self, name: str) -> str:
         """A number, beside that of training examples where it was measured."""

@@ -92,14 +92,14 @@ READING = {
         "The last report of training. None of these is a score: losses of different objectives have different units, "
         "and a bound is as good as the discriminator that found it."
     ),
-    REFERENCE: f" The row of {REFERENCE} is what as many training examples get in place of samples.",
+    REFERENCE: f" The row of {REFERENCE} is what training examples, as many where there are, get in place of samples.",
 }
 FIGURES = {
     "plane": (
         "Quality and diversity",
         "One point a configuration: the mean over seeds, with bars of one standard deviation. Better samples are "
-        "higher up, more diverse ones further right. A star, where there is one, is what as many training examples get "
-        "in place of samples. Points that stand close together are named where they are enlarged.",
+        "higher up, more diverse ones further right. A star, where there is one, is what training examples, as many "
+        "where there are, get in place of samples. Points that stand close together are named where they are enlarged.",
     ),
     "curves": (
         "Losses and bounds",
@@ -114,8 +114,9 @@ FIGURES = {
     ),
     "classes": (
         "Classes",
-        "The share of each class among the samples, as a classifier sees them: bars, with one standard deviation over "
-        "seeds. The line is the data. Of more than 200 classes both are in falling order.",
+        "The share of each class among the samples, as a classifier sees them, or of each mode of a density: bars, "
+        "with one standard deviation over seeds. The line is the data. Of more than 200 classes both are in falling "
+        "order.",
     ),
     "endpoints": (
         "Where the generator came to rest",
@@ -430,7 +431,7 @@ def reference_row(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
     found = [comparison.reference.get(metric) for metric in metrics]
     if not any(value is not None for value in found):
         return []
-    names = ["", REFERENCE, *[""] * max(len(comparison.keys), 1)]  # number, settings, seeds
+    names = ["", comparison.reference_name, *[""] * max(len(comparison.keys), 1)]  # number, settings, seeds
     return [*names, *("—" if value is None else str(Estimate.of([value])) for value in found)]
 
 

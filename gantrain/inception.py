@@ -76,7 +76,7 @@ def obtained(path: Path | None = None) -> Path:
     DataError where the weights cannot be had or are others.
     """
     library()
-    with refusing(found := path or present() or place()):
+    with refusing(found := path or present() or place(), named=path is not None):
         if path is None and not found.is_file():
             with fetching.locked(found.parent):
                 if not found.is_file():  # another process may just have finished it
@@ -151,15 +151,19 @@ def content(path: Path) -> bytes:
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while `path` is fetched or read into one error with the way out."""
+def refusing(path: Path, *, named: bool = False) -> Iterator[None]:
+    """Turn whatever goes wrong while `path`, which the user may have `named`, is fetched or read into one error with
+    the way out."""
     try:
         yield
     except Exception as error:  # a connection, a disk, a file of other weights
         kind = StorageError if getattr(error, "errno", None) in fetching.STORAGE_ERRORS else DataError
+        again = "delete it if it is there, then start again with a connection to download it"
+        if named:
+            again = "leave inception=FILE out, to have it downloaded"
         raise kind(
-            f"{path}: {str(error).partition(chr(10))[0] or type(error).__name__}\n"
-            "  delete it if it is there, then start again with a connection to download it; or place it by hand:\n"
+            f"{path}: {getattr(error, 'strerror', None) or str(error).partition(chr(10))[0] or type(error).__name__}\n"
+            f"  {again}; or place it by hand:\n"
             f"  {WEIGHTS.url}\n"
             f"  as {place()} (SHA-256 {WEIGHTS.sha256}), or where you like with inception=FILE; "
             "or take features=classifier"

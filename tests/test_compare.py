@@ -286,6 +286,19 @@ def test_the_best_is_marked_where_there_is_one(tmp_path: Path) -> None:
     assert found.best("bound/gan") == found.best("quality/unknown") == []
 
 
+def test_the_survivors_of_failures_are_not_the_best(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / f"kl{seed}", {"seed": seed}, evaluation={"metrics": {"quality/precision": 0.9 - seed / 2}})
+        js = {"seed": seed, "gen_div": {"name": "js"}}
+        make_run(tmp_path / f"js{seed}", js, evaluation={"metrics": {"quality/precision": 0.99 if seed else None}})
+        pearson = {"seed": seed, "gen_div": {"name": "pearson"}}
+        status = ("finished", "failed")[seed]
+        make_run(tmp_path / f"p{seed}", pearson, evaluation={"metrics": {"quality/precision": 0.95}}, status=status)
+        neyman = {"seed": seed, "gen_div": {"name": "neyman"}}
+        make_run(tmp_path / f"n{seed}", neyman, evaluation={"metrics": {"quality/precision": 0.5}})
+    assert [each.label for each in compare([tmp_path]).best("quality/precision")] == ["kl"]
+
+
 @pytest.mark.parametrize(
     ("evaluation", "summary"),
     [
@@ -544,6 +557,20 @@ def test_training_data_stand_beside_the_samples(gantrain: Gantrain, tmp_path: Pa
     assert found.best("quality/precision") == [], "no configuration beats another one"
     make_run(tmp_path / "s/other", {"seed": 2}, evaluation={"reference": reference, "count": 50})
     assert compare([tmp_path / "s"]).reference == {}, "it belongs to one way of measuring"
+
+
+@pytest.mark.parametrize(("count", "name"), [(100, "training data"), (60, "60 training examples")])
+def test_fewer_training_examples_than_samples_are_counted(
+    gantrain: Gantrain, tmp_path: Path, count: int, name: str
+) -> None:
+    told = {"reference": {"quality/precision": 0.75}, "count": 100, "reference_count": count}
+    make_run(tmp_path / "s/0", evaluation=told)
+    found = compare([tmp_path / "s"])
+    assert found.reference_name == name
+    assert name in gantrain("compare", "s").out
+    page = page_of(tmp_path / "s").text
+    assert name in page
+    assert f"{count} training examples" in page, "where the numbers come from"
 
 
 def test_endpoints_have_their_verdict(tmp_path: Path) -> None:

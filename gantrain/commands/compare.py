@@ -28,9 +28,9 @@ Examples
 
 Runs that differ only in seed are one configuration: mean ± standard deviation over its finished runs. It is named after
 what differs between configurations, and nothing else. * marks the best mean of a column that has a better direction
-(↑ or ↓). Metrics of quality and diversity are shown for runs that were evaluated; training data is what as many
-training examples get in place of samples. A sweep is compared when it ends. out defaults to DIR; to comparison for a
-single run, and for more than one DIR."""
+(↑ or ↓), of configurations of which every run has it. Metrics of quality and diversity are shown for runs that were
+evaluated; training data is what training examples get in place of samples, as many where there are. A sweep is compared
+when it ends. out defaults to DIR; to comparison for a single run, and for more than one DIR."""
 
 
 @dataclass
