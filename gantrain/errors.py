@@ -74,11 +74,15 @@ class CheckFailedError(GantrainError):
 
 # Names less alike than this have nothing to do with each other; one wrong letter in two stays above it.
 RESEMBLANCE = 0.5
+CUT_SHORT = 0.95  # the likeness of a name to one that begins with it
 
 
 def likeness(name: str, choice: str) -> float:
-    """How much two names are alike: the share of their letters that they have in common, in order."""
-    return difflib.SequenceMatcher(None, name.lower(), choice.lower(), autojunk=False).ratio()
+    """How much two names are alike: the share of their letters that they have in common, in order; nearly 1 where the
+    choice begins with the name."""
+    name, choice = name.lower(), choice.lower()
+    ratio = difflib.SequenceMatcher(None, name, choice, autojunk=False).ratio()
+    return max(ratio, CUT_SHORT) if len(name) > 1 and choice.startswith(name) else ratio
 
 
 def nearest_first(name: str, choices: Iterable[str]) -> list[str]:

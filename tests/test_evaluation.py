@@ -270,6 +270,7 @@ def test_an_evaluation_that_cannot_be_written_costs_no_run(tmp_path: Path, gantr
         (["evaluate.every_images=9", "evaluate.metrics=[]"], "measures nothing"),
         (["evaluate.every_images=9", "evaluate.metrics=[modes]"], "evaluate.metrics=modes"),
         (["evaluate.every_images=9", "best.metric=quality/fid_clasifier"], "did you mean quality/fid_classifier"),
+        (["evaluate.every_images=9", "best.metric=quality/fid"], "did you mean quality/fid_classifier"),
         (["evaluate.every_images=9", "best.metric=loss/generator"], "best.metric=loss/generator"),
         (["evaluate.every_images=9", "best.metric=diversity/class_entropy"], "best.metric=diversity/class_entropy"),
         (["evaluate.every_images=9", "evaluate.metrics=[fid]", "best.metric=quality/precision"], "needs prdc among"),
