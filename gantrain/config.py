@@ -142,8 +142,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"there is no key {key}; did you mean {near[0]}?{others}"
 
 
-def explained(error: BaseException) -> ConfigError:
-    """Hydra's and OmegaConf's complaints about a config, as one short message."""
+def explained(error: BaseException, schema: type = Config) -> ConfigError:
+    """Hydra's and OmegaConf's complaints about a config of this schema, as one short message."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         choices = [*(error.options or []), *(divergences.PATTERNS if group in DIVERGENCE_GROUPS else ())]
@@ -154,10 +154,10 @@ def explained(error: BaseException) -> ConfigError:
     if key and key.partition(".")[0] == "experiment":
         return ConfigError("a file of the group experiment has to begin with the line `# @package _global_`")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
-        return ConfigError(unknown_key(key, keys(Config)))
+        return ConfigError(unknown_key(key, keys(schema)))
     if isinstance(cause, ValidationError | ConfigTypeError | TypeError) and key and not key.startswith("hydra."):
         value = getattr(cause, "value", None)
-        return ConfigError(f"{key if value is None else f'{key}={value}'} must be {kind(key)}")
+        return ConfigError(f"{key if value is None else f'{key}={value}'} must be {kind(key, schema)}")
     reason = (str(getattr(cause, "msg", None) or cause).splitlines() or [type(cause).__name__])[0]
     reason = re.sub(r'^\w+ raised while resolving interpolation: "?(.*?)"?$', r"\1", reason)
     return ConfigError(f"{key}: {reason}" if key else reason)
@@ -208,6 +208,14 @@ def checked(config: DictConfig) -> dict[str, Any]:
             f"give train.images for dataset={settings['dataset']['name']}, which is drawn without end"
         )
     return settings
+
+
+def unusual(settings: Mapping[str, Any]) -> str | None:
+    """A sentence for a loss that has the name of the usual non-saturating one, and is another."""
+    usual, name = PRACTICAL_LOSSES[settings["gen_objective"]], settings["gen_div"]["name"]
+    if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
+        return None
+    return f"This is not the usual non-saturating loss −log D, which here is gen_div={usual}"
 
 
 def check_evaluation(settings: Mapping[str, Any]) -> None:

@@ -76,7 +76,7 @@ def _trained(
         summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
     summary |= described(settings, experiment.data, state.device)
     say(f"{folder.path}: {experiment.data.label}{how_many(experiment)}, on {summary['device']}")
-    say("\n".join(explained(experiment.objective)))
+    say("\n".join(filter(None, [*explained(experiment.objective), config.unusual(settings)])))
     experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
     if experiment.evaluation and (network := experiment.evaluation.network):
         # So that a resumed run, too, looks through it, whatever is present then.

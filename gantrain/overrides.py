@@ -21,6 +21,8 @@ Options = TypeVar("Options")
 
 # The keys of `train`, and some of the sections that are open to others.
 KNOWN = tuple(dict.fromkeys([*keys(Config), *GROUPS, *OPEN_KEYS]))
+# Of parts of which the name alone is not the whole.
+NAMES = ("dataset.name", "architecture.name")
 TYPOGRAPHIC_DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212")
 TYPOGRAPHIC_QUOTES = ("\u2018", "\u2019", "\u201c", "\u201d", "\u201e", "\u00ab", "\u00bb")
 THOUSANDS = re.compile(r"[1-9]\d{0,2}(,000)+")
@@ -142,6 +144,9 @@ def _checked(text: str, override: Override) -> str:
         return text
     if key in GROUPS:
         return _checked_group(text, override)
+    if key in NAMES and override.value() is not None:
+        group = key.removesuffix(".name")
+        raise ConfigError(f"{text} would keep the other settings of another {group}; choose it whole: {group}=…")
     if section in OPEN_SECTIONS and "." in key:
         return text if override.is_delete() else "++" + text.lstrip("+")
     if key not in fields:
@@ -181,7 +186,7 @@ def read(schema: type[Options], arguments: list[str]) -> Options:
         try:
             OmegaConf.update(typed, key, value)
         except OmegaConfBaseException as error:
-            raise explained(error) from error
+            raise explained(error, schema) from error
     read = OmegaConf.to_object(typed)
     assert isinstance(read, schema)
     check_ranges(schema, vars(read))

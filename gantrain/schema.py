@@ -190,10 +190,11 @@ def explained_keys() -> Iterator[tuple[str, str, str]]:
             yield key, typed, item.metadata["about"] + (f" ({choices})" if choices else "")
 
 
-def kind(key: str) -> str:
+def kind(key: str, schema: type = Config) -> str:
     """What the schema asks of the key, or of an item of its list, in words."""
     name, item, _ = key.partition("[")
-    hint = str(keys(Config)[name].type).removesuffix(" | None") if name in keys(Config) else ""
+    known = keys(schema)
+    hint = str(known[name].type).removesuffix(" | None") if name in known else ""
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     if hint.startswith("list["):
         return words[hint[5:-1]] if item else f"a list, as in {'[a,b]' if hint == 'list[str]' else '[1,2]'}"

@@ -213,6 +213,7 @@ def test_flags_stand_before_and_after_overrides(gantrain: Gantrain) -> None:
         *(["--experimental-rerun", "x.pickle"], ["--config-path", "."], ["-cn", "other"], ["--run"]),
         *(["--config-dir", "missing"], ["gen_div=kl,js"], ["seed=range(0,3)"], ["gen_div=glob(*)"]),
         *(["--cfg", "job", "train.images=-1"], ["--cfg", "job", "gen_div=kll"], ["--cfg", "job", "gen_div=kl,js"]),
+        *(["dataset.name=mnist"], ["architecture.name=dcgan28"], ["-m", "dataset.name=mnist,ring"]),
         *(["--cfg", "job", "nope=1"], ["-m", "gen_div=kl,kll"], ["-m", "gen_div=kl,js", "train.images=-1"]),
     ],
     ids=" ".join,
@@ -225,6 +226,46 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
     assert answer.err.startswith("gantrain: ")
     assert len(answer.err.splitlines()) <= 4
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("defaults", ["nope", "{a: b}", "[3]", "[null]", "[{a: b, c: d}]"])
+def test_a_list_of_defaults_that_is_none_is_refused(gantrain: Gantrain, tmp_path: Path, defaults: str) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(f"# @package _global_\ndefaults: {defaults}\n")
+    answer = gantrain("train", "--config-dir", "own", "experiment=mine")
+    assert (answer.code, answer.out) == (2, "")
+    assert len(answer.err.splitlines()) <= 4
+    assert "internal error" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["sample", "run", "count=abc"], "count=abc must be a whole number"),
+        (["fit", "stds=abc"], "stds=abc must be a list"),
+        (["classifier", "dataset=digits", "epochs=abc"], "epochs=abc must be a whole number"),
+        (["evaluate", "run", "reference=maybe"], "reference=maybe must be true or false"),
+    ],
+)
+def test_every_commands_keys_have_types(gantrain: Gantrain, arguments: list[str], rule: str) -> None:
+    answer = gantrain(*arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert rule in answer.err
+
+
+def test_another_loss_of_the_usual_ones_name_says_so(gantrain: Gantrain) -> None:
+    for objective, name, another in (
+        ("matched", "non_saturating", True),
+        ("matched", "softened_reverse_kl", False),
+        ("ratio", "softened_reverse_kl", True),
+        ("ratio", "non_saturating", False),
+        ("matched", "kl", False),
+    ):
+        answer = gantrain(
+            "train", *TINY, f"gen_objective={objective}", f"gen_div={name}", f"run_dir={objective}-{name}"
+        )
+        assert answer.code == 0, answer.err
+        assert ("not the usual non-saturating loss" in answer.out) == another
 
 
 @pytest.mark.parametrize(

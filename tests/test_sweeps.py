@@ -171,6 +171,14 @@ def test_a_sweep_that_went_on_is_told_as_the_one_command_that_it_was(gantrain, t
     assert line == ["-m", "gen_div=kl,js", "seed=0,1", *TINY]
 
 
+def test_a_runs_folder_takes_no_sweep(gantrain, tmp_path: Path) -> None:
+    assert gantrain("train", *TINY, "run_dir=r").code == 0
+    before = sorted(path.name for path in (tmp_path / "r").iterdir())
+    answer = gantrain("train", "-m", *TINY, "seed=0,1", "run_dir=r")
+    assert (answer.code, "gantrain resume r" in answer.err) == (6, True)
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == before
+
+
 def test_a_sweep_writes_through_no_link(gantrain, tmp_path: Path) -> None:
     assert gantrain("train", "-m", "seed=0,1", *TINY, "run_dir=s").code == 0
     (tmp_path / "victim").write_text("as it was")

@@ -243,8 +243,11 @@ def compose(typed: list[str]) -> DictConfig:
 
 def compose_whole(typed: list[str]) -> tuple[DictConfig, DictConfig]:
     """The same, and Hydra's own node beside it; nothing in that node is run."""
-    with composition_errors(), hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        whole = hydra.compose("config", typed, return_hydra_config=True)
+    try:
+        with composition_errors(), hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+            whole = hydra.compose("config", typed, return_hydra_config=True)
+    except (ValueError, TypeError) as error:  # what Hydra makes of a list of defaults that is none
+        raise ConfigError(f"this YAML cannot be composed, look at its `defaults`: {error}") from error
     return OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), whole.hydra
 
 
@@ -353,6 +356,7 @@ def sweep(typed: list[str], flags: argparse.Namespace) -> None:
         f"hydra.sweep.dir={quoted(root)}",
         f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]",
     ]
+    RunFolder(root).refuse_progress()
     with RunFolder(root).locked(), StopRequest():
         if sweeps.is_sweep(root) or any(root.glob("*/summary.json")):
             if settings["resume"] != "auto":
