@@ -419,10 +419,10 @@ def _hparam(value: Any) -> bool | float | str:
 
 
 def _progress_bar(console: Console, total_images: int) -> Progress | None:
-    """A bar with one line of text, or None where lines cannot be redrawn."""
+    """A bar with a line of text, which is folded where it is too long, or None where lines cannot be redrawn."""
     if not console.is_terminal or console.is_dumb_terminal:
         return None
-    line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    line = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
     bar = Progress(BarColumn(bar_width=10), line, console=console, auto_refresh=False)
     bar.add_task("", total=total_images)
     return bar

@@ -40,8 +40,8 @@ def pipe() -> Console:
     return Console(file=io.StringIO(), width=40)
 
 
-def terminal() -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=140, _environ={"TERM": "xterm"})
+def terminal(width: int = 140) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm"})
 
 
 def lines(console: Console) -> list[str]:
@@ -321,6 +321,28 @@ def test_a_terminal_gets_one_line_that_moves(tmp_path):
     assert "images 20,000/200,000  312 images/s  left 00:09:37" in shown
     assert "bound 0.08  images_000000010000.pt" in shown
     assert shown.index("\x1b[?25l") < shown.index("\x1b[?25h")  # the cursor is hidden, then given back
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_gets_the_whole_line_folded(tmp_path, width):
+    console = terminal(width)
+    with Reporter(tmp_path, 200_000, console=console) as reporter:
+        reporter.report(10_000, SCALARS)
+        reporter.checkpoint("images_000000010000.pt")
+        reporter.report(20_000, SCALARS)
+    words = console.file.getvalue().split()
+    for part in (
+        "images",
+        "20,000/200,000",
+        "312",
+        "00:09:37",
+        "1.32",
+        "0.71",
+        "bound",
+        "0.08",
+        "images_000000010000.pt",
+    ):
+        assert part in words
 
 
 def test_progress_is_throttled(tmp_path):
