@@ -38,8 +38,11 @@ def followed(game: Objective) -> list[str]:
     ]
     if turn <= 0:
         at = "is no stable rest" if turn == 0 else "is repelled"
-        warning.append(
-            f"Warning: with this objective p = q {at}, and training often collapses; gen_objective=matched follows "
-            f"{game.gen_div.name} itself"
+        # Where f' is a step, its gradient is zero under `matched`.
+        way = (
+            f"gen_objective=matched follows {game.gen_div.name} itself"
+            if game.gen_div.invertible
+            else "take another gen_div"
         )
+        warning.append(f"Warning: with this objective p = q {at}, and training often collapses; {way}")
     return warning

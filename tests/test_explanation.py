@@ -34,7 +34,11 @@ def test_ratio_is_a_divergence_for_four_names(name):
     "name", ["kl", "js", "squared_hellinger", "pearson", "neyman", "jeffreys", "le_cam", "total_variation"]
 )
 def test_ratio_warns_for_the_others(name):
-    assert "Warning: with this objective p = q is " in text("gan", name, "ratio")
+    said = text("gan", name, "ratio")
+    assert "Warning: with this objective p = q is " in said
+    trains = divergences.get(name).invertible  # under `matched`, which is advised only then
+    assert (f"gen_objective=matched follows {name} itself" in said) == trains
+    assert ("take another gen_div" in said) != trains
 
 
 def test_ratio_kl_is_repelled_from_equality_and_pulled_to_one_over_e():
