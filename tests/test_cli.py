@@ -493,6 +493,13 @@ def test_an_existing_run_is_never_overwritten(gantrain: Gantrain, finished: Path
     assert {name: (finished / name).read_bytes() for name in files(finished)} == before
 
 
+@pytest.mark.parametrize("inside", ["checkpoints", "checkpoints/last.pt"])
+def test_a_part_of_a_run_leads_to_the_run(gantrain: Gantrain, finished: Path, inside: str) -> None:
+    answer = gantrain("resume", finished / inside)
+    assert (answer.code, answer.out) == (4, "")
+    assert f"did you mean gantrain resume {finished}?" in answer.err
+
+
 def test_a_finished_run_has_nothing_left_to_do(gantrain: Gantrain, tmp_path: Path) -> None:
     typed = ["train", *TINY, "dataset=ring", f"run_dir={tmp_path / 'run'}", "resume=auto"]
     assert gantrain(*typed).code == 0

@@ -85,7 +85,11 @@ def run(arguments: list[str]) -> None:
         return resume_sweep(folder.path, typed)
     refuse_sweep(folder.path, "resume")
     if not checkpoints.listed(folder.checkpoints):  # before anything is written there
-        raise CheckpointError(f"{folder.path} is not a run folder with checkpoints")
+        if not folder.path.exists():
+            raise CheckpointError(f"{folder.path} does not exist; give the folder of a run or a sweep")
+        around = next((path for path in folder.path.parents if (path / "checkpoints").is_dir()), None)
+        meant = f"; did you mean gantrain resume {shlex.quote(str(around))}?" if around else ""
+        raise CheckpointError(f"{folder.path} is not a run folder with checkpoints{meant}")
     folder.refuse_links()
     with folder.locked():
         found = checkpoints.newest(folder.checkpoints)
