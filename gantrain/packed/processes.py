@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 
 from gantrain import sweeps
 from gantrain.errors import GantrainError
@@ -90,14 +90,18 @@ class RunInProcess:
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
-    """Where processes are forked from; a terminal's interrupt reaches the server too, and must not end it."""
+    """Where processes are forked from; a terminal's interrupt reaches the server too, and must not end it.
+
+    It is blocked there, not just ignored: one that is meant for a process that has hardly been forked waits in it.
+    """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # first: to start it unblocks the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return processes
 
 
@@ -110,7 +114,7 @@ def listen(children: list[RunInProcess]) -> list[RunInProcess]:
 def child_main(run: OpenedRun, output: connection.Connection, place: str, environment: dict[str, str]) -> None:
     """A child's life: one run on one thread, whose output goes to the parent."""
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it, and blocks it
     for stream in (sys.stdout, sys.stderr):
         os.dup2(output.fileno(), stream.fileno())
     output.close()
@@ -127,6 +131,7 @@ def exit_code(run: OpenedRun) -> int:
     torch.set_num_threads(1)
     try:
         with StopRequest():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             for _ in iterations(run):
                 pass
     except (GantrainError, Interrupted) as error:
