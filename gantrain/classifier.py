@@ -172,10 +172,18 @@ def group(before: int, after: int) -> nn.Sequential:
 
 
 @torch.no_grad()
-def seen(classifier: Classifier | Stacked, images: Tensor) -> tuple[Tensor, Tensor]:
-    """φ(x) `[N, F]` and p(y|x) `[N, K]` of 8-bit images `[N, *shape]`, float64 on the CPU."""
-    device = classifier.mean.device
-    features = torch.cat([classifier.features(pixels(part.to(device))) for part in images.split(BATCH)])
+def seen(
+    classifier: Classifier | Stacked, images: Tensor, told: Callable[[int, int], None] = lambda step, steps: None
+) -> tuple[Tensor, Tensor]:
+    """φ(x) `[N, F]` and p(y|x) `[N, K]` of 8-bit images `[N, *shape]`, float64 on the CPU.
+
+    `told(steps made, steps in all)` is called after each step.
+    """
+    device, parts, found = classifier.mean.device, images.split(BATCH), []
+    for step, part in enumerate(parts, start=1):
+        found.append(classifier.features(pixels(part.to(device))))
+        told(step, len(parts))
+    features = torch.cat(found)
     # float64 only on the CPU: not every device has it.
     return features.cpu().double(), classifier.logits(features).cpu().double().softmax(1)
 

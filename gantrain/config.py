@@ -29,11 +29,12 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from gantrain import architectures, data, divergences, evaluation, optimizers
+from gantrain import architectures, data, divergences, eyes, optimizers
 from gantrain.comparison import better
 from gantrain.errors import RESEMBLANCE, ConfigError, likeness, nearest_first, one_of
 from gantrain.files import safe_name
 from gantrain.foreign import ForeignSource
+from gantrain.metrics.names import CLASSIFIER, metrics_of, numbers_of
 from gantrain.objective import Objective
 from gantrain.regularizers import REGULARIZERS, Regularizer
 from gantrain.schema import DEVICES, LOGGERS, OPEN_SECTIONS, Config, check_range, check_ranges, keys, kind
@@ -223,11 +224,11 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     asked, best = settings["evaluate"], settings["best"]["metric"]
     if asked["every_images"] is None:
         for key, value in {**{f"evaluate.{key}": value for key, value in asked.items()}, "best.metric": best}.items():
-            if value not in (None, evaluation.AUTO, evaluation.CLASSIFIER):  # once the default, kept in checkpoints
+            if value not in (None, eyes.AUTO, CLASSIFIER):  # once the default, kept in checkpoints
                 raise ConfigError(f"{key}={value} needs evaluate.every_images=N: after how many images to measure")
         return
-    dataset, networks = settings["dataset"]["name"], evaluation.named_networks(asked)
-    known = evaluation.metrics_of(dataset, networks[0])  # the classifier's, which are the most
+    dataset, networks = settings["dataset"]["name"], eyes.named_networks(asked)
+    known = metrics_of(dataset)
     if asked["metrics"] == []:
         raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
     for name in asked["metrics"] or ():
@@ -236,18 +237,12 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     if best is None:
         return
     metrics = {
-        number: name
-        for network in networks
-        for name in evaluation.metrics_of(dataset, network)
-        for number in evaluation.numbers_of([name], dataset, network)
+        number: name for network in networks for name in known for number in numbers_of([name], dataset, network)
     }
     if best not in (ranked := [number for number in metrics if better(number)]):
         raise ConfigError(one_of("best.metric", best, ranked))
     if asked["metrics"] and metrics[best] not in asked["metrics"]:
         raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")
-    if not evaluation.fitting_networks(asked, dataset, best):
-        others = set(asked["metrics"] or ()).difference(evaluation.INCEPTION_METRICS)
-        raise ConfigError(f"best.metric={best} comes from Inception, which has no {', '.join(sorted(others))}")
 
 
 def check_device(name: str) -> None:

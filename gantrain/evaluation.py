@@ -9,63 +9,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gantrain import data
 from gantrain.comparison import CONDITIONS, better, reference_name
 from gantrain.errors import ConfigError, DataError, one_of
+from gantrain.eyes import Eyes, Watching, unwatched
 from gantrain.files import write_whole
+from gantrain.metrics.names import NETWORKS, OF_CLASSES, is_stacked, metrics_of
 from gantrain.randomness import stream_generator
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from gantrain.classifier import Judge
-    from gantrain.data import Dataset, Density
-    from gantrain.inception import Inception
+    from gantrain.data import Dataset
     from gantrain.metrics.catalogue import Metric, Seen
 
-IMAGE_METRICS = ("fid", "kid", "inception_score", "prdc", "classes", "pairwise_distance", "support_size")
-STACK_METRICS = ("fid", "kid", "inception_score", "prdc", "pairwise_distance", "support_size", "modes")
-INCEPTION_METRICS = tuple(name for name in IMAGE_METRICS if name != "classes")  # its classes are not the data's
-POINT_METRICS = ("modes", "prdc", "classes", "pairwise_distance")
-AUTO = "auto"  # Inception where its weights are present and it fits, else the classifier
-CLASSIFIER, INCEPTION = NETWORKS = ("classifier", "inception")  # through which images are seen
-FEATURES = (AUTO, *NETWORKS)
-# The numbers of each metric, known without importing torch.
-SCALARS = {
-    "fid": ("quality/fid_classifier",),
-    "kid": ("quality/kid_classifier", "quality/kid_classifier_error"),
-    "inception_score": ("quality/inception_score_classifier",),
-    "modes": ("quality/high_quality_share", "diversity/modes"),
-    "prdc": ("quality/precision", "quality/density", "diversity/recall", "diversity/coverage"),
-    "classes": ("diversity/class_entropy", "diversity/class_tv", "diversity/class_kl", "diversity/missing_classes"),
-    "pairwise_distance": ("diversity/pairwise_distance",),
-    "support_size": ("diversity/support_size",),
-}
-STACKED_SCALARS = SCALARS | {"modes": ("diversity/modes", "diversity/modes_kl")}
 FEWEST, MOST = 20, 10_000  # samples: fewer have no neighbours to speak of; more are taken only when they are asked for
 GROUPS = ("quality/", "diversity/")
 ROWS, COLUMNS = 8, 8  # of neighbours.png
-CHECKSUM_DIGITS = 16
 ALIKE = (*CONDITIONS, "seed")  # what is the same in two evaluations of one run that were measured alike
-
-
-# A context in which steps are told: steps made, steps in all.
-Watched = AbstractContextManager[Callable[[int, int], None]]
-
-
-class Eyes(NamedTuple):
-    """How examples are looked at: images through a network, points as they are."""
-
-    see: Callable[[Tensor], Seen]
-    classes: Sequence[str]
-    features: dict[str, Any]  # what they are, as evaluation.json tells it
 
 
 @dataclass(frozen=True)
@@ -100,7 +66,7 @@ class Yardstick:
     label: str
     split: str
     eyes: Eyes
-    metrics: Sequence[Metric]
+    metrics: Mapping[str, Metric]
     real: Seen
     reference: dict[str, float]
     reference_count: int
@@ -112,25 +78,27 @@ class Yardstick:
         real: Tensor,
         split: str,
         eyes: Eyes,
-        metrics: Sequence[Metric],
+        metrics: Mapping[str, Metric],
         reference: Tensor | None = None,
+        watching: Watching = unwatched,
     ) -> Yardstick:
         """The yardstick of these `real` examples, and of as many training examples as `reference`."""
         from gantrain.metrics import catalogue
 
-        seen = eyes.see(real)
-        floor = {} if reference is None else catalogue.measure(seen, eyes.see(reference), metrics)
+        seen, floor = eyes.see(real, watching), {}
+        if reference is not None:
+            floor = catalogue.measure(seen, eyes.see(reference, watching), metrics.values())
         return cls(dataset.label, split, eyes, metrics, seen, floor, 0 if reference is None else len(reference))
 
-    def measure(self, samples: Tensor) -> Result:
+    def measure(self, samples: Tensor, watching: Watching = unwatched) -> Result:
         """The numbers of samples: 8-bit images `[N, C, H, W]`, or points `[N, d]`."""
         from gantrain.metrics import catalogue, classes
 
-        ours = self.eyes.see(samples)
+        ours = self.eyes.see(samples, watching)
         counts = {"data": self.real.counts, "samples": ours.counts}
         return Result(
             self.label,
-            catalogue.measure(self.real, ours, self.metrics),
+            catalogue.measure(self.real, ours, self.metrics.values()),
             self.reference,
             histogram={whose: named(each, self.eyes.classes) for whose, each in counts.items()},
             missing=[self.eyes.classes[index] for index in classes.missing(ours.counts, self.real.counts)],
@@ -196,77 +164,19 @@ def named(counts: Tensor, classes: Sequence[str]) -> dict[str, int]:
 # What is measured, and against what
 
 
-def metrics_of(dataset: str, features: str = CLASSIFIER) -> tuple[str, ...]:
-    """The metrics that samples of a dataset can have, seen so. Raises ConfigError where there are none."""
-    if dataset in data.IMAGES:
-        by_class = STACK_METRICS if is_stacked(dataset) else IMAGE_METRICS
-        return by_class if features == CLASSIFIER else INCEPTION_METRICS
-    if dataset in data.DENSITIES:
-        return POINT_METRICS
-    raise ConfigError(f"dataset={dataset} has no density, and so nothing to compare samples with")
+def chosen(names: Iterable[str] | None, dataset: Dataset, *, classes_known: bool = True) -> dict[str, Metric]:
+    """The metrics that were asked for by name; by default all, but those of classes only where these are known.
 
-
-def named_networks(asked: Mapping[str, Any]) -> tuple[str, ...]:
-    """The networks that `features`, and the file of one of them under its name, leave to choose from.
-
-    Raises ConfigError where these contradict each other.
+    Raises ConfigError for one that such data do not have.
     """
-    features = asked["features"]
-    for network in NETWORKS:
-        if (file := asked[network]) is None:
-            continue
-        if features not in (AUTO, network):
-            raise ConfigError(f"{network}={file} is for features={network}, here it is {features}; give one of them")
-        features = network
-    return NETWORKS if features == AUTO else (features,)
-
-
-def fitting_networks(asked: Mapping[str, Any], dataset: str, best: str | None = None) -> tuple[str, ...]:
-    """Those of the named networks that have all metrics which were asked for, and the number `best`."""
-    metrics, fitting = set(asked["metrics"] or ()), []
-    for network in named_networks(asked):
-        known = metrics_of(dataset, network)
-        if metrics.issubset(known) and (best is None or best in numbers_of(known, dataset, network)):
-            fitting.append(network)
-    return tuple(fitting)
-
-
-def network_for(dataset: Dataset, asked: Mapping[str, Any], best: str | None = None) -> str:
-    """Through which network examples are seen: where both would do, Inception for coloured images, the photographs
-    that it has been trained on, if it is present."""
-    from gantrain import inception
-
-    networks = fitting_networks(asked, dataset.name, best) or named_networks(asked)
-    if networks != NETWORKS:
-        return networks[0]
-    coloured = isinstance(dataset, data.Images) and dataset.shape[0] == 3 and not is_stacked(dataset.name)
-    return INCEPTION if coloured and inception.usable() else CLASSIFIER
-
-
-def is_stacked(dataset: str) -> bool:
-    """Whether the channels of its images are images of their own."""
-    return data.judged_as(dataset) != dataset
-
-
-def chosen(names: Iterable[str] | None, dataset: Dataset, features: str = CLASSIFIER) -> list[Metric]:
-    """The metrics that were asked for, all by default. Raises ConfigError for one that such data do not have."""
     from gantrain.metrics import catalogue
 
     every = catalogue.STACKS if is_stacked(dataset.name) else {**catalogue.IMAGES, **catalogue.POINTS}
-    known = {name: every[name] for name in metrics_of(dataset.name, features)}
+    known = {name: every[name] for name in metrics_of(dataset.name)}
     for name in names or ():
         if name not in known:
             raise ConfigError(one_of(f"{dataset.label} has other metrics: metrics", name, known))
-    return [known[name] for name in names or known]
-
-
-def numbers_of(metrics: Iterable[str], dataset: str, features: str = CLASSIFIER) -> list[str]:
-    """The names of the numbers that metrics of a dataset consist of, seen through one kind of features."""
-    scalars = STACKED_SCALARS if is_stacked(dataset) else SCALARS
-    names = [name for metric in metrics for name in scalars[metric]]
-    if features == CLASSIFIER:
-        return names
-    return [name.replace("score_classifier", "score").replace("_classifier", f"_{features}") for name in names]
+    return {name: known[name] for name in names or known if names or classes_known or name not in OF_CLASSES}
 
 
 def real_examples(dataset: Dataset, count: int | None = None, split: str = "held_out") -> tuple[Tensor, str]:
@@ -300,64 +210,6 @@ def refuse_few(samples: int, real: int) -> None:
         raise DataError(
             f"{samples:,} samples and {real:,} real examples are too few; at least {FEWEST} of both are needed"
         )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# How it is seen
-
-
-def through_classifier(judge: Judge, device: torch.device) -> Eyes:
-    """Images as a classifier sees them."""
-    from gantrain import classifier
-    from gantrain.metrics import catalogue, classes
-
-    network = judge.classifier.to(device)
-
-    def see(images: Tensor) -> Seen:
-        features, probabilities = classifier.seen(network, images)
-        return catalogue.Seen(features, classes.histogram(probabilities), probabilities, images.cpu().flatten(1))
-
-    facts = {"name": "classifier", "dataset": judge.dataset, "accuracy": judge.accuracy}
-    facts |= {"accuracy_on": judge.split, "checksum": judge.checksum[:CHECKSUM_DIGITS]}
-    return Eyes(see, network.classes, facts)
-
-
-def through_inception(inception: Inception, watched: Callable[[str], Watched]) -> Eyes:
-    """Images as the Inception network sees them, whose classes are none of the data's; `watched` follows each set."""
-    import torch
-
-    from gantrain.inception import NAME, seen
-    from gantrain.metrics import catalogue
-
-    def see(images: Tensor) -> Seen:
-        with watched(f"the Inception network looks at {len(images):,} images") as told:
-            features, probabilities = seen(inception, images, told)
-        none = torch.zeros(0, dtype=torch.int64)
-        return catalogue.Seen(features, none, probabilities, images.cpu().flatten(1), INCEPTION)
-
-    facts = {"name": INCEPTION, "network": NAME, "library": inception.library}
-    return Eyes(see, (), facts | {"checksum": inception.checksum[:CHECKSUM_DIGITS]})
-
-
-def as_points(density: Density) -> Eyes:
-    """Points of a density, as they are; their classes are its modes."""
-    from gantrain.metrics import catalogue, classes
-
-    def see(points: Tensor) -> Seen:
-        return catalogue.Seen(points.double(), classes.modes(points, density.mixture))
-
-    modes = [str(number) for number in range(len(density.mixture.means))]
-    return Eyes(see, modes, {"name": "points", "dataset": density.label, "checksum": density.fingerprint})
-
-
-def seen_through(features: Mapping[str, Any]) -> str:
-    """What the features are, in words."""
-    if "network" in features:
-        return f"the Inception network, {features['network']}"
-    if "accuracy" not in features:
-        return "the points themselves"
-    kind = features["accuracy_on"].replace(" ", "-")
-    return f"a classifier of {features['dataset']} with {features['accuracy']:.1%} accuracy on {kind} images"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

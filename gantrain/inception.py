@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.data import fetching
-from gantrain.errors import ConfigError, DataError, StorageError
+from gantrain.errors import ConfigError, DataError, GantrainError, StorageError
 from gantrain.files import cache
+from gantrain.terminal import say
 
 if TYPE_CHECKING:
     import torch
@@ -127,9 +128,19 @@ def seen(inception: Inception, images: Tensor, told: Callable[[int, int], None])
     return features, probabilities
 
 
-def usable() -> bool:
-    """Whether nothing would have to be installed or downloaded."""
-    return importlib.util.find_spec("torch_fidelity") is not None and present() is not None
+def can_be_had() -> bool:
+    """Whether torch-fidelity is installed, and the weights are present or can be downloaded now; if only they cannot,
+    says why."""
+    if importlib.util.find_spec("torch_fidelity") is None:
+        return False
+    if present() is None:
+        say(f"downloading the weights of the Inception network to {place().parent}")
+        try:
+            obtained()
+        except GantrainError as error:
+            say(f"{error}\nimages are seen through a classifier instead, whose numbers are others")
+            return False
+    return True
 
 
 def library() -> str:

@@ -79,8 +79,9 @@ def _trained(
     say("\n".join(filter(None, [*explained(experiment.objective), config.unusual(settings)])))
     experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
     if experiment.evaluation and (network := experiment.evaluation.network):
-        # So that a resumed run, too, looks through it, whatever is present then.
+        # So that a resumed run, too, looks through it, and measures the same, whatever is present then.
         OmegaConf.update(composed, "evaluate.features", network)
+        OmegaConf.update(composed, "evaluate.metrics", list(experiment.evaluation.yardstick.metrics))
     stop.defer()
 
     from gantrain.endpoint import endpoint

@@ -76,34 +76,21 @@ def build_evaluation(settings: Mapping[str, Any], dataset: Dataset) -> Evaluatio
     asked, best = settings["evaluate"], settings["best"]["metric"]
     if asked["every_images"] is None:
         return None
-    from gantrain.commands.classifier import eyes_for
-    from gantrain.evaluation import (
-        Evaluation,
-        Yardstick,
-        chosen,
-        network_for,
-        real_examples,
-        refuse_few,
-        training_examples,
-    )
+    from gantrain.commands.classifier import chosen, eyes_for, progress
+    from gantrain.evaluation import Evaluation, Yardstick, real_examples, refuse_few, training_examples
+    from gantrain.eyes import network_for
 
     device = choose_device(settings["device"])
     if not isinstance(dataset, data.Images):
         dataset = data.load(**settings["dataset"], device=device)  # the same real points for every seed
-    metrics = chosen(asked["metrics"], dataset, network := network_for(dataset, asked, best))
+    network = network_for(dataset, asked, best)
+    metrics = chosen(asked, dataset, settings["dataset"], network, best)
     real, split = real_examples(dataset, asked["count"])
     count = asked["count"] or len(real)
     refuse_few(count, len(real))
-    eyes = eyes_for(
-        dataset,
-        settings["dataset"],
-        asked["classifier"],
-        device,
-        features=network,
-        weights=asked["inception"],
-    )
+    eyes = eyes_for(asked, dataset, settings["dataset"], network, metrics, device)
     reference = None if split == "training" else training_examples(dataset, count)
-    yardstick = Yardstick.of(dataset, real, split, eyes, metrics, reference)
+    yardstick = Yardstick.of(dataset, real, split, eyes, metrics, reference, progress)
     return Evaluation(yardstick, count, best)
 
 

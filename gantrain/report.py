@@ -254,6 +254,20 @@ class Reporter:
             parts.append(self._checkpoint)
         return "  ".join(parts)
 
+    @contextmanager
+    def watching(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Work between two iterations, told step by step: its share takes the place of the line, or is a plain line."""
+        interval = SECONDS_BETWEEN_LINES if self._bar is None else SECONDS_BETWEEN_REDRAWS
+        due = time.monotonic() + interval
+
+        def told(step: int, steps: int) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + interval
+                (self._print if self._bar is None else self._redraw)(f"{what}: {step / steps:.0%}")
+
+        yield told
+
     def _is_due(self, images: int) -> bool:
         """Whether the report at `images` is worth a plain line: the first, the last, and some between them."""
         part, now = LINES_A_RUN * images // self.total_images, time.monotonic()
@@ -262,10 +276,10 @@ class Reporter:
         self._part, self._next_redraw = part, now + SECONDS_BETWEEN_LINES
         return True
 
-    def _redraw(self) -> None:
+    def _redraw(self, line: str = "") -> None:
         assert self._bar is not None
         self._next_redraw = time.monotonic() + SECONDS_BETWEEN_REDRAWS
-        self._bar.update(self._bar.task_ids[0], completed=self._images, description=printable(self._line()))
+        self._bar.update(self._bar.task_ids[0], completed=self._images, description=printable(line or self._line()))
         with seen_or_not():
             self._bar.refresh()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gantrain import divergences, evaluation
+from gantrain import divergences, evaluation, eyes
 from gantrain.errors import ConfigError, one_of
 from gantrain.experiment import PRECISIONS, SWITCHES, UPDATES
 from gantrain.latents import PRIORS
@@ -121,7 +121,7 @@ class EvaluateConfig:
     every_images: int | None = number(None, "measure samples so often, and at the end", at_least=1)
     count: int | None = number(None, "samples, as in gantrain evaluate", at_least=evaluation.FEWEST, at_most=100_000)
     metrics: list[str] | None = setting(None, "which numbers; all by default")
-    features: str = choice(evaluation.AUTO, evaluation.FEATURES, "the network that looks at images")
+    features: str = choice(eyes.AUTO, eyes.FEATURES, "the network that looks at images")
     classifier: str | None = setting(None, "file of another classifier than that of the data")
     inception: str | None = setting(None, "file of Inception's weights")
 

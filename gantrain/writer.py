@@ -146,7 +146,7 @@ class Writer:
         made_by, images = "averaged generator" if self.state.average is not None else "generator", self.state.images
         try:
             samples = self._samples(self.evaluation)
-            result = self.evaluation.yardstick.measure(samples)
+            result = self.evaluation.yardstick.measure(samples, self.reporter.watching)
         except Exception as error:
             if not isinstance(error, NOT_MEASURED) and not is_out_of_memory(error):
                 raise

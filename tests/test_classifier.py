@@ -139,10 +139,22 @@ def test_what_takes_long_says_how_long_by_its_first_steps_and_every_minute(
             clock[0] += 100 if step == 1 else 10
             told(step, 12)
     assert capsys.readouterr().out.splitlines() == [
-        "looking at it",
-        "about 80 seconds to go, by the first 4 of 12 steps",
-        "about 20 seconds to go, by the first 10 of 12 steps",
+        "looking at it: about 80 seconds to go, by the first 4 of 12 steps",
+        "looking at it: about 20 seconds to go, by the first 10 of 12 steps",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(2, ""), (3, "looking at it: about 12 seconds to go")])
+def test_nothing_is_said_of_what_is_soon_done(
+    seconds: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
+    with commands.progress("looking at it") as told:
+        for step in range(1, 8):
+            clock[0] += seconds
+            told(step, 7)
+    assert capsys.readouterr().out.partition(",")[0] == said
 
 
 @pytest.mark.parametrize("mirrored", [True, False])

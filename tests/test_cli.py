@@ -716,6 +716,16 @@ def test_samples_are_numbered_pictures_that_the_seed_decides(
     assert not torch.equal(older.sample(5, seed=3), drawn)
 
 
+def test_samples_are_never_mixed_with_older_ones(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
+    assert gantrain("sample", finished, "count=5", "out=out").code == 0
+    before = files(tmp_path / "out")
+    answer = gantrain("sample", finished, "count=3", "out=out")
+    assert (answer.code, "00003.png to 00004.png" in answer.err) == (2, True)
+    assert files(tmp_path / "out") == before
+    assert gantrain("sample", finished, "count=6", "out=out").code == 0
+    assert len(files(tmp_path / "out")) == 7  # the grid is one
+
+
 def test_samples_go_beside_the_grids_by_default(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     assert gantrain("sample", run, "count=2", "seed=8").code == 0

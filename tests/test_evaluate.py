@@ -23,7 +23,7 @@ from torch import Tensor
 from gantrain import checkpoints, classifier, data, evaluation
 from gantrain.cli import main
 from gantrain.errors import DataError
-from gantrain.metrics import catalogue, stored
+from gantrain.metrics import catalogue, names, stored
 
 SMALL = ["train.images=2000", "train.held_out_images=20", "architecture=mlp_digits"]
 TINY = ["train.images=200", "train.batch_size=50", "train.held_out_images=50", "architecture=mlp_digits"]
@@ -234,8 +234,8 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
 
 
 def test_the_names_that_help_lists_are_those_of_the_catalogue() -> None:
-    assert tuple(catalogue.IMAGES) == evaluation.IMAGE_METRICS
-    assert tuple(catalogue.POINTS) == evaluation.POINT_METRICS
+    assert tuple(catalogue.IMAGES) == names.IMAGES
+    assert tuple(catalogue.POINTS) == names.POINTS
 
 
 # What is refused

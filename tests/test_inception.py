@@ -23,9 +23,9 @@ from PIL import Image
 from scipy import special, stats
 from torch import Tensor, nn
 
-from gantrain import data, evaluation, inception
+from gantrain import data, inception
 from gantrain.errors import ConfigError, DataError
-from gantrain.metrics import classes, distances
+from gantrain.metrics import classes, distances, names
 from gantrain.metrics.neighbours import manifolds
 
 pytest.importorskip("torch_fidelity", reason="needs gantrain[inception]")
@@ -205,7 +205,6 @@ def test_evaluation_through_it(file: Path, gantrain: Callable[..., Answer], rand
     arguments = ["dataset=digits", f"count={COUNT}", "features=inception", f"inception={file}", "reference=false"]
     answer = gantrain("evaluate", "samples.npz", *arguments)
     assert answer.code == 0, answer.err
-    assert answer.out.count(f"the Inception network looks at {COUNT} images") == 2
     assert "features: the Inception network, inception-2015-12-05" in answer.out
     assert "classifier" not in answer.out
     found = json.loads(Path("evaluation/evaluation.json").read_text(encoding="utf-8"))
@@ -250,86 +249,124 @@ def coloured(tmp_path: Path) -> list[str]:
     return ["evaluate", "samples.npy", *data]
 
 
-def looked_through(gantrain: Callable[..., Answer], *arguments: str) -> str:
-    """The kind of features that an evaluation found."""
+def found(gantrain: Callable[..., Answer], *arguments: str) -> dict[str, Any]:
+    """What an evaluation wrote."""
     answer = gantrain(*arguments)
     assert answer.code == 0, answer.err
-    name = json.loads(Path("evaluation/evaluation.json").read_text(encoding="utf-8"))["features"]["name"]
-    assert isinstance(name, str)
-    return name
+    document = json.loads(Path("evaluation/evaluation.json").read_text(encoding="utf-8"))
+    assert isinstance(document, dict)
+    return document
 
 
+@pytest.fixture
+def offline(tmp_path: Path, file: Path) -> Iterator[None]:
+    """The published file cannot be downloaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "WEIGHTS", inception.WEIGHTS._replace(url=(tmp_path / "nothing").as_uri()))
+        yield
+
+
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("place", ["cache/gantrain/inception", "cache/torch/hub/checkpoints", "hub/hub/checkpoints"])
 def test_it_is_used_where_it_is_present(
     file: Path, coloured: list[str], gantrain: Callable[..., Answer], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place.startswith("hub"):
         monkeypatch.setenv("TORCH_HOME", str(Path("hub").absolute()))
-    assert looked_through(gantrain, *coloured) == "classifier"
+    assert found(gantrain, *coloured)["features"]["name"] == "classifier"
     there = Path(place, inception.WEIGHTS.name)
     there.parent.mkdir(parents=True, exist_ok=True)
     there.write_bytes(file.read_bytes())
-    assert looked_through(gantrain, *coloured) == "inception"
-    for needs_the_classifier in ("features=classifier", "metrics=fid,classes"):
-        assert looked_through(gantrain, *coloured, needs_the_classifier) == "classifier"
+    assert found(gantrain, *coloured)["features"]["name"] == "inception"
+    for needs_no_other in ("features=classifier", "metrics=classes"):
+        assert found(gantrain, *coloured, needs_no_other)["features"]["name"] == "classifier"
     np.save("grey.npy", images(COUNT, channels=1).squeeze(1).numpy())
-    assert looked_through(gantrain, "evaluate", "grey.npy", "dataset=digits") == "classifier"
+    assert found(gantrain, "evaluate", "grey.npy", "dataset=digits")["features"]["name"] == "classifier"
+
+
+@pytest.mark.usefixtures("file")
+def test_it_is_used_where_it_can_be_downloaded(coloured: list[str], gantrain: Callable[..., Answer]) -> None:
+    answer = gantrain(*coloured)
+    assert answer.code == 0, answer.err
+    assert f"downloading the weights of the Inception network to {inception.place().parent}" in answer.out
+    assert "features: the Inception network" in answer.out
+    assert "downloading" not in gantrain(*coloured).out
+
+
+@pytest.mark.usefixtures("offline")
+def test_where_it_cannot_be_downloaded_that_is_said(coloured: list[str], gantrain: Callable[..., Answer]) -> None:
+    answer = gantrain(*coloured)
+    assert answer.code == 0, answer.err
+    assert "images are seen through a classifier instead" in answer.out
+    for words in (inception.WEIGHTS.url, inception.WEIGHTS.sha256, str(inception.place())):
+        assert words in answer.out
 
 
 def test_a_file_of_weights_chooses_its_network(
     file: Path, coloured: list[str], gantrain: Callable[..., Answer]
 ) -> None:
-    assert looked_through(gantrain, *coloured, f"inception={file}") == "inception"
-    judge = next(Path("cache").rglob("classifiers/*.pt"), None)
-    assert judge is None
-    for refused in ([f"inception={file}", "features=classifier"], [f"inception={file}", "classifier=x.pt"]):
-        answer = gantrain(*coloured, *refused)
-        assert (answer.code, "give one of them" in answer.err) == (2, True)
+    document = found(gantrain, *coloured, f"inception={file}")
+    assert document["features"]["name"] == "inception"
+    assert "diversity/missing_classes" not in document["metrics"]
+    assert not list(Path("cache").rglob("classifiers/*.pt"))
+    answer = gantrain(*coloured, f"inception={file}", "features=classifier")
+    assert (answer.code, "give one of them" in answer.err) == (2, True)
 
 
-def test_a_run_looks_through_it_where_it_is_present_and_keeps_to_it(
+def test_classes_are_told_by_a_classifier(file: Path, coloured: list[str], gantrain: Callable[..., Answer]) -> None:
+    """By one that is at hand, or is asked for; distances still come from Inception."""
+    asked = found(gantrain, *coloured, f"inception={file}", "metrics=fid,classes")
+    by_itself = found(gantrain, *coloured, f"inception={file}")
+    alone = found(gantrain, *coloured, "features=classifier")
+    named = found(
+        gantrain, *coloured, f"inception={file}", f"classifier={next(Path('cache').rglob('classifiers/*.pt'))}"
+    )
+    whole = set(names.numbers_of(names.IMAGES, "folder", "inception"))
+    for document, numbers in (
+        (asked, set(names.numbers_of(["fid", "classes"], "folder", "inception"))),
+        (by_itself, whole),
+        (named, whole),
+    ):
+        assert set(document["metrics"]) == numbers
+        assert document["features"]["classes"] == alone["features"]
+        assert document["class_histogram"] == alone["class_histogram"]
+        for number in names.numbers_of(["classes"], "folder"):
+            assert document["metrics"][number] == alone["metrics"][number]
+    assert sum(alone["class_histogram"]["samples"].values()) == COUNT
+
+
+def test_a_run_looks_through_it_and_keeps_to_what_it_began_with(
     file: Path, coloured: list[str], gantrain: Callable[..., Answer]
 ) -> None:
     photographs = [text for text in coloured if text.startswith("dataset")]
     small = ["architecture=conv8", "train.batch_size=10", "train.held_out_images=20", "evaluate.count=20"]
-    there = inception.place()
-    there.parent.mkdir(parents=True)
-    there.write_bytes(file.read_bytes())
 
-    def trained(run: str, *more: str) -> tuple[str, str]:
+    def trained(run: str, *more: str) -> tuple[str, str, list[str]]:
         answer = gantrain(
             "train", *photographs, *small, f"run_dir={run}", "train.images=20", "evaluate.every_images=20", *more
         )
         assert answer.code == 0, answer.err
         return looked(run)
 
-    def looked(run: str) -> tuple[str, str]:
-        """Through what a run looked, by its evaluation and by its config."""
+    def looked(run: str) -> tuple[str, str, list[str]]:
+        """Through what a run looked, by its evaluation and by its config, and for which metrics."""
         found = json.loads(Path(run, "evaluation.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load(Path(run, ".hydra", "config.yaml").read_text(encoding="utf-8"))
-        return found["features"]["name"], config["evaluate"]["features"]
+        config = yaml.safe_load(Path(run, ".hydra", "config.yaml").read_text(encoding="utf-8"))["evaluate"]
+        assert set(found["metrics"]) == set(names.numbers_of(config["metrics"], "folder", config["features"]))
+        return found["features"]["name"], config["features"], config["metrics"]
 
-    assert trained("a") == ("inception", "inception")
-    assert trained("b", "best.metric=quality/fid_classifier") == ("classifier", "classifier")
-    assert trained("c", "evaluate.metrics=[classes]") == ("classifier", "classifier")
+    through_inception = [name for name in names.IMAGES if name != "classes"]
+    assert trained("a") == ("inception", "inception", through_inception)  # downloaded
+    assert inception.place().read_bytes() == file.read_bytes()
+    assert trained("classes", "best.metric=diversity/class_tv") == ("inception", "inception", [*names.IMAGES])
+    assert Path("classes/checkpoints/best.pt").exists()
+    assert trained("b", "best.metric=quality/fid_classifier") == ("classifier", "classifier", [*names.IMAGES])
+    assert trained("c", "evaluate.metrics=[classes]") == ("classifier", "classifier", ["classes"])
     assert gantrain("resume", "b", "train.images=40").code == 0
-    assert looked("b") == ("classifier", "classifier")
-    there.unlink()
-    assert trained("d") == ("classifier", "classifier")
-    assert trained("e", "best.metric=quality/fid_inception") == ("inception", "inception")  # downloaded
-    assert there.read_bytes() == file.read_bytes()
-
-
-def test_classes_need_the_classifier(file: Path, gantrain: Callable[..., Answer]) -> None:
-    np.save("samples.npy", np.zeros((30, 8, 8), np.uint8))
-    arguments = ["dataset=digits", "features=inception", f"inception={file}", "metrics=classes"]
-    answer = gantrain("evaluate", "samples.npy", *arguments)
-    assert (answer.code, "other metrics" in answer.err) == (2, True)
-
-
-@pytest.mark.parametrize("dataset", ["digits", "stacked_mnist"])
-def test_every_image_has_the_same_metrics_through_it(dataset: str) -> None:
-    assert evaluation.metrics_of(dataset, "inception") == evaluation.INCEPTION_METRICS
+    assert looked("b") == ("classifier", "classifier", [*names.IMAGES])
+    assert gantrain("resume", "a", "train.images=40").code == 0
+    assert looked("a") == ("inception", "inception", through_inception)  # though there is a classifier now
+    assert trained("d", "best.metric=quality/fid_inception") == ("inception", "inception", [*names.IMAGES])
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])

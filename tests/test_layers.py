@@ -23,7 +23,7 @@ LAYERS = [
     {"data", "architectures", "optimizers"},
     {"objective", "regularizers", "portraits", "explanation", "dirac"},
     {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "wandb_mirror"}
-    | {"metrics", "classifier", "inception"},
+    | {"metrics", "classifier", "inception", "eyes"},
     {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory", "evaluation"}
     | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report", "panels"},
     # `gantrain` itself offers `load`.

@@ -23,8 +23,8 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from gantrain import evaluation
 from gantrain.errors import DataError
+from gantrain.metrics import names
 from gantrain.report import CHARTS, EventFile, Reporter, append_whole, read_metrics
 
 SCALARS = {
@@ -345,6 +345,22 @@ def test_a_narrow_terminal_gets_the_whole_line_folded(tmp_path, width):
         assert part in words
 
 
+@pytest.mark.parametrize(("make_console", "every"), [(pipe, 60), (terminal, 0.25)])
+def test_long_work_between_iterations_is_told_in_shares(tmp_path, monkeypatch, make_console, every):
+    clock = [0.0]
+    monkeypatch.setattr("gantrain.report.time.monotonic", lambda: clock[0])
+    console = make_console()
+    with Reporter(tmp_path, 10**6, console=console) as reporter:
+        with reporter.watching("the classifier looks at 40 images") as told:
+            for step in range(1, 41):
+                clock[0] += every / 8  # so every eighth step is told
+                told(step, 40)
+        shares = re.findall(r"looks at 40 images: (\d+)%", console.file.getvalue())
+        reporter.report(10_000, SCALARS)
+    assert list(dict.fromkeys(shares)) == ["20", "40", "60", "80", "100"]
+    assert "10,000/1,000,000" in console.file.getvalue()[console.file.getvalue().rindex("100%") :]
+
+
 def test_progress_is_throttled(tmp_path):
     console = terminal()
     with Reporter(tmp_path, 10**6, console=console) as reporter:
@@ -402,8 +418,8 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
 @pytest.mark.parametrize("group", ["quality", "diversity"])
 def test_charts_of_samples_show_every_number_but_those_of_another_scale(group):
     patterns = [pattern for _, (_, chosen) in CHARTS[group].items() for pattern in chosen]
-    every = [name for names in evaluation.SCALARS.values() for name in names]
-    every = [name for name in dict.fromkeys([*every, *evaluation.STACKED_SCALARS["modes"]]) if name.startswith(group)]
+    every = [name for numbers in names.SCALARS.values() for name in numbers]
+    every = [name for name in dict.fromkeys([*every, *names.STACKED_SCALARS["modes"]]) if name.startswith(group)]
     shown = [name for name in every if any(re.match(pattern, name) for pattern in patterns)]
     hidden = {"quality/kid_classifier_error", "diversity/support_size"}
     assert shown == [name for name in every if name not in hidden]

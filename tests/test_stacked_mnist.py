@@ -83,11 +83,12 @@ def judge(root: Path, gantrain: Callable[..., Answer]) -> Judge:
 
 @pytest.fixture
 def prototypes(judge: Judge, digits: Digits) -> Tensor:
-    """An image of each digit that the classifier recognises: uint8 `[10, 28, 28]`."""
-    images, numbers = torch.from_numpy(digits["train"]), digits["train_labels"]
+    """The image of each digit that the classifier is surest of: uint8 `[10, 28, 28]`."""
+    images, numbers = torch.from_numpy(digits["train"]), torch.from_numpy(digits["train_labels"])
     _, probabilities = classifier.seen(judge.classifier, images[:, None])
-    right = [torch.nonzero(probabilities[:, digit] > 0.9).flatten().tolist() for digit in range(10)]
-    return torch.stack([images[next(i for i in found if numbers[i] == digit)] for digit, found in enumerate(right)])
+    chosen = [int((probabilities[:, digit] * (numbers == digit)).argmax()) for digit in range(10)]
+    assert probabilities[chosen].argmax(1).tolist() == list(range(10))
+    return images[chosen]
 
 
 # What is stacked

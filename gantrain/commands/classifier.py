@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import config, data, evaluation, overrides
+from gantrain import config, data, evaluation, eyes, overrides
 from gantrain.errors import ConfigError, StorageError
-from gantrain.evaluation import CLASSIFIER
 from gantrain.files import reason
+from gantrain.metrics.names import CLASSIFIER, INCEPTION, OF_CLASSES, is_stacked, metrics_of, numbers_of
 from gantrain.schema import number
 from gantrain.screen import console
 from gantrain.terminal import say
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
     from gantrain.classifier import Judge, Training
     from gantrain.data import Dataset, Images
-    from gantrain.evaluation import Eyes
+    from gantrain.eyes import Eyes
+    from gantrain.metrics.catalogue import Metric
 
 HELP = """Train a classifier of a dataset's labels, and store it with its accuracy.
 
@@ -40,9 +40,10 @@ $XDG_CACHE_HOME/gantrain/classifiers (~/.cache/gantrain/classifiers) under the f
 every run on them; out=FILE keeps it elsewhere. Where it is there already it is only described, unless epochs, width or
 seed is given. Its accuracy is that on the test split, or on the images that are held out."""
 
-# Steps after which the time that is left is told; the first are slower than the rest.
+# Steps of a training after which the time that is left is told; the first are slower than the rest.
 FIRST, MEASURED = 5, 25
 SECONDS_BETWEEN_LINES = 60
+LONG_SECONDS = 10  # of a network's look at images, of which nothing is said where it takes less
 
 
 @dataclass
@@ -110,46 +111,60 @@ def whole(settings: Mapping[str, Any], device: torch.device) -> Images:
     return images
 
 
+def chosen(
+    asked: Mapping[str, Any], dataset: Dataset, settings: Mapping[str, Any], network: str, best: str | None = None
+) -> dict[str, Metric]:
+    """The metrics that were asked for; by default all, but through Inception those of classes only where a classifier
+    is at hand, or the number `best` is one of theirs. Raises ConfigError for a metric that such data do not have."""
+    known = True
+    if network == INCEPTION and isinstance(dataset, data.Images) and not asked["metrics"]:
+        from gantrain import classifier
+
+        of_classes = OF_CLASSES.intersection(metrics_of(dataset.name))
+        known = asked["classifier"] is not None or best in numbers_of(of_classes, dataset.name)
+        known = known or classifier.place(judged_images(dataset, settings)).exists()
+    return evaluation.chosen(asked["metrics"], dataset, classes_known=known)
+
+
 def eyes_for(
+    asked: Mapping[str, Any],
     dataset: Dataset,
     settings: Mapping[str, Any],
-    file: str | None,
+    network: str,
+    metrics: Iterable[str],
     device: torch.device,
-    *,
-    features: str = CLASSIFIER,
-    weights: str | None = None,
 ) -> Eyes:
-    """How examples of a dataset, which has these `settings`, are looked at: through the classifier in `file`, or the
-    one of these images, trained first where it is missing; or through the Inception network with the `weights` in that
-    file, or in their place. Points of a density are taken as they are.
+    """How examples of a dataset, which has these `settings`, are looked at: points of a density as they are, images
+    through the `network`; through Inception, and for `metrics` of classes, through a classifier too.
 
-    Raises ConfigError for a classifier of images of another shape, DataError where there are no weights.
+    The classifier is that of the file which was `asked` for, or of these images, trained first where it is missing.
+    Raises ConfigError for a classifier of images of another shape, DataError where there are no weights of Inception.
     """
     if not isinstance(dataset, data.Images):
         assert isinstance(dataset, data.Density)
-        return evaluation.as_points(dataset)
-    if features == CLASSIFIER:
-        return evaluation.through_classifier(judge_of(dataset, settings, file, device), device)
+        return eyes.as_points(dataset)
+    if network == CLASSIFIER:
+        return eyes.through_classifier(judge_of(dataset, settings, asked["classifier"], device), device)
 
     from gantrain import inception
 
-    path = inception.obtained(Path(weights) if weights else None)
-    return evaluation.through_inception(inception.load(path, device), partial(progress, first=1, measured=3))
+    path = inception.obtained(Path(asked["inception"]) if asked["inception"] else None)
+    judge = None if OF_CLASSES.isdisjoint(metrics) else judge_of(dataset, settings, asked["classifier"], device)
+    classes = eyes.through_classifier(judge, device) if judge else None
+    return eyes.through_inception(inception.load(path, device), classes)
 
 
 def judge_of(dataset: Images, settings: Mapping[str, Any], file: str | None, device: torch.device) -> Judge:
     """The classifier in `file`, or of these images; one of what is stacked in them is made one of stacks."""
     from gantrain import classifier
 
-    stacked = evaluation.is_stacked(dataset.name)
     if file is None:
-        natural = settings["held_out"] is None and settings["flip"] in (None, data.IMAGES[dataset.name].flip)
-        images = dataset if natural and not stacked else whole(settings, device)
+        images = judged_images(dataset, settings)
         training = classifier.Training.natural(len(images.train), images.shape[0])
         judge = obtained(images, classifier.place(images), training)
     else:
         judge = classifier.load(Path(file))
-    if stacked:
+    if is_stacked(dataset.name):
         judge = classifier.stacked(judge, dataset.shape)
     if judge.classifier.shape != dataset.shape:
         raise ConfigError(
@@ -157,6 +172,12 @@ def judge_of(dataset: Images, settings: Mapping[str, Any], file: str | None, dev
             f"{dataset.label} has {list(dataset.shape)}"
         )
     return judge
+
+
+def judged_images(dataset: Images, settings: Mapping[str, Any]) -> Images:
+    """The images whose classifier judges those of a dataset: as they come, unless this run has them otherwise."""
+    natural = settings["held_out"] is None and settings["flip"] in (None, data.IMAGES[dataset.name].flip)
+    return dataset if natural and not is_stacked(dataset.name) else whole(settings, dataset.train.device)
 
 
 def obtained(images: Images, path: Path, training: Training, *, anew: bool = False) -> Judge:
@@ -167,8 +188,8 @@ def obtained(images: Images, path: Path, training: Training, *, anew: bool = Fal
         with classifier.alone(path):
             if path.exists() and not anew:
                 return classifier.load(path)
-            doing = f"training a classifier of the labels of {images.label}"
-            with fitting_threads(images, training), progress(doing) as told:
+            say(f"training a classifier of the labels of {images.label}")
+            with fitting_threads(images, training), progress(first=FIRST, measured=MEASURED, shortest=0.0) as told:
                 return classifier.make(images, path, training, told)
     except OSError as error:
         raise StorageError(f"{error.filename or path}: {reason(error)}; or give another out=FILE") from error
@@ -191,15 +212,17 @@ def fitting_threads(images: Images, training: Training) -> Iterator[None]:
 
 
 @contextmanager
-def progress(what: str, first: int = FIRST, measured: int = MEASURED) -> Iterator[Callable[[int, int], None]]:
-    """Say `what` is done and, by the steps from `first` to `measured`, how long it will take; then a bar shows it on a
-    terminal, and elsewhere a line a minute."""
+def progress(
+    what: str = "", *, first: int = 1, measured: int = 3, shortest: float = LONG_SECONDS
+) -> Iterator[Callable[[int, int], None]]:
+    """Say, by the steps from `first` to `measured`, how long `what` will take, unless it is `shortest`; a bar shows it
+    on a terminal, and elsewhere a line a minute."""
     from rich.progress import Progress
 
-    screen, begun, said = console(), time.monotonic(), 0.0
-    say(what)
+    screen, begun = console(), time.monotonic()
+    said, head = begun, f"{what}: " if what else ""
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("")
+        task = bar.add_task(what)
 
         def told(step: int, steps: int) -> None:
             nonlocal begun, said
@@ -207,11 +230,13 @@ def progress(what: str, first: int = FIRST, measured: int = MEASURED) -> Iterato
             now = time.monotonic()
             if step == first:
                 begun = now
-            due = step == measured or (not screen.is_terminal and now - said >= SECONDS_BETWEEN_LINES)
-            if due and measured <= step < steps:
+            if not measured <= step < steps:
+                return
+            left = (now - begun) / (step - first) * (steps - step)
+            again = not screen.is_terminal and now - said >= SECONDS_BETWEEN_LINES
+            if again or (step == measured and left >= shortest):
                 said = now
-                left = (now - begun) / (step - first) * (steps - step)
-                say(f"about {lasting(left)} to go, by the first {step:,} of {steps:,} steps")
+                say(f"{head}about {lasting(left)} to go, by the first {step:,} of {steps:,} steps")
 
         yield told
 

@@ -9,23 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import comparison, config, data, evaluation, overrides, sweeps
+from gantrain import comparison, config, data, evaluation, eyes, overrides, sweeps
 from gantrain.commands import classifier as classifiers
 from gantrain.commands.resume import changed_by, refuse_sweep
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError, one_of
-from gantrain.evaluation import (
-    AUTO,
-    FEATURES,
-    FEWEST,
-    IMAGE_METRICS,
-    INCEPTION,
-    INCEPTION_METRICS,
-    POINT_METRICS,
-    STACK_METRICS,
-    Result,
-    Yardstick,
-)
+from gantrain.evaluation import FEWEST, Result, Yardstick
 from gantrain.files import reason
+from gantrain.metrics import names
 from gantrain.run import RunFolder
 from gantrain.schema import choice, number
 from gantrain.screen import console
@@ -55,7 +45,8 @@ Examples
 Images are seen through a classifier of the dataset's labels (gantrain classifier), which is trained first where it is
 missing; classifier=FILE takes another one. features=inception takes the Inception network instead, whose weights are
 downloaded once; inception=FILE says where they lie. Without any of these, coloured images are seen through Inception
-where its weights are present, unless a metric needs the classifier. Points of a density are measured as they are.
+where torch-fidelity is installed and its weights are present or can be downloaded. Classes are then told by a
+classifier, where there is one or `classes` is asked for by name. Points of a density are measured as they are.
 Samples come from the averaged generator where the run kept one. Real images are the test split or those held out
 (split=training takes others); N is their number, at most 10,000. The seed chooses samples, never real images.
 reference=true measures as many training images too: what a perfect generator would get.
@@ -65,7 +56,6 @@ written to RUN; for FOLDER and NPZ to out, by default `evaluation`.
 
 Metrics of images: {images}
 Metrics of stacked_mnist, whose channels are seen one by one: {stacks}
-Metrics of images with features=inception: {inception}
 Metrics of points: {points}
 (prdc is precision, recall, density and coverage; classes is how the classes, or modes, differ from the data's)"""
 
@@ -80,7 +70,7 @@ class Options:
     count: int | None = number(None, at_least=FEWEST, at_most=100_000)
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     split: str = choice("held_out", ("held_out", "training"))
-    features: str = choice(AUTO, FEATURES)
+    features: str = choice(eyes.AUTO, eyes.FEATURES)
     reference: bool = True
     classifier: str | None = None
     inception: str | None = None
@@ -114,8 +104,7 @@ Grounds = dict[str, Ground]  # by the settings of the dataset
 
 def help_text() -> str:
     """The command's help."""
-    names = {"images": IMAGE_METRICS, "stacks": STACK_METRICS, "inception": INCEPTION_METRICS, "points": POINT_METRICS}
-    return HELP.format(**{what: ", ".join(metrics) for what, metrics in names.items()})
+    return HELP.format(images=", ".join(names.IMAGES), stacks=", ".join(names.STACKS), points=", ".join(names.POINTS))
 
 
 def run(arguments: list[str]) -> None:
@@ -128,7 +117,7 @@ def run(arguments: list[str]) -> None:
     refuse_unknown(options.metrics)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, a checkpoint, a folder of images or an array")
-    if evaluation.named_networks(vars(options)) == (INCEPTION,):  # looked for before anything is read
+    if eyes.named_networks(vars(options)) == (names.INCEPTION,):  # looked for before anything is read
         from gantrain import inception
 
         inception.obtained(Path(options.inception) if options.inception else None)
@@ -180,7 +169,7 @@ def listed(argument: str) -> str:
 def refuse_unknown(metrics: list[str] | None) -> None:
     """Raise ConfigError for a name that is no metric's."""
     for name in metrics or ():
-        if name not in (known := dict.fromkeys(IMAGE_METRICS + STACK_METRICS + POINT_METRICS)):
+        if name not in (known := dict.fromkeys(names.IMAGES + names.STACKS + names.POINTS)):
             raise ConfigError(one_of("metrics", name, known))
 
 
@@ -266,8 +255,9 @@ def read(settings: dict[str, Any], options: Options) -> Ground:
 
     device = choose_device(options.device)
     dataset = data.load(**settings, device=device)
-    features = evaluation.network_for(dataset, vars(options))
-    metrics = evaluation.chosen(options.metrics, dataset, features)
+    asked = vars(options)
+    network = eyes.network_for(dataset, asked)
+    metrics = classifiers.chosen(asked, dataset, settings, network)
     real, split = evaluation.real_examples(dataset, options.count, options.split)
 
     @cache
@@ -276,10 +266,8 @@ def read(settings: dict[str, Any], options: Options) -> Ground:
         evaluation.refuse_few(count, len(fitting))
         wanted = options.reference and split != "training"
         reference = evaluation.training_examples(dataset, count) if wanted else None
-        eyes = classifiers.eyes_for(
-            dataset, settings, options.classifier, device, features=features, weights=options.inception
-        )
-        return Yardstick.of(dataset, fitting, split, eyes, metrics, reference)
+        seen_by = classifiers.eyes_for(asked, dataset, settings, network, metrics, device)
+        return Yardstick.of(dataset, fitting, split, seen_by, metrics, reference, classifiers.progress)
 
     return Ground(dataset, options.count or len(real), yardstick)
 
@@ -293,7 +281,7 @@ def measured(source: Source, ground: Ground) -> Result:
             f"{source.fingerprint}; restore the images, or name the data to compare with: dataset=…"
         )
     samples = source.draw(ground.count, dataset.shape)
-    result = ground.yardstick(len(samples)).measure(samples)
+    result = ground.yardstick(len(samples)).measure(samples, classifiers.progress)
     if isinstance(dataset, data.Images):
         with writing(source.out):
             evaluation.draw_neighbours(samples, dataset.train, source.out)
@@ -313,7 +301,7 @@ def show(source: Source, result: Result, options: Options) -> None:
         origin = f"the {origin} at {facts['images']:,} images"
     say(
         f"{samples:,} samples of {origin} against {real:,} {split} examples of {result.label}, "
-        f"seed {options.seed}; features: {evaluation.seen_through(result.features)}"
+        f"seed {options.seed}; features: {eyes.described(result.features)}"
     )
     with seen_or_not():
         console().print(table(result))

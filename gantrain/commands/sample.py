@@ -66,6 +66,7 @@ def sample(source: Path, options: Options) -> Path:
     out = Path(options.out) if options.out else run_folder / "samples" / f"seed{options.seed}"
     if options.out is None:
         RunFolder(run_folder).refuse_links()
+    refuse_older(out, options.count)
     generator = state.load(source, object=options.object).to(choose_device(options.device))
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
@@ -76,6 +77,15 @@ def sample(source: Path, options: Options) -> Path:
         raise StorageError(f"out={out} cannot be written: {error.strerror or error}") from error
     say(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
     return out
+
+
+def refuse_older(out: Path, count: int) -> None:
+    """Raise ConfigError where pictures would stay in `out` beside the new ones, as if they were of the same samples."""
+    if older := sorted(path for path in out.glob("[0-9]*.png") if path.stem.isdecimal() and int(path.stem) >= count):
+        raise ConfigError(
+            f"{out} holds older samples, {older[0].name} to {older[-1].name}, that {count:,} new ones do not replace: "
+            "delete them, or give another out=DIR"
+        )
 
 
 def write(samples: Tensor, out: Path) -> None:
