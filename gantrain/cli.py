@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from gantrain.errors import ConfigError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory, one_of
@@ -72,6 +74,10 @@ def dispatch(arguments: list[str]) -> None:
         print(f"gantrain {version('gantrain')}")
         return None
     name, rest = arguments[0], arguments[1:]
+    if "=" in name or (name.startswith("-") and rest):
+        given = next((text for text in rest if text in COMMANDS), "train")
+        others = shlex.join(text for text in arguments if text != given)
+        raise ConfigError(f"{name} is no command; did you mean gantrain {given} {others}?")
     if name not in COMMANDS:
         raise ConfigError(one_of("command", name, COMMANDS) + "\n  `gantrain --help` describes them")
     command = importlib.import_module(f"gantrain.commands.{name}")
@@ -82,22 +88,28 @@ def dispatch(arguments: list[str]) -> None:
 
 
 def complete(arguments: list[str]) -> None:
-    """Answer the shell: command names first, then Hydra's own completion of the keys of `train`.
+    """Answer the shell: command names first, then the flags of `train`, and Hydra's own completion of its keys.
 
-    Hydra's script calls the bare program with the typed line in COMP_LINE; the subcommand is taken out of it.
+    Hydra's script calls the bare program with the typed line in COMP_LINE; all but the overrides is taken out of it.
     """
     program, _, line = os.environ.get("COMP_LINE", "").partition(" ")
     name, blank, rest = line.lstrip().partition(" ")
-    if arguments[1:2] and arguments[1].startswith("query="):
-        if not blank:
-            print(" ".join(command for command in COMMANDS if command.startswith(name)))
-            return
-        if name != "train":
-            return
-        os.environ["COMP_LINE"] = f"{program} {rest}"
+    asked = arguments[1:2] and arguments[1].startswith("query=")
+    if asked and not blank:
+        return print(" ".join(command for command in COMMANDS if command.startswith(name)))
+    if asked and name != "train":
+        return None
     from gantrain.commands import train
 
-    train.hydra_main(arguments)
+    if not asked:
+        return train.hydra_main(arguments)
+    if (flags := train.completed(rest)) is not None:
+        return print(" ".join(flags))
+    before, _, word = rest.rpartition(" ")
+    with suppress(ConfigError):  # what is wrong is told once the command is given
+        os.environ["COMP_LINE"] = " ".join([program, *train.parse(before.split()).overrides, word])
+        train.hydra_main(arguments)
+    return None
 
 
 def refuse(message: str, exit_code: int) -> int:

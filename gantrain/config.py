@@ -31,7 +31,7 @@ from omegaconf.errors import (
 
 from gantrain import architectures, data, divergences, eyes, optimizers
 from gantrain.comparison import better
-from gantrain.errors import RESEMBLANCE, ConfigError, likeness, nearest_first, one_of
+from gantrain.errors import RESEMBLANCE, ConfigError, likeness, meant, nearest_first, one_of
 from gantrain.files import safe_name
 from gantrain.foreign import ForeignSource
 from gantrain.metrics.names import CLASSIFIER, metrics_of, numbers_of
@@ -44,6 +44,7 @@ from gantrain.wandb_mirror import refuse_missing
 CONF = next(path for path in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if path.is_dir())
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 
@@ -126,6 +127,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     by one word of that part."""
     known = list(known)
     section, _, rest = key.partition(".")
+    if section == "hydra":
+        return f"there is no key {key}; gantrain train --cfg hydra shows Hydra's own"
     sections = {name.partition(".")[0] for name in known}
     if rest and section not in sections and (right := nearest_first(section, sections)[0]) in OPEN_SECTIONS:
         known = [f"{right}.{rest}", *known]
@@ -145,23 +148,49 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def explained(error: BaseException, schema: type = Config) -> ConfigError:
     """Hydra's and OmegaConf's complaints about a config of this schema, as one short message."""
+    return ConfigError(_wrong_choice(error) or _wrong_value(error, schema))
+
+
+def _wrong_choice(error: BaseException) -> str | None:
+    """Of a choice of a group: one that there is not, or one that the `defaults` of some YAML cannot make."""
+    said = str(error)
+    place = re.match(r"In '(?!hydra/)([^']+/[^']+)'", said)  # not config.yaml, into which the command line is read
+    where = f"{place[1]}.yaml: " if place else ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        choices = [*(error.options or []), *(divergences.PATTERNS if group in DIVERGENCE_GROUPS else ())]
-        return ConfigError(one_of(group, name, choices) if choices else f"there is no config group {group}")
+        ours = options(group) if group in GROUPS else ()
+        if choices := dict.fromkeys([*(error.options or ()), *ours]):
+            return where + one_of(group, name, choices)
+    elif found := re.search(r"(?:Could not override '|Multiple values for )([\w/]+).*(?:No match|To override)", said):
+        group = found[1]
+    else:
+        return None
+    name = group.removeprefix("experiment/")  # from where a file means it, unless it has a slash
+    near = nearest_first(name, CHOSEN_BY_YAML)[0]
+    right = near if likeness(name, near) >= RESEMBLANCE else "GROUP"
+    groups = "" if right == near else f"; the groups are {', '.join(CHOSEN_BY_YAML)}"
+    return f"{where}`defaults` cannot choose {group} like this; write `override /{right}: …`{groups}"
+
+
+def _wrong_value(error: BaseException, schema: type) -> str:
+    """Of a key or a value."""
     inner = [one for one in causes(error) if isinstance(one, OmegaConfBaseException)]
     cause = next((one for one in inner if one.full_key), [error, *inner][-1])
-    key = getattr(cause, "full_key", None)
+    key, value = getattr(cause, "full_key", None), getattr(cause, "value", None)
+    if found := re.match(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", str(cause)):
+        sections = {getattr(item.default_factory, "__name__", None): name for name, item in keys(schema).items()}
+        key, value = sections.get(found[1], "hydra"), found[2]
     if key and key.partition(".")[0] == "experiment":
-        return ConfigError("a file of the group experiment has to begin with the line `# @package _global_`")
+        return "a file of the group experiment has to begin with the line `# @package _global_`"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
-        return ConfigError(unknown_key(key, keys(schema)))
+        return unknown_key(key, keys(schema))
     if isinstance(cause, ValidationError | ConfigTypeError | TypeError) and key and not key.startswith("hydra."):
-        value = getattr(cause, "value", None)
-        return ConfigError(f"{key if value is None else f'{key}={value}'} must be {kind(key, schema)}")
+        chosen = f"; YAML chooses one by `override /{key}: {value}` in its `defaults`"
+        rule = kind(key, schema) + (chosen if key in GROUPS and schema is Config else "")
+        return f"{key if value is None else f'{key}={value}'} must be {rule}"
     reason = (str(getattr(cause, "msg", None) or cause).splitlines() or [type(cause).__name__])[0]
     reason = re.sub(r'^\w+ raised while resolving interpolation: "?(.*?)"?$', r"\1", reason)
-    return ConfigError(f"{key}: {reason}" if key else reason)
+    return f"{key}: {reason}" if key else reason
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -239,7 +268,12 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     metrics = {
         number: name for network in networks for name in known for number in numbers_of([name], dataset, network)
     }
-    if best not in (ranked := [number for number in metrics if better(number)]):
+    ranked = [number for number in metrics if better(number)]
+    if best in metrics and best not in ranked:
+        raise ConfigError(
+            f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {', '.join(ranked)}"
+        )
+    if best not in ranked:
         raise ConfigError(one_of("best.metric", best, ranked))
     if asked["metrics"] and metrics[best] not in asked["metrics"]:
         raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")
@@ -248,6 +282,8 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
 def check_device(name: str) -> None:
     """Raise ConfigError unless `name` is a device's; whether the machine has it, only torch knows."""
     kind, colon, number = name.partition(":")
+    if kind.lower() == "gpu":
+        raise ConfigError(f"device={name} is called device=cuda{colon}{number} here, and on a Mac device=mps")
     if name not in DEVICES and not (kind == "cuda" and colon and number.isdecimal()):
         raise ConfigError(one_of("device", name, (*DEVICES, "cuda:1")))
 
@@ -281,7 +317,8 @@ def regularizer(settings: Mapping[str, Any]) -> Regularizer:
     known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"regularizer={name} has no key {key}; its keys are: {', '.join(known) or 'none'}")
+            keys = ", ".join(known) or "none"
+            raise ConfigError(f"regularizer={name} has no key {key}{meant(key, known)}\n  keys: {keys}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"regularizer.{key}={value} must be a number")
         check_range(f"regularizer.{key}", value, at_least=0, above=-math.inf, at_most=math.inf)

@@ -3,8 +3,9 @@
 Hydra instantiates launchers, sweepers, callbacks and logging handlers that a config names, so a config that somebody
 sent could execute code. A file of the user's `--config-dir` is read when it is composed, by `ForeignSource`: with a
 safe loader, up to a size, and from inside the folder. What Hydra composes from such files, which runs nothing, is then
-compared with what it composes without them: under `hydra` they may change where runs go, the mode, the sweeper's
-parameters, and the launcher: one of Hydra's plugins by its name, and such settings of it as are numbers or names.
+compared with what it composes without them: under `hydra` they may change the names of a sweep's runs, the mode, the
+sweeper's parameters, and the launcher: one of Hydra's plugins by its name, and such settings of it as are numbers or
+names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gantrain.errors import ConfigError
 from gantrain.nested import leaves
 
-ALLOWED = ("run.dir", "sweep.dir", "sweep.subdir", "mode", "sweeper.params")
+ALLOWED = ("sweep.subdir", "mode", "sweeper.params")
 # What Hydra itself fills in from the command line.
 FILLED_IN = ("runtime", "overrides", "searchpath", "job.name", "job.override_dirname", "job.config_name", "job.id")
 # Settings of launchers that may come from a file; others hold commands for a shell, or folders.

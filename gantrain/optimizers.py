@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -37,8 +37,8 @@ def factories(settings: Mapping[str, Any], device: torch.device) -> dict[str, Ca
 
 def check(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for an unknown name or key, and for values of the wrong kind; without torch."""
-    for _, own in players(settings):
-        arguments(own)
+    for player, given in players(settings):
+        arguments(given, player, settings.get(player) or {})
 
 
 def players(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,11 +86,11 @@ def tried(name: str, given: Mapping[str, Any], device: torch.device) -> Callable
     return build
 
 
-def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys beside `name`, as the class takes them. Raises ConfigError."""
+def arguments(settings: Mapping[str, Any], player: str = "", own: Container[str] = ()) -> dict[str, Any]:
+    """The keys beside `name`, as the class takes them. Raises ConfigError, which names the player's `own` keys so."""
     name = settings.get("name")
     if not isinstance(name, str) or name not in modules():
-        raise ConfigError(one_of("optimizer.name", name, modules()))
+        raise ConfigError(one_of(f"optimizer.{player}.name" if "name" in own else "optimizer.name", name, modules()))
     known = signature(name)
     given = {}
     for key, value in settings.items():
@@ -98,7 +98,7 @@ def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if key not in known:
             raise ConfigError(f"optimizer={name} has no key {key}{meant(key, known)}\n  keys: {', '.join(known)}")
-        check_value(key, value, known[key])
+        check_value(f"optimizer.{player}.{key}" if key in own else f"optimizer.{key}", value, known[key])
         # betas=[0,0.9] as papers write it; the classes want floats.
         given[key] = [float(item) for item in value] if isinstance(value, list) else value
     return given
@@ -108,24 +108,25 @@ def check_value(key: str, value: object, default: object) -> None:
     """Raise ConfigError for a value of another kind than the argument's default, not finite, or out of range."""
     if value is None:
         if default is not None:
-            raise ConfigError(f"optimizer.{key}={value} needs a value, such as {default}")
+            raise ConfigError(f"{key}={value} needs a value, such as {default}")
         return
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise ConfigError(f"optimizer.{key}={value} must be true or false")
+            raise ConfigError(f"{key}={value} must be true or false")
     elif isinstance(default, tuple):
         if not isinstance(value, list) or len(value) != len(default) or not all(map(is_number, value)):
-            raise ConfigError(f"optimizer.{key}={value} must be {len(default)} numbers, as in {list(default)}")
+            raise ConfigError(f"{key}={value} must be {len(default)} numbers, as in {list(default)}")
     elif isinstance(default, int | float) and not is_number(value):
-        raise ConfigError(f"optimizer.{key}={value} must be a number, such as {default}")
+        raise ConfigError(f"{key}={value} must be a number, such as {default}")
+    name = key.rpartition(".")[2]
     for number in filter(is_number, value if isinstance(value, list) else [value]):
         assert isinstance(number, int | float)
         if not math.isfinite(number):
-            raise ConfigError(f"optimizer.{key}={value} must be finite")
-        if key in NOT_NEGATIVE and number < 0:
-            raise ConfigError(f"optimizer.{key}={value} must be at least 0")
-        if key in FRACTIONS and not 0 <= number < 1:
-            raise ConfigError(f"optimizer.{key}={value} must lie from 0 to below 1")
+            raise ConfigError(f"{key}={value} must be finite")
+        if name in NOT_NEGATIVE and number < 0:
+            raise ConfigError(f"{key}={value} must be at least 0")
+        if name in FRACTIONS and not 0 <= number < 1:
+            raise ConfigError(f"{key}={value} must lie from 0 to below 1")
 
 
 def is_number(value: object) -> bool:

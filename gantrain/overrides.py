@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field
 from typing import Any, TypeVar
 
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -21,6 +23,7 @@ Options = TypeVar("Options")
 
 # The keys of `train`, and some of the sections that are open to others.
 KNOWN = tuple(dict.fromkeys([*keys(Config), *GROUPS, *OPEN_KEYS]))
+HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
 # Of parts of which the name alone is not the whole.
 NAMES = ("dataset.name", "architecture.name")
 TYPOGRAPHIC_DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212")
@@ -124,6 +127,21 @@ def values(overrides: list[str], known: Iterable[str] = ()) -> dict[str, Any]:
     return found
 
 
+def divided(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """The overrides that set one value, and those that list several. Raises ConfigError."""
+    listed = [text for text, override in zip(overrides, parsed(overrides), strict=True) if override.is_sweep_override()]
+    return [text for text in overrides if text not in listed], listed
+
+
+def refuse_listed(listed: list[str]) -> None:
+    """Raises ConfigError for several values where there is one job."""
+    for text in listed:
+        raise ConfigError(
+            f"{text.lstrip('+')} lists several values, which makes a sweep: add -m to run one job for each; "
+            "write one list as [a,b], and quote one text that has a comma"
+        )
+
+
 def checked(overrides: list[str]) -> list[str]:
     """The arguments of `train` as Hydra will take them: known keys only, also where Hydra would accept `+key=`.
 
@@ -141,6 +159,8 @@ def _checked(text: str, override: Override) -> str:
     key, fields = override.key_or_group, keys(Config)
     section = key.partition(".")[0]
     if section == "hydra" or section.startswith("hydra/"):
+        if section == "hydra" and ".".join(key.split(".")[:2]) not in HYDRA:  # with a +, Hydra would take any
+            raise ConfigError(unknown_key(key, ()))
         return text
     if key in GROUPS:
         return _checked_group(text, override)

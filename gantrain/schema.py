@@ -150,7 +150,10 @@ class Config:
     ema: float = number(0.999, "decay of the averaged generator; 0 keeps none", at_least=0, at_most=1)
     logger: list[str] = field(
         default_factory=lambda: ["tensorboard"],
-        metadata={"about": f"beside metrics.jsonl: a list of {', '.join(LOGGERS)}"},
+        metadata={
+            "about": f"beside metrics.jsonl: a list of {', '.join(LOGGERS)}",
+            "example": f"[{','.join(LOGGERS)}]",
+        },
     )
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: dict[str, Any] = field(default_factory=dict)
@@ -197,7 +200,8 @@ def kind(key: str, schema: type = Config) -> str:
     hint = str(known[name].type).removesuffix(" | None") if name in known else ""
     words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     if hint.startswith("list["):
-        return words[hint[5:-1]] if item else f"a list, as in {'[a,b]' if hint == 'list[str]' else '[1,2]'}"
+        example = known[name].metadata.get("example", "[a,b]" if hint == "list[str]" else "[1,2]")
+        return words[hint[5:-1]] if item else f"a list, as in {name}={example}"
     return words.get(hint, "keys and values")
 
 

@@ -131,8 +131,7 @@ def refuse_another(root: Path, typed: Sequence[str], free: Sequence[str]) -> Non
 
 def listed(typed: Iterable[str]) -> list[str]:
     """The overrides that list several values, in their order, which is that of the runs."""
-    texts = [text.lstrip("+") for text in typed]
-    return [text for text, o in zip(texts, overrides.parsed(texts), strict=True) if o.is_sweep_override()]
+    return overrides.divided([text.lstrip("+") for text in typed])[1]
 
 
 def summary(folder: Path) -> dict[str, Any]:

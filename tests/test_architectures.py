@@ -283,7 +283,7 @@ def test_tables_that_cannot_work_are_refused_with_what_was_found(rows, words):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"maxout_count": "after"}, "did you mean maxout_counts"),
+        ({"maxout_count": "after"}, r"architecture has no key maxout_count; did you mean maxout_counts\?"),
         ({"maxout_counts": "afterwards"}, "did you mean after"),
         ({"maxout_pieces": 1}, "maxout_pieces=1"),
         ({"leaky_slope": -0.1}, "leaky_slope=-0.1"),

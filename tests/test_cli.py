@@ -228,6 +228,51 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["train", "hydra.run.dir=X"], "hydra.run.dir=X: the folder of a run is given as run_dir=X"),
+        (["train", "-m", "seed=0,1", "hydra.sweep.dir=X"], "the folder of a sweep is given as run_dir=X"),
+        (["train", "hydra.foo=1"], "there is no key hydra.foo; gantrain train --cfg hydra shows Hydra's own"),
+        (["train", "+hydra.foo=1"], "there is no key hydra.foo"),
+        (["train", "hydra.job.nme=x"], "there is no key hydra.job.nme; gantrain train --cfg hydra"),
+        (["train", "--cfg", "job", "-p", "trian"], "--package=trian is not one of the choices; did you mean train?"),
+        (["train", "--cfg", "hydra", "-p", "train"], "a part of --cfg job; give it with that"),
+        (["train", "-p", "train"], "--package=train shows a part of --cfg job"),
+        (["train", "--resolve"], "add --cfg job"),
+        (["train", "--info", "-m", "seed=0,1"], "--info shows one job; leave -m and the listed values out"),
+        (["train", "--info", "config", "--cfg", "job"], "one of --cfg, --info and --hydra-help"),
+        (["train", "logger=wandb"], "logger=wandb must be a list, as in logger=[tensorboard,wandb]"),
+        (["train", "dataset.weights=1"], "dataset.weights=1 must be a list, as in dataset.weights=[1,2]"),
+        (["train", "device=gpu"], "device=gpu is called device=cuda here"),
+        (["train", "device=GPU:1"], "device=GPU:1 is called device=cuda:1 here"),
+        (["train", "-m", "gen_div=kl,js,kl"], "gen_div=kl,js,kl lists gen_div=kl more than once"),
+        (["train", "-m", "optimizer.lr=1e-3,0.001"], "lists optimizer.lr=0.001 more than once"),
+        (
+            ["train", "best.metric=diversity/class_entropy", "evaluate.every_images=1"],
+            "neither more nor less is better",
+        ),
+        (["experiment=paper"], "did you mean gantrain train experiment=paper?"),
+        (["dataset=ring", "train"], "did you mean gantrain train dataset=ring?"),
+        (["-m", "gen_div=kl,js"], "did you mean gantrain train -m gen_div=kl,js?"),
+    ],
+)
+def test_the_way_out_is_said(gantrain: Gantrain, tmp_path: Path, arguments: list[str], rule: str) -> None:
+    answer = gantrain(*arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert rule in answer.err
+    assert len(answer.err.splitlines()) <= 2
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_override_after_info_is_none_of_its_choices() -> None:
+    """In processes of their own, where Hydra's logging is set up."""
+    alone, chosen = process("train", "--info", "dataset=ring"), process("train", "-i", "searchpath", "dataset=ring")
+    assert (alone.returncode, chosen.returncode) == (0, 0)
+    assert "catalogue://" in chosen.stdout
+    assert len(chosen.stdout) < len(alone.stdout)
+
+
 @pytest.mark.parametrize("defaults", ["nope", "{a: b}", "[3]", "[null]", "[{a: b, c: d}]"])
 def test_a_list_of_defaults_that_is_none_is_refused(gantrain: Gantrain, tmp_path: Path, defaults: str) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
@@ -300,6 +345,13 @@ def test_completion_offers_commands_then_the_keys_and_choices_of_train(
     assert completed("gantrain train gen_div=") == [f"gen_div={name}" for name in sorted(CATALOGUE)]
     assert completed("gantrain train dataset=ring optimizer=") == [f"optimizer={o}" for o in options("optimizer")]
     assert "train.images=" in " ".join(completed("gantrain train train.im"))
+    assert completed("gantrain train --c") == ["--cfg", "--config-dir"]
+    assert completed("gantrain train dataset=ring -m -")[0] == "--multirun"
+    assert completed("gantrain train --cfg ") == ["job", "hydra", "all"]
+    assert completed("gantrain train --config-dir ") == []
+    assert completed("gantrain train --cfg job dataset=ri") == ["dataset=ring"]
+    assert completed("gantrain train --nope dataset=ri") == []
+    assert "seed=" in completed("gantrain train ")
     assert completed("gantrain sample ") == []
     assert completed("gantrain nothing gen") == []
 

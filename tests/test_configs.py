@@ -19,6 +19,7 @@ from torch import nn
 from gantrain import architectures, config, parts
 from gantrain import overrides as gantrain_overrides
 from gantrain.commands import train
+from gantrain.composition import compose, preview, with_own_yaml
 from gantrain.config import DIVERGENCE_GROUPS, GROUPS, options
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, shapes
 from gantrain.divergences import CATALOGUE, HEADS, PATTERNS
@@ -60,14 +61,14 @@ YAML = sorted(config.CONF.rglob("*.yaml"))
 
 def settings(*overrides: str) -> Settings:
     """What `gantrain train` makes of these arguments."""
-    return config.checked(train.compose(gantrain_overrides.checked(list(overrides))))
+    return config.checked(compose(gantrain_overrides.checked(list(overrides))))
 
 
 def settings_from(folder: Path, *overrides: str) -> Settings:
     """The same with --config-dir."""
     flags = train.parse(["--config-dir", str(folder), *overrides])
-    typed = train.with_own_yaml(gantrain_overrides.checked(flags.overrides), flags)
-    return config.checked(train.preview(typed, flags)[0])
+    typed = with_own_yaml(gantrain_overrides.checked(flags.overrides), flags.config_dir)
+    return config.checked(preview(typed, flags.config_dir)[0])
 
 
 def chosen(group: str, option: str) -> list[str]:

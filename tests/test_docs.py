@@ -20,6 +20,7 @@ import yaml
 
 from gantrain import architectures, cli, config, divergences, overrides, parts, schema
 from gantrain.commands import train
+from gantrain.composition import preview, with_own_yaml
 from gantrain.objective import Objective
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +147,7 @@ def compose(arguments: list[str]) -> None:
         for text, o in zip(typed, read, strict=True)
     ]
     for job in itertools.product(*values):
-        settings = config.checked(train.preview(train.with_own_yaml(list(job), flags), flags)[0])
+        settings = config.checked(preview(with_own_yaml(list(job), flags.config_dir), flags.config_dir)[0])
         parts.check(settings)
 
 

@@ -5,12 +5,13 @@ import itertools
 import pytest
 
 from gantrain.commands import train
+from gantrain.composition import preview, with_own_yaml
 from gantrain.foreign import MOST_VALUES, values
 
 GLOBAL = "# @package _global_\n"
 HARMLESS = {
     "dataset": GLOBAL + "defaults:\n  - override /dataset: ring\n",
-    "folders": GLOBAL + "hydra:\n  run: {dir: there}\n  sweep: {dir: there, subdir: x}\n",
+    "folders": GLOBAL + "run_dir: there\nhydra:\n  sweep: {subdir: x}\n",
     "sweep": GLOBAL + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {gen_div: 'kl,js'}\n",
     "launcher": GLOBAL + "defaults:\n  - override /hydra/launcher: basic\n",
     "launcher and a number for it": GLOBAL
@@ -80,7 +81,38 @@ def write(folder, name, text):
 def test_values_are_welcome(case, tmp_path):
     write(tmp_path / "mine", "experiment/x.yaml", HARMLESS[case])
     flags = train.parse(["--config-dir", str(tmp_path / "mine"), "experiment=x"])
-    train.preview(train.with_own_yaml(flags.overrides, flags), flags)
+    preview(with_own_yaml(flags.overrides, flags.config_dir), flags.config_dir)
+
+
+MISLED = {
+    "defaults: [override /architecure: mlp]": "x.yaml: `defaults` cannot choose architecure like this; write "
+    "`override /architecture: …`",
+    "defaults: [override architecture: mlp]": "write `override /architecture: …`",
+    "defaults: [architecture: mlp]": "write `override /architecture: …`",
+    "defaults: [/architecture: mlp]": "write `override /architecture: …`",
+    "defaults: [/xyzzy: mlp]": "write `override /GROUP: …`; the groups are dataset, architecture,",
+    "defaults: [/optimizer/adm]": "experiment/x.yaml: optimizer=adm is not one of the choices; did you mean adam?",
+    "defaults: [override /optimizer: adm]": "optimizer=adm is not one of the choices; did you mean adam?",
+    "defaults: [papr]": "experiment/x.yaml: experiment=papr is not one of the choices; did you mean paper?",
+    "defaults: [x]": "they lead back to themselves",
+    "train: 3": "train=3 must be keys and values",
+    "gen_div: kl": "gen_div=kl must be keys and values; YAML chooses one by `override /gen_div: kl`",
+    "optimizer: adam": "optimizer=adam must be keys and values; YAML chooses one by `override /optimizer: adam`",
+    "hydra: 3": "hydra=3 must be keys and values",
+    "logger: wandb": "logger=wandb must be a list, as in logger=[tensorboard,wandb]",
+    "hydra: {run: {dir: there}}": "hydra.run.dir=there: the folder of a run is given as run_dir=there",
+    "hydra: {sweep: {dir: there}}": "hydra.sweep.dir=there: the folder of a sweep is given as run_dir=there",
+}
+
+
+@pytest.mark.parametrize("text", MISLED)
+def test_what_yaml_cannot_mean_is_told_with_what_it_can(text, tmp_path, gantrain):
+    write(tmp_path / "mine", "experiment/x.yaml", f"{GLOBAL}{text}\n")
+    answer = gantrain("train", "--config-dir", "mine", "experiment=x")
+    assert (answer.code, answer.out) == (2, "")
+    assert MISLED[text] in answer.err
+    assert len(answer.err.splitlines()) <= 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("command", [[], ["--cfg", "job"], ["-m", "seed=0,1"]], ids=["train", "--cfg", "-m"])

@@ -27,8 +27,8 @@ LAYERS = [
     {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory", "evaluation"}
     | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report", "panels"},
     # `gantrain` itself offers `load`.
-    {"schema", "config", "foreign", "overrides", "launch", "packed", "memory", "parts", "summary", "sweeps"}
-    | {"commands", "cli", "gantrain"},
+    {"schema", "config", "composition", "foreign", "overrides", "launch", "packed", "memory", "parts", "summary"}
+    | {"sweeps", "commands", "cli", "gantrain"},
 ]
 TOP = len(LAYERS) - 1
 

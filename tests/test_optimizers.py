@@ -38,6 +38,9 @@ def test_the_signatures_are_those_of_the_classes(name: str) -> None:
         ({"name": "SGD", "momentum": -0.1}, "at least 0"),
         ({"name": "SGD", "lr": None}, "needs a value"),
         ({"name": "SGD", "weight_decay": float("inf")}, "finite"),
+        ({"name": "Adam", "discriminator": {"lr": -1}}, "optimizer.discriminator.lr=-1 must be at least 0"),
+        ({"name": "Adam", "lr": -1, "generator": {"eps": 1}}, "optimizer.lr=-1 must be at least 0"),
+        ({"name": "Adam", "generator": {"name": "Adm"}}, r"optimizer.generator.name=Adm is .* did you mean Adam\?"),
     ],
 )
 def test_values_of_the_wrong_kind_are_refused_without_trying(settings: dict, says: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from gantrain import architectures, checkpoints, config, data, memory
-from gantrain.commands import train
+from gantrain.composition import compose
 from gantrain.data import published
 from gantrain.errors import ConfigError
 from gantrain.launch import launch
@@ -81,7 +81,7 @@ def assert_same(ours: Any, theirs: Any, **tolerance: float) -> None:
 
 def opened(path: Path, *typed: str) -> OpenedRun:
     path.mkdir()
-    return OpenedRun(train.compose(list(typed)), RunFolder(path), list(typed), goes_on=False)
+    return OpenedRun(compose(list(typed)), RunFolder(path), list(typed), goes_on=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_a_stopped_sweep_goes_on_in_processes_and_in_turns(gantrain: Gantrain, t
     assert {path.name for path in (missing / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
 
     runs = [RunFolder(copied / name) for name in (finished.name, begun.name)]
-    in_turns([OpenedRun(train.compose([*TINY, f"seed={n}"]), run, [], True) for n, run in enumerate(runs)], CPU)
+    in_turns([OpenedRun(compose([*TINY, f"seed={n}"]), run, [], True) for n, run in enumerate(runs)], CPU)
     in_process, in_turn = (checkpoints.newest(run / "checkpoints")[1]["state"] for run in (begun, runs[1].path))
     assert_same(in_process, in_turn)
 
@@ -398,7 +398,7 @@ def test_a_mistyped_launcher_is_refused(gantrain: Gantrain, tmp_path: Path, type
 @pytest.mark.parametrize("typed", [[], ["dataset=mnist", "train.batch_size=7"], ["dataset=cifar10"]])
 def test_a_runs_numbers_are_what_its_networks_hold(typed: list[str]) -> None:
     """Against the networks themselves: parameters counted, outputs of their rows seen by hooks."""
-    settings = config.checked(train.compose(typed))
+    settings = config.checked(compose(typed))
     (shape,) = data.shapes(**settings["dataset"])
     networks = architectures.build(settings["architecture"], shape, settings["latent"]["size"])
     inputs = torch.zeros(2, settings["latent"]["size"]), torch.zeros(2, *shape)
@@ -446,7 +446,7 @@ def test_the_estimate_is_near_what_a_process_takes(tmp_path: Path) -> None:
         [sys.executable, "-c", code, "train", *TINY, "run_dir=run"], cwd=tmp_path, capture_output=True, text=True
     )
     peak = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout).group(1))
-    estimate = memory.needed(config.checked(train.compose(list(TINY))), CPU).own
+    estimate = memory.needed(config.checked(compose(list(TINY))), CPU).own
     assert 0.5 < estimate / peak < 2
 
 

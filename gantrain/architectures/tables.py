@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, meant, one_of
 
 Shape = tuple[int, ...]
 """The shape of one sample, without the batch: `(C, H, W)` or `(d,)`."""
@@ -119,7 +119,7 @@ def refuse_unknown_keys(where: str, mapping: Mapping[str, Any], known: Iterable[
     known = tuple(known)
     for key in mapping:
         if key not in known:
-            raise ConfigError(one_of(f"{where}: key", key, known))
+            raise ConfigError(f"{where} has no key {key}{meant(key, known)}\n  keys: {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gantrain import architectures, config, overrides
-from gantrain.commands import train
+from gantrain import architectures, composition, config, overrides
 from gantrain.errors import ConfigError
 from gantrain.overrides import quoted
 from gantrain.schema import choice, number
@@ -74,8 +73,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def composed(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     """The table as `gantrain train architecture=NAME` composes it. Raises ConfigError."""
-    typed = train.with_own_yaml([f"architecture={quoted(name)}"], flags)
-    whole, _ = train.preview(typed, flags)
+    typed = composition.with_own_yaml([f"architecture={quoted(name)}"], flags.config_dir)
+    whole, _ = composition.preview(typed, flags.config_dir)
     config.refuse_untyped_object(whole, typed)
     return config.typed(whole)["architecture"]
 

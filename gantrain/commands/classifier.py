@@ -90,7 +90,7 @@ def divided(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def composed(typed: list[str]) -> dict[str, Any]:
     """The settings of the dataset that `typed` describes. Raises ConfigError."""
-    from gantrain.commands.train import compose
+    from gantrain.composition import compose
 
     settings: dict[str, Any] = config.checked(compose(typed))["dataset"]
     return settings

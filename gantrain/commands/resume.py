@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gantrain import checkpoints, config, overrides, parts
+from gantrain.composition import compose
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.launch import launch
 from gantrain.nested import leaves
@@ -124,8 +125,6 @@ def changed_by(values: Mapping[str, Any], saved: Mapping[str, Any]) -> DictConfi
 
 def choose(wanted: DictConfig, group: str, name: str) -> None:
     """Put the section that the choice `group=name` stands for into `wanted`, unless it has that name already."""
-    from gantrain.commands.train import compose  # which imports this module
-
     section = compose([f"{group}={name}"])[group]
     named_alike = section.get("name") == OmegaConf.select(wanted, f"{group}.name")
     if group in NAMED_GROUPS:

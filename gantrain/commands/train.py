@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from gantrain import config, overrides, parts, schema, sweeps
 from gantrain.commands.resume import FREE, continue_run
-from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError
+from gantrain.composition import composition_errors, preview, preview_sweep, with_own_yaml
+from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, one_of
 from gantrain.files import safe_name
-from gantrain.foreign import ForeignSource, refuse_active, refuse_shadowed
 from gantrain.launch import launch
-from gantrain.overrides import quoted
+from gantrain.overrides import divided, quoted, refuse_listed
 from gantrain.run import Interrupted, RunFolder, StopRequest, claim
-from gantrain.sweeps import FAILURES, SEARCH_PATH
+from gantrain.sweeps import FAILURES
 from gantrain.terminal import say
 
 KEY_WIDTH = 38  # of a key and its default in the help
-# At import, so that it also holds in a process that a launcher starts.
-config.register()
 
 HELP = """Train a GAN: D on one divergence, G on any other.
 
@@ -56,7 +48,8 @@ Keys, and their values before any group is chosen
 {keys}
 
 Flags
-  -m, --multirun        one run for every combination of comma-separated values; glob(*) stands for all of a group
+  -m, --multirun        one run for every combination of comma-separated values; glob(*) stands for all of
+                        a group that gantrain has itself
   --cfg job             print the composed config and stop
   --config-dir DIR      look for YAML of your own there too
   --info, --hydra-help  what Hydra has to say
@@ -77,26 +70,24 @@ def help_text() -> str:
 def run(arguments: list[str]) -> None:
     """Check the command line, claim a folder, and let Hydra run the job or the sweep."""
     flags = parse(arguments)
-    typed = with_own_yaml(overrides.checked(flags.overrides), flags)
-    if flags.info or flags.hydra_help:
-        unlisted, listed = divided(typed)
-        refuse_listed(listed)
-        preview(unlisted, flags)  # Hydra composes the user's own YAML to describe it
-        return hydra_main([*shown(flags), *typed])
-    if flags.multirun and flags.cfg:
-        raise ConfigError("--cfg shows one job; leave -m and the listed values out")
+    typed = with_own_yaml(overrides.checked(flags.overrides), flags.config_dir)
     if flags.multirun:
         return sweep(typed, flags)
     unlisted, listed = divided(typed)
-    composed, mode = preview(unlisted, flags)
-    if mode == RunMode.MULTIRUN and not flags.cfg:
+    composed, mode = preview(unlisted, flags.config_dir)
+    if mode == RunMode.MULTIRUN and not shown(flags):
         return sweep(typed, flags)
     refuse_listed(listed)
+    if flags.info or flags.hydra_help:
+        return hydra_main([*shown(flags), *typed])
     if "train.images" in overrides.values(typed) and config.typed(composed)["train"]["epochs"] is not None:
         typed = [*typed, "train.epochs=null"]  # what is typed wins over a file's other name for it
-        composed, _ = preview(typed, flags)
+        composed, _ = preview(typed, flags.config_dir)
     config.refuse_untyped_object(composed, typed)
     settings = config.checked(composed)
+    if flags.package and OmegaConf.select(composed, flags.package) is None:
+        sections = [key for key, value in settings.items() if isinstance(value, dict)]
+        raise ConfigError(one_of("--package", flags.package, sections))
     if flags.cfg:
         return hydra_main([*shown(flags), *typed])
     parts.check(settings)
@@ -105,6 +96,8 @@ def run(arguments: list[str]) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
+
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 class Parser(argparse.ArgumentParser):
@@ -118,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--resolve", action="store_true")
         self.add_argument("--package", "-p")
         self.add_argument("--config-dir", "-cd")
-        self.add_argument("--info", "-i", nargs="?", const="all")
+        self.add_argument("--info", "-i", choices=INFO)
         self.add_argument("--hydra-help", action="store_true")
 
     def error(self, message: str) -> NoReturn:
@@ -130,7 +123,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for text in arguments:
         if sentence := overrides.dashed(text, overrides.KNOWN):
             raise ConfigError(sentence)
-    return Parser().parse_intermixed_args(arguments)
+    pairs = zip(arguments, [*arguments[1:], ""], strict=False)  # what follows a bare --info may be an override
+    arguments = ["--info=all" if text in ("--info", "-i") and then not in INFO else text for text, then in pairs]
+    flags = Parser().parse_intermixed_args(arguments)
+    if flags.package and flags.cfg != "job":
+        raise ConfigError(f"--package={flags.package} shows a part of --cfg job; give it with that")
+    if flags.resolve and not flags.cfg:
+        raise ConfigError("--resolve shows what interpolations come to; add --cfg job")
+    if flags.multirun and shown(flags):
+        raise ConfigError(f"{shown(flags)[0]} shows one job; leave -m and the listed values out")
+    if sum(map(bool, (flags.cfg, flags.info, flags.hydra_help))) > 1:
+        raise ConfigError("give one of --cfg, --info and --hydra-help")
+    return flags
+
+
+def completed(line: str) -> list[str] | None:
+    """The flags, or values of a flag, that the typed `line` may end in; None where it ends in an override."""
+    *before, word = line.split(" ")
+    flags = Parser()._option_string_actions
+    if word.startswith("-"):
+        return [flag for flag in flags if flag.startswith(word)]
+    last = flags.get(before[-1]) if before else None
+    if last is None or last.nargs == 0:
+        return None
+    return [value for value in last.choices or () if value.startswith(word)]
 
 
 def shown(flags: argparse.Namespace) -> list[str]:
@@ -139,132 +155,6 @@ def shown(flags: argparse.Namespace) -> list[str]:
     switches = {"--resolve": flags.resolve, "--hydra-help": flags.hydra_help}
     given = [part for flag, value in values.items() if value for part in (flag, value)]
     return given + [flag for flag, on in switches.items() if on]
-
-
-def divided(typed: list[str]) -> tuple[list[str], list[str]]:
-    """The overrides that set one value, and those that list several. Raises ConfigError."""
-    listed = [
-        text for text, override in zip(typed, overrides.parsed(typed), strict=True) if override.is_sweep_override()
-    ]
-    return [text for text in typed if text not in listed], listed
-
-
-def refuse_listed(listed: list[str]) -> None:
-    """Raises ConfigError for several values where there is one job."""
-    for text in listed:
-        raise ConfigError(
-            f"{text.lstrip('+')} lists several values, which makes a sweep: add -m to run one job for each; "
-            "write one list as [a,b], and quote one text that has a comma"
-        )
-
-
-def preview(typed: list[str], flags: argparse.Namespace) -> tuple[DictConfig, RunMode | None]:
-    """The config as Hydra will compose it, before Hydra makes any folder, and the mode that it asks for.
-
-    Raises ConfigError.
-    """
-    composed, node = compose_whole(typed)
-    if flags.config_dir is not None:
-        ours = [text for text in typed if text.lstrip("+~").startswith("hydra") and not text.startswith(SEARCH_PATH)]
-        if not any(text.startswith("hydra/launcher=") for text in ours):
-            ours.append(f"hydra/launcher={node.runtime.choices['hydra/launcher']}")
-        refuse_active(plain(node), plain(compose_whole(ours)[1]), flags.config_dir)
-    return composed, node.mode
-
-
-def with_own_yaml(typed: list[str], flags: argparse.Namespace) -> list[str]:
-    """The overrides, and one that puts the user's own folder of YAML on Hydra's search path. Raises ConfigError."""
-    if flags.config_dir is None:
-        return typed
-    folder = Path(flags.config_dir)
-    if not folder.is_dir():
-        raise ConfigError(f"--config-dir {folder} is not a folder")
-    if any(text.lstrip("+").startswith(SEARCH_PATH) for text in typed):
-        raise ConfigError(f"--config-dir and {SEARCH_PATH} name the same thing; give one of them")
-    refuse_shadowed(folder, config.CONF, [(o.key_or_group, o.value()) for o in overrides.parsed(typed)])
-    return [*typed, f"{SEARCH_PATH}=[{quoted(f'{ForeignSource.scheme()}://{folder.absolute()}')}]"]
-
-
-def preview_sweep(typed: list[str], flags: argparse.Namespace) -> dict[str, Any]:
-    """The settings that all jobs share; every listed value has been composed once, and one job at least can train.
-
-    Raises ConfigError.
-    """
-    unlisted, listed = divided(typed)
-    choices = []
-    for text, override in zip(listed, overrides.parsed(listed), strict=True):
-        if not override.is_discrete_sweep():
-            raise ConfigError(f"{text} has no end; list values, as in {override.key_or_group}=…,…")
-        choices.append(matching(text, override) if isinstance(override.value(), Glob) else each(override))
-        if override.is_choice_sweep() and not isinstance(override.value(), Glob):
-            for choice in choices[-1]:
-                config.typed(preview([*unlisted, choice], flags)[0])
-    composed, mode = preview(unlisted, flags)
-    if mode != RunMode.MULTIRUN:  # else a file lists more values
-        refuse_hopeless(unlisted, choices, flags)
-    return config.typed(composed)
-
-
-def each(override: Override) -> list[str]:
-    """An override for each of the values that one lists."""
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-
-def matching(text: str, override: Override) -> list[str]:
-    """An override for each choice of a group that a glob stands for, of which YAML of one's own is none for Hydra.
-
-    Raises ConfigError where there is none.
-    """
-    group, glob = override.key_or_group, override.value()
-    assert isinstance(glob, Glob)
-    names = [name for name in config.options(group) if "<" not in name]  # a pattern is no choice
-    if not (found := glob.filter(names)):
-        raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{group} is no group'}")
-    return [f"{group}={name}" for name in found]
-
-
-def refuse_hopeless(unlisted: list[str], choices: list[list[str]], flags: argparse.Namespace) -> None:
-    """Raise the first job's ConfigError where none could train; where some could, the others fail as they are run."""
-    first = None
-    for job in itertools.product(*choices):
-        try:
-            config.checked(preview([*unlisted, *job], flags)[0])
-            return
-        except ConfigError as error:
-            first = first or error
-    if first is not None:
-        raise first
-
-
-def compose(typed: list[str]) -> DictConfig:
-    """What Hydra composes from our YAML and `key=value` arguments. Raises ConfigError."""
-    return compose_whole(typed)[0]
-
-
-def compose_whole(typed: list[str]) -> tuple[DictConfig, DictConfig]:
-    """The same, and Hydra's own node beside it; nothing in that node is run."""
-    try:
-        with composition_errors(), hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-            whole = hydra.compose("config", typed, return_hydra_config=True)
-    except (ValueError, TypeError) as error:  # what Hydra makes of a list of defaults that is none
-        raise ConfigError(f"this YAML cannot be composed, look at its `defaults`: {error}") from error
-    return OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), whole.hydra
-
-
-def plain(node: DictConfig) -> dict[str, Any]:
-    """A node as dictionaries, its interpolations left as they are."""
-    container = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
-@contextmanager
-def composition_errors() -> Iterator[None]:
-    """What Hydra and OmegaConf raise while they compose, as ConfigError."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise config.explained(error) from error
 
 
 def hydra_main(arguments: list[str]) -> None:
@@ -347,7 +237,7 @@ def single(typed: list[str], composed: DictConfig, settings: Mapping[str, Any], 
 
 def sweep(typed: list[str], flags: argparse.Namespace) -> None:
     """Train once for every combination; at the end, list the runs that failed. Raises the first one's error."""
-    settings = preview_sweep(typed, flags)
+    settings = preview_sweep(typed, flags.config_dir)
     root = Path(settings["run_dir"] or claim(Path("sweeps"), time_stamp()))
     make(root)
     again = f"gantrain resume {shlex.quote(str(root))}"
@@ -388,7 +278,7 @@ def resume_sweep(root: Path, typed: list[str]) -> None:
         raise ConfigError(f"{untyped[0]} is code to import, which has to be typed again: gantrain resume {root} …")
     flags = Parser().parse_args(["-m", *(["--config-dir", command.config_dir] if command.config_dir else [])])
     again = overrides.checked([*task, *typed, f"run_dir={quoted(root)}", "resume=auto"])
-    sweep(with_own_yaml([*again, *command.hydra], flags), flags)
+    sweep(with_own_yaml([*again, *command.hydra], flags.config_dir), flags)
 
 
 def new_name(settings: Mapping[str, Any]) -> tuple[Path, str]:
