@@ -1,9 +1,9 @@
 """Run folders as they are found. Nothing in them is trusted: they may come from somebody else.
 
-A folder is a run when it holds `summary.json` and `.hydra/config.yaml`. Files are read only where they really lie in
-the run folder (no link leads out of it), are regular, and are no larger than such a file can be; YAML and JSON make
-plain values only; every text is freed of control characters and shortened here, once. Settings are compared as
-the text that they have in YAML, and nothing in them is resolved.
+A folder is a run when it holds `.hydra/config.yaml`; `summary.json` says what became of it. Files are read only where
+they really lie in the run folder (no link leads out of it), are regular, and are no larger than such a file can be;
+YAML and JSON make plain values only; every text is freed of control characters and shortened here, once. Settings are
+compared as the text that they have in YAML, and nothing in them is resolved.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def collect(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
 
 def run_folders(top: Path) -> Iterator[Path]:
     """Every run in or below `top`; links to folders are not followed, and no run lies inside another."""
-    for where, folders, files in os.walk(top):
-        if "summary.json" in files and (Path(where) / ".hydra" / "config.yaml").is_file():
+    for where, folders, _ in os.walk(top):
+        if (Path(where) / ".hydra" / "config.yaml").is_file():
             folders.clear()
             yield Path(where)
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=in_order)
@@ -143,12 +143,14 @@ def in_order(name: str) -> list[tuple[float, str]]:
 
 
 def read(folder: Path) -> Run:
-    """A run, from its files. Raises DataError for a damaged one."""
+    """A run, from its files. Raises DataError for a damaged one, and for one that has not begun to train."""
+    if not (summary := _json(folder, "summary.json")):
+        raise DataError("summary.json is missing or empty: it has not begun to train, or was killed before it did")
     return Run(
         path=folder,
-        settings=dict(_settings(folder, ".hydra/config.yaml")),
-        overrides=[value for _, value in _settings(folder, ".hydra/overrides.yaml")],
-        summary=_json(folder, "summary.json"),
+        settings={clean(key): worded(value) for key, value in settings(folder, ".hydra/config.yaml")},
+        overrides=[worded(value) for _, value in settings(folder, ".hydra/overrides.yaml")],
+        summary=summary,
         evaluation=_json(folder, "evaluation.json"),
         reports=list(_reports(folder)),
     )
@@ -207,8 +209,8 @@ def content(folder: Path, name: str) -> bytes | None:
         raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _settings(folder: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Dotted keys and worded values of a YAML file, nothing resolved.
+def settings(folder: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a YAML file, nothing resolved; none where there is no file.
 
     Raises DataError for YAML that is none, or is made to exhaust its reader.
     """
@@ -218,8 +220,7 @@ def _settings(folder: Path, name: str) -> Iterator[tuple[str, str]]:
             raise DataError(f"{name} has more brackets than {MOST_BRACKETS:,}")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise DataError(f"{name} repeats parts of itself, which gantrain never writes")
-        for key, value in leaves(yaml.safe_load(text) or {}):
-            yield clean(key), worded(value)
+        yield from leaves(yaml.safe_load(text) or {})
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{name} is not YAML: {clean(str(error))}") from error
 

@@ -22,12 +22,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from gantrain import collection
 from gantrain.checkpoints import BEST
 from gantrain.collection import Run, clean, number, within
 from gantrain.errors import DataError
+from gantrain.provenance import provenance
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
 NOT_COMPARED = (
@@ -54,7 +55,6 @@ ROUNDED_FROM = 1e6  # a number that is written with an exponent
 SIGNIFICANT = 4
 REFERENCE = "training data"  # in place of samples
 MOST_NAMED = 3  # runs in a note
-OF_THE_PLACE = re.compile(r"\+*(run_dir|resume)=")  # overrides that another run cannot share
 CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # of evaluations that can be ranked
 
 
@@ -126,11 +126,10 @@ class Configuration:
         return Estimate.of(values) if values else None
 
     def written(self, metric: str) -> str:
-        """The estimate as text, with its number of seeds where some lack it."""
-        found = self.estimate(metric)
-        if found is None:
-            return "—"
-        return f"{found}" + (f" ({found.n} of {len(self.finished)})" if found.n < len(self.finished) else "")
+        """The estimate as text, with its number of seeds where some lack it, and the mean error of one measurement."""
+        found, error = self.estimate(metric), self.estimate(error_of(metric))
+        some = f"{found.n} of {len(self.finished)}" if found and found.n < len(self.finished) else ""
+        return noted(found, some, error and error.mean)
 
     def curve(self, name: str) -> list[tuple[float, Estimate]]:
         """A metric against the clock, at the clocks that all its runs reported; of all runs where none finished."""
@@ -232,6 +231,11 @@ class Comparison:
         counts = next((run.evaluation for run in self.runs if run.finished and run.reference), {})
         return reference_name(number(counts.get("reference_count")), number(counts.get("count")))
 
+    def referred(self, metric: str) -> str:
+        """What training examples get, as text."""
+        value = self.reference.get(metric)
+        return noted(None if value is None else Estimate.of([value]), error=self.reference.get(error_of(metric)))
+
     def best(self, metric: str) -> list[Configuration]:
         """The configurations with the best mean, of those of which every run has the metric: the survivors of failures
         would look better than they are. None where no direction is better, or nothing can be compared."""
@@ -241,6 +245,18 @@ class Comparison:
             return []
         top = max(sign * mean for _, mean in found)
         return [configuration for configuration, mean in found if sign * mean == top]
+
+
+def noted(estimate: Estimate | None, some: str = "", error: float | None = None) -> str:
+    """An estimate as text, and after it in brackets how many runs it is of, and the error of one measurement."""
+    notes = [some, "" if error is None else f"error {error:.2g}"]
+    about = ", ".join(filter(None, notes))
+    return "—" if estimate is None else f"{estimate}" + (f" ({about})" if about else "")
+
+
+def error_of(metric: str) -> str:
+    """The metric that holds another one's error of measurement."""
+    return f"{metric}_error"
 
 
 def better(metric: str) -> int:
@@ -273,8 +289,8 @@ def compare(folders: Iterable[Path]) -> Comparison:
     if not runs:
         reasons = "".join(f"\n  {path}: {reason}" for path, reason in unreadable.items())
         raise DataError(
-            f"no run that can be read in {', '.join(map(str, folders))}; a run folder holds summary.json and "
-            f".hydra/config.yaml{reasons}"
+            f"no run that can be read in {', '.join(map(str, folders))}; a run folder holds .hydra/config.yaml and "
+            f"summary.json{reasons}"
         )
     kept, notes = newest_of_each(runs)
     groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
@@ -372,68 +388,6 @@ def shortened(text: str) -> str:
 
 def _by_seed(run: Run) -> list[tuple[float, str]]:
     return collection.in_order(run.seed)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Where the numbers come from
-
-
-def provenance(run: Run) -> dict[str, str]:
-    """What a run's numbers depend on beside its settings, in words; empty values are left out."""
-    evaluation, fact = run.evaluation, run.fact
-    held_out = "held-out" if fact("data", "held_out") else "training"
-    facts = {
-        "data": (fact("data", "label"), _counted(fact("data", "training_images"), "training images")),
-        "data fingerprint": (fact("data", "fingerprint"),),
-        "losses, bounds, ratio": ("last report", _counted(fact("images"), "images shown to D")),
-        "bounds measured on": (f"{held_out} data, at most {run.settings.get('train.held_out_images', '?')}",),
-        "sample grids from": (fact("samples_from"),),
-        "evaluated": (_counted(evaluation.get("count"), "samples"), evaluation.get("samples_from")),
-        "evaluated against": (_counted(evaluation.get("real_count"), "real examples"), evaluation.get("split")),
-        "training data in place of samples": (_counted(evaluation.get("reference_count"), "training examples"),),
-        "evaluated checkpoint": (evaluation.get("checkpoint"), _counted(evaluation.get("images"), "images")),
-        "evaluation seed": (_counted(evaluation.get("seed"), ""),),
-        "features": tuple(_facts(evaluation.get("features"))),
-        "device": (fact("device"), *_facts({"threads": fact("threads")})),
-        "versions": tuple(_facts(fact("versions"))),
-    }
-    worded = {name: ", ".join(filter(None, map(clean, parts))) for name, parts in facts.items()}
-    return {name: text for name, text in worded.items() if text}
-
-
-def _counted(value: Any, what: str) -> str:
-    count = number(value)
-    return "" if count is None else f"{count:,.0f} {what}".strip()
-
-
-def _facts(values: Any) -> Iterator[str]:
-    for key, value in values.items() if isinstance(values, dict) else [("", values)] if values else []:
-        yield f"{clean(key)} {collection.worded(value)}".strip()
-
-
-def command_lines(runs: Iterable[Run]) -> list[list[str]]:
-    """The arguments of `gantrain train` that make such runs anew, in other folders; those of a sweep as one, where they
-    are all combinations of its values."""
-    sweeps: dict[Path, list[Run]] = {}
-    for run in runs:
-        sweeps.setdefault(run.path.parent, []).append(run)
-    return [line for members in sweeps.values() for line in _joined([_shared(run.overrides) for run in members])]
-
-
-def _shared(typed: Iterable[str]) -> list[str]:
-    return [text for text in typed if not OF_THE_PLACE.match(text)]
-
-
-def _joined(jobs: list[list[str]]) -> list[list[str]]:
-    chosen = [dict(text.partition("=")[::2] for text in job) for job in jobs]
-    if len(jobs) == 1 or any(each.keys() != chosen[0].keys() for each in chosen):
-        return jobs
-    values = {key: dict.fromkeys(each[key] for each in chosen) for key in chosen[0]}
-    listed = {tuple(each[key] for key in values) for each in chosen}
-    # As many jobs as combinations, and no two alike: they are all of them.
-    if not len(jobs) == len(listed) == math.prod(map(len, values.values())):
-        return jobs
-    return [["-m", *(f"{key}={','.join(found)}" for key, found in values.items())]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def save_scatter(
     real: Tensor | None = None,
     limits: tuple[float, float] | None = None,
     log_density: Callable[[Tensor], Tensor] | None = None,
+    name: str = "samples",
 ) -> None:
     """Draw samples of a density, `[N, 1]` as a histogram or `[N, 2]` as points, over the real ones.
 
@@ -94,6 +95,7 @@ def save_scatter(
         real: Real points of the same dimension.
         limits: The view, the same for both axes; what holds the real points (else the samples) when None.
         log_density: The true log density, `[M, d]` → `[M]`, drawn as a curve or as shades.
+        name: What the samples are called.
 
     Raises:
         DivergedError: A sample is not finite.
@@ -108,7 +110,7 @@ def save_scatter(
     real = None if real is None else real.detach().float().cpu()
     low, high = limits or _view(samples if real is None else real)
     outside = int(((samples < low) | (samples > high)).any(1).sum())
-    label = f"samples, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")
+    label = f"{name}, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")
     draw, width, height = (_draw_histogram, 7, 4.2) if samples.shape[1] == 1 else (_draw_points, 6, 6.4)
     with style():
         figure, (axes,) = new_figure(1, width, height)

@@ -21,6 +21,8 @@ REMEDIES = {
     errno.EACCES: "make it writable",
     errno.EPERM: "make it writable",
     errno.ENOENT: "put it back in its place",
+    errno.EEXIST: "there is a file where a folder is wanted",
+    errno.ENOTDIR: "there is a file where a folder is wanted",
 }
 
 

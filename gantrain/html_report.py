@@ -12,7 +12,7 @@ import html
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gantrain import collection, panels
@@ -23,17 +23,18 @@ from gantrain.comparison import (
     Configuration,
     Estimate,
     arrow,
-    command_lines,
-    provenance,
+    error_of,
     short,
 )
 from gantrain.comparison_plots import coordinates
 from gantrain.errors import DataError
 from gantrain.panels import Plot, looks
+from gantrain.provenance import command_lines, provenance
 from gantrain.terminal import printable
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MOST_COMMANDS = 12
+ERROR = "error"
 NO_CONTENT = {"img", "input", "meta", "wbr"}  # elements without an end tag
 
 STYLE = """
@@ -51,16 +52,23 @@ p { margin: .3rem 0 .8rem; max-width: 75ch; }
 pre { margin: .3rem 0; padding: .6rem .8rem; background: var(--raised); border-radius: 6px; font-size: .85rem;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: .6rem 0 1.2rem; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
-th { font-weight: 600; }
-thead th { color: var(--muted); vertical-align: bottom; }
-.wide :is(td, th):first-child { position: sticky; left: 0; background: var(--paper); }
-td.number, th.number { text-align: right; padding: .3rem .3rem .3rem .5rem; }
+table { border-collapse: separate; border-spacing: 0; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
+thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
+th[scope] { font-weight: 400; }
+tr > :first-child { position: sticky; left: 0; max-width: min(24rem, 40vw); padding-left: 0; background: var(--paper);
+  border-right: 1px solid var(--rule); }
+.number { text-align: right; }
 td.number { white-space: nowrap; }
 td.best { background: var(--best); font-weight: 600; }
 td.text { overflow-wrap: anywhere; min-width: 9rem; white-space: pre-wrap; }
 .failed { background: var(--bad); }
+.failures { margin: .6rem 0; padding: 0; list-style: none; font-size: .9rem; }
+.failures li { padding: .5rem 0; border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
+.failures div { display: flex; flex-wrap: wrap; gap: 0 .6rem; }
+.failures span { padding: 0 .4rem; border-radius: 4px; }
+.failures code { color: var(--muted); }
+.failures p { margin: .2rem 0 0; white-space: pre-wrap; }
 .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(46%, 13rem), 1fr)); gap: 1rem; }
 .points { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
@@ -76,6 +84,7 @@ img { display: block; width: 100%; height: auto; border-radius: 4px; cursor: zoo
   object-fit: contain; image-rendering: pixelated; background: var(--paper); border-radius: 0; cursor: zoom-out; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin: .5rem 0 1rem; padding: 0; list-style: none;
   font-size: .88rem; }
+.legend li { min-width: 0; overflow-wrap: anywhere; }
 .legend svg { display: inline-block; width: 2.2rem; height: .7rem; margin-right: .4rem; vertical-align: middle; }
 details { margin: 1rem 0; }
 summary { cursor: pointer; color: var(--accent); }
@@ -92,6 +101,7 @@ READING = {
         "The last report of training. None of these is a score: losses of different objectives have different units, "
         "and a bound is as good as the discriminator that found it."
     ),
+    ERROR: " An error in brackets is that of one measurement; it is no deviation over seeds.",
     REFERENCE: f" The row of {REFERENCE} is what training examples, as many where there are, get in place of samples.",
 }
 FIGURES = {
@@ -161,6 +171,7 @@ def page(comparison: Comparison, plots: Sequence[Plot]) -> str:
         *failures(comparison),
         *samples(comparison),
         *(part for name in FIGURES if name in drawn for part in figures(drawn[name], comparison)),
+        *(() if "curves" in drawn else no_curves()),
         *last_report(comparison),
         *trajectories(comparison),
         *settings(comparison),
@@ -212,11 +223,10 @@ def group_table(comparison: Comparison, group: str) -> Iterator[Html]:
     """A group of metrics, one row a configuration, and how to read it."""
     metrics = comparison.columns[group]
     best = {metric: comparison.best(metric) for metric in metrics}
-    keys = list(map(short, comparison.keys)) or ["gen_div"]
-    heads = ["#", *keys, "seeds", *(f"{metric.removeprefix(f'{group}/')}{arrow(metric)}" for metric in metrics)]
+    names = [metric.removeprefix(f"{group}/") + arrow(metric) for metric in metrics]
     rows = [
         [
-            *(tag("td", text) for text in row_name(configuration)),
+            named(configuration, comparison),
             tag("td", configuration.seeds, **({} if configuration.finished else {"class_": "failed"})),
             *(
                 tag("td", configuration.written(m), class_="number best" if configuration in best[m] else "number")
@@ -225,22 +235,27 @@ def group_table(comparison: Comparison, group: str) -> Iterator[Html]:
         ]
         for configuration in comparison.configurations
     ]
-    if reference := reference_row(comparison, metrics):
-        names, numbers = reference[: -len(metrics)], reference[-len(metrics) :]
-        rows.append([*(tag("td", text) for text in names), *(tag("td", text, class_="number") for text in numbers)])
-    yield tag("p", READING[group] + (READING[REFERENCE] if reference else ""), class_="quiet")
-    yield table(heads, rows, numbers=len(metrics))
+    notes = [READING[group]]
+    if any(error_of(metric) in comparison.metrics for metric in metrics):
+        notes.append(READING[ERROR])
+    if any(metric in comparison.reference for metric in metrics):
+        notes.append(READING[REFERENCE])
+        told = (tag("td", comparison.referred(metric), class_="number") for metric in metrics)
+        rows.append([tag("th", comparison.reference_name, scope="row"), tag("td"), *told])
+    yield tag("p", "".join(notes), class_="quiet")
+    yield table([head(comparison), "seeds", *names], rows, numbers=len(metrics))
 
 
 def failures(comparison: Comparison) -> Iterator[Html]:
     """Every run that does not count, and why."""
     if comparison.failures:
         yield tag("h2", "Runs that did not finish")
-        rows = [
-            [tag("td", str(path), class_="text"), tag("td", label), tag("td", status), tag("td", reason, class_="text")]
-            for path, label, status, reason in comparison.failures
-        ]
-        yield table(["run", "configuration", "status", "reason"], rows)
+        told = []
+        for path, label, status, reason in comparison.failures:
+            name = [tag("strong", label)] if label else []
+            which = [*name, tag("span", status, class_="failed"), tag("code", str(path))]
+            told.append(tag("li", tag("div", *which), tag("p", reason)))
+        yield tag("ul", *told, class_="failures")
 
 
 def samples(comparison: Comparison) -> Iterator[Html]:
@@ -292,6 +307,15 @@ def grid(run: Run, name: str, heading: str, caption: str) -> Html:
     return tag("figure", tag("h3", heading), zoom, tag("figcaption", caption))
 
 
+def no_curves() -> Iterator[Html]:
+    """Why there are none."""
+    yield tag("h2", FIGURES["curves"][0])
+    yield tag(
+        "p",
+        "No run reported more than once, and one report makes no curve. train.report_every_images=… says how often.",
+    )
+
+
 def figures(plot: Plot, comparison: Comparison) -> Iterator[Html]:
     """A plot's panels under a heading and one legend."""
     heading, reading = FIGURES[plot.name]
@@ -330,8 +354,8 @@ def endpoint_table(comparison: Comparison) -> Html:
         best = distinct(pair(coordinates(run, "optimum")) for run in configuration.runs)
         away = over_seeds(configuration, "endpoint", "distance")
         cells = [*reached, *(", ".join(texts) or "—" for texts in (flows, best)), away, verdict(configuration)]
-        rows.append([tag("td", configuration.label), *(tag("td", text, class_="number") for text in cells)])
-    heads = ["configuration", "μ, training", "σ, training", "exact flow (μ, σ)", "best Gaussian (μ, σ)", "distance"]
+        rows.append([named(configuration, comparison), *(tag("td", text, class_="number") for text in cells)])
+    heads = [head(comparison), "μ, training", "σ, training", "exact flow (μ, σ)", "best Gaussian (μ, σ)", "distance"]
     return table([*heads, "as promised"], rows, numbers=len(heads))
 
 
@@ -351,10 +375,12 @@ def trajectories(comparison: Comparison) -> Iterator[Html]:
     yield tag("p", "Of (θ, ψ) about (0, 0): its turns, and its distance at the first report and at the last.")
     made: list[tuple[str | int, ...]] = [("turns",), ("distance", 0), ("distance", 1)]
     keys = [*made, *(("theory", *each) for each in (made[0], made[2]))]
-    rows = [[c.label, *(over_seeds(c, "trajectory", *each) for each in keys)] for c in kept]
-    heads = ["configuration", "turns", "distance, first", "distance, last", "turns, linear theory"]
-    cells = [[tag("td", label), *(tag("td", text, class_="number") for text in texts)] for label, *texts in rows]
-    yield table([*heads, "distance, last, linear theory"], cells, numbers=len(heads))
+    rows = [
+        [named(c, comparison), *(tag("td", over_seeds(c, "trajectory", *each), class_="number") for each in keys)]
+        for c in kept
+    ]
+    heads = [head(comparison), "turns", "distance, first", "distance, last", "turns, linear theory"]
+    yield table([*heads, "distance, last, linear theory"], rows, numbers=len(keys))
 
 
 def over_seeds(configuration: Configuration, *keys: str | int) -> str:
@@ -377,8 +403,9 @@ def pair(at: tuple[float, float] | None) -> str:
 
 
 def settings(comparison: Comparison) -> Iterator[Html]:
-    """What differs between the configurations, also where it follows from something else that does."""
-    if not comparison.differing:
+    """What differs between the configurations, also where it follows from something else that does. A single setting
+    is their name already."""
+    if len(comparison.differing) < 2:
         return
     reading = (
         "All settings that are not the same in every configuration. The others are in each run's .hydra/config.yaml."
@@ -386,25 +413,38 @@ def settings(comparison: Comparison) -> Iterator[Html]:
     yield tag("h2", "What differs")
     yield tag("p", reading, class_="quiet")
     rows = [
-        [tag("td", str(c.number)), *(tag("td", c.runs[0].settings.get(key, "—")) for key in comparison.differing)]
+        [named(c, comparison), *(tag("td", c.runs[0].settings.get(key, "—")) for key in comparison.differing)]
         for c in comparison.configurations
     ]
-    yield table(["#", *map(short, comparison.differing)], rows)
+    yield table(["configuration", *map(short, comparison.differing)], rows)
 
 
 def origins(comparison: Comparison) -> Iterator[Html]:
     """What every number depends on, and which runs differ in it."""
     yield tag("h2", "Where the numbers come from")
     finished = [run for run in comparison.runs if run.finished]
-    made = [provenance(run) for run in finished or comparison.runs]
+    made = {run.path: provenance(run) for run in finished or comparison.runs}
     rows = []
-    for name in dict.fromkeys(name for each in made for name in each):
-        values = [each.get(name, "not recorded") for each in made]
-        counts = {value: values.count(value) for value in values}
-        texts = [value if len(counts) == 1 else f"{value} ({counted(n, 'run')})" for value, n in counts.items()]
-        rows.append([tag("td", name), tag("td", "\n".join(texts), class_="text")])
+    for name in dict.fromkeys(name for each in made.values() for name in each):
+        paths: dict[str, set[Path]] = {}
+        for path, each in made.items():
+            paths.setdefault(each.get(name, "not recorded"), set()).add(path)
+        *few, most = sorted(paths, key=lambda value: len(paths[value]))
+        texts = [f"{value} ({'; '.join(whose(paths[value], comparison))})" for value in few]
+        others = list(whose(paths[most], comparison))
+        them = others[0] if len(others) == 1 else f"the other {counted(len(paths[most]), 'run')}"
+        texts.append(f"{most} ({them})" if few else most)
+        rows.append([tag("th", name, scope="row"), tag("td", "\n".join(texts), class_="text")])
     yield table(["", "finished runs" if finished else "runs"], rows)
     yield tag("p", "compare.csv has every metric of every run in full precision.", class_="quiet")
+
+
+def whose(paths: Collection[Path], comparison: Comparison) -> Iterator[str]:
+    """The configurations of these runs, with their seeds where not all that count are among them."""
+    for c in comparison.configurations:
+        if seeds := [run.seed for run in c.shown if run.path in paths]:
+            name = f"#{c.number}" if panels.numbered(comparison) else c.label
+            yield name if len(seeds) == len(c.shown) else f"{name} seed {', '.join(seeds)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -412,7 +452,8 @@ def origins(comparison: Comparison) -> Iterator[Html]:
 
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[Html]], numbers: int = 0) -> Html:
-    """A table that scrolls by itself where it is too wide; the last `numbers` columns hold numbers."""
+    """A table that scrolls by itself where it is too wide, past its first column; the last `numbers` columns hold
+    numbers."""
     kinds = ["text"] * (len(heads) - numbers) + ["number"] * numbers
     top = tag(
         "thead", tag("tr", *(tag("th", heading(head), class_=kind) for head, kind in zip(heads, kinds, strict=True)))
@@ -421,18 +462,14 @@ def table(heads: Sequence[str], rows: Iterable[Iterable[Html]], numbers: int = 0
     return tag("div", tag("table", top, body), class_="wide", tabindex="0")
 
 
-def row_name(configuration: Configuration) -> list[str]:
-    """A row's first cells: its number, and the settings that tell it apart."""
-    return [str(configuration.number), *(configuration.values.values() or [configuration.label])]
+def head(comparison: Comparison) -> str:
+    """What the column of configurations is called: the setting that differs, where there is only one."""
+    return short(comparison.keys[0]) if len(comparison.keys) == 1 else "configuration"
 
 
-def reference_row(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
-    """What training data get in place of samples, as a row of a table; empty where none of these was measured."""
-    found = [comparison.reference.get(metric) for metric in metrics]
-    if not any(value is not None for value in found):
-        return []
-    names = ["", comparison.reference_name, *[""] * max(len(comparison.keys), 1)]  # number, settings, seeds
-    return [*names, *("—" if value is None else str(Estimate.of([value])) for value in found)]
+def named(configuration: Configuration, comparison: Comparison) -> Html:
+    """The cell that begins a configuration's row."""
+    return tag("th", panels.name(configuration, comparison), scope="row")
 
 
 def heading(name: str) -> Html:

@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL = (4.4, 3.0)  # inches
+TITLE_WIDTH = 52  # letters of a panel's title on a line
 MOST_COLUMNS = 3
 PALETTE = (*COLOURS, "#8c564b", "#7f7f7f")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))  # in widths of the line
@@ -147,7 +149,7 @@ def _encoded(figure: Figure, kind: str, metadata: dict[str, None], **options: An
 
 
 def _fill(axes: Axes, panel: Panel) -> None:
-    axes.set_title(panel.title, color=figures.INK)
+    axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH), color=figures.INK)
     panel.draw(axes)
 
 

@@ -172,8 +172,11 @@ def listed_reasons(failed: Mapping[str, str]) -> str:
 
 def compare_runs(root: Path) -> None:
     """Lay the runs side by side. Whatever goes wrong here, the sweep ends as its runs did."""
+    from gantrain import unbegun  # which imports this module
+
     try:
         found = comparison.compare([root])
+        found.notes.extend(unbegun.notes([root]))
         compare.show(found)
         say(f"the report is {compare.write(found, root)}")
     except Exception as error:

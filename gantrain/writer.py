@@ -79,7 +79,7 @@ class Writer:
         if not path.exists():
             with self.reporter.sparing_the_run():
                 self.folder.samples.mkdir(exist_ok=True)
-                self._draw(self.data.held_out(GRID_IMAGES if self.pictures else SCATTER_POINTS), path)
+                self._draw(self.data.held_out(GRID_IMAGES if self.pictures else SCATTER_POINTS), path, "data")
 
     def report(self, *, training: bool = True, samples: bool = False) -> None:
         """One row of numbers: how training goes, what samples are worth, or both."""
@@ -203,12 +203,12 @@ class Writer:
             self._draw(samples, path)
             self.reporter.picture(self.state.images, "samples", path)
 
-    def _draw(self, points: Tensor, path: Path) -> None:
+    def _draw(self, points: Tensor, path: Path, name: str = "samples") -> None:
         if self.pictures:
             figures.save_grid(points, path)
         else:
-            real = self.data.held_out(SCATTER_POINTS)
-            figures.save_scatter(points, path, real=real, log_density=getattr(self.data, "log_density", None))
+            real, log_density = self.data.held_out(SCATTER_POINTS), getattr(self.data, "log_density", None)
+            figures.save_scatter(points, path, real=real, log_density=log_density, name=name)
 
     def curves(self) -> None:
         """`losses.png`, from the metrics file."""

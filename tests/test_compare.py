@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,10 +23,11 @@ import yaml
 from conftest import Answer
 from PIL import Image, PngImagePlugin
 
-from gantrain import collection, comparison, comparison_plots, html_report, panels, sweeps
+from gantrain import collection, comparison, comparison_plots, html_report, panels, sweeps, unbegun
 from gantrain.commands import compare as show
 from gantrain.comparison import Comparison, Configuration, Estimate, better, compare
 from gantrain.errors import DataError
+from gantrain.provenance import command_lines, provenance
 
 Gantrain = Callable[..., Answer]
 SETTINGS: dict[str, Any] = {
@@ -245,6 +247,24 @@ def test_only_finished_runs_and_finite_numbers_count(tmp_path: Path) -> None:
     assert found.written("bound/kl") == "2.0 ± 1.4 (2 of 3)"
 
 
+def test_the_error_of_a_measurement_stands_beside_the_deviation_over_seeds(gantrain: Gantrain, tmp_path: Path) -> None:
+    for seed, (value, error) in enumerate([(0.25, 0.0625), (0.75, 0.1875)]):
+        values = {"quality/kid_classifier": value, "quality/kid_classifier_error": error}
+        evaluation = {"metrics": values, "reference": {name: 2 * value for name, value in values.items()}}
+        make_run(tmp_path / f"s/{seed}", {"seed": seed}, evaluation=evaluation)
+    found = compare([tmp_path / "s"])
+    assert found.configurations[0].written("quality/kid_classifier") == "0.50 ± 0.35 (error 0.12)"
+    assert found.referred("quality/kid_classifier") == "0.5 (error 0.12)"
+    assert found.referred("quality/precision") == "—"
+    assert compare([tmp_path / "s/0"]).configurations[0].written("quality/kid_classifier") == "0.25 (error 0.062)"
+    assert "0.50 ± 0.35 (error 0.12)" in gantrain("compare", "s").out
+    page = page_of(tmp_path / "s").text
+    assert "0.50 ± 0.35 (error 0.12)" in page
+    assert any("An error in brackets is that of one measurement" in text for text in page)
+    make_run(tmp_path / "without", evaluation={})
+    assert not any("An error in brackets" in text for text in page_of(tmp_path / "without").text)
+
+
 def test_a_band_is_the_deviation_at_each_clock(tmp_path: Path) -> None:
     (kl, _) = compare([sweep(tmp_path, seeds=3)]).configurations
     clock, mean, low, high = comparison_plots.thinned(kl, "loss/generator")
@@ -386,8 +406,8 @@ def test_a_spreadsheet_sees_no_formula(tmp_path: Path) -> None:
 
 def test_commands_are_those_that_were_typed(tmp_path: Path) -> None:
     runs = compare([sweep(tmp_path)]).runs
-    assert comparison.command_lines(runs) == [["-m", "gen_div=kl,js", "seed=0,1"]]
-    assert comparison.command_lines(runs[:3]) == [
+    assert command_lines(runs) == [["-m", "gen_div=kl,js", "seed=0,1"]]
+    assert command_lines(runs[:3]) == [
         ["gen_div=kl", "seed=0"],
         ["gen_div=kl", "seed=1"],
         ["gen_div=js", "seed=0"],
@@ -407,7 +427,7 @@ def test_runs_that_are_no_grid_keep_their_commands(jobs: list[list[str]], tmp_pa
     for seed, job in enumerate(jobs):
         run = make_run(tmp_path / f"{seed}", {"seed": seed})
         (run / ".hydra/overrides.yaml").write_text(yaml.safe_dump(job))
-    assert comparison.command_lines(compare([tmp_path]).runs) == jobs
+    assert command_lines(compare([tmp_path]).runs) == jobs
 
 
 def test_nothing_is_reckoned_anew_for_each_cell(tmp_path: Path) -> None:
@@ -479,7 +499,8 @@ def test_sixty_runs_have_sixty_grids_and_twenty_rows(tmp_path: Path) -> None:
     sweep(tmp_path, ",".join(f"alpha_{index}" for index in range(20)), seeds=3)
     page = page_of(tmp_path)
     assert page.tags.count("img") == 61
-    assert page.text.count("alpha_7") == 3 + 3 + 1  # a row in each table, its grids, what differs
+    assert page.text.count("alpha_7") == 3, "its grids"
+    assert "".join(page.text).count("8  alpha_7") == 3, "a row in each table"
 
 
 def test_configurations_look_different_and_alike_in_what_they_share(tmp_path: Path) -> None:
@@ -603,6 +624,37 @@ def test_paths_of_a_dirac_gan_are_a_table(tmp_path: Path) -> None:
     assert text[start + 7 :][:6] == ["js", "—", "1", "—", "—", "—"]
 
 
+def test_runs_that_differ_in_where_their_numbers_come_from_are_named(tmp_path: Path) -> None:
+    for place, runs in {"cpu": "kl0 kl1", "cuda:0": "gan0 gan1 js0", "cuda:1": "js1"}.items():
+        for run in runs.split():
+            settings = {"gen_div": {"name": run[:-1]}, "seed": int(run[-1])}
+            last = make_run(tmp_path / run, settings, device=place, threads=1)
+    text = page_of(tmp_path).text
+    assert text[text.index("versions") + 1] == "torch 2.15.0"
+    told = text[text.index("device") + 1].replace(", threads 1", "").splitlines()
+    assert told == ["cuda:1 (js seed 1)", "cpu (kl)", "cuda:0 (the other 3 runs)"]
+    (last / "summary.json").write_text((last / "summary.json").read_text().replace("finished", "failed"))
+    text = page_of(tmp_path).text
+    told = text[text.index("device") + 1].replace(", threads 1", "").splitlines()
+    assert told == ["cpu (kl)", "cuda:0 (the other 3 runs)"], "of the finished runs"
+
+
+def test_what_a_run_that_never_trained_does_not_say_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "summary.json").write_text(json.dumps({"status": "stopped", "reason": "stopped by SIGINT"}))
+    assert provenance(collection.read(run)) == {}
+
+
+def test_one_report_makes_no_curve_and_the_page_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Losses and bounds" in (text := page_of(run, drawn=True).text)
+    assert not any("one report makes no curve" in each for each in text)
+    reports = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(reports[-1] + "\n")
+    text = page_of(run, drawn=True).text
+    assert "one report makes no curve" in text[text.index("Losses and bounds") + 1]
+
+
 def test_grids_are_from_one_seed_where_they_can_be(tmp_path: Path) -> None:
     sweep(tmp_path)
     summary = tmp_path / "0-gen_div-kl_seed-0/summary.json"
@@ -653,6 +705,82 @@ def test_a_sweep_ends_with_its_report(gantrain: Gantrain, tmp_path: Path) -> Non
     assert answer.code == 0
     assert (tmp_path / "s/report.html").is_file()
     assert "the report is s/report.html" in answer.out
+    assert "have not begun" not in gantrain("compare", "s").out
+    shutil.rmtree(tmp_path / "s/1-gen_div-js")
+    told = "1 of 2 runs of s have not begun: gen_div=js. Unless it is still running, go on with: gantrain resume s"
+    assert told in gantrain("compare", "s").out.splitlines()
+    assert told in (tmp_path / "s/report.html").read_text()
+    assert "have not begun" not in gantrain("compare", "s/0-gen_div-kl").out, "nobody asked about the others"
+
+
+def swept(root: Path, typed: list[str], of_files: dict[str, str] | None = None, begun: tuple[int, ...] = (0,)) -> Path:
+    """A sweep's folder with the command as Hydra keeps it, and the runs of these numbers."""
+    for number in begun:
+        make_run(root / f"{number}-run", {"seed": number})
+    command = {"hydra": {"overrides": {"task": typed, "hydra": []}, "sweeper": {"params": of_files}}}
+    (root / "multirun.yaml").write_text(yaml.safe_dump(command))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("typed", "of_files", "begun", "told"),
+    [
+        (
+            ["gen_div=kl,js", "train.images=5", "++seed=1,2"],
+            None,
+            (0, 3),
+            "2 of 4 runs: gen_div=kl seed=2, gen_div=js seed=1",
+        ),
+        (["seed=range(5)"], None, (0,), "4 of 5 runs: seed=1, seed=2, seed=3 and 1 more"),
+        (["disc_div=glob(j*)"], None, (1,), "1 of 2 runs: disc_div=jeffreys"),
+        (["seed=1,2"], {"gen_div": "${a:${b}},kl", "seed": "7,8,9"}, (1, 2, 3), "1 of 4 runs: gen_div=? seed=1"),
+        (["seed=4"], {"gen_div": "js,kl", "seed": "7,8,9"}, (1,), "1 of 2 runs: gen_div=js"),
+        (["gen_div=kl,js"], None, (0, 1), ""),
+        (["gen_div=kl"], None, (0,), ""),
+        (["seed=range(0,1000000000)"], None, (0,), ""),
+        ([f"key{index}=range(9999)" for index in range(999)], None, (0,), ""),
+        (["seed=interval(0,1)"], None, (0,), ""),
+    ],
+)
+def test_runs_that_have_not_begun_are_named(
+    typed: list[str], of_files: dict[str, str] | None, begun: tuple[int, ...], told: str, tmp_path: Path
+) -> None:
+    notes = list(unbegun.notes([swept(tmp_path / "tree/s", typed, of_files, begun), tmp_path / "tree"]))
+    assert [note.split(". Unless")[0].replace(f" of {tmp_path}/tree/s have not begun", "") for note in notes] == (
+        [told] if told else []
+    )
+
+
+@pytest.mark.parametrize("text", ["seed=range(1,9,0)", "a b=1,2", "disc_div=glob(q*)"])
+def test_a_command_that_cannot_be_read_is_told(text: str, tmp_path: Path) -> None:
+    (note,) = unbegun.notes([swept(tmp_path, [text])])
+    assert note.startswith(f"which runs of {tmp_path} have not begun cannot be told: ")
+
+
+def test_a_sweep_whose_runs_have_names_of_their_own_is_left_alone(tmp_path: Path) -> None:
+    (swept(tmp_path, ["gen_div=kl,js"]) / "0-run").rename(tmp_path / "mine")
+    assert list(unbegun.notes([tmp_path])) == []
+
+
+def test_a_run_that_never_trained_is_named(gantrain: Gantrain, tmp_path: Path) -> None:
+    make_run(tmp_path / "s/0-run")
+    (make_run(tmp_path / "s/1-run") / "summary.json").unlink()
+    answer = gantrain("compare", "s")
+    assert "unreadable: s/1-run: summary.json is missing or empty: it has not begun to train" in answer.out
+    assert "s/1-run" in (tmp_path / "s/report.html").read_text()
+    assert "summary.json is missing" in gantrain("compare", "s/1-run").err
+
+
+@pytest.mark.parametrize("out", ["file", "file/inside"])
+def test_a_file_in_place_of_the_folder_for_the_report(gantrain: Gantrain, tmp_path: Path, out: str) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "file").write_text("mine")
+    answer = gantrain("compare", "run", f"out={out}")
+    assert (answer.code, answer.err) == (
+        2,
+        f"gantrain: out={out}: file is a file; give a folder, which is made where there is none\n",
+    )
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_report_that_fails_changes_no_sweeps_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -741,6 +869,17 @@ def test_what_is_no_file_of_the_run_is_not_read(name: str, kind: str, tmp_path: 
     assert [run.path for run in found.runs] == [good]
     # A config that is no file makes no run.
     assert list(found.unreadable) == ([] if name.endswith(".yaml") and kind in ("pipe", "loop") else [bad])
+
+
+@pytest.mark.parametrize("name", ["multirun.yaml", ".multirun.yaml"])
+def test_a_sweeps_command_is_read_only_where_it_lies(name: str, tmp_path: Path) -> None:
+    root = swept(tmp_path / "s", ["gen_div=kl,js"])
+    outside = tmp_path / "secret.yaml"
+    outside.write_text("secret: [")
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(outside)
+    (note,) = unbegun.notes([root])
+    assert "is a link out of the run folder" in note
 
 
 def test_links_between_folders_are_not_followed(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ LAYERS = [
     {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "wandb_mirror"}
     | {"metrics", "classifier", "inception", "eyes"},
     {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory", "evaluation"}
-    | {"verification", "verification_plots", "collection", "comparison", "comparison_plots", "html_report", "panels"},
+    | {"verification", "verification_plots", "collection", "provenance", "comparison", "comparison_plots"}
+    | {"html_report", "panels"},
     # `gantrain` itself offers `load`.
     {"schema", "config", "composition", "foreign", "overrides", "launch", "packed", "memory", "parts", "summary"}
-    | {"sweeps", "commands", "cli", "gantrain"},
+    | {"sweeps", "unbegun", "commands", "cli", "gantrain"},
 ]
 TOP = len(LAYERS) - 1
 

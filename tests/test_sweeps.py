@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gantrain.comparison import command_lines, compare
+from gantrain.comparison import compare
+from gantrain.provenance import command_lines
 from gantrain.run import RunFolder
 from gantrain.sweeps import COMMAND, command_of
 

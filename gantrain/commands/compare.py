@@ -28,9 +28,10 @@ Examples
 
 Runs that differ only in seed are one configuration: mean ± standard deviation over its finished runs. It is named after
 what differs between configurations, and nothing else. * marks the best mean of a column that has a better direction
-(↑ or ↓), of configurations of which every run has it. Metrics of quality and diversity are shown for runs that were
-evaluated; training data is what training examples get in place of samples, as many where there are. A sweep is compared
-when it ends. out defaults to DIR; to comparison for a single run, and for more than one DIR."""
+(↑ or ↓), of configurations of which every run has it; (error …) is that of one measurement. Metrics of quality and
+diversity are shown for runs that were evaluated; training data is what training examples get in place of samples, as
+many where there are. A sweep is compared when it ends; before, its runs that have not begun are named. out defaults to
+DIR; to comparison for a single run, and for more than one DIR."""
 
 
 @dataclass
@@ -51,7 +52,10 @@ def run(arguments: list[str]) -> None:
     options = overrides.read(Options, [argument for argument in arguments if Path(argument) not in folders])
     if not folders:
         raise ConfigError("compare needs runs, sweeps, or a tree that holds them: gantrain compare DIR… [out=DIR]")
+    from gantrain import unbegun  # which knows sweeps, and these this module
+
     found = comparison.compare(folders)
+    found.notes.extend(unbegun.notes(folders))
     show(found)
     for path, label, status, why in found.failures:
         say(f"{status}: {path}{f' ({label})' if label else ''}: {why.splitlines()[0]}")
@@ -69,9 +73,12 @@ def show(found: Comparison) -> None:
 
 
 def write(found: Comparison, out: Path) -> Path:
-    """compare.csv, the figures and the page, whose path is returned. Raises StorageError."""
+    """compare.csv, the figures and the page, whose path is returned. Raises ConfigError and StorageError."""
     from gantrain import comparison_plots, html_report, panels
 
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"out={out}: {there} is a file; give a folder, which is made where there is none")
     plots = comparison_plots.plots(found)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -86,18 +93,23 @@ def write(found: Comparison, out: Path) -> Path:
 
 def tables(found: Comparison) -> Iterator[Table]:
     """One row a configuration; a group of metrics is a table, or several where the terminal is too narrow for one."""
-    from gantrain.html_report import reference_row, row_name
-
     heads = ["#", *map(comparison.short, found.keys or comparison.FIRST[:1]), "seeds"]
     for group, metrics in (found.columns or {"no run finished": []}).items():
         top = [*heads, *(metric.removeprefix(f"{group}/") + comparison.arrow(metric) for metric in metrics)]
         best = {metric: found.best(metric) for metric in metrics}
         rows = [[*row_name(c), c.seeds, *(cell(c, m, best[m]) for m in metrics)] for c in found.configurations]
-        reference = reference_row(found, metrics)
-        columns = [list(column) for column in zip(top, *rows, *filter(None, [reference]), strict=True)]
+        if any(metric in found.reference for metric in metrics):
+            settings = ["", found.reference_name, *[""] * (len(heads) - 2)]
+            rows.append([*settings, *map(found.referred, metrics)])
+        columns = [list(column) for column in zip(top, *rows, strict=True)]
         names, numbers = columns[: len(heads)], columns[len(heads) :]
         for part in fitting(numbers, console().width - sum(map(room, names))):
             yield table(group, names, part)
+
+
+def row_name(configuration: Configuration) -> list[str]:
+    """A row's first cells: its number, and the settings that tell it apart."""
+    return [str(configuration.number), *(configuration.values.values() or [configuration.label])]
 
 
 def cell(configuration: Configuration, metric: str, best: list[Configuration]) -> str:

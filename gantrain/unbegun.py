@@ -1,0 +1,78 @@
+"""The runs of a sweep that have not begun: all that its command stands for, without those that have a summary."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hydra.core.override_parser.types import Glob
+
+from gantrain import collection, overrides, sweeps
+from gantrain.comparison import MOST_NAMED
+from gantrain.composition import matching
+from gantrain.errors import GantrainError
+
+TYPED, OF_FILES = "hydra.overrides.task.", "hydra.sweeper.params."  # in the file of a sweep's command
+INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
+MOST_JOBS = 100_000  # of a sweep; a file that lists more was written to exhaust its reader
+
+
+def notes(folders: Iterable[Path]) -> Iterator[str]:
+    """A note on every sweep, in or below `folders`, with runs that have not begun."""
+    runs = ((folder, run) for folder in folders for run in collection.run_folders(folder))
+    for root in dict.fromkeys(run.parent for folder, run in runs if run != folder):
+        try:
+            yield from not_begun(root)
+        except (GantrainError, ValueError) as error:  # of a range, too, that is none
+            yield f"which runs of {root} have not begun cannot be told: {error}"
+
+
+def not_begun(root: Path) -> Iterator[str]:
+    """How many runs of the sweep in `root` have no summary, which they are, and what to do; nothing where all have one,
+    or where `root` holds no sweep that gantrain numbered. Raises GantrainError where its command cannot be read."""
+    choices = choices_of(root) if sweeps.is_sweep(root) else []
+    begun = {sweeps.job_number(path.parent) for path in root.glob("*/summary.json")}
+    missing = math.prod(map(len, choices)) - len(begun)
+    if not choices or missing < 1 or -1 in begun:
+        return
+    jobs = (job for number, job in enumerate(itertools.product(*choices)) if number not in begun)
+    named = [collection.clean(" ".join(filter(None, job))) for job in itertools.islice(jobs, MOST_NAMED)]
+    more = f" and {missing - MOST_NAMED:,} more" if missing > MOST_NAMED else ""
+    yield (
+        f"{missing:,} of {missing + len(begun):,} runs of {root} have not begun: {', '.join(named)}{more}. "
+        f"Unless it is still running, go on with: gantrain resume {shlex.quote(str(root))}"
+    )
+
+
+def choices_of(root: Path) -> list[list[str]]:
+    """What the runs of the sweep in `root` choose from, in the order in which Hydra's sweeper numbers them: a list for
+    each key, of one empty text where there is no choice. No lists where there is no end of them."""
+    name = sweeps.KEPT if (root / sweeps.KEPT).exists() else sweeps.COMMAND
+    values = {key: uninterpolated(str(value)) for key, value in collection.settings(root, name)}
+    texts = [f"{key.removeprefix(OF_FILES)}={value}" for key, value in values.items() if key.startswith(OF_FILES)]
+    texts += [value for key, value in values.items() if key.startswith(TYPED)]
+    choices = {}  # what is typed replaces what a file says, in its place
+    for text, override in zip(texts, overrides.parsed(texts), strict=True):
+        key = override.key_or_group
+        if not override.is_sweep_override():
+            choices[key] = [""]
+        elif isinstance(override.value(), Glob):
+            choices[key] = sorted(matching(text, override))
+        elif override.is_discrete_sweep():
+            listed = itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1)
+            choices[key] = [f"{key}={value}" for value in listed]
+        if math.prod(map(len, choices.values())) > MOST_JOBS or key not in choices:
+            return []
+    return list(choices.values())
+
+
+def uninterpolated(text: str) -> str:
+    """A text with a question mark for each interpolation: nothing from a folder is resolved, nor could Hydra's parser
+    read one inside another."""
+    while (shorter := INTERPOLATION.sub("?", text)) != text:
+        text = shorter
+    return text
