@@ -310,5 +310,5 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
                 problems.append(str(error))
     reasons = "\n  ".join(problems) or ("it holds no checkpoint" if folder.exists() else "there is no such folder")
     raise CheckpointError(
-        f"no usable checkpoint in {folder}:\n  {reasons}\nput a copy of one there, with its .sha256, or start a new run"
+        f"no usable checkpoint in {folder}; put a copy of one there, with its .sha256, or start a new run:\n  {reasons}"
     )
