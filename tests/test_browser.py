@@ -23,7 +23,7 @@ FLAGS = (
     *("--disable-background-networking", "--remote-debugging-pipe"),
 )
 PHONE, LAPTOP = 390, 1280  # CSS pixels
-SECONDS = 60  # until a browser that hangs is killed
+SECONDS = 180  # until a browser that hangs is killed, for all tests together
 
 pytestmark = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(BROWSERS)} is installed to open the page in")
 
