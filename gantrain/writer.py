@@ -79,7 +79,7 @@ class Writer:
         if not path.exists():
             with self.reporter.sparing_the_run():
                 self.folder.samples.mkdir(exist_ok=True)
-                self._draw(self.data.held_out(GRID_IMAGES if self.pictures else SCATTER_POINTS), path, "data")
+                self._draw(self.data.held_out(GRID_IMAGES if self.pictures else SCATTER_POINTS), path, name="real")
 
     def report(self, *, training: bool = True, samples: bool = False) -> None:
         """One row of numbers: how training goes, what samples are worth, or both."""
@@ -200,14 +200,14 @@ class Writer:
         samples = generate(self.state.best_generator, fixed_latents(self.latents, count, self.seed))
         with self.reporter.sparing_the_run():
             path.parent.mkdir(exist_ok=True)
-            self._draw(samples, path)
+            self._draw(samples, path, real=None if self.pictures else self.data.held_out(SCATTER_POINTS))
             self.reporter.picture(self.state.images, "samples", path)
 
-    def _draw(self, points: Tensor, path: Path, name: str = "samples") -> None:
+    def _draw(self, points: Tensor, path: Path, *, real: Tensor | None = None, name: str = "samples") -> None:
         if self.pictures:
             figures.save_grid(points, path)
         else:
-            real, log_density = self.data.held_out(SCATTER_POINTS), getattr(self.data, "log_density", None)
+            log_density = getattr(self.data, "log_density", None)
             figures.save_scatter(points, path, real=real, log_density=log_density, name=name)
 
     def curves(self) -> None:

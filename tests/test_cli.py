@@ -465,6 +465,17 @@ def test_every_kind_of_game_is_played_to_its_end(gantrain: Gantrain, tmp_path: P
     assert end["samples_from"] == ("generator" if name == "no average" else "averaged generator")
 
 
+def test_a_density_is_drawn_once_in_its_own_picture(
+    gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr("gantrain.figures.save_scatter", lambda points, path, **given: drawn.update({path.name: given}))
+    assert gantrain("train", "run_dir=run", "dataset=ring", "train.images=200", "train.batch_size=100").code == 0
+    own, samples = drawn["real.png"], drawn["images_000000000200.png"]
+    assert (own["real"], own["name"]) == (None, "real")
+    assert (samples["real"].shape, samples["name"]) == ((2000, 2), "samples")
+
+
 @pytest.mark.parametrize("name", ["ring", "grid25", "mixture1d"])
 def test_densities_are_trained_on_and_sampled_from(gantrain: Gantrain, tmp_path: Path, name: str) -> None:
     assert gantrain("train", *TINY, f"dataset={name}", f"run_dir={tmp_path / 'run'}").code == 0
