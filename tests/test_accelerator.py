@@ -1,0 +1,87 @@
+"""A run on a device that is not the CPU, of which `accelerator` is a stand-in, comes to the CPU's numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from accelerator import WAIT, stand_in
+from faults.processes import run
+from test_resume import assert_equal_runs
+
+SMALL = ["train.images=600", "train.batch_size=50", "train.report_every_images=200", "train.held_out_images=100"]
+
+
+def trained(folder: Path, *typed: str) -> tuple[Path, str]:
+    """The run of `typed`, and what its command printed."""
+    code, output = run(folder.with_suffix(".log"), "train", f"run_dir={folder}", *typed, fault=stand_in)
+    assert code == 0, output
+    return folder, output
+
+
+def waits(output: str) -> Counter[str]:
+    """How often the host waited for the device, by the place that made it."""
+    return Counter(re.findall(rf"{WAIT} (.*)", output))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["dataset.flip=true", "ema=0.99"],
+        ["architecture=conv8", "regularizer=label_smoothing", "latent.prior=uniform"],
+        ["update=reuse", "train.discriminator_steps=2", "regularizer=gradient_penalty", "optimizer=rmsprop"],
+        ["update=simultaneous", "regularizer=r1", "gen_div=kl"],
+        [
+            "dataset=ring",
+            "regularizer=instance_noise",
+            "head=nowozin",
+            "evaluate.every_images=300",
+            "evaluate.count=100",
+        ],
+        ["dataset=mixture1d", "architecture=affine", "gen_div=kl", "gen_objective=ratio", "head=ratio"],
+    ],
+    ids=lambda typed: typed[0],
+)
+def test_a_run_comes_to_the_cpus_numbers(tmp_path: Path, typed: list[str]) -> None:
+    """Every tensor lies on the device that the others lie on, and no number depends on it."""
+    there, output = trained(tmp_path / "there", "device=cuda", *SMALL, *typed)
+    assert waits(output)
+    assert_equal_runs(trained(tmp_path / "here", "device=cpu", *SMALL, *typed)[0], there)
+
+
+def test_the_host_waits_for_reports_and_never_for_an_iteration(tmp_path: Path) -> None:
+    """Twice as many iterations between two reports, the same waits."""
+    few, many = (
+        waits(trained(tmp_path / str(images), "device=cuda", f"train.images={images}", *SMALL[1:], *often)[1])
+        for images, often in ((800, ["train.report_every_images=400"]), (1600, ["train.report_every_images=800"]))
+    )
+    assert few["iteration.py:read"]
+    assert few == many
+
+
+def test_commands_move_what_they_load(tmp_path: Path) -> None:
+    """A classifier is trained, a run measured and sampled, on either device with the same result, but for rounding."""
+    begun, _ = trained(tmp_path / "begun", "device=cuda", *SMALL)
+    weights, metrics, grids = [], [], []
+    for device in ("cuda", "cpu"):
+        out = tmp_path / device
+        commands = {
+            "classifier": ["dataset=digits", "epochs=1", f"out={out}.pt"],
+            "evaluate": [begun, "count=100", f"classifier={tmp_path / 'cuda.pt'}", f"out={out}"],
+            "sample": [begun, "count=4", f"out={out / 'samples'}"],
+        }
+        for command, arguments in commands.items():
+            log = tmp_path / f"{command}_{device}.log"
+            code, output = run(log, command, *arguments, f"device={device}", fault=stand_in)
+            assert code == 0, output
+            assert bool(waits(output)) == (device == "cuda")
+        weights.append(torch.load(f"{out}.pt", weights_only=True)["state"])
+        metrics.append(json.loads((out / "evaluation.json").read_text())["metrics"])
+        grids.append((out / "samples" / "grid.png").read_bytes())
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4)
+    assert grids[0] == grids[1]
