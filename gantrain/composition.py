@@ -23,6 +23,8 @@ from gantrain.foreign import ForeignSource, refuse_active, refuse_shadowed
 from gantrain.overrides import quoted
 from gantrain.sweeps import SEARCH_PATH
 
+MOST_JOBS = 100_000  # of a sweep
+
 # At import, so that it also holds in a process that a launcher starts.
 config.register()
 
@@ -105,9 +107,7 @@ def preview_sweep(typed: list[str], config_dir: str | None) -> dict[str, Any]:
     unlisted, listed = overrides.divided(typed)
     choices = []
     for text, override in zip(listed, overrides.parsed(listed), strict=True):
-        if not override.is_discrete_sweep():
-            raise ConfigError(f"{text} has no end; list values, as in {override.key_or_group}=…,…")
-        choices.append(matching(text, override) if isinstance(override.value(), Glob) else each(override))
+        choices.append(each(text, override))
         for twice in (choice.lstrip("+") for choice, times in Counter(choices[-1]).items() if times > 1):
             raise ConfigError(f"{text.lstrip('+')} lists {twice} more than once; leave one out")
         if override.is_choice_sweep() and not isinstance(override.value(), Glob):
@@ -119,9 +119,19 @@ def preview_sweep(typed: list[str], config_dir: str | None) -> dict[str, Any]:
     return config.typed(composed)
 
 
-def each(override: Override) -> list[str]:
-    """An override for each of the values that one lists."""
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+def each(text: str, override: Override) -> list[str]:
+    """An override for each of the values that one lists, in the order of Hydra's sweeper.
+
+    Raises ConfigError where there is none, or no end of them.
+    """
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{text} has no end; list values, as in {override.key_or_group}=…,…")
+    if isinstance(override.value(), Glob):
+        return matching(text, override)
+    values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    if len(values) > MOST_JOBS:
+        raise ConfigError(f"{text} lists more than {MOST_JOBS:,} values; list fewer")
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def matching(text: str, override: Override) -> list[str]:
@@ -134,7 +144,7 @@ def matching(text: str, override: Override) -> list[str]:
     names = [name for name in config.options(group) if "<" not in name]  # a pattern is no choice
     if not (found := glob.filter(names)):
         raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{group} is no group'}")
-    return [f"{group}={name}" for name in found]
+    return [f"{group}={name}" for name in sorted(found)]
 
 
 def refuse_hopeless(unlisted: list[str], choices: list[list[str]], config_dir: str | None) -> None:

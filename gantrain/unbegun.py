@@ -9,16 +9,12 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hydra.core.override_parser.types import Glob
-
-from gantrain import collection, overrides, sweeps
+from gantrain import collection, composition, overrides, sweeps
 from gantrain.comparison import MOST_NAMED
-from gantrain.composition import matching
-from gantrain.errors import GantrainError
+from gantrain.errors import ConfigError, GantrainError
 
 TYPED, OF_FILES = "hydra.overrides.task.", "hydra.sweeper.params."  # in the file of a sweep's command
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
-MOST_JOBS = 100_000  # of a sweep; a file that lists more was written to exhaust its reader
 
 
 def notes(folders: Iterable[Path]) -> Iterator[str]:
@@ -50,23 +46,17 @@ def not_begun(root: Path) -> Iterator[str]:
 
 def choices_of(root: Path) -> list[list[str]]:
     """What the runs of the sweep in `root` choose from, in the order in which Hydra's sweeper numbers them: a list for
-    each key, of one empty text where there is no choice. No lists where there is no end of them."""
+    each key, of one empty text where there is no choice. Raises GantrainError where there is no telling."""
     name = sweeps.KEPT if (root / sweeps.KEPT).exists() else sweeps.COMMAND
     values = {key: uninterpolated(str(value)) for key, value in collection.settings(root, name)}
     texts = [f"{key.removeprefix(OF_FILES)}={value}" for key, value in values.items() if key.startswith(OF_FILES)]
     texts += [value for key, value in values.items() if key.startswith(TYPED)]
     choices = {}  # what is typed replaces what a file says, in its place
     for text, override in zip(texts, overrides.parsed(texts), strict=True):
-        key = override.key_or_group
-        if not override.is_sweep_override():
-            choices[key] = [""]
-        elif isinstance(override.value(), Glob):
-            choices[key] = sorted(matching(text, override))
-        elif override.is_discrete_sweep():
-            listed = itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1)
-            choices[key] = [f"{key}={value}" for value in listed]
-        if math.prod(map(len, choices.values())) > MOST_JOBS or key not in choices:
-            return []
+        listed = composition.each(text, override) if override.is_sweep_override() else [""]
+        choices[override.key_or_group] = [choice.lstrip("+") for choice in listed]
+        if math.prod(map(len, choices.values())) > composition.MOST_JOBS:
+            raise ConfigError(f"it lists more than {composition.MOST_JOBS:,} runs")
     return list(choices.values())
 
 

@@ -216,6 +216,7 @@ def test_a_damaged_summary_ends_that_run_alone(gantrain, tmp_path: Path, launche
         (["gen_div=glob(zz*)"], "gen_div=glob(zz*) matches none of: kl, "),
         (["gen_div=glob([jk]*)"], "gen_div=glob('[jk]*')"),
         (["ema=interval(0,1)"], "has no end; list values"),
+        (["seed=range(0,1000000000)"], "lists more than 100,000 values"),
         (["gen_div=total_variation", "seed=0,1"], "gen_objective=matched"),
     ],
 )
