@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed into it."""
+"""Files that are whole or absent, written beside their place and renamed into it; and logs of whole records."""
 
 from __future__ import annotations
 
@@ -72,6 +72,23 @@ def write_whole(path: Path, content: bytes | str, *, durable: bool = False) -> N
     """Write `content` to `path` so that no reader ever sees a part of it."""
     with replacing(path, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Append all of `data` or nothing: half a record would spoil the one after it. Links are not followed.
+
+    Raises OSError where storage is full, read-only or failing; the file is then as it was.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with open(descriptor, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except BaseException:
+            file.truncate(size)
+            raise
 
 
 def sync_folder(folder: Path) -> None:

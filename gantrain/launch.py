@@ -191,7 +191,7 @@ def explained_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[
             ) from error
         if isinstance(error, OSError):
             raise StorageError(f"{error.filename or folder.path}: {reason(error)}") from error
-        from gantrain.report import append_whole
+        from gantrain.files import append_whole
 
         append_whole(folder.log, concealed(traceback.format_exc(), secrets).encode())
         raise GantrainError(

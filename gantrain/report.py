@@ -1,8 +1,7 @@
 """What a run tells while it trains: metrics.jsonl, TensorBoard, and one line on the screen.
 
-All three show the same numbers under the same names at the same clock, images shown to D. metrics.jsonl has one strict
-JSON object a report, `{"images": …, "loss/discriminator": …}`, with null for a value that is not finite. A resumed run
-first takes back the reports that lie after its checkpoint, so every report stands exactly once and no curve folds back.
+All three show the same numbers under the same names at the same clock, images shown to D. A resumed run first takes
+back the reports that lie after its checkpoint, so every report stands exactly once and no curve folds back.
 
 Logs and pictures never cost a run: when their storage fails, the run says so once and goes on
 (`Reporter.sparing_the_run`).
@@ -10,12 +9,7 @@ Logs and pictures never cost a run: when their storage fails, the run says so on
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import os
-import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,41 +20,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from gantrain import metrics_file
 from gantrain.errors import DataError
+from gantrain.event_file import EventFile
 from gantrain.screen import Screen
 from gantrain.terminal import printable, seen_or_not
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from gantrain.wandb_mirror import Mirror
 
-METRICS = "metrics.jsonl"
-EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
-# TensorBoard's page of custom charts: regular expressions of scalar names.
-CHARTS = {
-    "training": {"losses": ["Multiline", ["loss/.*"]]},
-    "divergences": {
-        "bounds, and the suprema they cannot exceed": ["Multiline", ["bound/.*", "training_bound/.*", "supremum/.*"]],
-        "plug-in estimates": ["Multiline", ["estimate/.*", "training_estimate/.*"]],
-    },
-    "ratio": {
-        "mean log-ratio": ["Multiline", ["ratio/(real|fake)_mean"]],
-        "calibration (1 for a true ratio)": ["Multiline", ["ratio/calibration_.*"]],
-    },
-    "quality": {
-        "distances of features": ["Multiline", ["quality/(fid|kid)_[a-z]+$"]],
-        "precision, density, share of high quality": ["Multiline", ["quality/(precision|density|high_quality_share)"]],
-        "inception score": ["Multiline", ["quality/inception_score.*"]],
-    },
-    "diversity": {
-        "recall, coverage, distance of two samples": ["Multiline", ["diversity/(recall|coverage|pairwise_distance)"]],
-        "classes": ["Multiline", ["diversity/class_.*"]],
-        "modes found, classes missing": ["Multiline", ["diversity/(modes.*|missing_classes)"]],
-    },
-}
 SECONDS_BETWEEN_REDRAWS = 0.25
 # Plain lines: after each of so many equal parts of the run, and after so long.
 LINES_A_RUN, SECONDS_BETWEEN_LINES = 20, 60.0
@@ -80,8 +50,7 @@ class Reporter:
         config_text: The composed configuration as YAML, for TensorBoard's text page.
         hparams: Names and values for TensorBoard's HParams page.
         bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
-        suprema: The largest value of each divergence that has one, by name: TensorBoard's chart of all bounds shows
-            them as lines.
+        suprema: The largest value of each divergence that has one, by name, for TensorBoard.
         tensorboard: Whether TensorBoard's events are written.
         mirror: Opens the mirror of numbers and pictures elsewhere, where there is one.
     """
@@ -103,27 +72,28 @@ class Reporter:
         self.total_images = total_images
         self.hparams = dict(hparams or {})
         self.bound = bound
-        self.suprema = dict(suprema or {})
         self.console = console or Screen()
         self.latest: dict[str, float] = {}
+        self._metrics = self.folder / metrics_file.NAME
         self._images = self._latest_images = start_images
         self._checkpoint = ""
         self._told: set[int | None] = set()
         self._next_redraw = 0.0
         self._part = -1
         self._bar = _progress_bar(self.console, total_images)
-        self._events = EventFile(self.folder, start_images) if tensorboard else None
+        self._events = EventFile(self.folder, start_images, suprema) if tensorboard else None
         self._mirror: Mirror | None = None
         with self.sparing_the_run():
-            kept = drop_reports_after(self.folder / METRICS, start_images)
+            kept = metrics_file.drop_reports_after(self._metrics, start_images)
             self.latest = {name: math.nan if value is None else value for name, value in kept.items()}
             self._latest_images = int(self.latest.pop("images", start_images))
         if mirror is not None:
             with self.sparing_the_run():
                 self._mirror = mirror()
                 self.note(f"the run is mirrored to {self._mirror.place}")
-        if config_text and start_images == 0:
-            self._write_config(config_text)
+        if config_text and start_images == 0 and self._events is not None:
+            with self.sparing_the_run():
+                self._events.config(config_text)
         if self._bar is not None:
             self._redraw()
             with seen_or_not():
@@ -140,31 +110,22 @@ class Reporter:
 
     def record(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
         """Write numbers at the clock `images` without moving the progress line."""
-        from torch.utils.tensorboard import summary
-
         self.latest |= scalars
         self._latest_images = self._images = images
         with self.sparing_the_run():
-            append_whole(self.folder / METRICS, _row(images, scalars).encode())
-        with self.sparing_the_run():
-            curves = [summary.scalar(name, value) for name, value in scalars.items()]
-            curves += [summary.scalar(f"supremum/{name}", value) for name, value in self.suprema.items()]
-            counts = [_histogram(name, values) for name, values in (histograms or {}).items()]
-            self._show(images, *curves, *filter(None, counts))
+            metrics_file.append_report(self._metrics, images, scalars)
+        if self._events is not None:
+            with self.sparing_the_run():
+                self._events.scalars(images, scalars, histograms or {})
         if self._mirror is not None:
             with self.sparing_the_run():
                 self._mirror.scalars(images, scalars)
 
     def picture(self, images: int, tag: str, picture: Tensor | Path) -> None:
         """Show a picture in TensorBoard: a float tensor `[C, H, W]` in [0, 1], or an image file, which is mirrored."""
-        from torch.utils.tensorboard import summary
-
-        with self.sparing_the_run():
-            if isinstance(picture, Path):
-                shown = summary.image(tag, _pixels(picture), dataformats="HWC")
-            else:
-                shown = summary.image(tag, picture, dataformats="CHW")
-            self._show(images, shown)
+        if self._events is not None:
+            with self.sparing_the_run():
+                self._events.picture(images, tag, picture)
         if self._mirror is not None and isinstance(picture, Path):
             with self.sparing_the_run():
                 self._mirror.picture(images, tag, picture)
@@ -197,8 +158,10 @@ class Reporter:
 
     def close(self, *, failed: bool = False) -> None:
         """Write the hyperparameters beside the last report, end mirror and progress line; may be called again."""
-        if self.hparams and self.latest:
-            self._write_hparams()
+        if self._events is not None and self.hparams and self.latest:
+            with self.sparing_the_run():
+                self._events.hparams(self._latest_images, self.hparams)
+            self.hparams = {}
         if self._mirror is not None:
             with self.sparing_the_run():
                 self._mirror.finish(failed=failed)
@@ -214,29 +177,6 @@ class Reporter:
 
     def __exit__(self, *exception: object) -> None:
         self.close(failed=exception[0] is not None)
-
-    def _show(self, images: int, *summaries: Any) -> None:
-        if self._events is not None:
-            self._events.add(images, *summaries)
-
-    def _write_hparams(self) -> None:
-        # SummaryWriter.add_hparams would open a second run inside the folder.
-        from torch.utils.tensorboard import summary
-
-        hparams = {name: _hparam(value) for name, value in self.hparams.items()}
-        # The page would take its columns from the first run's description of the experiment; without any it takes them
-        # from all runs, and puts first what differs. The metrics are then the last values of all curves.
-        _, start, end = summary.hparams(hparams, {})
-        with self.sparing_the_run():
-            self._show(self._latest_images, start, end)
-        self.hparams = {}
-
-    def _write_config(self, config_text: str) -> None:
-        from torch.utils.tensorboard import summary
-
-        with self.sparing_the_run():
-            text = summary.text("config", f"```yaml\n{config_text}\n```")
-            self._show(0, text, summary.custom_scalars(CHARTS))
 
     def _line(self) -> str:
         """E.g. `images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08`."""
@@ -286,150 +226,6 @@ class Reporter:
     def _print(self, text: str) -> None:
         with seen_or_not():
             self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-
-class EventFile:
-    """A TensorBoard event file, of which every addition is written whole or not at all.
-
-    SummaryWriter hands events to a thread, which on a full disk dies with a traceback and takes every later event with
-    it; here an addition is one write by the caller, and the next one may succeed again. The file begins with the first
-    addition. A resumed run's file first tells TensorBoard to forget the steps after `start_images`, and its name sorts
-    last, whatever the clock says: TensorBoard reads files in that order.
-    """
-
-    def __init__(self, folder: Path, start_images: int = 0) -> None:
-        stamps = [int(found[1]) for path in folder.iterdir() if (found := EVENT_FILE.match(path.name))]
-        stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
-        self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self.start_images = start_images
-        self._begun = False
-
-    def add(self, step: int, *summaries: Any) -> None:
-        """Append summaries, as the functions of `torch.utils.tensorboard.summary` make them, at `step`."""
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        now = time.time()
-        events = [] if self._begun else self._header(now)
-        events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
-        append_whole(self.path, _records(events))
-        self._begun = True
-
-    def _header(self, now: float) -> list[Any]:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        version = Event(wall_time=now, file_version="brain.Event:2")
-        if self.start_images == 0 and not any(self.path.parent.glob("events.out.tfevents.*")):
-            return [version]
-        restart = SessionLog(status=SessionLog.START)
-        return [version, Event(wall_time=now, step=self.start_images + 1, session_log=restart)]
-
-
-def append_whole(path: Path, data: bytes) -> None:
-    """Append all of `data` or nothing: half a record would spoil the one after it. Links are not followed.
-
-    Raises:
-        OSError: The storage is full, read-only or failing; the file is as it was.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    with open(descriptor, "ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-        except BaseException:
-            file.truncate(size)
-            raise
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The reports of a metrics file, in the order of the clock; a last line torn by a kill is left out.
-
-    Raises:
-        DataError: The file is missing, or another line than the last is not a report.
-    """
-    try:
-        lines = Path(path).read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    reports = [_parsed(line) for line in lines]
-    if reports and reports[-1] is None:
-        reports.pop()
-    for number, report in enumerate(reports, start=1):
-        if report is None:
-            raise DataError(f"{path}, line {number} is not a report (one JSON object with `images`)")
-    return [report for report in reports if report is not None]
-
-
-def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
-    """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too.
-
-    Returns the last value of each number that stays, with the clock of the last report; empty when there is none.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return {}
-    last: dict[str, Any] = {}
-    with open(descriptor, "r+b") as file:
-        kept = 0
-        for line in file:
-            report = _parsed(line)
-            if not line.endswith(b"\n") or (report is not None and report["images"] > images):
-                break
-            kept += len(line)
-            last |= report or {}
-        file.truncate(kept)
-    return last
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The report on a line, or None for a line that is torn or is no report."""
-    try:
-        report = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    whole = line.endswith(b"\n") and isinstance(report, dict) and isinstance(report.get("images"), int)
-    return report if whole else None
-
-
-def _row(images: int, scalars: Mapping[str, float]) -> str:
-    values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-    return json.dumps({"images": images, **values}, allow_nan=False) + "\n"
-
-
-def _records(events: list[Any]) -> bytes:
-    """The events in TensorBoard's record format (length, checksums, message)."""
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
-    for event in events:
-        writer.write(event.SerializeToString())
-    return buffer.getvalue()
-
-
-def _histogram(name: str, values: Tensor) -> Any:
-    """A histogram of the finite values, None where there are none."""
-    from torch.utils.tensorboard import summary
-
-    values = values.detach().float().cpu().flatten()
-    finite = values[values.isfinite()]
-    return summary.histogram(name, finite, bins=64) if len(finite) else None
-
-
-def _pixels(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 `[H, W, 3]`."""
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _hparam(value: Any) -> bool | float | str:
-    """What the page can show; `null`, as in the config, so that every run has the same keys."""
-    return value if isinstance(value, (bool, int, float, str)) else "null" if value is None else str(value)
 
 
 def _progress_bar(console: Console, total_images: int) -> Progress | None:

@@ -22,7 +22,7 @@ from gantrain.data import PointMass
 from gantrain.dirac import linearised
 from gantrain.experiment import Experiment
 from gantrain.iteration import UPDATES, simultaneous
-from gantrain.report import read_metrics
+from gantrain.metrics_file import read_metrics
 from gantrain.state import State
 
 if TYPE_CHECKING:

@@ -25,9 +25,10 @@ from gantrain.experiment import Experiment
 from gantrain.health import watched
 from gantrain.latents import Latents
 from gantrain.metrics.stored import quantised
+from gantrain.metrics_file import read_metrics
 from gantrain.precision import chosen_precision, rounded
 from gantrain.randomness import made_with, stream_generator
-from gantrain.report import Reporter, read_metrics
+from gantrain.report import Reporter
 from gantrain.run import RunFolder
 from gantrain.state import State, evaluating, generate
 from gantrain.trajectory import parameter_values

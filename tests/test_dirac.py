@@ -15,9 +15,9 @@ from gantrain.errors import ConfigError
 from gantrain.experiment import Execution, Experiment, Schedule
 from gantrain.iteration import UPDATES, Iteration
 from gantrain.latents import Latents
+from gantrain.metrics_file import read_metrics
 from gantrain.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing, Regularizer
-from gantrain.report import read_metrics
 from gantrain.state import State
 from gantrain.trajectory import extent, parameter_values, trajectory
 

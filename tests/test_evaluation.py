@@ -20,7 +20,7 @@ from gantrain.cli import main
 from gantrain.comparison import better
 from gantrain.evaluation import Evaluation, Yardstick
 from gantrain.metrics import catalogue, names
-from gantrain.report import read_metrics
+from gantrain.metrics_file import read_metrics
 from gantrain.state import State
 
 RING = [*SMALL, "dataset=ring", "train.images=1000", "train.report_every_images=400", "train.keep_checkpoints=3"]

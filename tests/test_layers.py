@@ -22,7 +22,8 @@ LAYERS = [
     {"divergences", "errors", "randomness", "files", "latents", "nested", "terminal", "exact", "precision", "screen"},
     {"data", "architectures", "optimizers"},
     {"objective", "regularizers", "portraits", "explanation", "dirac"},
-    {"state", "checkpoints", "run", "report", "figures", "divergence_plots", "plots", "health", "wandb_mirror"}
+    {"state", "checkpoints", "run", "report", "metrics_file", "event_file", "wandb_mirror", "health"}
+    | {"figures", "divergence_plots", "plots"}
     | {"metrics", "classifier", "inception", "eyes"},
     {"trainer", "iteration", "forms", "writer", "experiment", "endpoint", "trajectory", "evaluation"}
     | {"verification", "verification_plots", "collection", "provenance", "comparison", "comparison_plots"}

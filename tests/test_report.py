@@ -24,8 +24,11 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from gantrain.errors import DataError
+from gantrain.event_file import CHARTS, EventFile
+from gantrain.files import append_whole
 from gantrain.metrics import names
-from gantrain.report import CHARTS, EventFile, Reporter, append_whole, read_metrics
+from gantrain.metrics_file import read_metrics
+from gantrain.report import Reporter
 
 SCALARS = {
     "loss/discriminator": 1.32,
@@ -239,7 +242,7 @@ def test_a_full_disk_never_leaves_half_a_record(tmp_path):
     path = tmp_path / "log"
     script = f"""
 from pathlib import Path
-from gantrain.report import append_whole
+from gantrain.files import append_whole
 append_whole(Path({str(path)!r}), b"a" * 60)
 try:
     append_whole(Path({str(path)!r}), b"b" * 60)

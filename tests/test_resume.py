@@ -21,8 +21,9 @@ from gantrain.errors import CheckpointError, ConfigError
 from gantrain.experiment import Experiment, Schedule
 from gantrain.iteration import Iteration
 from gantrain.latents import Latents
+from gantrain.metrics_file import read_metrics
 from gantrain.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.report import Reporter, read_metrics
+from gantrain.report import Reporter
 from gantrain.state import State, averaged
 
 SMALL = [

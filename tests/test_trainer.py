@@ -16,8 +16,9 @@ from gantrain.experiment import Experiment, Schedule, passed
 from gantrain.forms import Game
 from gantrain.iteration import Updates
 from gantrain.latents import Latents
+from gantrain.metrics_file import read_metrics
 from gantrain.objective import Objective
-from gantrain.report import Reporter, read_metrics
+from gantrain.report import Reporter
 from gantrain.run import RunFolder
 from gantrain.state import State, Statistics, averaged, update_average
 from gantrain.trainer import train

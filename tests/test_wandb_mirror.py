@@ -17,7 +17,8 @@ from conftest import Answer
 
 from gantrain import wandb_mirror
 from gantrain.errors import ConfigError
-from gantrain.report import Reporter, read_metrics
+from gantrain.metrics_file import read_metrics
+from gantrain.report import Reporter
 
 INSTALLED = importlib.util.find_spec("wandb") is not None
 needs_wandb = pytest.mark.skipif(not INSTALLED, reason="wandb is not installed: pip install 'gantrain[wandb]'")

@@ -1,0 +1,74 @@
+"""`metrics.jsonl`, which keeps every number that a run reports.
+
+One strict JSON object a report, `{"images": …, "loss/discriminator": …}`, with null for a value that is not finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gantrain.errors import DataError
+from gantrain.files import append_whole
+
+NAME = "metrics.jsonl"
+
+
+def append_report(path: Path, images: int, scalars: Mapping[str, float]) -> None:
+    """Add one report, at the clock `images`. Raises OSError; the file is then as it was."""
+    values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+    append_whole(path, (json.dumps({"images": images, **values}, allow_nan=False) + "\n").encode())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The reports of a metrics file, in the order of the clock; a last line torn by a kill is left out.
+
+    Raises DataError where the file is missing, or another line than the last is not a report.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    reports = [_parsed(line) for line in lines]
+    if reports and reports[-1] is None:
+        reports.pop()
+    for number, report in enumerate(reports, start=1):
+        if report is None:
+            raise DataError(f"{path}, line {number} is not a report (one JSON object with `images`)")
+    return [report for report in reports if report is not None]
+
+
+def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
+    """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too.
+
+    Returns the last value of each number that stays, with the clock of the last report; empty when there is none.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return {}
+    last: dict[str, Any] = {}
+    with open(descriptor, "r+b") as file:
+        kept = 0
+        for line in file:
+            report = _parsed(line)
+            if not line.endswith(b"\n") or (report is not None and report["images"] > images):
+                break
+            kept += len(line)
+            last |= report or {}
+        file.truncate(kept)
+    return last
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The report on a line, or None for a line that is torn or is no report."""
+    try:
+        report = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = line.endswith(b"\n") and isinstance(report, dict) and isinstance(report.get("images"), int)
+    return report if whole else None
