@@ -53,6 +53,7 @@ LOWER = {"fid", "kid", "missing", "kl", "tv"}  # words in the names of metrics t
 HIGHER = {"precision", "recall", "density", "coverage", "score", "modes", "high"}  # … or higher
 ROUNDED_FROM = 1e6  # a number that is written with an exponent
 SIGNIFICANT = 4
+ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is arithmetic's
 REFERENCE = "training data"  # in place of samples
 MOST_NAMED = 3  # runs in a note
 CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # of evaluations that can be ranked
@@ -75,7 +76,7 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """`0.812 ± 0.034`: the deviation to two digits and the mean to the same place; four digits without one."""
-        if not self.sd:
+        if not self.sd or self.sd < abs(self.mean) * ROUNDING:
             text = rounded(self.mean) + ("" if self.sd is None else " ± 0")
         elif max(abs(self.mean), self.sd) >= ROUNDED_FROM or self.sd < 1 / ROUNDED_FROM:
             digits = magnitude(self.mean) - magnitude(self.sd) + 2 if self.mean else 1
