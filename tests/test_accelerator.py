@@ -54,7 +54,7 @@ def test_a_run_comes_to_the_cpus_numbers(tmp_path: Path, typed: list[str]) -> No
 
 
 def test_the_host_waits_for_reports_and_never_for_an_iteration(tmp_path: Path) -> None:
-    """Twice as many iterations between two reports, the same waits."""
+    """Twice as many iterations between two reports, the same waits; all in one epoch, of which the order is brought."""
     few, many = (
         waits(trained(tmp_path / str(images), "device=cuda", f"train.images={images}", *SMALL[1:], *often)[1])
         for images, often in ((800, ["train.report_every_images=400"]), (1600, ["train.report_every_images=800"]))
