@@ -33,7 +33,7 @@ from gantrain import checkpoints
 from gantrain.data.images import Images, Labels, pixels
 from gantrain.errors import CheckpointError, DataError
 from gantrain.files import cache, reason, safe_name, write_whole
-from gantrain.precision import multiplies_bf16, rounded
+from gantrain.precision import multiplies_bf16, rounded, tf32
 from gantrain.randomness import made_with, preserved_randomness, stream_generator, stream_seed
 from gantrain.terminal import one_line
 
@@ -180,12 +180,14 @@ def seen(
     `told(steps made, steps in all)` is called after each step.
     """
     device, parts, found = classifier.mean.device, images.split(BATCH), []
-    for step, part in enumerate(parts, start=1):
-        found.append(classifier.features(pixels(part.to(device))))
-        told(step, len(parts))
-    features = torch.cat(found)
+    with tf32(False):
+        for step, part in enumerate(parts, start=1):
+            found.append(classifier.features(pixels(part.to(device))))
+            told(step, len(parts))
+        features = torch.cat(found)
+        logits = classifier.logits(features)
     # float64 only on the CPU: not every device has it.
-    return features.cpu().double(), classifier.logits(features).cpu().double().softmax(1)
+    return features.cpu().double(), logits.cpu().double().softmax(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

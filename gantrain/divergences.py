@@ -167,6 +167,10 @@ def _finite_end(divergence: Divergence, part: Part, sign: int) -> tuple[float, f
     count = int(finite.int().cumprod(0).sum())
     if count == len(r):
         return sign * math.inf, 0.0
+    if count == 0:
+        raise ConfigError(
+            f"{divergence.name} leaves float32's range already beside r = 0; choose a smaller number in it"
+        )
     return float(r[count - 1]), float(slopes[count - 1])
 
 

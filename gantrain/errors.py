@@ -7,7 +7,6 @@ with `exit_code`; from Python the same exceptions are raised.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable
 
 
@@ -59,11 +58,13 @@ class MemoryExhaustedError(GantrainError):
     exit_code = 8
 
 
+EXHAUSTED = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")  # as CUDA, its libraries, MPS and a CPU say it
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is exhausted, on the host or on a device; torch has no class for the host's."""
-    torch = sys.modules.get("torch")
-    on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return on_device or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether an error says that memory is exhausted, on the host or on a device; torch has no class for most."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in EXHAUSTED)
+    return said or isinstance(error, MemoryError)
 
 
 class CheckFailedError(GantrainError):

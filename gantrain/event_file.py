@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
+LARGEST_BINNED = 1e12  # beyond, NumPy has no room for bins around equal values
 # TensorBoard's page of custom charts: regular expressions of scalar names.
 CHARTS = {
     "training": {"losses": ["Multiline", ["loss/.*"]]},
@@ -135,7 +136,7 @@ def _histogram(name: str, values: Tensor) -> Any:
     from torch.utils.tensorboard import summary
 
     values = values.detach().float().cpu().flatten()
-    finite = values[values.isfinite()]
+    finite = values[values.isfinite()].clamp(-LARGEST_BINNED, LARGEST_BINNED)
     return summary.histogram(name, finite, bins=64) if len(finite) else None
 
 

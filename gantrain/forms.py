@@ -123,19 +123,20 @@ def tried_once(form: Form, batches: Sequence[Tensor], state: State) -> Form:
 def captured(form: Form, batches: Sequence[Tensor], state: State) -> Form:
     """`form` as one CUDA graph, which reads the batches from places of its own."""
     places = [batch.clone() for batch in batches]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    for optimizer in (state.discriminator_optimizer, state.generator_optimizer):
-        for group in optimizer.param_groups:
-            group["capturable"] = True
-    with unchanged(state, places_stay=True):
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
+    with torch.cuda.device(state.device):  # where streams are made and graphs captured
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        for optimizer in (state.discriminator_optimizer, state.generator_optimizer):
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+        with unchanged(state, places_stay=True):
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    form(places)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
                 form(places)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            form(places)
 
     def replayed(batches: Sequence[Tensor]) -> None:
         for place, batch in zip(places, batches, strict=True):

@@ -45,10 +45,11 @@ class Health:
 
 def watched(disc_div: Divergence, supremum: float) -> Health:
     """The states of a run whose discriminator is trained on `disc_div`, whose bound cannot exceed `supremum`."""
-    bound = f"bound/{disc_div.name}"
+    bounds = [f"{split}bound/{disc_div.name}" for split in ("", "training_")]
 
     def won(scalars: Scalars) -> bool:
-        near_supremum = math.isfinite(supremum) and scalars.get(bound, 0.0) > 0.95 * supremum
+        bound = max(scalars.get(name, 0.0) for name in bounds)
+        near_supremum = math.isfinite(supremum) and bound > 0.95 * supremum
         return near_supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
 
     def vanished(scalars: Scalars) -> bool:

@@ -117,10 +117,12 @@ def seen(inception: Inception, images: Tensor, told: Callable[[int, int], None])
     """
     import torch
 
+    from gantrain.precision import tf32
+
     device = next(inception.network.parameters()).device
     parts, found = images.split(BATCH), []
     for step, part in enumerate(parts, start=1):
-        with torch.no_grad():
+        with torch.no_grad(), tf32(False):
             features, logits = inception.network(part.to(device).expand(-1, 3, -1, -1))
         found.append((features.cpu().double(), logits.cpu().double().softmax(1)))
         told(step, len(parts))

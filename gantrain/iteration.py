@@ -336,7 +336,7 @@ def shared_scale(downhill: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     way back through D; and whether one backward pass can serve both players."""
     size = downhill.abs()
     small, large = size.min(), size.max()
-    centred = torch.exp2(60 - large.log2().ceil())
+    centred = torch.exp2((60 - large.log2().ceil()).clamp(max=100))  # beyond, gradients at data would overflow
     scale = torch.where(small < 2.0**-60, centred, torch.ones_like(small))
     shared = (small > large * 2.0**-LARGEST_SHARED_SPAN) & (s.abs().max() <= LARGEST_SHARED_RATIO)
     return scale, shared
@@ -384,6 +384,10 @@ def refuse_unfit(judges_alone: bool | None, execution: Execution, precision: str
 
 
 def can_be_held(state: State) -> bool:
-    """Whether both optimizers can be told on their device not to step: fused ones can."""
+    """Whether both optimizers can be told on their device not to step: fused ones can, but for SGD with momentum, whose
+    first step writes its buffer whatever it is told."""
     optimizers: list[Optimizer] = [state.discriminator_optimizer, state.generator_optimizer]
-    return all(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in optimizers)
+    return all(
+        getattr(optimizer, "_step_supports_amp_scaling", False) and not optimizer.defaults.get("momentum")
+        for optimizer in optimizers
+    )

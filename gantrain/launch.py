@@ -117,7 +117,10 @@ def restore(state: State, experiment: Experiment, bundle: Mapping[str, Any]) -> 
             f"{data.label} has changed since the checkpoint: its fingerprint is {data.fingerprint}, was {saved}; "
             "restore the images, or start a new run"
         )
-    state.load_state_dict(bundle["state"], bundle["images"])
+    try:
+        state.load_state_dict(bundle["state"], bundle["images"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; restore what the run was trained with, or start a new run") from error
     for key, value in made_with(state.device).items():
         if (before := bundle["made_with"].get(key)) != value:
             say(f"{key} was {before} and is {value}: the last digits of what follows may differ")

@@ -167,7 +167,7 @@ class Objective:
         means p = q. `estimate/<name>`: the plug-in E_q[f(e^r)] − f(1). `ratio/…`: `calibration` below. Without a ratio,
         only the trained divergence's bound.
         """
-        s_real, s_fake = (self.head.coordinate(v.detach().double().cpu()) for v in (v_real, v_fake))
+        s_real, s_fake = (self.head.coordinate(v.detach().cpu().double()) for v in (v_real, v_fake))
         if not self.head.has_log_ratio:
             return {f"bound/{self.disc_div.name}": bound(self.head.divergence, s_real, s_fake)}
         known = {d.name: d for d in (self.disc_div, self.gen_div)} | CATALOGUE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gantrain import architectures, config, data, optimizers
@@ -58,11 +58,13 @@ def check(settings: Mapping[str, Any]) -> None:
     from gantrain.precision import chosen_precision
 
     device, asked = choose_device(settings["device"]), execution(settings)
+    config.objective(settings).prepare()
     optimizers.factories(settings["optimizer"], device)
     refuse_impossible(asked, device)
     if not settings["architecture"].get("object"):
         generator, discriminator = fitting(settings)
         refuse_exhausting(sum(row.parameters for row in [*generator, *discriminator]))
+        refuse_alone(settings["train"]["batch_size"], [*generator, *discriminator])
         refuse_unfit(
             all(row.norm != "batch" for row in discriminator), asked, chosen_precision(asked.precision, device)
         )
@@ -110,6 +112,15 @@ def fitting(settings: Mapping[str, Any]) -> tuple[list[LayerSummary], list[Layer
         except ConfigError as error:
             refusals.append(error)
     raise refusals[0]
+
+
+def refuse_alone(batch_size: int, layers: Iterable[LayerSummary]) -> None:
+    """Raise ConfigError where batch norm would have one number a channel to average."""
+    if batch_size == 1 and any(row.norm == "batch" and math.prod(row.output[1:]) == 1 for row in layers):
+        raise ConfigError(
+            "train.batch_size=1 leaves batch norm a single number to average; choose train.batch_size=2 or more, or an "
+            "architecture without `norm: batch`"
+        )
 
 
 def refuse_exhausting(parameters: int) -> None:

@@ -47,7 +47,7 @@ def seed_default(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def preserved_randomness(device: torch.device) -> Iterator[None]:
-    """Give torch's default generators back as they were found, on the CPU and on `device`."""
+    """Give torch's default generators back as they were found, on the CPU, and on a CUDA `device`."""
     import torch
 
     devices = [device] if device.type == "cuda" else []

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from gantrain import architectures, checkpoints
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.latents import Latents
+from gantrain.precision import tf32
 from gantrain.randomness import stream_generator
 
 
@@ -230,7 +231,7 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> Tensor:
     """Samples [N, …] on the CPU from latents [N, L], with batch norm in evaluation mode."""
-    with evaluating(generator):
+    with evaluating(generator), tf32(False):
         return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
 
 

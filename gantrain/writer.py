@@ -26,7 +26,7 @@ from gantrain.health import watched
 from gantrain.latents import Latents
 from gantrain.metrics.stored import quantised
 from gantrain.metrics_file import read_metrics
-from gantrain.precision import chosen_precision, rounded
+from gantrain.precision import chosen_precision, rounded, tf32
 from gantrain.randomness import made_with, stream_generator
 from gantrain.report import Reporter
 from gantrain.run import RunFolder
@@ -116,7 +116,11 @@ class Writer:
         """D's raw outputs on held-out data and on as many new samples of G, both in evaluation mode."""
         real = self.data.held_out(self.schedule.held_out_images)
         z = self.latents.draw(len(real), stream_generator(self.seed, "report", self.state.images))
-        with evaluating(self.state.generator, self.state.discriminator), rounded(self.precision, self.state.device):
+        with (
+            evaluating(self.state.generator, self.state.discriminator),
+            tf32(self.precision == "tf32"),
+            rounded(self.precision, self.state.device),
+        ):
             chunks = zip(real.split(self.schedule.batch_size), z.split(self.schedule.batch_size), strict=True)
             outputs = [
                 (self.state.discriminator(x), self.state.discriminator(self.state.generator(latents)))

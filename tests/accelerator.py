@@ -35,6 +35,8 @@ class Elsewhere(torch.Tensor):
 
     @staticmethod
     def __new__(cls, here: torch.Tensor) -> Elsewhere:
+        if here.dtype == torch.float64:
+            raise TypeError("like MPS, the stand-in has no float64")
         layout = {"strides": here.stride(), "dtype": here.dtype, "device": torch.device(NAME, 0)}
         tensor = torch.Tensor._make_wrapper_subclass(cls, here.shape, **layout)
         tensor.here = here

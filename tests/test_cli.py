@@ -997,6 +997,22 @@ def test_small_networks_are_not_shared_between_threads(
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("train.batch_size=1", "train.batch_size=1 leaves batch norm a single number to average; choose"),
+        ("gen_div=alpha_1e9", "alpha_1e9 leaves float32's range already beside r = 0; choose"),
+    ],
+)
+def test_what_could_not_train_is_refused_before_it_begins(
+    gantrain: Gantrain, tmp_path: Path, typed: str, words: str
+) -> None:
+    answer = gantrain("train", typed, "run_dir=r")
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_glob_over_the_catalogue_runs_every_name(gantrain: Gantrain, tmp_path: Path) -> None:
     answer = gantrain("train", "-m", *SHORT, "train.images=20", "gen_div=glob(*)", "gen_objective=ratio", "run_dir=s")
     assert answer.code == 0, answer.err

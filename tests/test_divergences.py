@@ -244,6 +244,11 @@ def test_the_finite_range_ends_where_the_larger_of_value_and_slope_reaches_2_to_
     assert limits.everywhere == (low == -math.inf and high == math.inf)
 
 
+def test_a_number_beyond_float32_is_refused() -> None:
+    with pytest.raises(ConfigError, match="alpha_1e9 leaves float32's range already beside r = 0"):
+        get("alpha_1e9").finite_range("fake")
+
+
 def test_the_finite_range_is_that_of_float32_wherever_it_is_first_asked_for() -> None:
     """`alpha` makes a new divergence each time, whose range no call has found before."""
     expected = alpha(-1.0).finite_range("f")

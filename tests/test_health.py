@@ -50,7 +50,12 @@ def test_a_state_is_told_when_it_has_lasted_and_again_after_it_was_left(name):
 
 @pytest.mark.parametrize(
     "change",
-    [{"discriminator/accuracy": 0.995}, {"ratio/calibration_q": 0.05}, {"ratio/calibration_q": 0.0}],
+    [
+        {"discriminator/accuracy": 0.995},
+        {"training_bound/gan": 1.38},
+        {"ratio/calibration_q": 0.05},
+        {"ratio/calibration_q": 0.0},
+    ],
     ids=str,
 )
 def test_other_ways_into_a_state(change):

@@ -208,6 +208,11 @@ def test_what_one_backward_pass_can_serve():
     assert not shared_scale(torch.tensor([0.0, 0.0]), s)[1]
     assert not shared_scale(torch.tensor([1.0, torch.nan]), s)[1]
     assert not shared_scale(torch.tensor([1.0, 1.0]), 2 * s)[1]
+    # Gradients below 2⁻⁶⁸, at log-ratios that one pass still serves: the scale stays finite.
+    scale, shared = shared_scale(torch.tensor([1e-24, 1e-24]), s)
+    assert shared
+    assert 1e-24 * scale > 2.0**-60
+    assert scale < 2.0**110
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -440,6 +440,13 @@ def test_numbers_of_samples_are_a_row_of_their_own(tmp_path):
     assert [(event.step, event.value) for event in precision] == [(200, 0.5), (300, 0.75)]
 
 
+@pytest.mark.parametrize("value", [3e38, -3e38])
+def test_log_ratios_of_any_size_have_a_histogram(tmp_path, value):
+    with Reporter(tmp_path, 100, console=pipe()) as reporter:
+        reporter.report(100, SCALARS, {"ratio/real": torch.full((4,), value)})
+    assert events(tmp_path).Tags()["tensors"] or events(tmp_path).Tags()["histograms"]
+
+
 def test_a_clock_that_was_set_back_hides_no_curve(tmp_path, monkeypatch):
     report_run(tmp_path, [1000, 2000])
     monkeypatch.setattr(time, "time", lambda: 1e9)

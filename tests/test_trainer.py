@@ -85,6 +85,21 @@ def test_a_run_depends_on_its_seed_and_on_nothing_else(tmp_path):
     assert not torch.allclose(first, other)
 
 
+def test_products_are_rounded_in_no_forward_pass(tmp_path):
+    """Not in reports or grids either: cuDNN's own default is TF32."""
+    dataset, state, allowed = data.load("digits"), new_state(MLP, (1, 8, 8), 16), []
+    convolutions = torch.backends.cudnn
+    for network in (state.generator, state.discriminator, state.average):
+        network.register_forward_hook(lambda *_: allowed.append(convolutions.allow_tf32))
+    before, convolutions.allow_tf32 = convolutions.allow_tf32, True
+    try:
+        play(state, game(), dataset, Latents(16), Schedule(images=100, report_every_images=100), tmp_path)
+        assert convolutions.allow_tf32
+    finally:
+        convolutions.allow_tf32 = before
+    assert not any(allowed)
+
+
 def test_each_step_moves_one_player():
     dataset = data.load("digits")
     state = new_state(MLP, dataset.shape, 16)

@@ -79,12 +79,14 @@ class Dropouts:
         rounded = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if rounded else x.dtype
         sizes = {rate: [len(x) * math.prod(shape) for _, shape in layers] for rate, layers in self.groups.items()}
-        longs = {rate: -(-sum(each) * bits(rate) // 64) for rate, each in sizes.items()}
+        width = 32 if x.device.type == "mps" else 64  # MPS draws no more random bits for an integer
+        words = {rate: -(-sum(each) * bits(rate) // width) for rate, each in sizes.items()}
         # The fewest calls of the random number generator.
-        drawn = torch.randint(-(2**63), 2**63 - 1, (sum(longs.values()),), device=x.device)
+        least, most, kind = -(2 ** (width - 1)), 2 ** (width - 1) - 1, torch.int32 if width == 32 else torch.int64
+        drawn = torch.randint(least, most, (sum(words.values()),), dtype=kind, device=x.device)
         masks: dict[int, Tensor] = {}
-        for words, (rate, layers) in zip(drawn.split(list(longs.values())), self.groups.items(), strict=True):
-            parts = mask(rate, words, sum(sizes[rate]), dtype).split(sizes[rate])
+        for part, (rate, layers) in zip(drawn.split(list(words.values())), self.groups.items(), strict=True):
+            parts = mask(rate, part, sum(sizes[rate]), dtype).split(sizes[rate])
             masks |= {number: each for (number, _), each in zip(layers, parts, strict=True)}
         return masks
 
@@ -95,7 +97,7 @@ def bits(rate: float) -> int:
 
 
 def mask(rate: float, drawn: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """`count` numbers, 0 with probability `rate` and otherwise 1/(1 − rate), from random 64-bit integers."""
+    """`count` numbers, 0 with probability `rate` and otherwise 1/(1 − rate), from random integers."""
     values = 2 ** bits(rate)  # equally likely ones of a word
     words = drawn.view(torch.int8 if bits(rate) == 8 else torch.int16)[:count]
     dropped = min(round(rate * values), values - 1)

@@ -44,8 +44,9 @@ class Room:
         self.free_at_first = memory.free(self.device)
 
     def takes(self, need: Need, running: Sequence[Need]) -> bool:
-        """Whether one more run may begin: one may always, and others where both what was free and what is free now
-        suffice. What runs have not yet taken is free now, what others took since was free at first."""
+        """Whether one more run may begin: the first may always. Another may where there is a place, all estimates fit
+        into what was free at first (running runs may not have taken theirs yet), and its own fits into what is free
+        now (other programs may have taken some)."""
         if not running:
             return True
         fits = memory.total([*running, need]) <= SHARE * self.free_at_first
