@@ -8,7 +8,7 @@ is printed, with the line of gantrain that caused it.
 
 from __future__ import annotations
 
-import traceback
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_iter, tree_map
 import gantrain
 
 NAME = "elsewhere"
+OURS = str(Path(gantrain.__file__).parent)
 WAIT = "the host waits for the device in"
 # What reads values on the host: here, or in a kernel that has to know how large its result will be.
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "repeat_interleave"}
@@ -135,6 +136,7 @@ def here(value: Any) -> Any:
 
 def waits() -> None:
     """Print where in gantrain the host waits."""
-    ours = Path(gantrain.__file__).parent
-    lines = [frame for frame in traceback.extract_stack() if ours in Path(frame.filename).parents]
-    print(WAIT, f"{Path(lines[-1].filename).name}:{lines[-1].name}" if lines else "a test", flush=True)
+    frame = sys._getframe()
+    while frame.f_back is not None and not frame.f_code.co_filename.startswith(OURS):
+        frame = frame.f_back
+    print(WAIT, f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}", flush=True)
