@@ -19,7 +19,7 @@ from gantrain.divergences import CATALOGUE
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.experiment import UPDATES, Execution, Experiment, Schedule
 from gantrain.forms import Candidate, Game
-from gantrain.iteration import Iteration, Updates, refuse_impossible, shared_scale
+from gantrain.iteration import Iteration, Updates, can_be_held, refuse_impossible, shared_scale
 from gantrain.latents import Latents
 from gantrain.objective import Objective
 from gantrain.precision import chosen_precision
@@ -217,6 +217,16 @@ def test_what_one_backward_pass_can_serve():
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Who watches
+
+
+@pytest.mark.parametrize(("momentum", "held"), [(0.0, True), (0.9, False)])
+def test_the_first_step_of_sgd_with_momentum_needs_the_host(momentum, held):
+    """PyTorch's fused SGD fills the buffer with what memory held, where that step is refused on the device."""
+    state = new_state()
+    sgd = partial(torch.optim.SGD, lr=1e-3, momentum=momentum, fused=True)
+    state.generator_optimizer = sgd(state.generator.parameters())
+    state.discriminator_optimizer = sgd(state.discriminator.parameters())
+    assert can_be_held(state) == held
 
 
 class Poisoned:
