@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gantrain.state import load
+    from gantrain.objectives import divergences
+    from gantrain.objectives.objective import Objective
+    from gantrain.training.state import load
 
-__all__ = ["load"]
+__all__ = ["Objective", "divergences", "load"]
+
+# Public name → the module that holds it. Imported on first use: importing the package stays free of torch.
+_HOMES = {
+    "Objective": "gantrain.objectives.objective",
+    "divergences": "gantrain.objectives",
+    "load": "gantrain.training.state",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` when it is asked for: importing the package stays free of torch."""
-    if name == "load":
-        from gantrain.state import load
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(_HOMES[name])
+    return getattr(home, name) if hasattr(home, name) else import_module(f"{_HOMES[name]}.{name}")
 
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -11,10 +11,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from gantrain.console import go_on_unseen, say
 from gantrain.errors import ConfigError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory, one_of
 from gantrain.files import reason
-from gantrain.run import Interrupted
-from gantrain.terminal import go_on_unseen, say
+from gantrain.runs.folder import Interrupted
 
 # Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""Hydra's option `hydra/launcher=packed`: what the launcher does is `gantrain.packed`.
+"""Hydra's option `hydra/launcher=packed`: what the launcher does is `gantrain.launch.packed`.
 
 Hydra imports this at every start, so torch is not imported here; and before it lists the module in `sys.modules`, where
 a dataclass would look up annotations that are strings.
@@ -33,14 +33,14 @@ class PackedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises ConfigError for a number of jobs that cannot be, and in a program that is not gantrain."""
-        from gantrain import packed
+        from gantrain.launch import packed
 
         packed.check(self.jobs, task_function)
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train one run for each list of overrides."""
-        from gantrain import packed
+        from gantrain.launch import packed
 
         setup_globals()
         configs = [self.composed(overrides, initial_job_idx + n) for n, overrides in enumerate(job_overrides)]

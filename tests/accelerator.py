@@ -65,8 +65,11 @@ class Generator(torch.Generator):
 
 def stand_in() -> None:
     """From now on `device=cuda` is the stand-in, and the device watches over updates as it does on CUDA."""
-    from gantrain import classifier, parts, precision, trainer
-    from gantrain.iteration import Iteration, can_be_held
+    from gantrain import precision
+    from gantrain.evaluation import classifier
+    from gantrain.launch import build as parts
+    from gantrain.training import loop
+    from gantrain.training.step import Iteration, can_be_held
 
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     getattr(torch, NAME).get_amp_supported_dtype = lambda: []
@@ -81,7 +84,7 @@ def stand_in() -> None:
     for module in (classifier, precision):
         module.multiplies_bf16 = lambda _: False  # on either device: it has no autocast
     parts.choose_device = lambda name: torch.device(NAME if name == "cuda" else "cpu")
-    trainer.Iteration = lambda state, *given: Iteration(state, *given, held_on_device=can_be_held(state))
+    loop.Iteration = lambda state, *given: Iteration(state, *given, held_on_device=can_be_held(state))
 
 
 LIBRARIES: list[torch.library.Library] = []  # what they register ends with them

@@ -11,8 +11,9 @@ import yaml
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gantrain.architectures import build, describe, rendered
-from gantrain.architectures.layers import (
+from gantrain.errors import ConfigError
+from gantrain.networks import build, describe, rendered
+from gantrain.networks.layers import (
     ACTIVATIONS,
     NORMALISATIONS,
     OPERATIONS,
@@ -21,9 +22,8 @@ from gantrain.architectures.layers import (
     ConvTranspose2d,
     Maxout,
 )
-from gantrain.architectures.tables import ACTIVATIONS as ACTIVATION_NAMES
-from gantrain.architectures.tables import NORMS, OPS
-from gantrain.errors import ConfigError
+from gantrain.networks.tables import ACTIVATIONS as ACTIVATION_NAMES
+from gantrain.networks.tables import NORMS, OPS
 
 FOLDER = Path(__file__).parent.parent / "conf" / "architecture"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -362,7 +362,7 @@ def test_rendered_tables_hold_every_row_and_the_sums():
 def test_torch_is_not_imported_by_the_package_nor_for_unknown_words():
     program = """
 import sys
-from gantrain.architectures import build
+from gantrain.networks import build
 from gantrain.errors import ConfigError
 try:
     build({"name": "x", "generator": [{"op": "convolution"}], "discriminator": []}, (3, 32, 32), 64)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gantrain.experiment import UPDATES, Execution
-from gantrain.iteration import Iteration
+from gantrain.training.setup import UPDATES, Execution
+from gantrain.training.step import Iteration
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench"
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from test_compare import make_run
 
-from gantrain import comparison_plots, html_report
-from gantrain.comparison import compare
+from gantrain.comparison import plots as comparison_plots
+from gantrain.comparison import report as html_report
+from gantrain.comparison.comparison import compare
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FOUND = next(filter(None, map(shutil.which, BROWSERS)), None)

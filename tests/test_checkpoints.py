@@ -8,8 +8,8 @@ import pickle
 import pytest
 import torch
 
-from gantrain import checkpoints
 from gantrain.errors import CheckpointError, DivergedError, StorageError
+from gantrain.runs import checkpoints
 
 
 def bundle(images: int, size: int = 100) -> dict:

@@ -21,12 +21,13 @@ from PIL import Image
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 
-from gantrain import classifier, data
-from gantrain.classifier import Judge, Training
+from gantrain import data
 from gantrain.commands import classifier as commands
 from gantrain.data import published
 from gantrain.data.images import Labels, pixels
 from gantrain.errors import CheckpointError
+from gantrain.evaluation import classifier
+from gantrain.evaluation.classifier import Judge, Training
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import gantrain as package
 from gantrain.cli import COMMANDS, main
-from gantrain.config import CONF, options
-from gantrain.divergences import CATALOGUE, HEADS
-from gantrain.objective import GENERATOR_OBJECTIVES
+from gantrain.config.checks import CONF, options
+from gantrain.objectives.divergences import CATALOGUE, HEADS
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 
 Gantrain = Callable[..., Any]
 
@@ -469,7 +469,7 @@ def test_a_density_is_drawn_once_in_its_own_picture(
     gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, dict[str, Any]] = {}
-    monkeypatch.setattr("gantrain.figures.save_scatter", lambda points, path, **given: drawn.update({path.name: given}))
+    monkeypatch.setattr("gantrain.plotting.save_scatter", lambda points, path, **how: drawn.update({path.name: how}))
     assert gantrain("train", "run_dir=run", "dataset=ring", "train.images=200", "train.batch_size=100").code == 0
     own, samples = drawn["real.png"], drawn["images_000000000200.png"]
     assert (own["real"], own["name"]) == (None, "real")

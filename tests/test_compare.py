@@ -23,11 +23,16 @@ import yaml
 from conftest import Answer
 from PIL import Image, PngImagePlugin
 
-from gantrain import collection, comparison, comparison_plots, html_report, panels, sweeps, unbegun
 from gantrain.commands import compare as show
-from gantrain.comparison import Comparison, Configuration, Estimate, better, compare
+from gantrain.comparison import comparison, panels
+from gantrain.comparison import plots as comparison_plots
+from gantrain.comparison import report as html_report
+from gantrain.comparison import runs as collection
+from gantrain.comparison.comparison import Comparison, Configuration, Estimate, better, compare
+from gantrain.comparison.provenance import command_lines, provenance
 from gantrain.errors import DataError
-from gantrain.provenance import command_lines, provenance
+from gantrain.launch import sweep as sweeps
+from gantrain.launch import unbegun
 
 Gantrain = Callable[..., Answer]
 SETTINGS: dict[str, Any] = {

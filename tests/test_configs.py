@@ -16,18 +16,20 @@ import yaml
 from omegaconf import OmegaConf
 from torch import nn
 
-from gantrain import architectures, config, parts
-from gantrain import overrides as gantrain_overrides
+from gantrain import networks
 from gantrain.commands import train
-from gantrain.composition import compose, preview, with_own_yaml
-from gantrain.config import DIVERGENCE_GROUPS, GROUPS, options
+from gantrain.config import checks
+from gantrain.config import overrides as gantrain_overrides
+from gantrain.config.checks import DIVERGENCE_GROUPS, GROUPS, options
+from gantrain.config.compose import compose, preview, with_own_yaml
+from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, shapes
-from gantrain.divergences import CATALOGUE, HEADS, PATTERNS
 from gantrain.errors import ConfigError
-from gantrain.objective import GENERATOR_OBJECTIVES
-from gantrain.optimizers import factories as optimizer_factories
-from gantrain.regularizers import REGULARIZERS
-from gantrain.schema import Config
+from gantrain.launch import build as parts
+from gantrain.objectives.divergences import CATALOGUE, HEADS, PATTERNS
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES
+from gantrain.objectives.regularizers import REGULARIZERS
+from gantrain.training.optimizers import factories as optimizer_factories
 
 Answer = Any
 Settings = dict[str, Any]
@@ -56,19 +58,19 @@ FITTING_DATASET = {name: dataset for dataset, name in NATURAL_ARCHITECTURE.items
 }
 SGD = {"name": "SGD", "lr": 0.01, "momentum": 0.0}
 CPU = torch.device("cpu")
-YAML = sorted(config.CONF.rglob("*.yaml"))
+YAML = sorted(checks.CONF.rglob("*.yaml"))
 
 
 def settings(*overrides: str) -> Settings:
     """What `gantrain train` makes of these arguments."""
-    return config.checked(compose(gantrain_overrides.checked(list(overrides))))
+    return checks.checked(compose(gantrain_overrides.checked(list(overrides))))
 
 
 def settings_from(folder: Path, *overrides: str) -> Settings:
     """The same with --config-dir."""
     flags = train.parse(["--config-dir", str(folder), *overrides])
     typed = with_own_yaml(gantrain_overrides.checked(flags.overrides), flags.config_dir)
-    return config.checked(preview(typed, flags.config_dir)[0])
+    return checks.checked(preview(typed, flags.config_dir)[0])
 
 
 def chosen(group: str, option: str) -> list[str]:
@@ -133,8 +135,8 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_every_divergence_trains_the_discriminator_and_the_generator(name: str) -> None:
     """The one with a bounded head trains G on itself alone, and a step as f' trains G through f alone."""
     step = name == "total_variation"
-    as_disc = config.objective(settings(f"disc_div={name}", *([f"gen_div={name}"] if step else [])))
-    as_gen = config.objective(settings(f"gen_div={name}", *(["gen_objective=ratio"] if step else [])))
+    as_disc = checks.objective(settings(f"disc_div={name}", *([f"gen_div={name}"] if step else [])))
+    as_gen = checks.objective(settings(f"gen_div={name}", *(["gen_objective=ratio"] if step else [])))
     assert as_disc.disc_div.name == as_gen.gen_div.name == name
 
 
@@ -167,7 +169,7 @@ def test_files_hold_data_alone(path: Path) -> None:
 def test_every_architecture_builds_for_a_dataset_it_fits(name: str) -> None:
     composed = settings(f"dataset={FITTING_DATASET[name]}", f"architecture={name}")
     shape, latent = sample_shape(composed), composed["latent"]["size"]
-    generator, discriminator = architectures.build(composed["architecture"], shape, latent)
+    generator, discriminator = networks.build(composed["architecture"], shape, latent)
     samples = generator(torch.randn(2, latent))
     assert samples.shape == (2, *shape)
     assert discriminator(samples).shape == (2,)
@@ -175,15 +177,15 @@ def test_every_architecture_builds_for_a_dataset_it_fits(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("regularizer"))
 def test_every_regularizer_takes_its_files_values(name: str) -> None:
-    written = yaml.safe_load((config.CONF / "regularizer" / f"{name}.yaml").read_text())
-    built = config.regularizer(settings(f"regularizer={name}")["regularizer"])
+    written = yaml.safe_load((checks.CONF / "regularizer" / f"{name}.yaml").read_text())
+    built = checks.regularizer(settings(f"regularizer={name}")["regularizer"])
     assert type(built) is REGULARIZERS[name]
     assert {"name": name} | dataclasses.asdict(built) == written
 
 
 @pytest.mark.parametrize("name", options("optimizer"))
 def test_every_optimizer_takes_its_files_values(name: str) -> None:
-    written = yaml.safe_load((config.CONF / "optimizer" / f"{name}.yaml").read_text())
+    written = yaml.safe_load((checks.CONF / "optimizer" / f"{name}.yaml").read_text())
     for build in optimizer_factories(settings(f"optimizer={name}")["optimizer"], CPU).values():
         optimizer = build(nn.Linear(2, 1))
         assert type(optimizer).__name__ == written["name"]
@@ -245,8 +247,8 @@ def test_the_paper_experiment_and_what_beats_it() -> None:
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_is_a_game_that_can_train(name: str) -> None:
     composed = settings(f"experiment={name}")
-    config.objective(composed)
-    architectures.describe(composed["architecture"], sample_shape(composed), composed["latent"]["size"])
+    checks.objective(composed)
+    networks.describe(composed["architecture"], sample_shape(composed), composed["latent"]["size"])
 
 
 def test_an_experiment_of_the_users_own_beats_the_dataset_and_not_the_command_line(tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_an_experiment_that_chooses_a_dataset_alone_gets_the_datasets_network(tm
 
 def test_yaml_of_the_users_own_adds_options_to_any_group(tmp_path: Path) -> None:
     write(tmp_path / "dataset/cats.yaml", "# @package _global_\ndataset: {name: folder, path: cats, size: 8}\n")
-    table = yaml.safe_load((config.CONF / "architecture" / "conv8.yaml").read_text())
+    table = yaml.safe_load((checks.CONF / "architecture" / "conv8.yaml").read_text())
     write(tmp_path / "architecture/wide.yaml", yaml.safe_dump(table | {"name": "wide"}))
     write(tmp_path / "optimizer/lion.yaml", "name: AdamW\nlr: 0.5\nweight_decay: 0.25\n")
     composed = settings_from(tmp_path, "dataset=cats", "architecture=wide", "optimizer=lion")
@@ -387,7 +389,7 @@ def test_open_sections_take_the_keys_that_fit_their_name() -> None:
     assert built["discriminator"].defaults["lr"] == 0.5
     assert built["generator"].defaults["lr"] == 0.0001
     assert built["generator"].defaults["weight_decay"] == built["discriminator"].defaults["weight_decay"] == 0.1
-    regularizer = config.objective(settings("regularizer=gradient_penalty", "regularizer.target=0")).regularizer
+    regularizer = checks.objective(settings("regularizer=gradient_penalty", "regularizer.target=0")).regularizer
     assert regularizer == REGULARIZERS["gradient_penalty"](weight=10.0, target=0.0)
     assert settings("architecture.leaky_slope=0.3")["architecture"]["leaky_slope"] == 0.3
 
@@ -613,7 +615,7 @@ def test_the_shown_config_composes_to_the_same_settings(
     assert (answer.code, answer.err) == (0, "")
     write(tmp_path / "experiment/again.yaml", f"# @package _global_\n{answer.out}")
     assert settings_from(tmp_path, "experiment=again") == settings(*typed)
-    assert config.checked(OmegaConf.create(answer.out)) == settings(*typed)
+    assert checks.checked(OmegaConf.create(answer.out)) == settings(*typed)
 
 
 def test_the_help_names_every_key_and_every_option() -> None:

@@ -29,7 +29,7 @@ from scipy import integrate, stats
 from scipy.io import savemat
 
 from gantrain import data
-from gantrain.data import decoding, densities, fetching, folder, published
+from gantrain.data import decoding, fetching, folder, mixtures, published
 from gantrain.data.images import Images
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError, StorageError
 
@@ -220,7 +220,7 @@ def test_a_mixture_of_ones_own_is_normalised() -> None:
 
 
 def test_protocols_of_the_field() -> None:
-    ring, grid = densities.ring(), densities.grid25()
+    ring, grid = mixtures.ring(), mixtures.grid25()
     assert np.hypot(*np.array(ring.means).T) == pytest.approx([2.0] * 8)
     assert set(ring.stds) == {0.02}
     assert set(np.unique(grid.means)) == {-4, -2, 0, 2, 4}

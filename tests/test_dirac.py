@@ -8,18 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from gantrain import architectures, data, divergences
-from gantrain.dirac import Linear, linearised
-from gantrain.divergences import CATALOGUE
+from gantrain import data
+from gantrain import networks as architectures
 from gantrain.errors import ConfigError
-from gantrain.experiment import Execution, Experiment, Schedule
-from gantrain.iteration import UPDATES, Iteration
-from gantrain.latents import Latents
-from gantrain.metrics_file import read_metrics
-from gantrain.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing, Regularizer
-from gantrain.state import State
-from gantrain.trajectory import extent, parameter_values, trajectory
+from gantrain.networks.latents import Latents
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing, Regularizer
+from gantrain.runs.metrics_file import read_metrics
+from gantrain.theory.dirac import Linear, linearised
+from gantrain.training.setup import Execution, Experiment, Schedule
+from gantrain.training.state import State
+from gantrain.training.step import UPDATES, Iteration
+from gantrain.training.trajectory import extent, parameter_values, trajectory
 
 START = 0.5
 RATE = 0.1

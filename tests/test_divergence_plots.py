@@ -14,16 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from gantrain import divergence_plots, divergences
-from gantrain.divergences import CATALOGUE
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.theory import plots
 
 ALL = list(CATALOGUE.values())
 TWO = [divergences.kl, divergences.get("alpha_0.3")]
-FIGURES = [draw for name, draw in divergence_plots.FIGURES.items() if name != "effective"]
+FIGURES = [draw for name, draw in plots.FIGURES.items() if name != "effective"]
 
 
 def curves(axes: Axes) -> list[Line2D]:
-    return [line for line in axes.lines if len(line.get_xdata()) == divergence_plots.POINTS]
+    return [line for line in axes.lines if len(line.get_xdata()) == plots.POINTS]
 
 
 def curve(axes: Axes, name: str, chosen: list[divergences.Divergence]) -> tuple[np.ndarray, np.ndarray]:
@@ -39,14 +40,14 @@ def names(axes: Axes) -> list[str]:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The figures of two divergences."""
     folder = tmp_path_factory.mktemp("figures")
-    assert divergence_plots.save(TWO, folder) == list(divergence_plots.FIGURES)
+    assert plots.save(TWO, folder) == list(plots.FIGURES)
     return folder
 
 
 def test_the_same_divergences_give_the_same_files(saved: Path, tmp_path: Path) -> None:
-    divergence_plots.save(TWO, tmp_path)
+    plots.save(TWO, tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert {*written} == {f"{name}.{kind}" for name in divergence_plots.FIGURES for kind in ("png", "svg")}
+    assert {*written} == {f"{name}.{kind}" for name in plots.FIGURES for kind in ("png", "svg")}
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == written
 
 
@@ -84,7 +85,7 @@ def test_names_keep_apart_and_stay_beside_the_axes(draw, count: int) -> None:
 
 
 def test_a_lone_name_stands_at_the_end_of_its_line() -> None:
-    (axes,) = divergence_plots.draw_f([divergences.kl]).axes
+    (axes,) = plots.draw_f([divergences.kl]).axes
     (name,) = (text for text in axes.texts if text.get_text() == "kl")
     height = axes.transAxes.inverted().transform(axes.transData.transform((3, 3 * math.log(3))))[1]
     assert name.get_position()[1] == pytest.approx(height)
@@ -92,10 +93,10 @@ def test_a_lone_name_stands_at_the_end_of_its_line() -> None:
 
 def test_lines_are_the_functions_that_they_are_named_after() -> None:
     chosen = [divergences.pearson, divergences.gan]
-    (axes,) = divergence_plots.draw_f(chosen).axes
+    (axes,) = plots.draw_f(chosen).axes
     u, f = curve(axes, "pearson", chosen)
     np.testing.assert_allclose(f, (u - 1) ** 2, atol=1e-12)
-    real, fake = divergence_plots.draw_real_fake(chosen).axes
+    real, fake = plots.draw_real_fake(chosen).axes
     r, values = curve(real, "gan", chosen)
     np.testing.assert_allclose(values, -np.log1p(np.exp(-r)))
     r, values = curve(fake, "pearson", chosen)
@@ -104,7 +105,7 @@ def test_lines_are_the_functions_that_they_are_named_after() -> None:
 
 def test_the_lecture_notes_generator_losses() -> None:
     chosen = [divergences.gan, divergences.kl]
-    matched, _, alternative = divergence_plots.draw_losses(chosen).axes
+    matched, _, alternative = plots.draw_losses(chosen).axes
     d, minimax = curve(matched, "gan", chosen)
     np.testing.assert_allclose(minimax, np.log(1 - d), rtol=1e-10)
     d, likelihood = curve(matched, "kl", chosen)
@@ -114,14 +115,14 @@ def test_the_lecture_notes_generator_losses() -> None:
 
 
 def test_the_pull_of_ratio_is_shaded_where_it_leaves_the_data() -> None:
-    matched, ratio, alternative = divergence_plots.draw_pulls([divergences.kl]).axes
+    matched, ratio, alternative = plots.draw_pulls([divergences.kl]).axes
     r, pull = curve(ratio, "kl", [divergences.kl])
     np.testing.assert_allclose(pull, -np.exp(r) * (1 + r), atol=1e-10)
     assert [len(axes.patches) for axes in (matched, ratio, alternative)] == [0, 1, 0]
 
 
 def test_an_objective_that_cannot_train_is_left_out() -> None:
-    (axes,) = divergence_plots.draw_losses([divergences.total_variation]).axes
+    (axes,) = plots.draw_losses([divergences.total_variation]).axes
     assert "gen_objective=ratio" in axes.get_title()
 
 
@@ -130,13 +131,13 @@ def test_an_objective_that_cannot_train_is_left_out() -> None:
     [("kl", 0, 1 / math.e), ("js", 0, 1), ("gan", 0, 4), ("reverse_kl", 0.5, 2), ("pearson", 4, 0)],
 )
 def test_effective_divergences_are_shaded_where_all_are_convex(name: str, affine: float, convex_to: float) -> None:
-    (axes,) = divergence_plots.draw_effective([divergences.get(name).shifted(affine)]).axes
+    (axes,) = plots.draw_effective([divergences.get(name).shifted(affine)]).axes
     (shade,) = (patch for patch in axes.patches if isinstance(patch, Rectangle))
     assert (shade.get_x(), shade.get_width()) == pytest.approx((0, convex_to))
 
 
 def test_effective_divergences_have_a_panel_each() -> None:
-    panels = divergence_plots.draw_effective(ALL).axes
+    panels = plots.draw_effective(ALL).axes
     assert len(panels) == len(ALL)
     kl = curves(panels[0])
     u = torch.from_numpy(np.asarray(kl[1].get_xdata()))

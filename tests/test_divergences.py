@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gantrain import divergences
-from gantrain.divergences import CATALOGUE, LARGEST, RATIO_CLIP, alpha, get
 from gantrain.errors import ConfigError
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE, LARGEST, RATIO_CLIP, alpha, get
 
 TypedFormula = Callable[[Any, Any], Any]
 
@@ -367,10 +367,10 @@ def test_the_refusal_shows_the_name_as_it_was_given(name: str) -> None:
 def test_names_and_refusals_do_not_import_torch() -> None:
     program = """
 import sys
-import gantrain.divergences, gantrain.objective, gantrain.regularizers
-from gantrain.divergences import HEADS, get
+import gantrain.objectives.divergences, gantrain.objectives.objective, gantrain.objectives.regularizers
+from gantrain.objectives.divergences import HEADS, get
 from gantrain.errors import ConfigError
-from gantrain.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 for head in HEADS:
     for gen_objective in GENERATOR_OBJECTIVES:
         Objective(get("kl"), get("dual_alpha_0.3").shifted(1.0), gen_objective, head)

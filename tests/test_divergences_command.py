@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gantrain.divergences import CATALOGUE
-from gantrain.objective import GENERATOR_OBJECTIVES
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 
 Gantrain = Callable[..., Any]
 

@@ -18,10 +18,13 @@ import pytest
 import torch
 import yaml
 
-from gantrain import architectures, cli, config, divergences, overrides, parts, schema
+from gantrain import cli, networks
 from gantrain.commands import train
-from gantrain.composition import preview, with_own_yaml
-from gantrain.objective import Objective
+from gantrain.config import checks, overrides, schema
+from gantrain.config.compose import preview, with_own_yaml
+from gantrain.launch import build as parts
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import Objective
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -147,7 +150,7 @@ def compose(arguments: list[str]) -> None:
         for text, o in zip(typed, read, strict=True)
     ]
     for job in itertools.product(*values):
-        settings = config.checked(preview(with_own_yaml(list(job), flags.config_dir), flags.config_dir)[0])
+        settings = checks.checked(preview(with_own_yaml(list(job), flags.config_dir), flags.config_dir)[0])
         parts.check(settings)
 
 
@@ -214,7 +217,7 @@ def test_a_divergence_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> 
     added = replace(js, name="doubled", real=lambda r: 2 * js.real(r), fake=lambda r: 2 * js.fake(r))
     monkeypatch.setitem(divergences.CATALOGUE, "doubled", added)
     try:
-        assert "doubled" in config.options("gen_div")
+        assert "doubled" in checks.options("gen_div")
         compose(["gen_div=doubled", "disc_div=dual_doubled"])
         estimates = Objective(added, js).estimates(torch.ones(3), -torch.ones(3))
         assert estimates["bound/doubled"] == pytest.approx(2 * estimates["bound/js"])
@@ -226,7 +229,7 @@ def test_a_divergence_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
 def test_the_architecture_that_is_shown_can_be_built(own_yaml: Path, shape: tuple[int, ...]) -> None:
     table = yaml.safe_load(text(own_yaml / "architecture" / "mine.yaml"))
-    generator, discriminator = architectures.build(table, shape, latent_size=16)
+    generator, discriminator = networks.build(table, shape, latent_size=16)
     assert discriminator(generator(torch.randn(5, 16))).shape == (5,)
 
 

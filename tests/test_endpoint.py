@@ -6,14 +6,16 @@ import math
 import pytest
 from torch import nn
 
-from gantrain import architectures, data, divergences, exact
-from gantrain.endpoint import TOLERANCE, Endpoint, doubted, ended_as, endpoint, judged, settles
-from gantrain.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.regularizers import InstanceNoise, LabelSmoothing
+from gantrain import data, networks
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objectives.regularizers import InstanceNoise, LabelSmoothing
+from gantrain.theory import quadrature
+from gantrain.training.endpoint import TOLERANCE, Endpoint, doubted, ended_as, endpoint, judged, settles
 
 ROW = {"op": "linear", "features": 1}
 AFFINE = {"name": "affine", "generator": [{"op": "affine", "features": "data"}], "discriminator": [ROW]}
-P = exact.Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
+P = quadrature.Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
 # Σwμ = .6·(−1.5) + .4·2 and √(Σw(σ² + μ²) − (Σwμ)²), which KL matches.
 MEAN, STD = -0.1, (0.6 * (0.36 + 2.25) + 0.4 * (0.64 + 4.0) - 0.01) ** 0.5
 
@@ -23,7 +25,7 @@ def game(gen_div="kl", gen_objective="matched", disc_div="gan", **settings):
 
 
 def verdict(reached, flow, p=P):
-    return ended_as(exact.Ending(*flow), p, *reached)
+    return ended_as(quadrature.Ending(*flow), p, *reached)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def test_the_distance_tells_the_divergence_from_the_rest():
         found = judged(game(), P, reached)
         assert found.distance == pytest.approx(TOLERANCE, rel=1e-6)
         shift, widening = reached[0] - MEAN, reached[1] - STD
-        kl = exact.gaussian_kl(exact.gaussian(MEAN, STD), exact.gaussian(*reached))
+        kl = quadrature.gaussian_kl(quadrature.gaussian(MEAN, STD), quadrature.gaussian(*reached))
         assert kl == pytest.approx((shift**2 + 2 * widening**2) / (2 * STD**2), rel=0.1)
         assert kl < 1e-3
 
@@ -145,14 +147,14 @@ HEAVY = {
 
 @pytest.mark.parametrize(("std", "gen_objective"), HEAVY)
 def test_where_a_sample_s_gradient_has_no_variance(std, gen_objective):
-    losses = [exact.Loss(d, *GENERATOR_OBJECTIVES[gen_objective]) for d in divergences.CATALOGUE.values()]
-    found = {loss.divergence.name for loss in losses if not settles(loss, P, exact.gaussian(0, std))}
+    losses = [quadrature.Loss(d, *GENERATOR_OBJECTIVES[gen_objective]) for d in divergences.CATALOGUE.values()]
+    found = {loss.divergence.name for loss in losses if not settles(loss, P, quadrature.gaussian(0, std))}
     assert found == HEAVY[std, gen_objective]
 
 
 @pytest.mark.parametrize(("std", "settled"), [(0.97, True), (0.99, False)])
 def test_the_variance_of_neyman_ends_where_three_precisions_of_q_are_two_of_p(std, settled):
-    assert settles(exact.Loss(divergences.get("neyman"), "fake", -1), P, exact.gaussian(0, std)) is settled
+    assert settles(quadrature.Loss(divergences.get("neyman"), "fake", -1), P, quadrature.gaussian(0, std)) is settled
 
 
 def test_neyman_is_promised_nothing_from_so_wide_a_start():
@@ -182,8 +184,8 @@ def test_nothing_is_promised_without_the_exact_ratio_or_a_flow_that_ends(played,
 
 @pytest.mark.parametrize("outcome", ["unstable", "stalls", "infinite"])
 def test_a_flow_without_an_end_promises_nothing(outcome):
-    loss = exact.Loss(divergences.get("kl"), "fake", -1)
-    assert outcome in doubted(game(), P, loss, exact.Ending(outcome, 0.0, 1.0))
+    loss = quadrature.Loss(divergences.get("kl"), "fake", -1)
+    assert outcome in doubted(game(), P, loss, quadrature.Ending(outcome, 0.0, 1.0))
 
 
 @pytest.mark.parametrize("disc_div", ["kl", "js", "jeffreys"])
@@ -192,7 +194,7 @@ def test_the_promise_is_the_same_whatever_trains_the_discriminator(disc_div):
 
 
 def test_a_summary_is_plain_json():
-    flow, nowhere = exact.Ending("stalls", 0.0, 1.0), exact.Fit(math.nan, math.nan, math.inf)
+    flow, nowhere = quadrature.Ending("stalls", 0.0, 1.0), quadrature.Fit(math.nan, math.nan, math.inf)
     one = Endpoint("kl", "matched", (0.0, 1.0), flow, nowhere, distance=None, doubt="it stalls", within=None)
     assert json.loads(json.dumps(one.summary(), allow_nan=False))["optimum"] == {"mean": None, "std": None}
 
@@ -209,7 +211,7 @@ def test_other_runs_have_no_endpoint(name, generator):
 
 
 def test_an_untrained_generator_is_where_it_began():
-    generator, _ = architectures.build(AFFINE, (1,), 1)
+    generator, _ = networks.build(AFFINE, (1,), 1)
     found = endpoint(generator, data.load("mixture1d"), game())
     assert found.reached == (0.0, 1.0)
     assert found.distance == pytest.approx(math.dist((0, 1), (MEAN, STD)) / STD, rel=1e-6)

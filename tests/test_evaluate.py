@@ -20,10 +20,13 @@ from PIL import Image
 from scipy import linalg
 from torch import Tensor
 
-from gantrain import checkpoints, classifier, data, evaluation
+from gantrain import data
 from gantrain.cli import main
 from gantrain.errors import DataError
-from gantrain.metrics import catalogue, names, stored
+from gantrain.evaluation import classifier, evaluation, metric_names
+from gantrain.evaluation import metrics as catalogue
+from gantrain.evaluation import samples as stored
+from gantrain.runs import checkpoints
 
 SMALL = ["train.images=2000", "train.held_out_images=20", "architecture=mlp_digits"]
 TINY = ["train.images=200", "train.batch_size=50", "train.held_out_images=50", "architecture=mlp_digits"]
@@ -234,8 +237,8 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
 
 
 def test_the_names_that_help_lists_are_those_of_the_catalogue() -> None:
-    assert tuple(catalogue.IMAGES) == names.IMAGES
-    assert tuple(catalogue.POINTS) == names.POINTS
+    assert tuple(catalogue.IMAGES) == metric_names.IMAGES
+    assert tuple(catalogue.POINTS) == metric_names.POINTS
 
 
 # What is refused

@@ -15,13 +15,16 @@ from conftest import Answer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume import SMALL, assert_equal_states, comparable, train_until
 
-from gantrain import checkpoints, data, evaluation, eyes
+from gantrain import data
 from gantrain.cli import main
-from gantrain.comparison import better
-from gantrain.evaluation import Evaluation, Yardstick
-from gantrain.metrics import catalogue, names
-from gantrain.metrics_file import read_metrics
-from gantrain.state import State
+from gantrain.comparison.comparison import better
+from gantrain.evaluation import evaluation, metric_names
+from gantrain.evaluation import features as eyes
+from gantrain.evaluation import metrics as catalogue
+from gantrain.evaluation.evaluation import Evaluation, Yardstick
+from gantrain.runs import checkpoints
+from gantrain.runs.metrics_file import read_metrics
+from gantrain.training.state import State
 
 RING = [*SMALL, "dataset=ring", "train.images=1000", "train.report_every_images=400", "train.keep_checkpoints=3"]
 MEASURED = ["evaluate.every_images=200", "evaluate.count=60", "best.metric=quality/density"]  # the best at 400
@@ -130,7 +133,7 @@ def test_a_missing_classifier_is_trained_before_the_run(
     said = [line for line in answer.out.splitlines() if "classifier of the labels" in line or "images 2,000/" in line]
     assert len(said) == 2
     assert "training a classifier" in said[0]
-    assert set(written(tmp_path / "run")["metrics"]) == set(names.numbers_of(["prdc"], "digits"))
+    assert set(written(tmp_path / "run")["metrics"]) == set(metric_names.numbers_of(["prdc"], "digits"))
 
 
 def test_the_line_names_the_number_of_training_examples_where_it_is_another() -> None:
@@ -315,9 +318,9 @@ def test_the_names_known_without_torch_are_those_that_are_measured() -> None:
     known = {"digits": catalogue.IMAGES, "stacked_mnist": catalogue.STACKS, "ring": catalogue.POINTS}
     for dataset, metrics in known.items():
         for name, metric in metrics.items():
-            assert list(catalogue.measure(seen, seen, [metric])) == names.numbers_of([name], dataset)
+            assert list(catalogue.measure(seen, seen, [metric])) == metric_names.numbers_of([name], dataset)
 
 
 def test_every_kind_of_data_has_a_number_to_follow() -> None:
     for dataset in ("digits", "stacked_mnist", "ring"):
-        assert any(better(number) for number in names.numbers_of(names.metrics_of(dataset), dataset))
+        assert any(better(number) for number in metric_names.numbers_of(metric_names.metrics_of(dataset), dataset))

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from gantrain import divergences, exact
-from gantrain.exact import GAUSSIAN_CLOSED_FORMS, Loss, Mixture, fit, follow, gaussian, slope, value
-from gantrain.objective import GENERATOR_OBJECTIVES
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES
+from gantrain.theory import quadrature
+from gantrain.theory.quadrature import GAUSSIAN_CLOSED_FORMS, Loss, Mixture, fit, follow, gaussian, slope, value
 
 EXAMPLE = Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
 CLOSE = Mixture((0.6, 0.4), (-0.5, 0.7), (0.6, 0.8))
@@ -323,7 +324,7 @@ def descended(name: str, gen_objective: str, start: tuple[float, float], rate: f
     return theta
 
 
-def followed(name: str, gen_objective: str, start: tuple[float, float] = (0.0, 1.0)) -> exact.Ending:
+def followed(name: str, gen_objective: str, start: tuple[float, float] = (0.0, 1.0)) -> quadrature.Ending:
     return follow(Loss(divergences.get(name), *GENERATOR_OBJECTIVES[gen_objective]), EXAMPLE, start)
 
 

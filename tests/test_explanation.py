@@ -2,9 +2,9 @@
 
 import pytest
 
-from gantrain import divergences
-from gantrain.explanation import explained
-from gantrain.objective import Objective
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import Objective
+from gantrain.theory.explanation import explained
 
 
 def text(disc_div, gen_div, objective, **more):

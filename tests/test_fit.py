@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gantrain import plots
 from gantrain.commands import fit
-from gantrain.divergences import CATALOGUE
-from gantrain.exact import Mixture, gaussian
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.theory import fit_plots
+from gantrain.theory.quadrature import Mixture, gaussian
 
 Gantrain = Callable[..., Any]
 EXAMPLE = Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
@@ -162,21 +162,27 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_the_figure_shows_the_data_and_every_different_gaussian(tmp_path: Path) -> None:
-    one, two = plots.Curve("kl", -0.1, 1.85), plots.Curve("reverse_kl", -1.5, 0.64)
-    same, spike = plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9), plots.Curve("js", 0.5, 1e-4, collapsed=True)
+    one, two = fit_plots.Curve("kl", -0.1, 1.85), fit_plots.Curve("reverse_kl", -1.5, 0.64)
+    same, spike = (
+        fit_plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9),
+        fit_plots.Curve("js", 0.5, 1e-4, collapsed=True),
+    )
     pictures = []
     for index, curves in enumerate([[], [one], [one, two], [one, two, spike]]):
         path = tmp_path / f"{index}.png"
-        plots.save_fits(EXAMPLE, curves, path, "title")
+        fit_plots.save_fits(EXAMPLE, curves, path, "title")
         pictures.append(pixels(path))
         assert (np.abs(pictures[-1] - 0xDD).max(-1) == 0).sum() > 1000  # the data's grey
     coloured = [int((np.ptp(picture, axis=-1) > 60).sum()) for picture in pictures]
     assert coloured[0] == 0 < coloured[1] < coloured[2]
-    assert [curve.label for curve in plots._merged(EXAMPLE, [one, two, same])] == ["kl, dual_reverse_kl", "reverse_kl"]
+    assert [curve.label for curve in fit_plots._merged(EXAMPLE, [one, two, same])] == [
+        "kl, dual_reverse_kl",
+        "reverse_kl",
+    ]
 
 
 def test_the_same_fits_give_the_same_bytes(tmp_path: Path) -> None:
-    curves = [plots.Curve(", ".join(CATALOGUE), 0.0, 1.0)]  # a long list of names still leaves room for the axes
+    curves = [fit_plots.Curve(", ".join(CATALOGUE), 0.0, 1.0)]  # a long list of names still leaves room for the axes
     for name in ("a", "b"):
-        plots.save_fits(EXAMPLE, curves, tmp_path / f"{name}.png")
+        fit_plots.save_fits(EXAMPLE, curves, tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

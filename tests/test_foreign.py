@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from gantrain.commands import train
-from gantrain.composition import preview, with_own_yaml
-from gantrain.foreign import MOST_VALUES, values
+from gantrain.config.compose import preview, with_own_yaml
+from gantrain.config.trust import MOST_VALUES, values
 
 GLOBAL = "# @package _global_\n"
 HARMLESS = {

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from gantrain import divergences
-from gantrain.health import watched
+from gantrain.objectives import divergences
+from gantrain.reporting.health import watched
 
 HEALTHY = {
     "bound/gan": 0.2,

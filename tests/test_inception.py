@@ -23,10 +23,10 @@ from PIL import Image
 from scipy import special, stats
 from torch import Tensor, nn
 
-from gantrain import data, inception
+from gantrain import data
 from gantrain.errors import ConfigError, DataError
-from gantrain.metrics import classes, distances, names
-from gantrain.metrics.neighbours import manifolds
+from gantrain.evaluation import classes, distances, inception, metric_names
+from gantrain.evaluation.prdc import manifolds
 
 pytest.importorskip("torch_fidelity", reason="needs gantrain[inception]")
 from torch_fidelity import metric_fid, metric_isc, metric_kid
@@ -321,16 +321,16 @@ def test_classes_are_told_by_a_classifier(file: Path, coloured: list[str], gantr
     named = found(
         gantrain, *coloured, f"inception={file}", f"classifier={next(Path('cache').rglob('classifiers/*.pt'))}"
     )
-    whole = set(names.numbers_of(names.IMAGES, "folder", "inception"))
+    whole = set(metric_names.numbers_of(metric_names.IMAGES, "folder", "inception"))
     for document, numbers in (
-        (asked, set(names.numbers_of(["fid", "classes"], "folder", "inception"))),
+        (asked, set(metric_names.numbers_of(["fid", "classes"], "folder", "inception"))),
         (by_itself, whole),
         (named, whole),
     ):
         assert set(document["metrics"]) == numbers
         assert document["features"]["classes"] == alone["features"]
         assert document["class_histogram"] == alone["class_histogram"]
-        for number in names.numbers_of(["classes"], "folder"):
+        for number in metric_names.numbers_of(["classes"], "folder"):
             assert document["metrics"][number] == alone["metrics"][number]
     assert sum(alone["class_histogram"]["samples"].values()) == COUNT
 
@@ -352,21 +352,21 @@ def test_a_run_looks_through_it_and_keeps_to_what_it_began_with(
         """Through what a run looked, by its evaluation and by its config, and for which metrics."""
         found = json.loads(Path(run, "evaluation.json").read_text(encoding="utf-8"))
         config = yaml.safe_load(Path(run, ".hydra", "config.yaml").read_text(encoding="utf-8"))["evaluate"]
-        assert set(found["metrics"]) == set(names.numbers_of(config["metrics"], "folder", config["features"]))
+        assert set(found["metrics"]) == set(metric_names.numbers_of(config["metrics"], "folder", config["features"]))
         return found["features"]["name"], config["features"], config["metrics"]
 
-    through_inception = [name for name in names.IMAGES if name != "classes"]
+    through_inception = [name for name in metric_names.IMAGES if name != "classes"]
     assert trained("a") == ("inception", "inception", through_inception)  # downloaded
     assert inception.place().read_bytes() == file.read_bytes()
-    assert trained("classes", "best.metric=diversity/class_tv") == ("inception", "inception", [*names.IMAGES])
+    assert trained("classes", "best.metric=diversity/class_tv") == ("inception", "inception", [*metric_names.IMAGES])
     assert Path("classes/checkpoints/best.pt").exists()
-    assert trained("b", "best.metric=quality/fid_classifier") == ("classifier", "classifier", [*names.IMAGES])
+    assert trained("b", "best.metric=quality/fid_classifier") == ("classifier", "classifier", [*metric_names.IMAGES])
     assert trained("c", "evaluate.metrics=[classes]") == ("classifier", "classifier", ["classes"])
     assert gantrain("resume", "b", "train.images=40").code == 0
-    assert looked("b") == ("classifier", "classifier", [*names.IMAGES])
+    assert looked("b") == ("classifier", "classifier", [*metric_names.IMAGES])
     assert gantrain("resume", "a", "train.images=40").code == 0
     assert looked("a") == ("inception", "inception", through_inception)  # though there is a classifier now
-    assert trained("d", "best.metric=quality/fid_inception") == ("inception", "inception", [*names.IMAGES])
+    assert trained("d", "best.metric=quality/fid_inception") == ("inception", "inception", [*metric_names.IMAGES])
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])

@@ -14,17 +14,20 @@ import yaml
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gantrain import architectures, data, divergences, forms
-from gantrain.divergences import CATALOGUE
+from gantrain import data
+from gantrain import networks as architectures
 from gantrain.errors import ConfigError, DivergedError
-from gantrain.experiment import UPDATES, Execution, Experiment, Schedule
-from gantrain.forms import Candidate, Game
-from gantrain.iteration import Iteration, Updates, can_be_held, refuse_impossible, shared_scale
-from gantrain.latents import Latents
-from gantrain.objective import Objective
+from gantrain.networks.latents import Latents
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.objectives.objective import Objective
+from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing
 from gantrain.precision import chosen_precision
-from gantrain.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing
-from gantrain.state import State, averaged
+from gantrain.training import acceleration
+from gantrain.training.acceleration import Candidate, Game
+from gantrain.training.setup import UPDATES, Execution, Experiment, Schedule
+from gantrain.training.state import State, averaged
+from gantrain.training.step import Iteration, Updates, can_be_held, refuse_impossible, shared_scale
 
 CONF = Path(__file__).parents[1] / "conf" / "architecture"
 ROW = {"op": "linear", "activation": "leaky_relu"}
@@ -393,7 +396,7 @@ def test_trying_a_form_changes_nothing(places_stay, played):
     for state in (tried, untouched):
         for _ in range(played):
             Iteration(state, experiment()).play()
-    with forms.unchanged(tried, places_stay=places_stay):
+    with acceleration.unchanged(tried, places_stay=places_stay):
         Iteration(tried, experiment()).play()
     tried.images = untouched.images
     for state in (tried, untouched):
@@ -421,7 +424,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     ],
 )
 def test_the_forms_that_are_tried(execution, device, held, names):
-    assert [candidate.name for candidate in forms.candidates(Execution(**execution), device, held)] == names
+    assert [candidate.name for candidate in acceleration.candidates(Execution(**execution), device, held)] == names
 
 
 def test_a_form_that_does_not_work_gives_way_and_says_why():
@@ -433,13 +436,13 @@ def test_a_form_that_does_not_work_gives_way_and_says_why():
             tried_already.append(game)
             raise RuntimeError("no compiler here\nand more")
 
-    form = forms.fastest(objective, state, tried, play, [], said.append)
+    form = acceleration.fastest(objective, state, tried, play, [], said.append)
     form([])
     assert len(tried_already) == 1
     tried_already.clear()
     assert said == ["an iteration in a dream does not work here, so it is eager: RuntimeError: no compiler here"]
     with pytest.raises(ConfigError, match="in a dream does not work here: RuntimeError: no compiler here; choose"):
-        forms.fastest(objective, state, tried[:1], play, [], said.append)
+        acceleration.fastest(objective, state, tried[:1], play, [], said.append)
 
 
 @NEEDS_CUDA

@@ -15,10 +15,10 @@ from test_divergences import NAMES, PARTS, SMOOTH, TYPED, slope, typed_slope
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gantrain.divergences import CATALOGUE, HEADS, Part, get
 from gantrain.errors import ConfigError
-from gantrain.objective import GENERATOR_OBJECTIVES, Objective, continued, outside, raw_output
-from gantrain.regularizers import R1, REGULARIZERS, GradientPenalty
+from gantrain.objectives.divergences import CATALOGUE, HEADS, Part, get
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective, continued, outside, raw_output
+from gantrain.objectives.regularizers import R1, REGULARIZERS, GradientPenalty
 
 
 def identity(x: Tensor) -> Tensor:

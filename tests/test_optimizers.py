@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gantrain import optimizers
 from gantrain.errors import ConfigError
+from gantrain.training import optimizers
 
 CPU = torch.device("cpu")
 

@@ -17,19 +17,23 @@ from typing import Any
 import pytest
 import torch
 
-from gantrain import architectures, checkpoints, config, data, memory
-from gantrain.composition import compose
+from gantrain import data
+from gantrain import networks as architectures
+from gantrain.config import checks
+from gantrain.config.compose import compose
 from gantrain.data import published
 from gantrain.errors import ConfigError
-from gantrain.launch import launch
-from gantrain.memory import Need
-from gantrain.packed import common_device
-from gantrain.packed.opened import OpenedRun
-from gantrain.packed.processes import RunInProcess, cores, listen
-from gantrain.packed.queue import Room, side_by_side
-from gantrain.packed.turns import RunInTurns, SharedData, own_stream, take_turns
-from gantrain.run import Interrupted, RunFolder, StopRequest
-from gantrain.sweeps import FAILURES
+from gantrain.launch import memory
+from gantrain.launch.memory import Need
+from gantrain.launch.packed import common_device
+from gantrain.launch.packed.opened import OpenedRun
+from gantrain.launch.packed.processes import RunInProcess, cores, listen
+from gantrain.launch.packed.queue import Room, side_by_side
+from gantrain.launch.packed.turns import RunInTurns, SharedData, own_stream, take_turns
+from gantrain.launch.run import launch
+from gantrain.launch.sweep import FAILURES
+from gantrain.runs import checkpoints
+from gantrain.runs.folder import Interrupted, RunFolder, StopRequest
 
 Gantrain = Callable[..., Any]
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -398,7 +402,7 @@ def test_a_mistyped_launcher_is_refused(gantrain: Gantrain, tmp_path: Path, type
 @pytest.mark.parametrize("typed", [[], ["dataset=mnist", "train.batch_size=7"], ["dataset=cifar10"]])
 def test_a_runs_numbers_are_what_its_networks_hold(typed: list[str]) -> None:
     """Against the networks themselves: parameters counted, outputs of their rows seen by hooks."""
-    settings = config.checked(compose(typed))
+    settings = checks.checked(compose(typed))
     (shape,) = data.shapes(**settings["dataset"])
     networks = architectures.build(settings["architecture"], shape, settings["latent"]["size"])
     inputs = torch.zeros(2, settings["latent"]["size"]), torch.zeros(2, *shape)
@@ -446,7 +450,7 @@ def test_the_estimate_is_near_what_a_process_takes(tmp_path: Path) -> None:
         [sys.executable, "-c", code, "train", *TINY, "run_dir=run"], cwd=tmp_path, capture_output=True, text=True
     )
     peak = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout).group(1))
-    estimate = memory.needed(config.checked(compose(list(TINY))), CPU).own
+    estimate = memory.needed(checks.checked(compose(list(TINY))), CPU).own
     assert 0.5 < estimate / peak < 2
 
 

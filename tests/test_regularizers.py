@@ -10,9 +10,9 @@ import torch
 from test_divergences import SMOOTH
 from torch import Tensor
 
-from gantrain.divergences import get
-from gantrain.objective import Objective
-from gantrain.regularizers import (
+from gantrain.objectives.divergences import get
+from gantrain.objectives.objective import Objective
+from gantrain.objectives.regularizers import (
     R1,
     REGULARIZERS,
     GradientPenalty,

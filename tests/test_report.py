@@ -24,11 +24,11 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from gantrain.errors import DataError
-from gantrain.event_file import CHARTS, EventFile
+from gantrain.evaluation import metric_names
 from gantrain.files import append_whole
-from gantrain.metrics import names
-from gantrain.metrics_file import read_metrics
-from gantrain.report import Reporter
+from gantrain.reporting.reporter import Reporter
+from gantrain.reporting.tensorboard import CHARTS, EventFile
+from gantrain.runs.metrics_file import read_metrics
 
 SCALARS = {
     "loss/discriminator": 1.32,
@@ -297,7 +297,7 @@ def test_plain_lines_are_few_however_many_reports_there_are(tmp_path, every, sho
 
 def test_a_slow_run_tells_every_minute_how_far_it_is(tmp_path, monkeypatch):
     seconds = itertools.count(1000.0, 25.0)  # from one report to the next
-    monkeypatch.setattr("gantrain.report.time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("gantrain.reporting.reporter.time.monotonic", lambda: next(seconds))
     console = pipe()
     with Reporter(tmp_path, 10**9, console=console) as reporter:
         for images in range(100, 1100, 100):
@@ -351,7 +351,7 @@ def test_a_narrow_terminal_gets_the_whole_line_folded(tmp_path, width):
 @pytest.mark.parametrize(("make_console", "every"), [(pipe, 60), (terminal, 0.25)])
 def test_long_work_between_iterations_is_told_in_shares(tmp_path, monkeypatch, make_console, every):
     clock = [0.0]
-    monkeypatch.setattr("gantrain.report.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("gantrain.reporting.reporter.time.monotonic", lambda: clock[0])
     console = make_console()
     with Reporter(tmp_path, 10**6, console=console) as reporter:
         with reporter.watching("the classifier looks at 40 images") as told:
@@ -421,8 +421,8 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
 @pytest.mark.parametrize("group", ["quality", "diversity"])
 def test_charts_of_samples_show_every_number_but_those_of_another_scale(group):
     patterns = [pattern for _, (_, chosen) in CHARTS[group].items() for pattern in chosen]
-    every = [name for numbers in names.SCALARS.values() for name in numbers]
-    every = [name for name in dict.fromkeys([*every, *names.STACKED_SCALARS["modes"]]) if name.startswith(group)]
+    every = [name for numbers in metric_names.SCALARS.values() for name in numbers]
+    every = [name for name in dict.fromkeys([*every, *metric_names.STACKED_SCALARS["modes"]]) if name.startswith(group)]
     shown = [name for name in every if any(re.match(pattern, name) for pattern in patterns)]
     hidden = {"quality/kid_classifier_error", "diversity/support_size"}
     assert shown == [name for name in every if name not in hidden]

@@ -15,16 +15,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gantrain
-from gantrain import architectures, checkpoints, data, divergences
+from gantrain import data, networks
 from gantrain.cli import main
 from gantrain.errors import CheckpointError, ConfigError
-from gantrain.experiment import Experiment, Schedule
-from gantrain.iteration import Iteration
-from gantrain.latents import Latents
-from gantrain.metrics_file import read_metrics
-from gantrain.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.report import Reporter
-from gantrain.state import State, averaged
+from gantrain.networks.latents import Latents
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.reporting.reporter import Reporter
+from gantrain.runs import checkpoints
+from gantrain.runs.metrics_file import read_metrics
+from gantrain.training.setup import Experiment, Schedule
+from gantrain.training.state import State, averaged
+from gantrain.training.step import Iteration
 
 SMALL = [
     "train.images=1000",
@@ -152,7 +154,7 @@ def objectives(name: str) -> Iterator[Objective]:
 
 def new_state() -> State:
     torch.manual_seed(0)
-    generator, discriminator = architectures.build(TABLE, (2,), 4)
+    generator, discriminator = networks.build(TABLE, (2,), 4)
     adam = partial(torch.optim.Adam, lr=1e-3)
     return State(
         generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)

@@ -12,11 +12,11 @@ import pytest
 
 from gantrain.errors import BusyError, CheckpointError, StorageError
 from gantrain.files import safe_name, write_whole
-from gantrain.run import Interrupted, RunFolder, StopRequest, claim
+from gantrain.runs.folder import Interrupted, RunFolder, StopRequest, claim
 
 HOLD = """
 import sys, time
-from gantrain.run import RunFolder
+from gantrain.runs.folder import RunFolder
 with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
     time.sleep(60)

@@ -18,14 +18,15 @@ from conftest import Answer
 from scipy import stats
 from torch import Tensor
 
-from gantrain import classifier, data
-from gantrain.classifier import Classifier, Judge, Stacked
-from gantrain.comparison import compare
-from gantrain.comparison_plots import plots
+from gantrain import data
+from gantrain.comparison.comparison import compare
+from gantrain.comparison.panels import save
+from gantrain.comparison.plots import plots
 from gantrain.data import published
 from gantrain.data.images import pixels
 from gantrain.errors import DataError
-from gantrain.panels import save
+from gantrain.evaluation import classifier
+from gantrain.evaluation.classifier import Classifier, Judge, Stacked
 
 WHOLE, STACKS = published.STACKS, (3000, 600)
 Digits = dict[str, np.ndarray]

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gantrain.comparison import compare
-from gantrain.provenance import command_lines
-from gantrain.run import RunFolder
-from gantrain.sweeps import COMMAND, command_of
+from gantrain.comparison.comparison import compare
+from gantrain.comparison.provenance import command_lines
+from gantrain.launch.sweep import COMMAND, command_of
+from gantrain.runs.folder import RunFolder
 
 SMALL = [
     *(

@@ -10,19 +10,20 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gantrain import architectures, data, divergences
+from gantrain import data, networks
 from gantrain.errors import CheckpointError, DivergedError
-from gantrain.experiment import Experiment, Schedule, passed
-from gantrain.forms import Game
-from gantrain.iteration import Updates
-from gantrain.latents import Latents
-from gantrain.metrics_file import read_metrics
-from gantrain.objective import Objective
-from gantrain.report import Reporter
-from gantrain.run import RunFolder
-from gantrain.state import State, Statistics, averaged, update_average
-from gantrain.trainer import train
-from gantrain.writer import fixed_latents
+from gantrain.networks.latents import Latents
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import Objective
+from gantrain.reporting.reporter import Reporter
+from gantrain.runs.folder import RunFolder
+from gantrain.runs.metrics_file import read_metrics
+from gantrain.training.acceleration import Game
+from gantrain.training.loop import train
+from gantrain.training.outputs import fixed_latents
+from gantrain.training.setup import Experiment, Schedule, passed
+from gantrain.training.state import State, Statistics, averaged, update_average
+from gantrain.training.step import Updates
 
 ROW = {"op": "linear", "activation": "leaky_relu"}
 MLP = {
@@ -39,7 +40,7 @@ AFFINE = {
 
 def new_state(table, shape, latent_size, lr=1e-3) -> State:
     torch.manual_seed(0)
-    generator, discriminator = architectures.build(table, shape, latent_size)
+    generator, discriminator = networks.build(table, shape, latent_size)
     adam = partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.999))
     return State(
         generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
@@ -125,7 +126,7 @@ def test_a_generator_step_is_gradient_descent_on_the_objective():
     a, mu, sigma, lr = 0.7, 0.3, 1.0, 0.1
     discriminator = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
     discriminator[0].weight.data.fill_(a)
-    generator, _ = architectures.build(AFFINE, (1,), 1)
+    generator, _ = networks.build(AFFINE, (1,), 1)
     generator.state_dict()["0.layer.affine.mean"].fill_(mu)
     state = State(
         generator,

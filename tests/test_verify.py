@@ -13,15 +13,17 @@ import torch
 import yaml
 from scipy import integrate, optimize, stats
 
-from gantrain import config, divergences, verification
 from gantrain.commands import verify as command
-from gantrain.divergences import CATALOGUE
+from gantrain.config import checks
 from gantrain.errors import CheckFailedError, ConfigError, DivergedError
-from gantrain.objective import Objective
-from gantrain.verification import ALLOWED_ERRORS, CASES, PARTS, Finding, Reading, Training, Truth
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.objectives.objective import Objective
+from gantrain.theory import verification
+from gantrain.theory.verification import ALLOWED_ERRORS, CASES, PARTS, Finding, Reading, Training, Truth
 
 GAN = Objective(divergences.gan, divergences.gan)
-MLP = yaml.safe_load((config.CONF / "architecture" / "mlp.yaml").read_text(encoding="utf-8"))
+MLP = yaml.safe_load((checks.CONF / "architecture" / "mlp.yaml").read_text(encoding="utf-8"))
 FAST = ("case=gaussians", "images=20000", "batch_size=200", "held_out=5000", "seeds=2")
 
 # f(u) − f(1), typed anew.

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from conftest import Answer
 
-from gantrain import wandb_mirror
 from gantrain.errors import ConfigError
-from gantrain.metrics_file import read_metrics
-from gantrain.report import Reporter
+from gantrain.reporting import wandb as wandb_mirror
+from gantrain.reporting.reporter import Reporter
+from gantrain.runs.metrics_file import read_metrics
 
 INSTALLED = importlib.util.find_spec("wandb") is not None
 needs_wandb = pytest.mark.skipif(not INSTALLED, reason="wandb is not installed: pip install 'gantrain[wandb]'")

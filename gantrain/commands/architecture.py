@@ -6,10 +6,11 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gantrain import architectures, composition, config, overrides
+from gantrain import networks
+from gantrain.config import checks, compose, overrides
+from gantrain.config.overrides import quoted
+from gantrain.config.schema import choice, number
 from gantrain.errors import ConfigError
-from gantrain.overrides import quoted
-from gantrain.schema import choice, number
 from gantrain.screen import console
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Options:
 
 def help_text() -> str:
     """The command's help."""
-    return HELP.format(names=", ".join(config.options("architecture")))
+    return HELP.format(names=", ".join(checks.options("architecture")))
 
 
 def run(arguments: list[str]) -> None:
@@ -73,10 +74,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def composed(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     """The table as `gantrain train architecture=NAME` composes it. Raises ConfigError."""
-    typed = composition.with_own_yaml([f"architecture={quoted(name)}"], flags.config_dir)
-    whole, _ = composition.preview(typed, flags.config_dir)
-    config.refuse_untyped_object(whole, typed)
-    return config.typed(whole)["architecture"]
+    typed = compose.with_own_yaml([f"architecture={quoted(name)}"], flags.config_dir)
+    whole, _ = compose.preview(typed, flags.config_dir)
+    checks.refuse_untyped_object(whole, typed)
+    return checks.typed(whole)["architecture"]
 
 
 def fitting(table: dict[str, Any], options: Options, width: int) -> list[Table]:
@@ -84,7 +85,7 @@ def fitting(table: dict[str, Any], options: Options, width: int) -> list[Table]:
     for shape in [tuple(options.shape)] if options.shape is not None else USUAL_SHAPES:
         try:
             latent = options.latent or (shape[0] if len(shape) == 1 else 64)
-            return architectures.rendered(table, shape, latent, width)
+            return networks.rendered(table, shape, latent, width)
         except ConfigError as error:
             refusal = error
     raise refusal

@@ -10,21 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import config, data, evaluation, eyes, overrides
+from gantrain import data
+from gantrain.config import checks, overrides
+from gantrain.config.schema import number
+from gantrain.console import say
 from gantrain.errors import ConfigError, StorageError
+from gantrain.evaluation import evaluation, features
+from gantrain.evaluation.metric_names import CLASSIFIER, INCEPTION, OF_CLASSES, is_stacked, metrics_of, numbers_of
 from gantrain.files import reason
-from gantrain.metrics.names import CLASSIFIER, INCEPTION, OF_CLASSES, is_stacked, metrics_of, numbers_of
-from gantrain.schema import number
 from gantrain.screen import console
-from gantrain.terminal import say
 
 if TYPE_CHECKING:
     import torch
 
-    from gantrain.classifier import Judge, Training
     from gantrain.data import Dataset, Images
-    from gantrain.eyes import Eyes
-    from gantrain.metrics.catalogue import Metric
+    from gantrain.evaluation.classifier import Judge, Training
+    from gantrain.evaluation.features import Eyes
+    from gantrain.evaluation.metrics import Metric
 
 HELP = """Train a classifier of a dataset's labels, and store it with its accuracy.
 
@@ -71,8 +73,8 @@ def run(arguments: list[str]) -> None:
         )
     options, settings = overrides.read(Options, ours), composed(theirs)
 
-    from gantrain import classifier
-    from gantrain.parts import choose_device
+    from gantrain.evaluation import classifier
+    from gantrain.launch.build import choose_device
 
     images = whole(settings, choose_device(options.device))
     path = Path(options.out) if options.out else classifier.place(images)
@@ -90,9 +92,9 @@ def divided(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def composed(typed: list[str]) -> dict[str, Any]:
     """The settings of the dataset that `typed` describes. Raises ConfigError."""
-    from gantrain.composition import compose
+    from gantrain.config.compose import compose
 
-    settings: dict[str, Any] = config.checked(compose(typed))["dataset"]
+    settings: dict[str, Any] = checks.checked(compose(typed))["dataset"]
     return settings
 
 
@@ -118,7 +120,7 @@ def chosen(
     is at hand, or the number `best` is one of theirs. Raises ConfigError for a metric that such data do not have."""
     known = True
     if network == INCEPTION and isinstance(dataset, data.Images) and not asked["metrics"]:
-        from gantrain import classifier
+        from gantrain.evaluation import classifier
 
         of_classes = OF_CLASSES.intersection(metrics_of(dataset.name))
         known = asked["classifier"] is not None or best in numbers_of(of_classes, dataset.name)
@@ -142,21 +144,21 @@ def eyes_for(
     """
     if not isinstance(dataset, data.Images):
         assert isinstance(dataset, data.Density)
-        return eyes.as_points(dataset)
+        return features.as_points(dataset)
     if network == CLASSIFIER:
-        return eyes.through_classifier(judge_of(dataset, settings, asked["classifier"], device), device)
+        return features.through_classifier(judge_of(dataset, settings, asked["classifier"], device), device)
 
-    from gantrain import inception
+    from gantrain.evaluation import inception
 
     path = inception.obtained(Path(asked["inception"]) if asked["inception"] else None)
     judge = None if OF_CLASSES.isdisjoint(metrics) else judge_of(dataset, settings, asked["classifier"], device)
-    classes = eyes.through_classifier(judge, device) if judge else None
-    return eyes.through_inception(inception.load(path, device), classes)
+    classes = features.through_classifier(judge, device) if judge else None
+    return features.through_inception(inception.load(path, device), classes)
 
 
 def judge_of(dataset: Images, settings: Mapping[str, Any], file: str | None, device: torch.device) -> Judge:
     """The classifier in `file`, or of these images; one of what is stacked in them is made one of stacks."""
-    from gantrain import classifier
+    from gantrain.evaluation import classifier
 
     if file is None:
         images = judged_images(dataset, settings)
@@ -182,7 +184,7 @@ def judged_images(dataset: Images, settings: Mapping[str, Any]) -> Images:
 
 def obtained(images: Images, path: Path, training: Training, *, anew: bool = False) -> Judge:
     """The classifier at `path`; where it is missing, or wanted `anew`, it is trained after saying so."""
-    from gantrain import classifier
+    from gantrain.evaluation import classifier
 
     try:
         with classifier.alone(path):
@@ -200,9 +202,9 @@ def fitting_threads(images: Images, training: Training) -> Iterator[None]:
     """One thread for a network that is too small to be shared, unless the user has set their number."""
     import torch
 
-    from gantrain.classifier import multiply_adds
-    from gantrain.launch import threads_given_back
-    from gantrain.parts import FEW_MULTIPLY_ADDS
+    from gantrain.evaluation.classifier import multiply_adds
+    from gantrain.launch.build import FEW_MULTIPLY_ADDS
+    from gantrain.launch.run import threads_given_back
 
     batch = multiply_adds(images.shape, training.width) * training.batch_size
     with threads_given_back():

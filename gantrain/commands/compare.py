@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantrain import comparison, overrides
-from gantrain.comparison import Comparison, Configuration
+from gantrain.comparison import comparison
+from gantrain.comparison.comparison import Comparison, Configuration
+from gantrain.config import overrides
+from gantrain.console import say, seen_or_not
 from gantrain.errors import ConfigError, StorageError
 from gantrain.files import reason, write_whole
 from gantrain.screen import console, fitting, room
-from gantrain.terminal import say, seen_or_not
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +53,7 @@ def run(arguments: list[str]) -> None:
     options = overrides.read(Options, [argument for argument in arguments if Path(argument) not in folders])
     if not folders:
         raise ConfigError("compare needs runs, sweeps, or a tree that holds them: gantrain compare DIR… [out=DIR]")
-    from gantrain import unbegun  # which knows sweeps, and these this module
+    from gantrain.launch import unbegun  # which knows sweeps, and these this module
 
     found = comparison.compare(folders)
     found.notes.extend(unbegun.notes(folders))
@@ -74,7 +75,8 @@ def show(found: Comparison) -> None:
 
 def write(found: Comparison, out: Path) -> Path:
     """compare.csv, the figures and the page, whose path is returned. Raises ConfigError and StorageError."""
-    from gantrain import comparison_plots, html_report, panels
+    from gantrain.comparison import panels, report
+    from gantrain.comparison import plots as comparison_plots
 
     there = next(path for path in (out, *out.parents) if path.exists())
     if not there.is_dir():
@@ -85,7 +87,7 @@ def write(found: Comparison, out: Path) -> Path:
         write_whole(out / "compare.csv", comparison.table(found))
         for plot in plots:
             panels.save(plot, found, out)
-        write_whole(out / "report.html", html_report.page(found, plots))
+        write_whole(out / "report.html", report.page(found, plots))
     except OSError as error:
         raise StorageError(f"out={out} cannot be written: {reason(error)}") from error
     return out / "report.html"

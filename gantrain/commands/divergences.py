@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantrain import divergences, overrides, portraits
-from gantrain.divergences import CATALOGUE, PATTERNS, Divergence, Part
+from gantrain.config import overrides
+from gantrain.config.schema import number
+from gantrain.console import say
 from gantrain.errors import ConfigError, StorageError
-from gantrain.objective import GENERATOR_OBJECTIVES
-from gantrain.schema import number
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE, PATTERNS, Divergence, Part
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.screen import console
-from gantrain.terminal import say
+from gantrain.theory import properties
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,11 +76,11 @@ def run(arguments: list[str]) -> None:
 
 def draw(chosen: list[Divergence], out: Path) -> None:
     """Write the figures and say where they are. Raises StorageError."""
-    from gantrain import divergence_plots
+    from gantrain.theory import plots
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawn = divergence_plots.save(chosen, out)
+        drawn = plots.save(chosen, out)
     except OSError as error:
         raise StorageError(f"out={out} cannot be written: {error.strerror or error}") from error
     say(f"figures, each as PNG and SVG, in {out}: {', '.join(drawn)}")
@@ -102,11 +104,11 @@ def nature(divergence: Divergence) -> list[str]:
     """A row: what the divergence is."""
     return [
         divergence.name,
-        portraits.readable(divergence.formula),
-        portraits.dual_name(divergence),
-        yes(portraits.is_symmetric(divergence)),
-        shown(portraits.supremum(divergence)),
-        portraits.leaning(divergence),
+        properties.readable(divergence.formula),
+        properties.dual_name(divergence),
+        yes(properties.is_symmetric(divergence)),
+        shown(properties.supremum(divergence)),
+        properties.leaning(divergence),
     ]
 
 
@@ -115,10 +117,10 @@ def formulas(divergence: Divergence) -> list[str]:
     return [
         divergence.name,
         shown(divergence.f_at_one),
-        *map(shown, portraits.costs(divergence)),
-        interval(*portraits.extent(divergence.real)),
-        interval(*portraits.extent(divergence.fake)),
-        ratio(portraits.pulls_to(divergence, "ratio")),
+        *map(shown, properties.costs(divergence)),
+        interval(*properties.extent(divergence.real)),
+        interval(*properties.extent(divergence.fake)),
+        ratio(properties.pulls_to(divergence, "ratio")),
         finite(divergence, ("real", "fake")),
         yes(divergence.invertible),
     ]
@@ -135,7 +137,7 @@ def page(divergence: Divergence) -> Iterator[RenderableType]:
     def heading(text: str) -> Text:
         return Text(f"\n{text}", style="bold")
 
-    yield Text.assemble((divergence.name, "bold"), f"   f(u) = {portraits.readable(divergence.formula)}")
+    yield Text.assemble((divergence.name, "bold"), f"   f(u) = {properties.readable(divergence.formula)}")
     yield "u = p/q, the data's density over the generator's; r = log u"
     yield heading("What it measures")
     yield from meaning(divergence)
@@ -161,19 +163,19 @@ def page(divergence: Divergence) -> Iterator[RenderableType]:
 
 def meaning(divergence: Divergence) -> Iterator[str]:
     """Size, leaning, symmetry and other names, in words."""
-    invented, missed = portraits.costs(divergence)
-    largest, leaning = portraits.supremum(divergence), portraits.leaning(divergence)
+    invented, missed = properties.costs(divergence)
+    largest, leaning = properties.supremum(divergence), properties.leaning(divergence)
     top = f"at most {shown(largest)}" if math.isfinite(largest) else "without a bound"
     yield f"D_f(p‖q) = E_q[f(u)]{less(divergence.f_at_one)} is 0 at p = q and {top} where p and q do not overlap."
     yield (
         f"A unit of q's mass where p has none costs {shown(invented)}, a unit of p's mass that q misses "
         f"{shown(missed)}: {leaning}."
     )
-    if portraits.is_symmetric(divergence):
+    if properties.is_symmetric(divergence):
         yield "It is symmetric: p and q may be exchanged."
     else:
-        yield f"It is not symmetric: with p and q exchanged it is {portraits.dual_name(divergence)}."
-    if others := portraits.same_as(divergence):
+        yield f"It is not symmetric: with p and q exchanged it is {properties.dual_name(divergence)}."
+    if others := properties.same_as(divergence):
         names = " and ".join(multiple(*other) for other in others.items())
         yield f"Up to a constant and a multiple of u − 1 it is {names}."
 
@@ -184,7 +186,7 @@ def discriminator_side(divergence: Divergence) -> str:
         head = divergences.head("log_ratio", divergence)
     except ConfigError as error:
         return str(error)
-    spans = [f"{name}(r) in {interval(*portraits.extent(getattr(divergence, name)))}" for name in ("real", "fake")]
+    spans = [f"{name}(r) in {interval(*properties.extent(getattr(divergence, name)))}" for name in ("real", "fake")]
     bound = f"D maximises E_p[real(r)] − E_q[fake(r)] ≤ D_f, with {' and '.join(spans)}."
     if head.has_log_ratio:
         return f"{bound} Its output is r, so that any gen_div may train G."
@@ -199,7 +201,7 @@ def losses(divergence: Divergence) -> Table:
     rows = []
     for objective, (part, sign) in GENERATOR_OBJECTIVES.items():
         formula = ("−" if sign < 0 else "") + ("f(u)" if part == "f" else f"{part}(r)")
-        loss, pull = portraits.loss(divergence, objective, r), portraits.pull(divergence, objective, r)
+        loss, pull = properties.loss(divergence, objective, r), properties.pull(divergence, objective, r)
         rows.append([objective, f"loss {formula}", *map(shown, loss.tolist())])
         rows.append(["", "pull", *map(shown, pull.tolist())])
     return table(["gen_objective", "D(G(z)) =", *map(str, DISCRIMINATIONS)], rows)
@@ -213,12 +215,12 @@ def effective_divergences(divergence: Divergence) -> Table:
     rows = [
         [
             objective,
-            multiple(*next(iter(portraits.follows(divergence, objective).items()), ("no name here", 1))),
-            convex(portraits.pulls_to(divergence, objective)),
-            *map(shown, portraits.effective(divergence, objective, r).tolist()),
+            multiple(*next(iter(properties.follows(divergence, objective).items()), ("no name here", 1))),
+            convex(properties.pulls_to(divergence, objective)),
+            *map(shown, properties.effective(divergence, objective, r).tolist()),
         ]
         for objective in GENERATOR_OBJECTIVES
-        if not portraits.refusal(divergence, objective)
+        if not properties.refusal(divergence, objective)
     ]
     return table(["gen_objective", "f_eff", "convex", *(f"u = {u:g}" for u in RATIOS)], rows)
 
@@ -226,8 +228,8 @@ def effective_divergences(divergence: Divergence) -> Table:
 def warnings(divergence: Divergence) -> Iterator[str]:
     """What to know of each objective before an hour of training is spent on it."""
     for objective in GENERATOR_OBJECTIVES:
-        lowest = portraits.pulls_to(divergence, objective)
-        if reason := portraits.refusal(divergence, objective):
+        lowest = properties.pulls_to(divergence, objective)
+        if reason := properties.refusal(divergence, objective):
             yield f"{objective} cannot train: {reason}"
         elif lowest < math.inf:
             yield (

@@ -9,17 +9,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import comparison, config, data, evaluation, eyes, overrides, sweeps
+from gantrain import data
 from gantrain.commands import classifier as classifiers
 from gantrain.commands.resume import changed_by, refuse_sweep
+from gantrain.comparison import comparison
+from gantrain.config import checks, overrides
+from gantrain.config.schema import choice, number
+from gantrain.console import say, seen_or_not
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError, one_of
-from gantrain.evaluation import FEWEST, Result, Yardstick
+from gantrain.evaluation import evaluation, metric_names
+from gantrain.evaluation import features as eyes
+from gantrain.evaluation.evaluation import FEWEST, Result, Yardstick
 from gantrain.files import reason
-from gantrain.metrics import names
-from gantrain.run import RunFolder
-from gantrain.schema import choice, number
+from gantrain.launch import sweep
+from gantrain.runs.folder import RunFolder
 from gantrain.screen import console
-from gantrain.terminal import say, seen_or_not
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,7 +108,11 @@ Grounds = dict[str, Ground]  # by the settings of the dataset
 
 def help_text() -> str:
     """The command's help."""
-    return HELP.format(images=", ".join(names.IMAGES), stacks=", ".join(names.STACKS), points=", ".join(names.POINTS))
+    return HELP.format(
+        images=", ".join(metric_names.IMAGES),
+        stacks=", ".join(metric_names.STACKS),
+        points=", ".join(metric_names.POINTS),
+    )
 
 
 def run(arguments: list[str]) -> None:
@@ -117,11 +125,11 @@ def run(arguments: list[str]) -> None:
     refuse_unknown(options.metrics)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, a checkpoint, a folder of images or an array")
-    if eyes.named_networks(vars(options)) == (names.INCEPTION,):  # looked for before anything is read
-        from gantrain import inception
+    if eyes.named_networks(vars(options)) == (metric_names.INCEPTION,):  # looked for before anything is read
+        from gantrain.evaluation import inception
 
         inception.obtained(Path(options.inception) if options.inception else None)
-    if sweeps.is_sweep(path):
+    if sweep.is_sweep(path):
         return evaluate_sweep(path, theirs, options)
     refuse_sweep(path, "evaluate")
     return evaluate(path, theirs, options, {})
@@ -134,7 +142,7 @@ def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
         raise ConfigError(f"out={options.out}: an evaluation of a sweep is kept in each of its runs; leave out away")
     failed: dict[str, GantrainError] = {}
     grounds: Grounds = {}
-    for run in sorted(root.glob("*/checkpoints"), key=lambda path: sweeps.job_number(path.parent)):
+    for run in sorted(root.glob("*/checkpoints"), key=lambda path: sweep.job_number(path.parent)):
         say(f"\n{run.parent}")
         try:
             evaluate(run.parent, theirs, options, grounds)
@@ -142,12 +150,12 @@ def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
             failed[run.parent.name] = error
             say(f"failed: {error}", error=True)
     say("")
-    sweeps.compare_runs(root)
+    sweep.compare_runs(root)
     if failed:
         count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
-        reasons = sweeps.listed_reasons({name: str(error) for name, error in failed.items()})
+        reasons = sweep.listed_reasons({name: str(error) for name, error in failed.items()})
         code = next(iter(failed.values())).exit_code
-        raise sweeps.RunFailed(f"{count} could not be measured:\n{reasons}", code)
+        raise sweep.RunFailed(f"{count} could not be measured:\n{reasons}", code)
 
 
 def evaluate(path: Path, theirs: list[str], options: Options, grounds: Grounds) -> None:
@@ -169,7 +177,7 @@ def listed(argument: str) -> str:
 def refuse_unknown(metrics: list[str] | None) -> None:
     """Raise ConfigError for a name that is no metric's."""
     for name in metrics or ():
-        if name not in (known := dict.fromkeys(names.IMAGES + names.STACKS + names.POINTS)):
+        if name not in (known := dict.fromkeys(metric_names.IMAGES + metric_names.STACKS + metric_names.POINTS)):
             raise ConfigError(one_of("metrics", name, known))
 
 
@@ -179,9 +187,10 @@ def refuse_unknown(metrics: list[str] | None) -> None:
 
 def trained(path: Path, typed: list[str], options: Options) -> Source:
     """The generator of a run or a checkpoint, and the data of its run unless others are `typed`."""
-    from gantrain import checkpoints, state
-    from gantrain.metrics.stored import quantised
-    from gantrain.parts import choose_device
+    from gantrain.evaluation.samples import quantised
+    from gantrain.launch.build import choose_device
+    from gantrain.runs import checkpoints
+    from gantrain.training import state
 
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
     if options.out is None:
@@ -197,7 +206,7 @@ def trained(path: Path, typed: list[str], options: Options) -> Source:
     settings = (
         classifiers.composed(typed)
         if "dataset" in values
-        else config.typed(changed_by(values, bundle["config"]))["dataset"]  # the rest may be for another machine
+        else checks.typed(changed_by(values, bundle["config"]))["dataset"]  # the rest may be for another machine
     )
     generator = state.load(path, object=options.object).to(choose_device(options.device))
 
@@ -229,7 +238,7 @@ def stored(path: Path, typed: list[str], options: Options) -> Source:
     settings = classifiers.composed(typed)
 
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
-        from gantrain.metrics import stored
+        from gantrain.evaluation import samples as stored
 
         return evaluation.some(stored.read(path, shape), count, "samples", options.seed)
 
@@ -251,7 +260,7 @@ def ground_of(settings: dict[str, Any], options: Options, grounds: Grounds) -> G
 
 def read(settings: dict[str, Any], options: Options) -> Ground:
     """The data with these settings; its yardstick raises DataError for too few examples to measure any."""
-    from gantrain.parts import choose_device
+    from gantrain.launch.build import choose_device
 
     device = choose_device(options.device)
     dataset = data.load(**settings, device=device)

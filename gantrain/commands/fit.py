@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import config, divergences, exact, overrides, plots
-from gantrain.divergences import CATALOGUE, Divergence
+from gantrain.config import checks, overrides
+from gantrain.config.schema import choice, number
+from gantrain.console import printable, say
 from gantrain.errors import ConfigError, StorageError
-from gantrain.exact import Loss, Mixture, gaussian
 from gantrain.files import write_whole
-from gantrain.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.schema import choice, number
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE, Divergence
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.screen import console
-from gantrain.terminal import printable, say
+from gantrain.theory import fit_plots, quadrature
+from gantrain.theory.quadrature import Loss, Mixture, gaussian
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,8 +79,8 @@ class Row:
 
 def help_text() -> str:
     """The command's help."""
-    outcomes = "\n".join(f"  {name:10} {meaning}" for name, meaning in exact.OUTCOMES.items())
-    names = ", ".join(config.options("gen_div"))
+    outcomes = "\n".join(f"  {name:10} {meaning}" for name, meaning in quadrature.OUTCOMES.items())
+    names = ", ".join(checks.options("gen_div"))
     return HELP.format(objectives=", ".join(GENERATOR_OBJECTIVES), outcomes=outcomes, names=names)
 
 
@@ -144,8 +146,10 @@ def check_start(p: Mixture, start: list[float]) -> None:
     """Raise ConfigError for a start that is no Gaussian, or where a path would already have ended."""
     if len(start) != 2 or not all(map(math.isfinite, start)) or start[1] <= 0:
         raise ConfigError(f"start={shown(start)} must be two numbers, a finite mean and a standard deviation above 0")
-    if end := exact.out_of_bounds(p, *start):
-        raise ConfigError(f"start={shown(start)} is where a path would have ended: it {end}, {exact.OUTCOMES[end]}")
+    if end := quadrature.out_of_bounds(p, *start):
+        raise ConfigError(
+            f"start={shown(start)} is where a path would have ended: it {end}, {quadrature.OUTCOMES[end]}"
+        )
 
 
 def chosen_divergences(options: Options) -> list[Divergence]:
@@ -183,10 +187,10 @@ def fitted(p: Mixture, chosen: list[Divergence], options: Options) -> Iterator[R
         outcome = None
         if options.target == "effective":
             loss = Loss(divergence, *GENERATOR_OBJECTIVES[options.gen_objective])
-            outcome, mean, std = exact.follow(loss, p, (options.start[0], options.start[1]))
-            value = exact.value(divergence, p, gaussian(mean, std))
+            outcome, mean, std = quadrature.follow(loss, p, (options.start[0], options.start[1]))
+            value = quadrature.value(divergence, p, gaussian(mean, std))
         else:
-            mean, std, value = exact.fit(divergence, p)
+            mean, std, value = quadrature.fit(divergence, p)
         yield Row(divergence.name, mean, std, value, mode_masses(gaussian(mean, std), p), outcome)
 
 
@@ -200,14 +204,14 @@ def write(rows: list[Row], p: Mixture, options: Options, out: Path) -> None:
     found = [{key: finite(value) for key, value in vars(row).items() if value is not None} for row in rows]
     write_whole(out / "fit.json", json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     curves = [
-        plots.Curve(row.divergence, row.mu, row.sigma, collapsed=row.outcome == "collapses")
+        fit_plots.Curve(row.divergence, row.mu, row.sigma, collapsed=row.outcome == "collapses")
         for row in rows
         if row.outcome in (None, "rests", "unstable", "collapses") and math.isfinite(row.mu)
     ]
     title = "the best Gaussian under each divergence"
     if options.target == "effective":
         title = f"where gen_objective={options.gen_objective} leads from start={shown(options.start)}"
-    plots.save_fits(p, curves, out / "fit.png", title)
+    fit_plots.save_fits(p, curves, out / "fit.png", title)
 
 
 def finite(value: Any) -> Any:
@@ -230,7 +234,7 @@ def table(rows: list[Row], p: Mixture) -> Table:
     data = Row("data", p.mean, p.std, math.nan, mode_masses(p, p), "" if paths else None)
     for row in (data, *rows):
         words = [row.divergence, *([row.outcome or ""] if paths else [])]
-        found.add_row(*map(printable, words), *numbers(row, plots.decimals(p)))
+        found.add_row(*map(printable, words), *numbers(row, fit_plots.decimals(p)))
     return found
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain import checkpoints, config, overrides, parts
-from gantrain.composition import compose
+from gantrain.config import checks, overrides
+from gantrain.config.compose import compose
+from gantrain.console import one_line, say
 from gantrain.errors import CheckpointError, ConfigError
-from gantrain.launch import launch
+from gantrain.launch import build as parts
+from gantrain.launch.run import launch
+from gantrain.launch.sweep import is_sweep
 from gantrain.nested import leaves
-from gantrain.run import RunFolder
-from gantrain.sweeps import is_sweep
-from gantrain.terminal import one_line, say
+from gantrain.runs import checkpoints
+from gantrain.runs.folder import RunFolder
 
 HELP = """Go on with a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
 
@@ -116,7 +118,7 @@ def changed_by(values: Mapping[str, Any], saved: Mapping[str, Any]) -> DictConfi
     for key, value in values.items():
         if key == "experiment":
             raise CheckpointError(f"experiment={value}: an experiment is chosen when a run starts")
-        if key in config.GROUPS:
+        if key in checks.GROUPS:
             choose(wanted, key, value)
         else:
             OmegaConf.update(wanted, key, value)
@@ -149,8 +151,8 @@ def to_continue(
     """
     path, bundle, problems = found or checkpoints.newest(folder.checkpoints)
     changed = refuse_another_run(bundle["config"], wanted)
-    config.refuse_untyped_object(wanted, typed)
-    settings = config.checked(wanted)
+    checks.refuse_untyped_object(wanted, typed)
+    settings = checks.checked(wanted)
     parts.check(settings)
     if settings["train"]["epochs"] is None and settings["train"]["images"] < bundle["images"]:
         images = settings["train"]["images"]

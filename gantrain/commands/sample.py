@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantrain import overrides
 from gantrain.commands.resume import refuse_sweep
+from gantrain.config import overrides
+from gantrain.config.schema import number
+from gantrain.console import say
 from gantrain.errors import ConfigError, StorageError
-from gantrain.run import RunFolder
-from gantrain.schema import number
-from gantrain.terminal import say
+from gantrain.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,8 +56,8 @@ def run(arguments: list[str]) -> None:
 
 def sample(source: Path, options: Options) -> Path:
     """Write the samples; returns their folder."""
-    from gantrain import state
-    from gantrain.parts import choose_device
+    from gantrain.launch.build import choose_device
+    from gantrain.training import state
 
     refuse_sweep(source, "sample")
     run_folder = (
@@ -92,13 +92,13 @@ def write(samples: Tensor, out: Path) -> None:
     """Numbered pictures and a grid, or an array and a scatter plot."""
     import numpy as np
 
-    from gantrain import figures
+    from gantrain import plotting
 
     out.mkdir(parents=True, exist_ok=True)
     if samples.dim() == 4:
-        figures.save_images(samples, out)
-        figures.save_grid(samples[:GRID_IMAGES], out / "grid.png")
+        plotting.save_images(samples, out)
+        plotting.save_grid(samples[:GRID_IMAGES], out / "grid.png")
     else:
         np.save(out / "samples.npy", samples.numpy())
         if samples.shape[1] <= 2:
-            figures.save_scatter(samples, out / "scatter.png")
+            plotting.save_scatter(samples, out / "scatter.png")

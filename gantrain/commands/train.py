@@ -16,16 +16,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain import config, overrides, parts, schema, sweeps
 from gantrain.commands.resume import FREE, continue_run
-from gantrain.composition import composition_errors, preview, preview_sweep, with_own_yaml
+from gantrain.config import checks, overrides, schema
+from gantrain.config.compose import composition_errors, preview, preview_sweep, with_own_yaml
+from gantrain.config.overrides import divided, quoted, refuse_listed
+from gantrain.console import say
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, one_of
 from gantrain.files import safe_name
-from gantrain.launch import launch
-from gantrain.overrides import divided, quoted, refuse_listed
-from gantrain.run import Interrupted, RunFolder, StopRequest, claim
-from gantrain.sweeps import FAILURES
-from gantrain.terminal import say
+from gantrain.launch import build as parts
+from gantrain.launch import sweep as sweeps
+from gantrain.launch.run import launch
+from gantrain.launch.sweep import FAILURES
+from gantrain.runs.folder import Interrupted, RunFolder, StopRequest, claim
 
 KEY_WIDTH = 38  # of a key and its default in the help
 
@@ -60,7 +62,7 @@ Flags
 def help_text() -> str:
     """The command's help, with every group's choices and every key."""
     return HELP.format(
-        groups="\n".join(f"  {group:13} {', '.join(config.options(group))}" for group in config.GROUPS),
+        groups="\n".join(f"  {group:13} {', '.join(checks.options(group))}" for group in checks.GROUPS),
         keys="\n".join(
             f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in schema.explained_keys()
         ),
@@ -80,11 +82,11 @@ def run(arguments: list[str]) -> None:
     refuse_listed(listed)
     if flags.info or flags.hydra_help:
         return hydra_main([*shown(flags), *typed])
-    if "train.images" in overrides.values(typed) and config.typed(composed)["train"]["epochs"] is not None:
+    if "train.images" in overrides.values(typed) and checks.typed(composed)["train"]["epochs"] is not None:
         typed = [*typed, "train.epochs=null"]  # what is typed wins over a file's other name for it
         composed, _ = preview(typed, flags.config_dir)
-    config.refuse_untyped_object(composed, typed)
-    settings = config.checked(composed)
+    checks.refuse_untyped_object(composed, typed)
+    settings = checks.checked(composed)
     if flags.package and OmegaConf.select(composed, flags.package) is None:
         sections = [key for key, value in settings.items() if isinstance(value, dict)]
         raise ConfigError(one_of("--package", flags.package, sections))
@@ -163,7 +165,7 @@ def hydra_main(arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [sys.argv[0], *arguments]
     with composition_errors():
-        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
+        hydra.main(version_base="1.3", config_path=str(checks.CONF), config_name="config")(job)()
 
 
 def job(composed: DictConfig) -> None:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gantrain import config, divergences, overrides, verification
+from gantrain.config import checks, overrides
+from gantrain.config.schema import choice, number
 from gantrain.errors import CheckFailedError, StorageError
 from gantrain.files import write_whole
-from gantrain.objective import Objective
-from gantrain.schema import choice, number
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import Objective
 from gantrain.screen import console
-from gantrain.verification import ALLOWED_ERRORS, CASES, PARTS, Finding, Reading, Result, Training
+from gantrain.theory import verification
+from gantrain.theory.verification import ALLOWED_ERRORS, CASES, PARTS, Finding, Reading, Result, Training
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +102,7 @@ def run(arguments: list[str]) -> None:
 
 def verified(options: Options, objective: Objective, screen: Console) -> dict[str, Result]:
     """The result of every case asked for, each printed when it is there."""
-    table = yaml.safe_load((config.CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
+    table = yaml.safe_load((checks.CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
     training = Training(options.images, options.batch_size, options.lr)
     names = [options.case] if options.case in CASES else list(CASES)
     results = {}
@@ -258,7 +260,7 @@ def written(results: Mapping[str, Result], options: Options, out: Path | None) -
     """Write the numbers and the figure where `out` says, and say so."""
     if out is None:
         return
-    from gantrain import verification_plots
+    from gantrain.theory import verification_plots
 
     with writing(out):
         write_whole(out / "verify.json", json.dumps(document(results, options), indent=2, allow_nan=False) + "\n")
@@ -270,7 +272,7 @@ def document(results: Mapping[str, Result], options: Options) -> dict[str, Any]:
     """Everything that was printed, and with what it was made; null for what is infinite."""
     import torch
 
-    from gantrain.randomness import made_with
+    from gantrain.seeding import made_with
 
     return {
         "options": asdict(options) | {"architecture": ARCHITECTURE},

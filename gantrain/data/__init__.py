@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from gantrain.data import densities, folder, published
-from gantrain.data.densities import Density, Mixture, PointMass
+from gantrain.console import one_line
+from gantrain.data import folder, mixtures, published
 from gantrain.data.images import Images, Labels, Splits, divided, separate, squared
+from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.errors import ConfigError, one_of
-from gantrain.terminal import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -67,9 +67,9 @@ IMAGES: dict[str, ImageSource] = {
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
-    "mixture1d": densities.mixture1d,
-    "ring": densities.ring,
-    "grid25": densities.grid25,
+    "mixture1d": mixtures.mixture1d,
+    "ring": mixtures.ring,
+    "grid25": mixtures.grid25,
 }
 
 POINT_MASSES = {"dirac": 1}  # name → dimensions

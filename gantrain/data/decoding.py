@@ -29,8 +29,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gantrain.console import one_line, say
 from gantrain.errors import DataError, MemoryExhaustedError
-from gantrain.terminal import one_line, say
 
 if TYPE_CHECKING:
     import numpy as np

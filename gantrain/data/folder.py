@@ -14,10 +14,10 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from gantrain.console import one_line
 from gantrain.data.decoding import MAX_BYTES, File, decode_all
 from gantrain.data.images import Labels, Splits
 from gantrain.errors import DataError
-from gantrain.terminal import one_line
 
 MAX_FILES = 10_000_000
 MAX_TOTAL_BYTES = 2**40

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.errors import DataError
-from gantrain.randomness import stream_generator
+from gantrain.seeding import stream_generator
 
 if TYPE_CHECKING:
     import torch

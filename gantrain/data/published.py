@@ -30,7 +30,7 @@ from gantrain.data.decoding import File, decode_all
 from gantrain.data.fetching import Published, checked_bytes, compare, fetch, member_bytes, refusing
 from gantrain.data.folder import image_files
 from gantrain.data.images import Labels, Splits, squared
-from gantrain.randomness import stream_generator
+from gantrain.seeding import stream_generator
 
 if TYPE_CHECKING:
     import numpy as np

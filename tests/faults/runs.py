@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_resume import assert_equal_runs
 from test_sweeps import table
 
-from gantrain.metrics_file import read_metrics
+from gantrain.runs.metrics_file import read_metrics
 
 # Ten steps, with a checkpoint at each, so that a random moment often lies within one.
 STEPS = 10

@@ -16,10 +16,10 @@ import pytest
 import torch
 import yaml
 
-from gantrain import checkpoints
-from gantrain.config import GROUPS, options
-from gantrain.overrides import KNOWN
-from gantrain.schema import OPEN_KEYS, Config, keys
+from gantrain.config.checks import GROUPS, options
+from gantrain.config.overrides import KNOWN
+from gantrain.config.schema import OPEN_KEYS, Config, keys
+from gantrain.runs import checkpoints
 
 Gantrain = Callable[..., Any]
 

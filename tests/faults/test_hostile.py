@@ -24,8 +24,8 @@ import yaml
 from PIL import Image
 
 from faults.processes import run
-from gantrain import checkpoints
 from gantrain.cli import main
+from gantrain.runs import checkpoints
 
 Gantrain = Callable[..., Any]
 

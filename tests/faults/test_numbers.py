@@ -16,15 +16,16 @@ from torch import nn
 import gantrain
 from faults.processes import run, when_called
 from faults.runs import training
-from gantrain import checkpoints, figures
-from gantrain.divergences import get
+from gantrain import plotting
 from gantrain.errors import CheckpointError, DivergedError
-from gantrain.forms import Game
-from gantrain.iteration import Iteration, Updates
-from gantrain.latents import Latents
 from gantrain.nested import leaves
-from gantrain.objective import Objective
-from gantrain.state import State, averaged
+from gantrain.networks.latents import Latents
+from gantrain.objectives.divergences import get
+from gantrain.objectives.objective import Objective
+from gantrain.runs import checkpoints
+from gantrain.training.acceleration import Game
+from gantrain.training.state import State, averaged
+from gantrain.training.step import Iteration, Updates
 
 BAD = [float("nan"), float("inf"), float("-inf")]
 PLAYERS = ["discriminator", "generator"]
@@ -37,7 +38,7 @@ def poison(player: str, value: float, call: int) -> None:
         parameter = list(getattr(iteration.state, player).parameters())[-1]
         parameter.data.view(-1)[0] = value
 
-    when_called("gantrain.iteration:Iteration.play", spoil, call=call)
+    when_called("gantrain.training.step:Iteration.play", spoil, call=call)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -143,10 +144,10 @@ def test_a_grid_with_pixels_that_are_no_numbers_is_not_drawn(tried, value, tmp_p
     images = torch.rand(4, 1, 8, 8)
     images[2, 0, 3, 3] = value
     with tried("a picture with non-finite pixels"):
-        for draw in (figures.save_grid, figures.save_images):
+        for draw in (plotting.save_grid, plotting.save_images):
             with pytest.raises(DivergedError, match="finite"):
                 draw(images, tmp_path / "pictures")
             assert not (tmp_path / "pictures").is_file()
         with pytest.raises(DivergedError, match="finite"):
-            figures.save_scatter(images.view(-1, 2), tmp_path / "scatter.png")
+            plotting.save_scatter(images.view(-1, 2), tmp_path / "scatter.png")
         assert not list(tmp_path.glob("**/*.png"))

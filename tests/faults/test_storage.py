@@ -15,9 +15,9 @@ import pytest
 
 from faults.processes import Command, Fault, run, stand_still, when_called
 from faults.runs import assert_same_run, training
-from gantrain import checkpoints
+from gantrain.runs import checkpoints
 
-SAVE = "gantrain.checkpoints:save"
+SAVE = "gantrain.runs.checkpoints:save"
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
 
 
@@ -56,7 +56,7 @@ def at_checkpoint(number: int, effect: Fault) -> None:
 
 def at_first_report(effect: Fault) -> None:
     """Before the first report, likewise."""
-    when_called("gantrain.report:Reporter.report", lambda *_, **__: effect())
+    when_called("gantrain.reporting.reporter:Reporter.report", lambda *_, **__: effect())
 
 
 def limit_file_size(limit: int) -> None:
@@ -115,7 +115,7 @@ def fill(disk: Path, spare: int) -> None:
 
 def fill_within_a_write(disk: Path) -> None:
     """It does so after the free space has been looked at."""
-    when_called("gantrain.checkpoints:_write", lambda *_: fill(disk, 2**20), call=4)
+    when_called("gantrain.runs.checkpoints:_write", lambda *_: fill(disk, 2**20), call=4)
 
 
 @as_root

@@ -1,0 +1,234 @@
+"""What `gantrain train` can be told: every key with its type, range, default and meaning.
+
+Sections are dataclasses, from which Hydra takes types and defaults; help, documentation and checks take the rest from
+the same fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gantrain.errors import ConfigError, one_of
+from gantrain.evaluation import evaluation
+from gantrain.evaluation import features as eyes
+from gantrain.networks.latents import PRIORS
+from gantrain.objectives import divergences
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES
+from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
+
+LOGGERS = ("tensorboard", "wandb")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+# Sections whose keys depend on their name, and are checked against it.
+OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
+# Some of their keys, to be thought of when one is mistyped.
+OPEN_KEYS = ("optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
+
+
+def setting(default: Any, about: str) -> Any:
+    """A field of which help and documentation tell what it is `about`."""
+    return field(default=default, metadata={"about": about})
+
+
+def number(
+    default: Any, about: str = "", *, at_least: float = -math.inf, above: float = -math.inf, at_most: float = math.inf
+) -> Any:
+    """A field that holds a finite number in a range."""
+    limits = {"at_least": at_least, "above": above, "at_most": at_most}
+    return field(default=default, metadata={"about": about, "limits": limits})
+
+
+def choice(default: str | None, options: Iterable[str | None], about: str = "") -> Any:
+    """A field that holds one of `options`."""
+    return field(default=default, metadata={"about": about, "options": tuple(options)})
+
+
+@dataclass
+class DatasetConfig:
+    """What data, and from where; None takes the dataset's natural value."""
+
+    name: str = "???"
+    root: str = setting("data", "folder of the published datasets, downloaded to where they are missing")
+    path: str | None = setting(None, "of dataset=folder: the folder of images, or a .zip of one")
+    size: int | None = number(None, "side to which images are resized, in pixels", at_least=1, at_most=1024)
+    held_out: int | None = number(None, "images kept from training", at_least=0)
+    on_bad: str = choice("error", ("error", "skip"), "what a damaged image does")
+    label: str | None = setting(None, "what the data are called in place of their name")
+    flip: bool | None = setting(None, "whether half of the training images are mirrored")
+    weights: list[float] | None = setting(None, "of mixture1d: weights of its Gaussians")
+    means: list[float] | None = setting(None, "of mixture1d: their means")
+    stds: list[float] | None = setting(None, "of mixture1d: their standard deviations")
+
+
+@dataclass
+class DiscriminatorDivergence:
+    """What D estimates."""
+
+    name: str = "???"
+
+
+@dataclass
+class GeneratorDivergence:
+    """What G minimises; `affine: c` adds c·(u − 1) to its f."""
+
+    name: str = "???"
+    affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes no divergence, but the loss under ratio")
+
+
+@dataclass
+class LatentConfig:
+    """The generator's input."""
+
+    size: int = number(64, "numbers in a latent; an architecture may bring another size", at_least=1, at_most=65536)
+    prior: str = choice("normal", PRIORS, "distribution of latents; uniform: in [−1, 1]")
+
+
+@dataclass
+class TrainConfig:
+    """How long and how often, in images shown to D; `epochs` is a synonym for images and wins over it."""
+
+    images: int = number(  # a checkpoint's name has twelve digits
+        1_000_000,
+        "length of the run, in images shown to D; a dataset may bring another",
+        at_least=1,
+        at_most=10**12 - 1,
+    )
+    epochs: float | None = number(None, "the same, in passes over the training images", above=0, at_most=1_000_000)
+    batch_size: int = number(100, "images a step", at_least=1, at_most=1_000_000)
+    discriminator_steps: int = number(1, "steps of D for each of G", at_least=1, at_most=1000)
+    report_every_images: int = number(10_000, "one report: losses, bounds, calibration, curves", at_least=1)
+    sample_every_images: int = number(50_000, "one grid of samples", at_least=1)
+    checkpoint_every_images: int = number(50_000, "one checkpoint", at_least=1)
+    checkpoint_min_seconds: float = number(
+        30.0, "how old the last checkpoint is at least, except at the end", at_least=0
+    )
+    keep_checkpoints: int = number(3, "older ones are removed, except the best", at_least=2)
+    held_out_images: int = number(
+        500, "held-out examples, and as many samples, for the bounds of a report", at_least=1, at_most=1_000_000
+    )
+
+
+@dataclass
+class EvaluateConfig:
+    """Measuring samples every so many images, and at the end; `every_images: null` never does.
+
+    The other keys are those of `gantrain evaluate`, where `inception` is the file of its weights.
+    """
+
+    every_images: int | None = number(None, "measure samples so often, and at the end", at_least=1)
+    count: int | None = number(None, "samples, as in gantrain evaluate", at_least=evaluation.FEWEST, at_most=100_000)
+    metrics: list[str] | None = setting(None, "which numbers; all by default")
+    features: str = choice(eyes.AUTO, eyes.FEATURES, "the network that looks at images")
+    classifier: str | None = setting(None, "file of another classifier than that of the data")
+    inception: str | None = setting(None, "file of Inception's weights")
+
+
+@dataclass
+class BestConfig:
+    """The number that best.pt follows, such as quality/fid_classifier; None keeps no best.pt."""
+
+    metric: str | None = setting(None, "the number that best.pt follows, such as quality/fid_classifier")
+
+
+@dataclass
+class Config:
+    """Everything `gantrain train` can be told."""
+
+    seed: int = number(0, "decides weights, latents and the order of the data", at_least=0, at_most=2**63 - 1)
+    device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
+    run_dir: str | None = setting(None, "the run's folder; else runs/<dataset>/<divergences>/<date_time>-s<seed>")
+    resume: str = choice("never", ("never", "auto"), "whether to go on with what is found in run_dir")
+    head: str = choice("log_ratio", divergences.HEADS, "how D's output is read")
+    gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "which loss G minimises")
+    update: str = choice("alternating", UPDATES, "whether D and G learn from the same samples at once")
+    precision: str = choice("float32", PRECISIONS, "of multiplications")
+    compile: str = choice("auto", SWITCHES, "fuse operations with torch.compile")
+    graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
+    ema: float = number(0.999, "decay of the averaged generator; 0 keeps none", at_least=0, at_most=1)
+    logger: list[str] = field(
+        default_factory=lambda: ["tensorboard"],
+        metadata={
+            "about": f"beside metrics.jsonl: a list of {', '.join(LOGGERS)}",
+            "example": f"[{','.join(LOGGERS)}]",
+        },
+    )
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    architecture: dict[str, Any] = field(default_factory=dict)
+    disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)
+    gen_div: GeneratorDivergence = field(default_factory=GeneratorDivergence)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    regularizer: dict[str, Any] = field(default_factory=dict)
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    best: BestConfig = field(default_factory=BestConfig)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Its keys
+
+
+def keys(schema: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    """Every key of a schema, dotted, with its field."""
+    found = {}
+    for item in dataclasses.fields(schema):
+        found[prefix + item.name] = item
+        section = item.default_factory
+        if dataclasses.is_dataclass(section):
+            found |= keys(section, f"{prefix}{item.name}.")
+    return found
+
+
+def explained_keys() -> Iterator[tuple[str, str, str]]:
+    """Each key with a default of its own, that default as it is typed, and what it is about, with its choices."""
+    defaults = OmegaConf.structured(Config)
+    for key, item in keys(Config).items():
+        value = OmegaConf.select(defaults, key)
+        if "about" in item.metadata:
+            choices = ", ".join(item.metadata.get("options", ()))
+            typed = "" if value is None else str(value).replace("'", "")
+            yield key, typed, item.metadata["about"] + (f" ({choices})" if choices else "")
+
+
+def kind(key: str, schema: type = Config) -> str:
+    """What the schema asks of the key, or of an item of its list, in words."""
+    name, item, _ = key.partition("[")
+    known = keys(schema)
+    hint = str(known[name].type).removesuffix(" | None") if name in known else ""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    if hint.startswith("list["):
+        example = known[name].metadata.get("example", "[a,b]" if hint == "list[str]" else "[1,2]")
+        return words[hint[5:-1]] if item else f"a list, as in {name}={example}"
+    return words.get(hint, "keys and values")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Its ranges
+
+
+def check_ranges(schema: type, settings: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse a value outside its field's range or choices."""
+    for item in dataclasses.fields(schema):
+        key, value = prefix + item.name, settings[item.name]
+        if dataclasses.is_dataclass(item.default_factory):
+            check_ranges(item.default_factory, value, f"{key}.")
+        elif "options" in item.metadata and value not in item.metadata["options"]:
+            raise ConfigError(one_of(key, value, item.metadata["options"]))
+        elif isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise ConfigError(f"{key}={value} is empty; give it a value, or leave it out")
+        elif "limits" in item.metadata and value is not None:
+            check_range(key, value, **item.metadata["limits"])
+
+
+def check_range(key: str, value: float, at_least: float, above: float, at_most: float) -> None:
+    """Raise ConfigError unless above < value, at_least ≤ value ≤ at_most and value is finite."""
+    if math.isfinite(value) and value > above and at_least <= value <= at_most:
+        return
+    limits = {"at least": at_least, "above": above, "at most": at_most}
+    rules = [f"{words} {limit:,}" for words, limit in limits.items() if math.isfinite(limit)]
+    raise ConfigError(f"{key}={value} must be {' and '.join(rules) or 'finite'}")

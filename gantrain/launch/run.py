@@ -1,0 +1,205 @@
+"""From a composed config to a finished run: build the parts once, train, and say in `summary.json` how it ended."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gantrain import data
+from gantrain.config import checks
+from gantrain.console import say
+from gantrain.errors import CheckpointError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory
+from gantrain.files import reason, write_whole
+from gantrain.launch import build as parts
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.reporting.wandb import Mirror
+from gantrain.runs.folder import RunFolder, StopRequest
+from gantrain.runs.summary import concealed, described, from_environment, hyperparameters, summarised
+from gantrain.seeding import made_with
+from gantrain.theory import properties
+from gantrain.theory.explanation import explained
+
+if TYPE_CHECKING:
+    from gantrain.data import Dataset
+    from gantrain.reporting.reporter import Reporter
+    from gantrain.training.setup import Experiment
+    from gantrain.training.state import State
+
+
+def launch(
+    composed: DictConfig, folder: RunFolder, typed: Iterable[str], bundle: Mapping[str, Any] | None = None
+) -> None:
+    """Train what `composed` describes in `folder`, from the start or from a checkpoint's `bundle`.
+
+    `typed` are the overrides of the user's own command line, which alone may name code to import. Raises GantrainError
+    or Interrupted, after writing the reason into the summary.
+    """
+    for _ in launched(composed, folder, typed, bundle):
+        pass
+
+
+def launched(
+    composed: DictConfig,
+    folder: RunFolder,
+    typed: Iterable[str],
+    bundle: Mapping[str, Any] | None = None,
+    load: Callable[..., Dataset] = data.load,
+) -> Generator[None, None, None]:
+    """`launch`, which yields before every iteration; `load` may know data that are loaded already."""
+    secrets = from_environment(composed)
+    with threads_given_back(), folder.locked(), StopRequest() as stop:
+        if bundle is None:
+            folder.refuse_progress()
+        with summarised(folder, secrets) as summary, explained_errors(folder, secrets):
+            checks.refuse_untyped_object(composed, typed)
+            settings = checks.checked(composed)
+            yield from _trained(settings, composed, folder, bundle, stop, summary, load)
+
+
+def _trained(
+    settings: dict[str, Any],
+    composed: DictConfig,
+    folder: RunFolder,
+    bundle: Mapping[str, Any] | None,
+    stop: StopRequest,
+    summary: dict[str, Any],
+    load: Callable[..., Dataset],
+) -> Generator[None, None, None]:
+    experiment, state = parts.build(settings, load)
+    if bundle is not None:
+        restore(state, experiment, bundle)
+        summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
+    summary |= described(settings, experiment.data, state.device)
+    say(f"{folder.path}: {experiment.data.label}{how_many(experiment)}, on {summary['device']}")
+    say("\n".join(filter(None, [*explained(experiment.objective), checks.unusual(settings)])))
+    experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
+    if experiment.evaluation and (network := experiment.evaluation.network):
+        # So that a resumed run, too, looks through it, and measures the same, whatever is present then.
+        OmegaConf.update(composed, "evaluate.features", network)
+        OmegaConf.update(composed, "evaluate.metrics", list(experiment.evaluation.yardstick.metrics))
+    stop.defer()
+
+    from gantrain.training.endpoint import endpoint
+    from gantrain.training.loop import training
+    from gantrain.training.trajectory import save_trajectory, trajectory
+
+    folder.config.parent.mkdir(exist_ok=True)
+    write_whole(folder.config, OmegaConf.to_yaml(composed))  # a resumed run's may have changed since Hydra wrote it
+    generator = {"architecture": settings["architecture"], "latent": settings["latent"]}
+    provenance = {"config": OmegaConf.to_container(composed, resolve=False), "generator": generator}
+    reporter = reporter_for(composed, settings["logger"], experiment, folder, state.images)
+    with recorded(summary, state, reporter):
+        with reporter:
+            yield from training(state, experiment, folder, reporter, provenance=provenance, stop=stop)
+        if (end := endpoint(state.best_generator, experiment.data, experiment.objective)) is not None:
+            summary["endpoint"] = end.summary()
+            say(end.text())
+        if (path := trajectory(state, experiment, folder.metrics)) is not None:
+            summary["trajectory"] = path.summary()
+            say(path.text())
+            with reporter.sparing_the_run():
+                save_trajectory(path, folder.path / "trajectory.png")
+
+
+def restore(state: State, experiment: Experiment, bundle: Mapping[str, Any]) -> None:
+    """Put a checkpoint's bundle into `state`, and say what is not as it was: then the run goes on, but not bit for bit.
+
+    Raises CheckpointError when it does not fit, or when the data are not those that it was trained on.
+    """
+    data, saved = experiment.data, bundle["data"].get("fingerprint")
+    if data.fingerprint != saved:
+        raise CheckpointError(
+            f"{data.label} has changed since the checkpoint: its fingerprint is {data.fingerprint}, was {saved}; "
+            "restore the images, or start a new run"
+        )
+    try:
+        state.load_state_dict(bundle["state"], bundle["images"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; restore what the run was trained with, or start a new run") from error
+    for key, value in made_with(state.device).items():
+        if (before := bundle["made_with"].get(key)) != value:
+            say(f"{key} was {before} and is {value}: the last digits of what follows may differ")
+
+
+def how_many(experiment: Experiment) -> str:
+    """The number of training images, where there is one."""
+    return "" if experiment.data.size is None else f", {experiment.data.size:,} training images"
+
+
+def reporter_for(
+    composed: DictConfig, loggers: Sequence[str], experiment: Experiment, folder: RunFolder, start_images: int
+) -> Reporter:
+    """The run's reporter; opening it takes back what an interrupted process reported after `start_images`."""
+    from gantrain.reporting.reporter import Reporter
+
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    split = "" if experiment.data.has_held_out else "training_"
+    return Reporter(
+        folder.path,
+        total_images=experiment.schedule.images,
+        start_images=start_images,
+        config_text=OmegaConf.to_yaml(composed),
+        hparams=hyperparameters(plain),
+        bound=f"{split}bound/{experiment.objective.disc_div.name}",
+        suprema={name: top for name, d in CATALOGUE.items() if math.isfinite(top := properties.supremum(d))},
+        tensorboard="tensorboard" in loggers,
+        mirror=partial(Mirror, folder.path, plain) if "wandb" in loggers else None,
+    )
+
+
+@contextmanager
+def recorded(summary: dict[str, Any], state: State, reporter: Reporter) -> Iterator[None]:
+    """However the block ends: how far it came, how fast, and the last metrics."""
+    started, begin = time.monotonic(), state.images
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - started
+        summary["images"] = state.images
+        summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
+        summary["images_per_second"] = round((state.images - begin) / max(seconds, 1e-9), 3)
+        summary["metrics"] = {name: value if math.isfinite(value) else None for name, value in reporter.latest.items()}
+
+
+@contextmanager
+def threads_given_back() -> Iterator[None]:
+    """The number of threads, which a run may change, is afterwards as it was."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def explained_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[None]:
+    """Failures of memory and storage in our words; the traceback of anything unforeseen goes into `train.log`."""
+    try:
+        yield
+    except GantrainError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            said = str(error).partition("\n")[0]
+            raise MemoryExhaustedError(
+                f"out of memory: {said}\n"
+                "lower train.batch_size or train.held_out_images, or choose a smaller architecture"
+            ) from error
+        if isinstance(error, OSError):
+            raise StorageError(f"{error.filename or folder.path}: {reason(error)}") from error
+        from gantrain.files import append_whole
+
+        append_whole(folder.log, concealed(traceback.format_exc(), secrets).encode())
+        raise GantrainError(
+            f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"
+        ) from error

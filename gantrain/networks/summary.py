@@ -1,0 +1,101 @@
+"""Architecture tables as a reader wants them: with output shapes, parameters and multiply-adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gantrain.networks import builder
+from gantrain.networks.tables import OPS, Shape, Tables, times
+from gantrain.screen import fitting, room
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """A row as it was given (None where the operation has no such column) and what it costs for one sample."""
+
+    op: str
+    kernel: int | None
+    stride: int | None
+    features: int | None
+    norm: str | None
+    dropout: float | None
+    activation: str | None
+    output: Shape
+    parameters: int
+    multiply_adds: int
+
+
+def summaries(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[list[LayerSummary], list[LayerSummary]]:
+    """The layers of the generator and of the discriminator; one line a network for networks of the user's own."""
+    if tables.object is not None:
+        generator, discriminator = builder.imported(tables.object, data_shape, latent_size)
+        return [whole(generator, (latent_size,))], [whole(discriminator, data_shape)]
+    generator_steps = builder.generator_plan(tables, data_shape, latent_size)
+    return list(map(line, generator_steps)), list(map(line, builder.discriminator_plan(tables, data_shape)))
+
+
+def line(step: builder.Step) -> LayerSummary:
+    """The summary of a table's row."""
+    row, columns = step.row, OPS[step.row.op]
+    return LayerSummary(
+        op=row.op,
+        kernel=row.kernel if "kernel" in columns else None,
+        stride=row.stride if "stride" in columns else None,
+        features=row.features if "features" in columns else None,
+        norm=row.norm,
+        dropout=row.dropout,
+        activation=row.activation,
+        output=step.outputs,
+        parameters=parameters(step.meta),
+        multiply_adds=multiply_adds(step.meta, torch.empty(1, *step.inputs, device="meta")),
+    )
+
+
+def whole(network: nn.Module, shape: Shape) -> LayerSummary:
+    """The summary of a network whose layers are not known."""
+    name, output = type(network).__name__, builder.output_shape(network, shape)
+    cost = multiply_adds(network.eval(), torch.zeros(1, *shape))
+    return LayerSummary(name, None, None, None, None, None, None, output, parameters(network), cost)
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
+    """Multiply-adds of the convolutions and matrix products in one forward pass."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x)
+    return counter.get_total_flops() // 2
+
+
+def rich_tables(title: str, layers: Sequence[LayerSummary], width: int) -> Iterator[Table]:
+    """The layers and their sums, as one table that reads like a paper's, or several where `width` is too little."""
+    names, *rest = columns(layers)
+    for part in fitting(rest, width - room(names)):
+        sums = any(total for *_, total in part)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=sums, pad_edge=False)
+        for head, *_, total in (names, *part):
+            table.add_column(head, footer=total, justify="left" if head == "op" else "right", overflow="fold")
+        for cells in zip(*(cells for _, *cells, _ in (names, *part)), strict=True):
+            table.add_row(*cells)
+        yield table
+
+
+def columns(layers: Sequence[LayerSummary]) -> Iterator[list[str]]:
+    """Each column from its head to its sum, which is empty where there is none."""
+    for name in ("op", "kernel", "stride", "features", "norm", "dropout", "activation"):
+        given = [getattr(layer, name) for layer in layers]
+        yield [name, *("" if value is None else f"{value}" for value in given), "sum" if name == "op" else ""]
+    yield ["output", *(times(layer.output) for layer in layers), ""]
+    for name in ("parameters", "multiply_adds"):
+        counts = [getattr(layer, name) for layer in layers]
+        yield [name.replace("_", "-"), *(f"{count:,}" for count in (*counts, sum(counts)))]

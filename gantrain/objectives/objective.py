@@ -1,0 +1,229 @@
+"""The game: what the discriminator maximises, what the generator minimises, and what one discriminator reveals.
+
+D maximises E_p[real(r)] − E_q[fake(r)] of its divergence f_D. G then minimises, over its own samples and with D fixed,
+one of three losses of any divergence f_G:
+
+    matched       −fake_G(r)    the gradient of D_{f_G}(p‖q) at the estimated ratio; f-GAN's minimax loss for f_G = f_D
+    ratio         f_G(e^r)      E_q[f_G(p/q)], Poole et al. 2016, eq. 3
+    alternative   −real_G(r)    Nowozin et al. 2016, section 3.2; the non-saturating −log D for `gan`
+
+Nothing here knows an optimizer, a logger or a device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gantrain.errors import ConfigError, one_of
+from gantrain.objectives import divergences
+from gantrain.objectives.divergences import CATALOGUE, Divergence, Part
+from gantrain.objectives.regularizers import Regularizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Discriminator = Callable[[Tensor], Tensor]
+    Statistics = dict[str, Tensor]
+
+# gen_objective → the formula of f_G that is averaged over samples, and its sign in the loss.
+GENERATOR_OBJECTIVES: dict[str, tuple[Part, int]] = {
+    "matched": ("fake", -1),
+    "ratio": ("f", +1),
+    "alternative": ("real", -1),
+}
+
+
+class Objective:
+    """A game between divergences: `disc_div` trains D, `gen_div` trains G through `gen_objective`.
+
+    `head` is how D's raw output is read. Raises ConfigError where a combination cannot train, with the reason and what
+    to choose instead; it needs no torch to do so.
+    """
+
+    def __init__(
+        self,
+        disc_div: Divergence,
+        gen_div: Divergence,
+        gen_objective: str = "matched",
+        head: str = "log_ratio",
+        regularizer: Regularizer | None = None,
+    ) -> None:
+        if gen_objective not in GENERATOR_OBJECTIVES:
+            raise ConfigError(one_of("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
+        self.disc_div = disc_div
+        self.gen_div = gen_div
+        self.gen_objective = gen_objective
+        self.head = divergences.head(head, disc_div)
+        self.regularizer = regularizer or Regularizer()
+        # f_G written in the coordinate that the head gives.
+        self.gen_formulas = gen_div if self.head.has_log_ratio else self.head.divergence
+        self._refuse_what_cannot_train()
+
+    def _refuse_what_cannot_train(self) -> None:
+        disc, gen, head = self.disc_div.name, self.gen_div.name, self.head
+        if not head.has_log_ratio and gen != disc:
+            ways_out = ["head=log_ratio" if self.disc_div.invertible else "another disc_div"]
+            if self.gen_objective != "ratio" or head.divergence.ratio is not None:
+                ways_out.append(f"gen_div={disc}")
+            raise ConfigError(
+                f"gen_div={gen} needs a log-ratio, which disc_div={disc} with the {head.name} head cannot give; "
+                f"choose {', or '.join(ways_out)}"
+            )
+        if self.gen_objective == "ratio" and self.gen_formulas.ratio is None:
+            raise ConfigError(
+                f"gen_objective=ratio needs the ratio p/q, which disc_div={disc} cannot give; "
+                "choose gen_objective=matched, or another disc_div"
+            )
+        if self.gen_objective != "ratio" and head.has_log_ratio and not self.gen_div.invertible:
+            raise ConfigError(
+                f"gen_objective={self.gen_objective} has a zero gradient for gen_div={gen}, whose f' is a step; "
+                "choose gen_objective=ratio, or another gen_div"
+            )
+
+    def prepare(self) -> None:
+        """Find the finite ranges of all formulas, which a compiler could not see through."""
+        self.head.divergence.finite_range("real")
+        self.head.divergence.finite_range("fake")
+        self.gen_formulas.finite_range(GENERATOR_OBJECTIVES[self.gen_objective][0])
+
+    def discriminator_loss(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Statistics]:
+        """−bound of `disc_div` plus the penalty, and what D made of the batch.
+
+        `real`, `fake`: [B, …] data and samples (without a graph to G). Returns a scalar and scalars.
+        """
+        loss, statistics = self.bound_loss(*self.outputs(discriminator, real, fake))
+        penalty = self.penalty(discriminator, real, fake)
+        if penalty is not None:
+            statistics["loss/penalty"] = penalty
+            loss = loss + penalty
+        return loss, statistics
+
+    def outputs(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """D's raw outputs [B] on data and on samples, in one pass where it judges each sample alone."""
+        import torch
+
+        real, fake = self.regularizer.disturb(real), self.regularizer.disturb(fake)
+        if not getattr(discriminator, "judges_alone", False):
+            return raw_output(discriminator, real), raw_output(discriminator, fake)
+        v_real, v_fake = raw_output(discriminator, torch.cat([real, fake])).split([len(real), len(fake)])
+        return v_real, v_fake
+
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | None:
+        """The regularizer's penalty, in float32: bfloat16 would be differentiated twice."""
+        import torch
+
+        with torch.autocast(real.device.type, enabled=False):
+            return self.regularizer.penalty(discriminator, real, fake)
+
+    def bound_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+        """−bound of `disc_div` from D's raw outputs [B], and what they say of the batch."""
+        divergence, smoothing = self.head.divergence, self.regularizer.smoothing
+        s_real, s_fake = self.head.coordinate(v_real), self.head.coordinate(v_fake)
+
+        on_data = continued(divergence, "real", s_real)
+        if smoothing:
+            on_data = (1 - smoothing) * on_data - smoothing * continued(divergence, "fake", s_real)
+        loss = continued(divergence, "fake", s_fake).mean() - on_data.mean()
+        return loss, {"loss/discriminator": loss} | self._view(v_real, v_fake, s_real.detach(), s_fake.detach())
+
+    def generator_loss(self, discriminator: Discriminator, fake: Tensor) -> tuple[Tensor, Statistics]:
+        """The loss of `gen_objective` on samples `fake` [B, …] that carry a graph to G."""
+        return self.sample_loss(raw_output(discriminator, self.regularizer.disturb(fake)))
+
+    def sample_loss(self, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+        """The loss of `gen_objective` from D's raw outputs [B] on samples."""
+        part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
+        s = self.head.coordinate(v_fake)
+        loss = sign * continued(self.gen_formulas, part, s).mean()
+        return loss, {
+            "loss/generator": loss,
+            "ratio/limited_share": outside(self.gen_formulas, part, s),
+        }
+
+    def _view(self, v_real: Tensor, v_fake: Tensor, s_real: Tensor, s_fake: Tensor) -> Statistics:
+        """What D makes of one batch of each kind; `ratio/…` only where there is a ratio."""
+        import torch
+
+        right = torch.cat([s_real, -s_fake]) > 0
+        statistics = {"discriminator/accuracy": right.mean(dtype=s_real.dtype)}
+        if self.head.has_log_ratio:
+            statistics["ratio/real_mean"] = s_real.mean()
+            statistics["ratio/fake_mean"] = s_fake.mean()
+        if self.head.invalid is not None:
+            invalid = self.head.invalid(v_real).to(s_real.dtype) + self.head.invalid(v_fake).to(s_real.dtype)
+            statistics["ratio/invalid_share"] = invalid.mean() / 2
+        return statistics
+
+    def log_ratio(self, v: Tensor) -> Tensor | None:
+        """The log-ratio [B] that D's raw output `v` [B] stands for, or None where the head gives none."""
+        return self.head.coordinate(v) if self.head.has_log_ratio else None
+
+    def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
+        """Everything one discriminator says, from its raw outputs on data [N] and on samples [M], in float64.
+
+        `bound/<name>`: a lower bound on every divergence of the catalogue, whatever trained D, minus f(1), so that 0
+        means p = q. `estimate/<name>`: the plug-in E_q[f(e^r)] − f(1). `ratio/…`: `calibration` below. Without a ratio,
+        only the trained divergence's bound.
+        """
+        s_real, s_fake = (self.head.coordinate(v.detach().cpu().double()) for v in (v_real, v_fake))
+        if not self.head.has_log_ratio:
+            return {f"bound/{self.disc_div.name}": bound(self.head.divergence, s_real, s_fake)}
+        known = {d.name: d for d in (self.disc_div, self.gen_div)} | CATALOGUE
+        return (
+            {f"bound/{name}": bound(d, s_real, s_fake) for name, d in known.items()}
+            | {f"estimate/{name}": float(continued(d, "f", s_fake).mean()) - d.f_at_one for name, d in known.items()}
+            | calibration(s_real, s_fake)
+        )
+
+
+def raw_output(discriminator: Discriminator, x: Tensor) -> Tensor:
+    """D's raw output on `x`, at least float32: bfloat16 logits near 8 are 3–6 % apart in e^r."""
+    import torch
+
+    return (v := discriminator(x)).to(torch.promote_types(v.dtype, torch.float32))
+
+
+def continued(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
+    """A formula of `divergence`, elementwise, along its tangents beyond the range where float32 holds it (C1)."""
+    import torch
+
+    formula = getattr(divergence, part)
+    limits = divergence.finite_range(part)
+    with torch.autocast(r.device.type, enabled=False):
+        if limits.everywhere:
+            return formula(r)
+        above, below = (r - limits.high).relu(), (limits.low - r).relu()
+        # Not clamp, whose gradient is 0 at the ends themselves.
+        inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
+        return formula(inside) + limits.high_slope * above - limits.low_slope * below
+
+
+def outside(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
+    """The share of `r` at which `continued` follows a tangent: a scalar."""
+    limits = divergence.finite_range(part)
+    if limits.everywhere:
+        return r.new_zeros(())
+    return ((r < limits.low) | (r > limits.high)).mean(dtype=r.dtype)
+
+
+def bound(divergence: Divergence, r_real: Tensor, r_fake: Tensor) -> float:
+    """E_p[real(r)] − E_q[fake(r)] − f(1): at most D_f(p‖q) − f(1) in expectation, for any function r."""
+    return float(divergence.real(r_real).mean() - divergence.fake(r_fake).mean()) - divergence.f_at_one
+
+
+def calibration(r_real: Tensor, r_fake: Tensor) -> dict[str, float]:
+    """Is r a log-ratio? E_q[e^r] and E_p[e^−r] are 1 for an exact one on a common support.
+
+    `ratio/effective_sample_size` is (Σw)²/(N Σw²) for w = e^r on samples: the share of them that carries the weight.
+    `ratio/largest` is the largest |r|.
+    """
+    log_n = math.log(len(r_fake))
+    effective = 2 * r_fake.logsumexp(0) - (2 * r_fake).logsumexp(0) - log_n
+    return {
+        "ratio/calibration_q": float(r_fake.exp().mean()),
+        "ratio/calibration_p": float((-r_real).exp().mean()),
+        "ratio/effective_sample_size": float(effective.exp()),
+        "ratio/largest": float(max(r_real.abs().max(), r_fake.abs().max())),
+    }

@@ -1,0 +1,102 @@
+"""Training: the loop, read from top to bottom.
+
+One clock, counted in data images shown to D, drives everything: which batch comes, what is drawn, when to report, to
+sample and to save. It needs no config and no command line:
+
+    dataset = data.load("digits")
+    generator, discriminator = architectures.build(table, dataset.shape, latent_size=64)
+    adam = partial(torch.optim.Adam, lr=4e-4, betas=(0.5, 0.999))
+    state = State(generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()))
+    game = Objective(divergences.get("gan"), divergences.get("kl"))
+    with Reporter(folder.path, total_images=100_000) as reporter:
+        train(state, Experiment(game, dataset, Latents(64), Schedule(images=100_000)), folder, reporter)
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gantrain.errors import DivergedError, StorageError
+from gantrain.reporting.reporter import Reporter
+from gantrain.runs.folder import RunFolder, StopRequest
+from gantrain.seeding import preserved_randomness
+from gantrain.training.outputs import Writer
+from gantrain.training.setup import Experiment, passed
+from gantrain.training.state import State
+from gantrain.training.step import Iteration
+
+
+def train(
+    state: State,
+    experiment: Experiment,
+    folder: RunFolder,
+    reporter: Reporter,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Play the game until the clock reaches `schedule.images`, writing into `folder`.
+
+    `provenance` ("config", and "generator" for `gantrain.load`) travels in every checkpoint. Raises DivergedError
+    before an update with a non-finite loss or gradient, Interrupted after a saved checkpoint when `stop` was asked,
+    StorageError when a checkpoint cannot be written; the last good one stands whatever is raised.
+    """
+    for _ in training(state, experiment, folder, reporter, provenance=provenance, stop=stop):
+        pass
+
+
+def training(
+    state: State,
+    experiment: Experiment,
+    folder: RunFolder,
+    reporter: Reporter,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    stop: StopRequest | None = None,
+) -> Generator[None, None, None]:
+    """`train`, which yields before every iteration: there other runs may take their turns on the same device."""
+    schedule = experiment.schedule
+    iteration = Iteration(state, experiment, reporter.note)
+    writer = Writer(state, experiment, folder, reporter, provenance or {"config": {}, "generator": {}})
+    state.generator.train()
+    state.discriminator.train()
+    with preserved_randomness(state.device), last_words(writer):
+        writer.show_data()
+        while state.images < schedule.images:
+            yield
+            begin = state.images
+            iteration.play()  # k updates of D, one of G
+
+            reporter.progress(state.images)
+            done = state.images >= schedule.images
+            stopping = stop is not None and stop.number is not None
+            report_due = done or passed(schedule.report_every_images, begin, state.images)
+            evaluation_due = done or passed(schedule.evaluate_every_images, begin, state.images)
+            sample_due = done or passed(schedule.sample_every_images, begin, state.images)
+            checkpoint_due = done or stopping or passed(schedule.checkpoint_every_images, begin, state.images)
+            if (report_due or evaluation_due or sample_due or checkpoint_due) and not iteration.settled():
+                continue  # the clock is back where the device refused to go on
+
+            # What is due is written; none of it changes what comes next.
+            if report_due or evaluation_due:
+                writer.report(training=report_due, samples=evaluation_due)
+            if sample_due:
+                writer.sample()
+            if checkpoint_due or writer.improved:
+                writer.checkpoint(now=done or stopping or writer.improved)
+            if stop is not None and stopping and not done:
+                stop.raise_if_asked(f"go on with: gantrain resume {shlex.quote(str(folder.path))}")
+
+
+@contextmanager
+def last_words(writer: Writer) -> Iterator[None]:
+    """Errors that end a run also say what it leaves."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"{error}\n{writer.largest_log_ratio()}{writer.standing()}") from error
+    except StorageError as error:
+        raise StorageError(f"{error}\n{writer.standing()}") from error

@@ -1,0 +1,298 @@
+"""The state bundle: everything that training changes, and nothing else.
+
+Networks, their optimizers, the averaged generator, the statistics gathered since the last report, and the clock. All
+other numbers of a run follow from its config, so a run that is restored from its bundle continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from gantrain import networks as architectures
+from gantrain.errors import CheckpointError, ConfigError
+from gantrain.networks.latents import Latents
+from gantrain.precision import tf32
+from gantrain.runs import checkpoints
+from gantrain.seeding import stream_generator
+
+
+class Statistics:
+    """Means of named scalars since the last report, summed on their device: one transfer per report.
+
+    `sums` holds a float32 vector for each set of scalars that come together, under their names joined by commas: their
+    sums, and last their count.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self._one: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, scalars: Mapping[str, Tensor], unless: Tensor | None = None) -> None:
+        """Count one more value of each scalar; not where the boolean `unless` is true."""
+        values = [value.detach().float() for value in scalars.values()]
+        if self._one is None:
+            self._one = torch.ones_like(values[0])
+        row = torch.stack([*values, self._one])
+        if unless is not None:
+            row = torch.where(unless, 0, row)
+        if (key := ",".join(scalars)) not in self.sums:
+            self.sums[key] = torch.zeros_like(row)
+        self.sums[key] += row
+
+    def means(self) -> dict[str, float]:
+        """The means so far; a fresh start afterwards."""
+        means: dict[str, float] = {}
+        for key, row in self.sums.items():
+            *sums, count = row.tolist()
+            if count:
+                means |= {name: total / count for name, total in zip(key.split(","), sums, strict=True)}
+            row.zero_()
+        return means
+
+
+@dataclass
+class State:
+    """What training changes. `images` is the clock: data images shown to D so far.
+
+    `average` is an exponential moving average of the generator, or None.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: Optimizer
+    discriminator_optimizer: Optimizer
+    average: nn.Module | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+    images: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.generator.parameters()).device
+
+    @property
+    def best_generator(self) -> nn.Module:
+        """The generator to sample from: the averaged one when there is one."""
+        return self.average if self.average is not None else self.generator
+
+    def _parts(self) -> dict[str, nn.Module | Optimizer]:
+        parts: dict[str, nn.Module | Optimizer] = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+        }
+        return parts | ({"average": self.average} if self.average is not None else {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data only."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return parts | {"statistics": {key: row.clone() for key, row in self.statistics.sums.items()}}
+
+    def load_state_dict(self, saved: Mapping[str, Any], images: int) -> None:
+        """Restore `state_dict()` taken at `images`. Raises CheckpointError, before anything is changed, unless every
+        part fits."""
+        parts = self._parts()
+        if differing := (parts.keys() | {"statistics"}) ^ saved.keys():
+            raise CheckpointError(f"the checkpoint and this run differ in {', '.join(sorted(map(str, differing)))}")
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                refuse_mismatch(name, part, saved[name])
+            else:
+                refuse_mismatched_optimizer(name, part, saved[name])
+        refuse_broken_statistics(saved["statistics"])
+
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                part.load_state_dict(saved[name])
+            else:
+                part.load_state_dict(part.state_dict() | {"state": saved[name]["state"]})
+                lay_out_as_parameters(part)
+        self.statistics.sums = {key: row.to(self.device) for key, row in saved["statistics"].items()}
+        self.images = images
+
+
+def lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Give an optimizer's tensors the strides of their parameters, which fused kernels take for granted."""
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def refuse_mismatch(name: str, module: nn.Module, saved: Any) -> None:
+    """Raise CheckpointError unless `saved` has exactly the keys, shapes and dtypes of `module`."""
+    _refuse_differences(name, saved, _kinds(name, module.state_dict()))
+
+
+def refuse_mismatched_optimizer(name: str, optimizer: Optimizer, saved: Any) -> None:
+    """Raise CheckpointError unless `saved` has for the parameters of `optimizer` what a step leaves.
+
+    The settings of its groups do not matter: they follow from the config.
+    """
+    _refuse_differences(name, saved, {"state": "dict", "param_groups": "list"})
+    theirs, ours = saved["state"], _after_a_step(optimizer)["state"]
+    if bool(theirs) != bool(ours):
+        raise CheckpointError(f"{name}.state: the checkpoint has {len(theirs)} parameters, this run {len(ours)}")
+    for number, values in theirs.items():  # none for a parameter that no gradient reaches
+        _refuse_differences(f"{name}.state.{number}", values, _kinds(name, ours.get(number, {})))
+
+
+def _after_a_step(optimizer: Optimizer) -> dict[str, Any]:
+    """The state that an optimizer like this one has after a step."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    twin.step()
+    return twin.state_dict()
+
+
+def refuse_broken_statistics(saved: Any) -> None:
+    """Raise CheckpointError unless `saved` has a sum for each of its names, and a count."""
+    for key, kind in _kinds("statistics", saved).items():
+        if kind != (wanted := f"float32 [{len(str(key).split(',')) + 1}]"):
+            raise CheckpointError(f"statistics.{key}: the checkpoint has {kind}, this run {wanted}")
+
+
+def _kinds(name: str, saved: Any) -> dict[Any, str]:
+    """What is under each key of a dictionary. Raises CheckpointError for anything else."""
+    if not isinstance(saved, Mapping):
+        raise CheckpointError(f"{name} is a {type(saved).__name__} in the checkpoint, not a dictionary")
+    return {key: _kind(value) for key, value in saved.items() if value is not None}
+
+
+def _kind(value: Any) -> str:
+    is_tensor = isinstance(value, Tensor)
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if is_tensor else type(value).__name__
+
+
+def _refuse_differences(name: str, saved: Any, ours: Mapping[Any, str]) -> None:
+    theirs = _kinds(name, saved)
+    for key in sorted(theirs.keys() | ours.keys(), key=str):
+        if (found := theirs.get(key, "nothing")) != (wanted := ours.get(key, "nothing")):
+            raise CheckpointError(f"{name}.{key}: the checkpoint has {found}, this run {wanted}")
+
+
+def averaged(generator: nn.Module) -> nn.Module:
+    """A copy of `generator` to average into; it never trains."""
+    return copy.deepcopy(generator).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, generator: nn.Module, share: Tensor) -> None:
+    """average ← average + share·(generator − average), `share` being 1 − decay as a scalar on the device; buffers
+    (batch-norm statistics) are copied."""
+    # One kernel for all tensors instead of one for each.
+    ours, theirs = ([parameter.data for parameter in network.parameters()] for network in (average, generator))
+    drift = torch._foreach_sub(theirs, ours)
+    torch._foreach_mul_(drift, share)
+    torch._foreach_add_(ours, list(drift))
+    if buffers := list(average.buffers()):
+        torch._foreach_copy_(buffers, list(generator.buffers()))
+
+
+@contextmanager
+def still_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norm uses the batch's statistics inside the block, and leaves the running ones as they are."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode inside the block, as they were after it."""
+    modes = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, training in zip(networks, modes, strict=True):
+            network.train(training)
+
+
+@torch.no_grad()
+def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> Tensor:
+    """Samples [N, …] on the CPU from latents [N, L], with batch norm in evaluation mode."""
+    with evaluating(generator), tf32(False):
+        return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
+
+
+class TrainedGenerator(nn.Module):
+    """A generator with what is needed to sample from it: its prior, the shape of a sample, and its clock.
+
+    `passed_over` says why newer checkpoints than the one it is from were not used.
+    """
+
+    def __init__(self, network: nn.Module, latents: Latents, shape: tuple[int, ...], images: int) -> None:
+        super().__init__()
+        self.network, self.latents, self.shape, self.images = network, latents, shape, images
+        self.passed_over: list[str] = []
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Samples [B, *shape] from latents [B, L]; pixels in [0, 1]."""
+        return self.network(latents)
+
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """`count` samples on the CPU: the same for the same seed."""
+        z = self.latents.draw(count, stream_generator(seed, "sample"))
+        return generate(self, z.to(next(self.parameters()).device))
+
+
+def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
+    """The trained generator of a run folder or a checkpoint file, on the CPU, ready to sample:
+
+        generator = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0")
+        images = generator.sample(64, seed=1)      # [64, C, H, W] in [0, 1]
+
+    It is the averaged generator when the run kept one, in evaluation mode. `object` ("package:function") must be given
+    again for a run whose networks are the user's own. Raises CheckpointError when nothing usable is found.
+    """
+    path = Path(run)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
+    problems: list[str] = []
+    if path.is_file():
+        bundle = checkpoints.load(path)
+    else:
+        path, bundle, problems = checkpoints.newest(path / "checkpoints")
+    config, shape = bundle["generator"], bundle["data"].get("shape")
+    described = config.keys() == {"architecture", "latent"} and isinstance(shape, list)
+    if not described or not all(isinstance(part, dict) for part in config.values()):
+        raise CheckpointError(f"{path} does not say what its generator is built from")
+    if (own := config["architecture"].get("object")) and not object:
+        raise ConfigError(
+            f"{path} was trained with architecture.object={own}, code of the user's own, which is never imported "
+            f"because a file names it; give object={own} to allow it"
+        )
+    saved = bundle["state"].get("average", bundle["state"].get("generator"))
+    try:
+        latents = Latents(config["latent"]["size"], config["latent"]["prior"])
+        # Without memory of its own, which a table from elsewhere could ask for without end.
+        with nullcontext() if object else torch.device("meta"):
+            network, _ = architectures.build(config["architecture"] | {"object": object}, tuple(shape), latents.size)
+    except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path} does not say what its generator is built from: {error}") from error
+    refuse_mismatch("generator", network, saved)
+    network.load_state_dict(saved, assign=True)
+    trained = TrainedGenerator(network.requires_grad_(False), latents, tuple(shape), bundle["images"])
+    trained.passed_over = problems
+    return trained.eval()
