@@ -26,7 +26,8 @@ from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, shapes
 from gantrain.errors import ConfigError
 from gantrain.launch import build as parts
-from gantrain.objectives.divergences import CATALOGUE, HEADS, PATTERNS
+from gantrain.objectives.divergences import CATALOGUE, PATTERNS
+from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.objectives.regularizers import REGULARIZERS
 from gantrain.training.optimizers import factories as optimizer_factories

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from gantrain.errors import ConfigError
-from gantrain.objectives import divergences
-from gantrain.objectives.divergences import CATALOGUE, LARGEST, RATIO_CLIP, alpha, get
+from gantrain.objectives import divergences, heads
+from gantrain.objectives.divergences import CATALOGUE, LARGEST, alpha, get
+from gantrain.objectives.heads import RATIO_CLIP
 
 TypedFormula = Callable[[Any, Any], Any]
 
@@ -368,7 +369,8 @@ def test_names_and_refusals_do_not_import_torch() -> None:
     program = """
 import sys
 import gantrain.objectives.divergences, gantrain.objectives.objective, gantrain.objectives.regularizers
-from gantrain.objectives.divergences import HEADS, get
+from gantrain.objectives.divergences import get
+from gantrain.objectives.heads import HEADS
 from gantrain.errors import ConfigError
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 for head in HEADS:
@@ -411,7 +413,7 @@ NOWOZIN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarra
 @pytest.mark.parametrize("name", NOWOZIN)
 def test_the_nowozin_head_is_the_published_activation_and_conjugate(name: str) -> None:
     activation, conjugate = NOWOZIN[name]
-    head = divergences.head("nowozin", get(name))
+    head = heads.get_head("nowozin", get(name))
     s, t = head.coordinate(V), activation(V.numpy())
     assert_close(head.divergence.real(s), t)
     assert_close(head.divergence.fake(s), conjugate(t), rtol=1e-8)
@@ -420,25 +422,25 @@ def test_the_nowozin_head_is_the_published_activation_and_conjugate(name: str) -
 @pytest.mark.parametrize("name", NAMES)
 def test_only_published_rows_have_a_nowozin_head(name: str) -> None:
     if name in NOWOZIN:
-        assert divergences.head("nowozin", get(name)).name == "nowozin"
+        assert heads.get_head("nowozin", get(name)).name == "nowozin"
         return
     with pytest.raises(ConfigError, match="head=nowozin") as refusal:
-        divergences.head("nowozin", get(name))
+        heads.get_head("nowozin", get(name))
     assert f"disc_div={name}" in str(refusal.value)
     assert all(row in str(refusal.value) for row in NOWOZIN)
-    assert divergences.head("log_ratio", get(name)).name == "log_ratio"
+    assert heads.get_head("log_ratio", get(name)).name == "log_ratio"
 
 
 @pytest.mark.parametrize("name", [name for name in NOWOZIN if name not in ("pearson", "total_variation")])
 def test_the_nowozin_log_ratio_inverts_the_derivative_of_f(name: str) -> None:
-    head = divergences.head("nowozin", get(name))
+    head = heads.get_head("nowozin", get(name))
     assert head.has_log_ratio
     u = np.exp(head.coordinate(V).numpy())
     np.testing.assert_allclose(typed_slope(name, u), NOWOZIN[name][0](V.numpy()), rtol=1e-8, atol=1e-9)
 
 
 def test_the_pearson_activation_gives_a_ratio_that_may_be_negative() -> None:
-    head = divergences.head("nowozin", get("pearson"))
+    head = heads.get_head("nowozin", get("pearson"))
     assert not head.has_log_ratio
     assert head.invalid is not None
     assert head.invalid(torch.tensor([-2.1, -2.0, -1.9, 3.0])).tolist() == [True, True, False, False]
@@ -447,25 +449,25 @@ def test_the_pearson_activation_gives_a_ratio_that_may_be_negative() -> None:
 
 
 def test_the_pearson_activation_keeps_its_square_for_every_output_that_float32_can_square() -> None:
-    limits = divergences.head("nowozin", get("pearson")).divergence.finite_range("f")
+    limits = heads.get_head("nowozin", get("pearson")).divergence.finite_range("f")
     assert limits.high > 1e4
     assert limits.low < -1e4
 
 
 def test_total_variation_takes_the_bounded_head() -> None:
-    head = divergences.head("log_ratio", get("total_variation"))
+    head = heads.get_head("log_ratio", get("total_variation"))
     assert not head.has_log_ratio
     assert head.divergence.ratio is None
     assert_close(head.divergence.real(head.coordinate(V)), np.tanh(V.numpy()) / 2)
     for name in ("log_ratio", "nowozin"):
         with pytest.raises(ConfigError, match="disc_div=dual_total_variation"):
-            divergences.head(name, get("dual_total_variation"))
+            heads.get_head(name, get("dual_total_variation"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_jeffreys_inverse_solves_its_equation(dtype: torch.dtype) -> None:
     v = torch.cat([torch.linspace(-1000, 1000, 201), torch.linspace(-3, 3, 61)]).to(dtype)
-    r = divergences.head("nowozin", get("jeffreys")).coordinate(v)
+    r = heads.get_head("nowozin", get("jeffreys")).coordinate(v)
     exact = [float(x - 1 + mpmath.lambertw(mpmath.exp(1 - mpmath.mpf(x))).real) for x in v.tolist()]
     tolerance = 1e-13 if dtype == torch.float64 else 3e-6
     assert r.dtype == dtype
@@ -474,7 +476,7 @@ def test_the_jeffreys_inverse_solves_its_equation(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("v", [-1000.0, -30.0, -1.0, 0.0, 0.5, 2.0, 30.0, 1000.0])
 def test_the_jeffreys_inverse_has_the_gradient_of_finite_differences(v: float) -> None:
-    coordinate, h = divergences.head("nowozin", get("jeffreys")).coordinate, 1e-4
+    coordinate, h = heads.get_head("nowozin", get("jeffreys")).coordinate, 1e-4
     low, high = coordinate(torch.tensor([v - h, v + h], dtype=torch.float64))
     expected = float(high - low) / (2 * h)
     assert float(slope(coordinate, torch.tensor([v], dtype=torch.float64))) == pytest.approx(expected, rel=1e-6)
@@ -484,7 +486,7 @@ def test_the_jeffreys_inverse_has_the_gradient_of_finite_differences(v: float) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_ratio_head_reads_a_clipped_positive_ratio(dtype: torch.dtype) -> None:
     v = torch.tensor([-1e4, -200.0, -10.5, -9.9, -1.0, 0.0, 30.0, 2e4, 3e4, 1e6], dtype=dtype)
-    head = divergences.head("ratio", get("pearson"))
+    head = heads.get_head("ratio", get("pearson"))
     assert head.invalid is not None
     softplus = np.logaddexp(v.double().numpy(), 0)
     expected = np.clip(softplus, math.exp(-10), math.exp(10))
@@ -495,4 +497,4 @@ def test_the_ratio_head_reads_a_clipped_positive_ratio(dtype: torch.dtype) -> No
 
 def test_an_unknown_head_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match=r"head=log-ratio is not .* did you mean log_ratio\?"):
-        divergences.head("log-ratio", get("kl"))
+        heads.get_head("log-ratio", get("kl"))

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gantrain.errors import ConfigError
-from gantrain.objectives.divergences import CATALOGUE, HEADS, Part, get
+from gantrain.objectives.divergences import CATALOGUE, Part, get
+from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective, continued, outside, raw_output
 from gantrain.objectives.regularizers import R1, REGULARIZERS, GradientPenalty
 

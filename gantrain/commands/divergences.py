@@ -12,7 +12,7 @@ from gantrain.config import overrides
 from gantrain.config.schema import number
 from gantrain.console import say
 from gantrain.errors import ConfigError, StorageError
-from gantrain.objectives import divergences
+from gantrain.objectives import divergences, heads
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS, Divergence, Part
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.screen import console
@@ -183,7 +183,7 @@ def meaning(divergence: Divergence) -> Iterator[str]:
 def discriminator_side(divergence: Divergence) -> str:
     """What D maximises and what it reveals."""
     try:
-        head = divergences.head("log_ratio", divergence)
+        head = heads.get_head("log_ratio", divergence)
     except ConfigError as error:
         return str(error)
     spans = [f"{name}(r) in {interval(*properties.extent(getattr(divergence, name)))}" for name in ("real", "fake")]

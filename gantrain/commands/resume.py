@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantrain.config import checks, overrides
 from gantrain.config.compose import compose
@@ -150,6 +150,7 @@ def to_continue(
     another run.
     """
     path, bundle, problems = found or checkpoints.newest(folder.checkpoints)
+    keep_weights(wanted, bundle["config"])
     changed = refuse_another_run(bundle["config"], wanted)
     checks.refuse_untyped_object(wanted, typed)
     settings = checks.checked(wanted)
@@ -169,6 +170,15 @@ def to_continue(
     again = f"; the next {lost:,} images are trained again" if lost else ""
     say(f"resuming from {path.name}, at {bundle['images']:,} images{again}")
     return bundle
+
+
+def keep_weights(wanted: DictConfig, saved: Mapping[str, Any]) -> None:
+    """Let a run keep the weights that it began with, unless others are typed: the default may have changed since."""
+    if all(OmegaConf.select(wanted, f"gen_weights.{key}") is None for key in ("normalise", "spread")):
+        with open_dict(wanted):
+            wanted.pop("gen_weights", None)
+            if "gen_weights" in saved:
+                wanted.gen_weights = saved["gen_weights"]
 
 
 def refuse_another_run(saved: dict[str, Any], wanted: DictConfig) -> dict[str, tuple[Any, Any]]:

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ from gantrain.errors import RESEMBLANCE, ConfigError, likeness, meant, nearest_f
 from gantrain.evaluation import features
 from gantrain.evaluation.metric_names import CLASSIFIER, metrics_of, numbers_of
 from gantrain.files import safe_name
-from gantrain.objectives import divergences
+from gantrain.objectives import divergences, weighting
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import REGULARIZERS, Regularizer
+from gantrain.objectives.weighting import Weighting
 from gantrain.reporting.wandb import refuse_missing
 from gantrain.training import optimizers
 
@@ -212,6 +214,8 @@ def typed(config: DictConfig) -> dict[str, Any]:
     """The composed config as plain data, interpolations resolved, types and ranges checked. Raises ConfigError."""
     try:
         resolved = OmegaConf.to_container(config, resolve=True)  # first: merging would not say which key
+        if isinstance(resolved, dict) and "gen_weights" not in resolved:  # stored before there were such weights
+            resolved["gen_weights"] = {"normalise": False}
         merged = OmegaConf.merge(OmegaConf.structured(Config), resolved)
         plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -304,13 +308,28 @@ def refuse_untyped_object(config: DictConfig, overrides: Iterable[str]) -> None:
 def objective(settings: Mapping[str, Any]) -> Objective:
     """The game that the config describes. Raises ConfigError for one that cannot train."""
     gen_div = divergences.get(settings["gen_div"]["name"], "gen_div")
-    return Objective(
+    build = partial(
+        Objective,
         disc_div=divergences.get(settings["disc_div"]["name"], "disc_div"),
         gen_div=gen_div.shifted(settings["gen_div"]["affine"]),
         gen_objective=settings["gen_objective"],
         head=settings["head"],
         regularizer=regularizer(settings["regularizer"]),
     )
+    if settings["gen_weights"] == {"normalise": None, "spread": None}:
+        game = build()
+        return build(weighting=weighting.DEFAULT) if game.has_weights else game
+    return build(weighting=weighting_of(**settings["gen_weights"]))
+
+
+def weighting_of(normalise: bool | None, spread: float | None) -> Weighting:
+    """The weighting of samples that two keys of the config ask for. Raises ConfigError where they contradict."""
+    if normalise is False and spread is not None:
+        raise ConfigError(
+            f"gen_weights.spread={spread} tempers weights that are normalised too, and gen_weights.normalise=false; "
+            "leave out one of them"
+        )
+    return Weighting(normalise=bool(normalise) or spread is not None, spread=spread)
 
 
 def regularizer(settings: Mapping[str, Any]) -> Regularizer:

@@ -18,7 +18,7 @@ from gantrain.errors import ConfigError, one_of
 from gantrain.evaluation import evaluation
 from gantrain.evaluation import features as eyes
 from gantrain.networks.latents import PRIORS
-from gantrain.objectives import divergences
+from gantrain.objectives import heads
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
 
@@ -78,6 +78,18 @@ class GeneratorDivergence:
 
     name: str = "???"
     affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes no divergence, but the loss under ratio")
+
+
+@dataclass
+class GeneratorWeights:
+    """Weights of samples under `matched`; with both keys null, the default where they can act and none elsewhere."""
+
+    normalise: bool | None = setting(
+        None, "under matched: divide the samples' weights by their mean over the batch; false: the plain weights"
+    )
+    spread: float | None = number(
+        None, "under matched: temper the weights where the log-ratio's standard deviation is above this", above=0
+    )
 
 
 @dataclass
@@ -143,7 +155,7 @@ class Config:
     device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
     run_dir: str | None = setting(None, "the run's folder; else runs/<dataset>/<divergences>/<date_time>-s<seed>")
     resume: str = choice("never", ("never", "auto"), "whether to go on with what is found in run_dir")
-    head: str = choice("log_ratio", divergences.HEADS, "how D's output is read")
+    head: str = choice("log_ratio", heads.HEADS, "how D's output is read")
     gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "which loss G minimises")
     update: str = choice("alternating", UPDATES, "whether D and G learn from the same samples at once")
     precision: str = choice("float32", PRECISIONS, "of multiplications")
@@ -161,6 +173,7 @@ class Config:
     architecture: dict[str, Any] = field(default_factory=dict)
     disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)
     gen_div: GeneratorDivergence = field(default_factory=GeneratorDivergence)
+    gen_weights: GeneratorWeights = field(default_factory=GeneratorWeights)
     optimizer: dict[str, Any] = field(default_factory=dict)
     regularizer: dict[str, Any] = field(default_factory=dict)
     latent: LatentConfig = field(default_factory=LatentConfig)

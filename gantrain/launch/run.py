@@ -21,6 +21,7 @@ from gantrain.files import reason, write_whole
 from gantrain.launch import build as parts
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.reporting.wandb import Mirror
+from gantrain.runs import metrics_file
 from gantrain.runs.folder import RunFolder, StopRequest
 from gantrain.runs.summary import concealed, described, from_environment, hyperparameters, summarised
 from gantrain.seeding import made_with
@@ -85,6 +86,9 @@ def _trained(
         # So that a resumed run, too, looks through it, and measures the same, whatever is present then.
         OmegaConf.update(composed, "evaluate.features", network)
         OmegaConf.update(composed, "evaluate.metrics", list(experiment.evaluation.yardstick.metrics))
+    weighting = experiment.objective.weighting
+    if OmegaConf.select(composed, "gen_weights") is not None:  # so that a resumed run keeps what was the default
+        OmegaConf.update(composed, "gen_weights", {"normalise": weighting.normalise, "spread": weighting.spread})
     stop.defer()
 
     from gantrain.training.endpoint import endpoint
@@ -166,6 +170,9 @@ def recorded(summary: dict[str, Any], state: State, reporter: Reporter) -> Itera
         summary["images"] = state.images
         summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
         summary["images_per_second"] = round((state.images - begin) / max(seconds, 1e-9), 3)
+        weights = metrics_file.last_tenth_means(reporter.folder / metrics_file.NAME, "weights/")
+        if weights:
+            summary["weights"] = weights
         summary["metrics"] = {name: value if math.isfinite(value) else None for name, value in reporter.latest.items()}
 
 

@@ -1,4 +1,4 @@
-r"""The catalogue of f-divergences, each written as two formulas of the log-ratio.
+r"""The catalogue of f-divergences, each written as three formulas of the log-ratio.
 
 `p` is the data's density, `q` the generator's, `u = p/q` their ratio and `r = log u`. For convex f,
 
@@ -6,13 +6,14 @@ r"""The catalogue of f-divergences, each written as two formulas of the log-rati
 
 A discriminator that outputs r gives T = f'(e^r), and f*(T) = e^r f'(e^r) − f(e^r), so no conjugate has to be inverted:
 
-    real(r) = f'(e^r)              averaged over data
-    fake(r) = f*(f'(e^r))          averaged over samples
-    bound   = E_p[real(r)] − E_q[fake(r)]
-    f(e^r)  = e^r real(r) − fake(r)
+    real(r)       = f'(e^r)              averaged over data
+    fake(r)       = f*(f'(e^r))          averaged over samples
+    log_weight(r) = log(u² f''(u))       log of the weight of a sample in the gradient of D_f
+    bound         = E_p[real(r)] − E_q[fake(r)]
+    f(e^r)        = e^r real(r) − fake(r)
 
-For every entry `fake'(r) = e^r real'(r)`, `fake(0) = real(0) − f(1)`, and the dual (p and q exchanged) is
-`real(r) → −fake(−r)`, `fake(r) → −real(−r)`. A *head* says how a discriminator's raw output v becomes r.
+For every entry `fake' = e^log_weight`, `real' = e^(log_weight − r)` and `fake(0) = real(0) − f(1)`; the dual (p and q
+exchanged) is `real(r) → −fake(−r)`, `fake(r) → −real(−r)`, `log_weight(r) → r + log_weight(−r)`.
 
 Names are known without importing torch; formulas import it when they are called.
 """
@@ -24,7 +25,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gantrain.errors import ConfigError, one_of
 
@@ -36,8 +37,6 @@ Part = Literal["real", "fake", "f"]
 
 # Values and slopes up to 2^100 leave float32 (2^128) room to sum a batch and to continue along a tangent.
 LARGEST = 2.0**100
-# The `ratio` head clips u to [1/RATIO_CLIP, RATIO_CLIP].
-RATIO_CLIP = math.exp(10.0)
 
 
 def softplus(r: Tensor) -> Tensor:
@@ -54,16 +53,35 @@ def log_sigmoid(r: Tensor) -> Tensor:
     return functional.logsigmoid(r)
 
 
-def expm1(x: Tensor) -> Tensor:
-    """e^x − 1 whose slope is e^x everywhere; torch's own slope, (e^x − 1) + 1, rounds to 0 in float32 below −17."""
-    import torch
-
-    return torch.where(x >= -1, x.expm1(), x.clamp(max=-1.0).exp() - 1)
-
-
 def expm1_over(a: float, r: Tensor) -> Tensor:
     """(e^{a r} − 1) / a, and its limit r at a = 0."""
-    return expm1(a * r) / a if abs(a) > 1e-30 else r
+    return (a * r).expm1() / a if abs(a) > 1e-30 else r
+
+
+@cache
+def _slope_function() -> Callable[..., Tensor]:
+    import torch
+
+    class WithSlope(torch.autograd.Function):
+        """formula(r), elementwise, with the derivative e^{log_slope(r)} in place of autograd's own."""
+
+        @staticmethod
+        def forward(ctx: Any, r: Tensor, formula: Formula, log_slope: Formula) -> Tensor:
+            ctx.save_for_backward(r)
+            ctx.log_slope = log_slope
+            return formula(r)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+            (r,) = ctx.saved_tensors
+            return gradient * ctx.log_slope(r).exp(), None, None
+
+    return WithSlope.apply
+
+
+def _with_slope(formula: Formula, log_slope: Formula) -> Formula:
+    """`formula` with a derivative that is exact in float32 too, where autograd's may round to 0 or cancel."""
+    return lambda r: _slope_function()(r, formula, log_slope)
 
 
 @dataclass(frozen=True)
@@ -85,8 +103,9 @@ class Range:
 class Divergence:
     """An f-divergence: elementwise formulas of the log-ratio r (any shape, any floating dtype).
 
-    `formula` is f(u) and `reference` its source, both for people. `ratio` is u as a function of the coordinate in which
-    `real` and `fake` are written: e^r, except under a head whose output cannot be turned into r (`None`: no u at all).
+    `formula` is f(u) and `reference` its source, both for people. `log_weight` is log fake'(r), from which `real` and
+    `fake` take their derivatives; None leaves these to autograd. `ratio` is u as a function of the coordinate in which
+    the formulas are written: e^r, except under a head whose output cannot be turned into r (`None`: no u at all).
     `invertible` says whether f' is, that is, whether a discriminator trained on it reveals a ratio.
     """
 
@@ -94,10 +113,16 @@ class Divergence:
     formula: str
     real: Formula
     fake: Formula
+    log_weight: Formula | None
     reference: str
     ratio: Formula | None = lambda r: r.exp()
     invertible: bool = True
     ranges: dict[Part, Range] = field(default_factory=dict, init=False, compare=False, repr=False)  # found so far
+
+    def __post_init__(self) -> None:
+        if (log_weight := self.log_weight) is not None:
+            object.__setattr__(self, "real", _with_slope(self.real, lambda r: log_weight(r) - r))
+            object.__setattr__(self, "fake", _with_slope(self.fake, log_weight))
 
     def f(self, r: Tensor) -> Tensor:
         """f(u) = u real − fake. Shapes as `r`."""
@@ -112,8 +137,21 @@ class Divergence:
         zero = torch.zeros((), dtype=torch.float64)
         return float(self.real(zero) - self.fake(zero))
 
+    @cached_property
+    def order(self) -> float:
+        """d log_weight / dr at r = 0: α for an α-divergence, 1 for KL, 0 for reverse KL, ½ for Jensen-Shannon."""
+        import torch
+
+        if self.log_weight is None:
+            raise ValueError(f"{self.name} has no weights")
+        with torch.inference_mode(False), torch.enable_grad():
+            r = torch.zeros((), dtype=torch.float64, requires_grad=True)
+            (slope,) = torch.autograd.grad(self.log_weight(r) + 0 * r, r)
+        return float(slope)
+
     def dual(self, name: str, formula: str, reference: str) -> Divergence:
         """The divergence with p and q exchanged: f(u) becomes u f(1/u)."""
+        log_weight = self.log_weight
         return replace(
             self,
             name=name,
@@ -121,6 +159,7 @@ class Divergence:
             reference=reference,
             real=lambda r: -self.fake(-r),
             fake=lambda r: -self.real(-r),
+            log_weight=None if log_weight is None else lambda r: r + log_weight(-r),
         )
 
     def shifted(self, slope: float) -> Divergence:
@@ -175,13 +214,14 @@ def _finite_end(divergence: Divergence, part: Part, sign: int) -> tuple[float, f
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The catalogue. THEORY: Csiszár 1964; Ali and Silvey 1966; Nowozin et al. 2016, table 1; Poole et al. 2016, appendix A.
+# The catalogue: Csiszár 1964; Ali and Silvey 1966; Nowozin et al. 2016, table 1; Poole et al. 2016, appendix A.
 
 kl = Divergence(
     "kl",
     formula=r"u \log u",
     real=lambda r: 1 + r,
     fake=lambda r: r.exp(),
+    log_weight=lambda r: r,
     reference="Kullback and Leibler 1951; Nowozin et al. 2016, table 1",
 )
 reverse_kl = kl.dual("reverse_kl", formula=r"-\log u", reference="Nowozin et al. 2016, table 1")
@@ -190,6 +230,7 @@ js = Divergence(
     formula=r"u \log u - (1 + u) \log \frac{1 + u}{2}",
     real=lambda r: math.log(2) + log_sigmoid(r),
     fake=lambda r: softplus(r) - math.log(2),
+    log_weight=log_sigmoid,
     reference="2 JSD (Lin 1991); Nowozin et al. 2016, table 1",
 )
 gan = Divergence(
@@ -197,20 +238,23 @@ gan = Divergence(
     formula=r"u \log u - (1 + u) \log(1 + u)",
     real=log_sigmoid,
     fake=softplus,
+    log_weight=log_sigmoid,
     reference="2 JSD − log 4; Goodfellow et al. 2014; Nowozin et al. 2016, table 1",
 )
 squared_hellinger = Divergence(
     "squared_hellinger",
     formula=r"(\sqrt{u} - 1)^2",
-    real=lambda r: -expm1(-r / 2),
-    fake=lambda r: expm1(r / 2),
+    real=lambda r: -(-r / 2).expm1(),
+    fake=lambda r: (r / 2).expm1(),
+    log_weight=lambda r: r / 2 - math.log(2),
     reference="Nowozin et al. 2016, table 1",
 )
 pearson = Divergence(
     "pearson",
     formula=r"(u - 1)^2",
-    real=lambda r: 2 * expm1(r),
-    fake=lambda r: expm1(2 * r),
+    real=lambda r: 2 * r.expm1(),
+    fake=lambda r: (2 * r).expm1(),
+    log_weight=lambda r: 2 * r + math.log(2),
     reference="χ²(p‖q), Pearson 1900; Nowozin et al. 2016, table 1",
 )
 neyman = pearson.dual("neyman", formula=r"(1 - u)^2 / u", reference="χ²(q‖p); Nowozin et al. 2016, table 6")
@@ -219,6 +263,7 @@ jeffreys = Divergence(
     formula=r"(u - 1) \log u",
     real=lambda r: 1 + r - (-r).exp(),
     fake=lambda r: r.exp() + r - 1,
+    log_weight=softplus,
     reference="KL + reverse KL, Jeffreys 1946; Nowozin et al. 2016, table 6",
 )
 non_saturating = Divergence(
@@ -226,6 +271,7 @@ non_saturating = Divergence(
     formula=r"\log(1 + 1/u)",
     real=lambda r: -(-r).exp() * (-r).sigmoid(),
     fake=lambda r: log_sigmoid(r) - (-r).sigmoid(),
+    log_weight=lambda r: softplus(r + math.log(2)) - 2 * softplus(r),
     reference="Poole et al. 2016, section 3",
 )
 softened_reverse_kl = Divergence(
@@ -233,13 +279,15 @@ softened_reverse_kl = Divergence(
     formula=r"(1 + u) \log \frac{1 + u}{2u}",
     real=lambda r: softplus(-r) - math.log(2) - (-r).exp(),
     fake=lambda r: math.log(2) - 1 + log_sigmoid(r),
+    log_weight=lambda r: log_sigmoid(-r),
     reference="KL(q‖p) − 2 JSD; Arjovsky and Bottou 2017; Shannon et al. 2020",
 )
 le_cam = Divergence(
     "le_cam",
     formula=r"(u - 1)^2 / (u + 1)",
-    real=lambda r: 1 - 4 * (-2 * softplus(r)).exp(),  # σ(−r)², with a slope that does not round to 0
-    fake=lambda r: 4 * (2 * log_sigmoid(r)).exp() - 1,
+    real=lambda r: 1 - 4 * (-r).sigmoid().square(),
+    fake=lambda r: 4 * r.sigmoid().square() - 1,
+    log_weight=lambda r: 2 * r - 3 * softplus(r) + math.log(8),
     reference="Le Cam 1986, the triangular discrimination",
 )
 total_variation = Divergence(
@@ -247,6 +295,7 @@ total_variation = Divergence(
     formula=r"\frac{1}{2} |u - 1|",
     real=lambda r: r.sign() / 2,
     fake=lambda r: r.sign() / 2,
+    log_weight=None,
     reference="Nowozin et al. 2016, table 6",
     invertible=False,
 )
@@ -283,6 +332,7 @@ def alpha(order: float, name: str | None = None) -> Divergence:
         }.get(order, rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}},\ \alpha = {order:g}"),
         real=lambda r: expm1_over(order - 1, r),
         fake=lambda r: expm1_over(order, r),
+        log_weight=lambda r: order * r,
         reference="Amari 1985; Poole et al. 2016, appendix A",
     )
 
@@ -312,128 +362,3 @@ def _known(name: str) -> Divergence | None:
         return get(name)
     except ConfigError:
         return None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Heads: from a discriminator's raw output v to the coordinate in which its divergence is written.
-
-
-@dataclass(frozen=True)
-class Head:
-    """How a discriminator's raw output v is read.
-
-    `coordinate` maps v to the variable of `divergence`'s formulas: the log-ratio r where `has_log_ratio`, else v
-    itself. Both are positive where the discriminator holds a point for data. `invalid` marks the v that no positive
-    finite ratio belongs to.
-    """
-
-    name: str
-    divergence: Divergence
-    coordinate: Formula
-    has_log_ratio: bool = True
-    invalid: Formula | None = None
-
-
-def _jeffreys_log_ratio(v: Tensor) -> Tensor:
-    """Solve 1 + r − e^−r = v for r; dr/dv = σ(r).
-
-    The left side is concave and increases, so Newton's method never oversteps the root from its left, and after one
-    step from its right it is there.
-    """
-    import torch
-
-    with torch.no_grad():
-        r = torch.where(v > 0, v - 1 + 1 / (1 + v.clamp(min=0)), -(1 - v).log1p())
-        for _ in range(12):
-            r = r - (1 + r - (-r).exp() - v) * r.sigmoid()
-    return r - (1 + r - (-r).exp() - v) * r.sigmoid()
-
-
-def _ratio_log(v: Tensor) -> Tensor:
-    return softplus(v).clamp(1 / RATIO_CLIP, RATIO_CLIP).log()
-
-
-def _ratio_clipped(v: Tensor) -> Tensor:
-    return (softplus(v) < 1 / RATIO_CLIP) | (softplus(v) > RATIO_CLIP)
-
-
-def _identity(v: Tensor) -> Tensor:
-    return v
-
-
-# Nowozin et al. 2016, tables 2 and 6: the output activation g_f, written as r(v) = log (f')⁻¹(g_f(v)).
-NOWOZIN_LOG_RATIO: dict[str, Formula] = {
-    "kl": lambda v: v - 1,
-    "reverse_kl": _identity,
-    "squared_hellinger": lambda v: 2 * v,
-    "js": _identity,
-    "gan": _identity,
-    "neyman": lambda v: v / 2,
-    "jeffreys": _jeffreys_log_ratio,
-}
-# The rows whose activation leaves the range of f': their formulas in v, with T = g_f(v) and fake = f*(T).
-NOWOZIN_DIRECT: dict[str, Head] = {
-    "pearson": Head(
-        "nowozin",
-        replace(pearson, real=_identity, fake=lambda v: v + v.square() / 4, ratio=lambda v: 1 + v / 2),
-        coordinate=_identity,
-        has_log_ratio=False,
-        invalid=lambda v: v <= -2,
-    ),
-    "total_variation": Head(
-        "nowozin",
-        replace(total_variation, real=lambda v: v.tanh() / 2, fake=lambda v: v.tanh() / 2, ratio=None),
-        coordinate=_identity,
-        has_log_ratio=False,
-    ),
-}
-
-
-def _log_ratio_head(disc_div: Divergence) -> Head:
-    if disc_div.invertible:
-        return Head("log_ratio", disc_div, coordinate=_identity)
-    if disc_div.name in NOWOZIN_DIRECT:
-        return NOWOZIN_DIRECT[disc_div.name]
-    raise ConfigError(
-        f"disc_div={disc_div.name} has no invertible f', so a discriminator trained on it gives no ratio and it has no "
-        "head here; choose disc_div=total_variation, which has the bounded head ½ tanh(v), or another divergence"
-    )
-
-
-def _nowozin_head(disc_div: Divergence) -> Head:
-    if disc_div.name in NOWOZIN_DIRECT:
-        return NOWOZIN_DIRECT[disc_div.name]
-    if disc_div.name in NOWOZIN_LOG_RATIO:
-        return Head("nowozin", disc_div, coordinate=NOWOZIN_LOG_RATIO[disc_div.name])
-    rows = ", ".join([*NOWOZIN_LOG_RATIO, *NOWOZIN_DIRECT])
-    raise ConfigError(
-        f"head=nowozin needs an output activation published by Nowozin et al. 2016, and disc_div={disc_div.name} has "
-        f"none; choose head=log_ratio, or a disc_div among {rows}"
-    )
-
-
-def _ratio_head(disc_div: Divergence) -> Head:
-    if not disc_div.invertible:
-        raise ConfigError(
-            f"head=ratio needs an invertible f', which disc_div={disc_div.name} does not have; choose head=log_ratio "
-            "with disc_div=total_variation, or another disc_div"
-        )
-    return Head("ratio", disc_div, coordinate=_ratio_log, invalid=_ratio_clipped)
-
-
-HEADS: dict[str, Callable[[Divergence], Head]] = {
-    "log_ratio": _log_ratio_head,
-    "nowozin": _nowozin_head,
-    "ratio": _ratio_head,
-}
-
-
-def head(name: str, disc_div: Divergence) -> Head:
-    """The head called `name` for a discriminator trained on `disc_div`.
-
-    `log_ratio`: v is r. `nowozin`: T = g_f(v) with the published activations. `ratio`: softplus(v), clipped to
-    [e^−10, e^10], is u itself (b-GAN, Uehara et al. 2016). Raises ConfigError where the pair does not exist.
-    """
-    if name not in HEADS:
-        raise ConfigError(one_of("head", name, HEADS))
-    return HEADS[name](disc_div)

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, one_of
-from gantrain.objectives import divergences
+from gantrain.objectives import heads
 from gantrain.objectives.divergences import CATALOGUE, Divergence, Part
 from gantrain.objectives.regularizers import Regularizer
+from gantrain.objectives.weighting import OFF, Weighting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +39,9 @@ GENERATOR_OBJECTIVES: dict[str, tuple[Part, int]] = {
 class Objective:
     """A game between divergences: `disc_div` trains D, `gen_div` trains G through `gen_objective`.
 
-    `head` is how D's raw output is read. Raises ConfigError where a combination cannot train, with the reason and what
-    to choose instead; it needs no torch to do so.
+    `head` is how D's raw output is read, and `weighting` rescales the samples' weights under `matched`. Raises
+    ConfigError for a combination that cannot train, with the reason and what to choose instead; it needs no torch to
+    do so.
     """
 
     def __init__(
@@ -49,17 +51,24 @@ class Objective:
         gen_objective: str = "matched",
         head: str = "log_ratio",
         regularizer: Regularizer | None = None,
+        weighting: Weighting = OFF,
     ) -> None:
         if gen_objective not in GENERATOR_OBJECTIVES:
             raise ConfigError(one_of("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
         self.disc_div = disc_div
         self.gen_div = gen_div
         self.gen_objective = gen_objective
-        self.head = divergences.head(head, disc_div)
+        self.head = heads.get_head(head, disc_div)
         self.regularizer = regularizer or Regularizer()
         # f_G written in the coordinate that the head gives.
         self.gen_formulas = gen_div if self.head.has_log_ratio else self.head.divergence
+        self.weighting = weighting
         self._refuse_what_cannot_train()
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether G's gradient in the log-ratio is the weight of a divergence: `matched`, and D gives a ratio."""
+        return self.gen_objective == "matched" and self.head.has_log_ratio and self.gen_formulas.log_weight is not None
 
     def _refuse_what_cannot_train(self) -> None:
         disc, gen, head = self.disc_div.name, self.gen_div.name, self.head
@@ -81,12 +90,22 @@ class Objective:
                 f"gen_objective={self.gen_objective} has a zero gradient for gen_div={gen}, whose f' is a step; "
                 "choose gen_objective=ratio, or another gen_div"
             )
+        if self.weighting.is_on and not self.has_weights:
+            cause = (
+                f"disc_div={disc} gives no ratio" if not head.has_log_ratio else f"gen_objective={self.gen_objective}"
+            )
+            raise ConfigError(
+                f"gen_weights rescales the weights that samples have under gen_objective=matched, not here: {cause}; "
+                "leave gen_weights.normalise and gen_weights.spread out, or choose gen_objective=matched"
+            )
 
     def prepare(self) -> None:
         """Find the finite ranges of all formulas, which a compiler could not see through."""
         self.head.divergence.finite_range("real")
         self.head.divergence.finite_range("fake")
         self.gen_formulas.finite_range(GENERATOR_OBJECTIVES[self.gen_objective][0])
+        if self.has_weights:
+            _ = self.gen_formulas.order  # computed once and kept
 
     def discriminator_loss(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Statistics]:
         """−bound of `disc_div` plus the penalty, and what D made of the batch.
@@ -133,14 +152,22 @@ class Objective:
         return self.sample_loss(raw_output(discriminator, self.regularizer.disturb(fake)))
 
     def sample_loss(self, v_fake: Tensor) -> tuple[Tensor, Statistics]:
-        """The loss of `gen_objective` from D's raw outputs [B] on samples."""
+        """The loss of `gen_objective` from D's raw outputs [B] on samples, and scalars to report.
+
+        With weights that are rescaled, the returned loss is −mean(w_β(r) r), whose value means nothing: its gradient
+        trains G.
+        """
         part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
         s = self.head.coordinate(v_fake)
         loss = sign * continued(self.gen_formulas, part, s).mean()
-        return loss, {
-            "loss/generator": loss,
-            "ratio/limited_share": outside(self.gen_formulas, part, s),
-        }
+        statistics = {"loss/generator": loss, "ratio/limited_share": outside(self.gen_formulas, part, s)}
+        if not self.has_weights:
+            return loss, statistics
+        weights, weight_statistics = self.weighting.weigh(self.gen_formulas, s)
+        if self.weighting.is_on:  # the loss of the divergence is reported, and another one has the gradient
+            statistics = {"loss/generator": loss.detach(), "ratio/limited_share": loss.new_zeros(())}
+            loss = -(weights * s).mean()
+        return loss, statistics | weight_statistics
 
     def _view(self, v_real: Tensor, v_fake: Tensor, s_real: Tensor, s_fake: Tensor) -> Statistics:
         """What D makes of one batch of each kind; `ratio/…` only where there is a ratio."""

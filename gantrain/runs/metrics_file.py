@@ -42,6 +42,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [report for report in reports if report is not None]
 
 
+def last_tenth_means(path: Path, group: str) -> dict[str, float]:
+    """Means of the scalars called `group…` over the reports of the last tenth of a run, under their names without it.
+
+    Values that are not finite are left out, and so is a scalar without others. Empty for a file that cannot be read.
+    """
+    try:
+        reports = read_metrics(path)
+    except DataError:
+        return {}
+    late = [report for report in reports if report["images"] > 0.9 * reports[-1]["images"]]
+    names = dict.fromkeys(name for report in late for name in report if name.startswith(group))
+    values = {name: [v for report in late if (v := report.get(name)) is not None] for name in names}
+    return {name.removeprefix(group): sum(found) / len(found) for name, found in values.items() if found}
+
+
 def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
     """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too.
 

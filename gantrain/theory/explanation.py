@@ -21,7 +21,20 @@ def explained(game: Objective) -> list[str]:
     ]
     if not game.head.has_log_ratio:
         return [*lines, f"r is not recovered: with the {game.head.name} head, D's output is T itself"]
-    return lines + followed(game)
+    return lines + (tempered(game) if game.weighting.is_on else followed(game))
+
+
+def tempered(game: Objective) -> list[str]:
+    """What rescaled weights make of the divergence that was asked for."""
+    spread, name = game.weighting.spread, game.gen_div.name
+    if spread is None:
+        return [f"The weights of samples under {name} are divided by their mean over the batch: the same direction"]
+    return [
+        f"The weights w(r) of samples under {name} become w(βr), divided by their mean over the batch, with "
+        f"β = min(1, {spread:g}/sd(r))",
+        f"Each step of G follows the gradient of an f-divergence between reverse_kl (β → 0) and {name} (β = 1); "
+        f"reports show β, and gen_weights.normalise=false leaves {name} as it is",
+    ]
 
 
 def followed(game: Objective) -> list[str]:
