@@ -22,6 +22,7 @@ from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing
+from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
 from gantrain.precision import chosen_precision
 from gantrain.training import acceleration
 from gantrain.training.acceleration import Candidate, Game
@@ -175,6 +176,7 @@ GAMES = {
     "total_variation": game("total_variation", "total_variation"),
     "ratio objective": game("js", "kl", gen_objective="ratio"),
     "alternative": game("gan", "gan", gen_objective="alternative"),
+    **{f"tempered {name}": game("gan", name, weighting=DEFAULT) for name in ("kl", "pearson", "neyman")},
     "r1": game("gan", "kl", regularizer=R1()),
     "gradient penalty": game("gan", "kl", regularizer=GradientPenalty()),
     "label smoothing": game("gan", "kl", regularizer=LabelSmoothing()),
@@ -248,7 +250,9 @@ class Poisoned:
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize(
-    "objective", [game(), game(regularizer=R1()), game(regularizer=InstanceNoise())], ids=["plain", "r1", "noise"]
+    "objective",
+    [game(), game(regularizer=R1()), game(regularizer=InstanceNoise()), game("gan", "kl", weighting=DEFAULT)],
+    ids=["plain", "r1", "noise", "tempered"],
 )
 def test_the_device_watches_as_the_host_does_bit_for_bit(update, steps, objective):
     by_host, by_device = new_state(), new_state()
@@ -355,11 +359,14 @@ def test_twenty_compiled_iterations_come_to_what_is_written():
     assert_same(written, compiled, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*CATALOGUE, "alpha_0.3"])
-def test_losses_compile_into_one_graph(name):
+@pytest.mark.parametrize(
+    ("name", "weighting"),
+    [*((name, OFF) for name in [*CATALOGUE, "alpha_0.3"]), ("kl", DEFAULT), ("js", Weighting(normalise=True))],
+)
+def test_losses_compile_into_one_graph(name, weighting):
     """Where tracing breaks off, the host would come back between kernels."""
     options = ("matched", name) if divergences.get(name).invertible else ("ratio", "gan")
-    objective = game(options[1], name, gen_objective=options[0], regularizer=InstanceNoise())
+    objective = game(options[1], name, gen_objective=options[0], regularizer=InstanceNoise(), weighting=weighting)
     objective.prepare()
     state, x, z = new_state(), torch.rand(4, 1, 8, 8), torch.randn(4, 16)
     for function, arguments in (

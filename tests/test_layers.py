@@ -52,6 +52,7 @@ NEEDS_TORCH = {
     "gantrain.training.endpoint",
     "gantrain.training.acceleration",
     "gantrain.training.step",
+    "gantrain.objectives.slopes",
     "gantrain.precision",
     *(f"gantrain.evaluation.{name}" for name in ("metrics", "classes", "distances", "prdc", "samples")),
     "gantrain.training.state",

@@ -41,6 +41,14 @@ def half_square(x: Tensor) -> Tensor:
 # Penalties
 
 
+@pytest.mark.parametrize("regularizer", [R1(), GradientPenalty()])
+def test_the_root_mean_square_of_the_gradient_is_reported(regularizer: Regularizer) -> None:
+    x = points(6, 2, 3, 3)  # real = fake, so that the interpolated points are known
+    _, statistics = Objective(get("gan"), get("gan"), regularizer=regularizer).discriminator_loss(half_square, x, x)
+    expected = np.sqrt((x.numpy() ** 2).reshape(6, -1).sum(1).mean())
+    assert float(statistics["penalty/gradient_rms"]) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (5, 2, 4, 4)])
 def test_the_input_gradient_is_per_sample_and_flat(shape: tuple[int, ...]) -> None:
     x = points(*shape)
@@ -50,7 +58,7 @@ def test_the_input_gradient_is_per_sample_and_flat(shape: tuple[int, ...]) -> No
 
 def test_r1_of_a_linear_discriminator_and_its_gradient() -> None:
     w, x = points(4).requires_grad_(), points(7, 4)
-    penalty = R1(weight=6.0).penalty(lambda x: x @ w, x, x)
+    penalty = R1(weight=6.0).penalty(lambda x: x @ w, x, x).value
     (gradient,) = torch.autograd.grad(penalty, w)
     assert float(penalty.detach()) == pytest.approx(3 * float(w.detach().square().sum()))
     torch.testing.assert_close(gradient, 6.0 * w.detach())
@@ -59,7 +67,7 @@ def test_r1_of_a_linear_discriminator_and_its_gradient() -> None:
 def test_r1_of_a_quadratic_discriminator_and_its_gradient() -> None:
     """D(x) = ½ a‖x‖²: the penalty is (weight/2) a² E‖x‖² over data alone."""
     a, real, fake = torch.tensor(1.5, dtype=torch.float64, requires_grad=True), points(7, 3, 2, 2), points(7, 3, 2, 2)
-    penalty = R1(weight=10.0).penalty(lambda x: a * half_square(x), real, fake)
+    penalty = R1(weight=10.0).penalty(lambda x: a * half_square(x), real, fake).value
     (gradient,) = torch.autograd.grad(penalty, a)
     mean_square = (real.numpy() ** 2).reshape(7, -1).sum(1).mean()
     assert float(penalty.detach()) == pytest.approx(5 * 1.5**2 * mean_square)
@@ -68,7 +76,7 @@ def test_r1_of_a_quadratic_discriminator_and_its_gradient() -> None:
 
 def test_the_gradient_penalty_of_a_linear_discriminator_and_its_gradient() -> None:
     w = torch.tensor([3.0, 4.0], dtype=torch.float64, requires_grad=True)
-    penalty = GradientPenalty(weight=2.0, target=1.0).penalty(lambda x: x @ w, points(6, 2), points(6, 2))
+    penalty = GradientPenalty(weight=2.0, target=1.0).penalty(lambda x: x @ w, points(6, 2), points(6, 2)).value
     (gradient,) = torch.autograd.grad(penalty, w)
     assert float(penalty.detach()) == pytest.approx(2 * (5 - 1) ** 2)
     np.testing.assert_allclose(gradient.numpy(), 2 * 2 * (5 - 1) * np.array([0.6, 0.8]))
@@ -78,7 +86,7 @@ def test_the_gradient_penalty_of_a_linear_discriminator_and_its_gradient() -> No
 def test_the_gradient_penalty_takes_the_norm_of_each_sample(target: float) -> None:
     x = points(6, 2, 3, 3)  # real = fake, so that the interpolated points are known
     norms = np.linalg.norm(x.numpy().reshape(6, -1), axis=1)
-    penalty = GradientPenalty(weight=10.0, target=target).penalty(half_square, x, x).detach()
+    penalty = GradientPenalty(weight=10.0, target=target).penalty(half_square, x, x).value.detach()
     assert float(penalty) == pytest.approx(10 * ((norms - target) ** 2).mean())
     assert float(penalty) != pytest.approx(10 * (np.linalg.norm(norms) - target) ** 2)
 
@@ -101,7 +109,7 @@ def test_the_gradient_penalty_looks_at_uniform_points_between_real_and_fake() ->
 
 def test_a_discriminator_without_slope_has_a_finite_penalty_and_gradient() -> None:
     w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    penalty = GradientPenalty(weight=10.0, target=1.0).penalty(lambda x: x @ w, points(5, 3), points(5, 3))
+    penalty = GradientPenalty(weight=10.0, target=1.0).penalty(lambda x: x @ w, points(5, 3), points(5, 3)).value
     (gradient,) = torch.autograd.grad(penalty, w)
     assert float(penalty.detach()) == 10
     assert gradient.isfinite().all()
@@ -116,7 +124,7 @@ def test_penalties_differentiate_through_a_network_as_finite_differences_do(regu
         torch.manual_seed(1)
         value = regularizer.penalty(lambda x: network(x).squeeze(1), real, fake)
         assert value is not None
-        return value
+        return value.value
 
     (gradient,) = torch.autograd.grad(penalty(), weight)
     h, direction = 1e-5, points(5, 3)

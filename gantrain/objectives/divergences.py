@@ -25,7 +25,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from gantrain.errors import ConfigError, one_of
 
@@ -58,30 +58,15 @@ def expm1_over(a: float, r: Tensor) -> Tensor:
     return (a * r).expm1() / a if abs(a) > 1e-30 else r
 
 
-@cache
-def _slope_function() -> Callable[..., Tensor]:
-    import torch
-
-    class WithSlope(torch.autograd.Function):
-        """formula(r), elementwise, with the derivative e^{log_slope(r)} in place of autograd's own."""
-
-        @staticmethod
-        def forward(ctx: Any, r: Tensor, formula: Formula, log_slope: Formula) -> Tensor:
-            ctx.save_for_backward(r)
-            ctx.log_slope = log_slope
-            return formula(r)
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-            (r,) = ctx.saved_tensors
-            return gradient * ctx.log_slope(r).exp(), None, None
-
-    return WithSlope.apply
-
-
 def _with_slope(formula: Formula, log_slope: Formula) -> Formula:
-    """`formula` with a derivative that is exact in float32 too, where autograd's may round to 0 or cancel."""
-    return lambda r: _slope_function()(r, formula, log_slope)
+    """`formula` with the derivative e^{log_slope(r)}, which is exact in float32 too."""
+
+    def evaluate(r: Tensor) -> Tensor:
+        from gantrain.objectives.slopes import WithSlope
+
+        return WithSlope.apply(r, formula, log_slope)
+
+    return evaluate
 
 
 @dataclass(frozen=True)

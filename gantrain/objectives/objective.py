@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gantrain.errors import ConfigError, one_of
 from gantrain.objectives import heads
 from gantrain.objectives.divergences import CATALOGUE, Divergence, Part
-from gantrain.objectives.regularizers import Regularizer
+from gantrain.objectives.regularizers import Penalty, Regularizer
 from gantrain.objectives.weighting import OFF, Weighting
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ class Objective:
         loss, statistics = self.bound_loss(*self.outputs(discriminator, real, fake))
         penalty = self.penalty(discriminator, real, fake)
         if penalty is not None:
-            statistics["loss/penalty"] = penalty
-            loss = loss + penalty
+            statistics |= {"loss/penalty": penalty.value, "penalty/gradient_rms": penalty.gradient_rms}
+            loss = loss + penalty.value
         return loss, statistics
 
     def outputs(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ class Objective:
         v_real, v_fake = raw_output(discriminator, torch.cat([real, fake])).split([len(real), len(fake)])
         return v_real, v_fake
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | None:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty | None:
         """The regularizer's penalty, in float32: bfloat16 would be differentiated twice."""
         import torch
 

@@ -1,14 +1,18 @@
-"""Penalties and smoothing of the discriminator, each one object that the objective is handed.
+"""Regularizers of the discriminator: penalties, noise and label smoothing.
 
-A regularizer may do three things, and the neutral base does none of them: disturb what D is shown, mix the roles of
-data and samples, and add a penalty to D's loss.
+A regularizer may disturb what D is shown, count a share of the data as samples, and add a penalty to D's loss; the base
+class does none of these.
+
+Published weights of gradient penalties are for pixels in [−1, 1]. Pixels are in [0, 1] here, so gradients are twice as
+large: a published weight of `r1` corresponds to a quarter of it, and a target of `gradient_penalty` to twice the
+target with a quarter of the weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gantrain.errors import ConfigError
 
@@ -18,18 +22,25 @@ if TYPE_CHECKING:
     Discriminator = Callable[[Tensor], Tensor]
 
 
+class Penalty(NamedTuple):
+    """A penalty: the scalar that is added to D's loss, and √E‖∇ₓv‖² of the points where it was taken."""
+
+    value: Tensor
+    gradient_rms: Tensor
+
+
 @dataclass(frozen=True)
 class Regularizer:
-    """No regularization; the contract of those below, whose fields are numbers ≥ 0."""
+    """No regularization, and the interface of the classes below, whose fields are numbers ≥ 0."""
 
     smoothing: ClassVar[float] = 0.0
 
     def disturb(self, x: Tensor) -> Tensor:
-        """What D is shown in place of `x` [B, …], in both players' steps."""
+        """Return what D is shown in place of `x` [B, …], in both players' steps."""
         return x
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | None:
-        """A scalar added to D's loss, or None. `real`, `fake`: [B, …]; draws from torch's default generator."""
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty | None:
+        """Return the penalty at `real` and `fake` [B, …], or None; draws from torch's default generator."""
         return None
 
 
@@ -39,8 +50,9 @@ class R1(Regularizer):
 
     weight: float = 10.0
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
-        return self.weight / 2 * input_gradient(discriminator, real).square().sum(1).mean()
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty:
+        mean_square = input_gradient(discriminator, real).square().sum(1).mean()
+        return Penalty(self.weight / 2 * mean_square, mean_square.detach().sqrt())
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,12 @@ class GradientPenalty(Regularizer):
     weight: float = 10.0
     target: float = 1.0
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty:
         import torch
 
         share = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype)
         norms = input_gradient(discriminator, torch.lerp(fake, real, share)).norm(dim=1)
-        return self.weight * (norms - self.target).square().mean()
+        return Penalty(self.weight * (norms - self.target).square().mean(), norms.detach().square().mean().sqrt())
 
 
 @dataclass(frozen=True)

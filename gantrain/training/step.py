@@ -229,7 +229,8 @@ class Updates:
         generator_loss, generator_statistics = self.objective.sample_loss(v_fake)
         (downhill,), (generator_downhill,) = (torch.autograd.grad(each, outputs) for each in (loss, generator_loss))
         if penalty is not None:
-            statistics["loss/penalty"], loss = penalty, loss + penalty
+            statistics |= {"loss/penalty": penalty.value, "penalty/gradient_rms": penalty.gradient_rms}
+            loss = loss + penalty.value
 
         self.forget_gradients()
         parameters = trained(self.state.discriminator)
@@ -244,7 +245,7 @@ class Updates:
             (at_samples,) = torch.autograd.grad(v, x, generator_downhill, retain_graph=True)
             torch.autograd.backward(v, downhill, inputs=parameters)
         if penalty is not None:
-            penalty.backward(inputs=parameters)
+            penalty.value.backward(inputs=parameters)
         fake.backward(at_samples, inputs=trained(self.state.generator))
         statistics |= generator_statistics | {"update/two_pass_share": 1 - shared.to(loss.dtype)}
         self.step(["discriminator", "generator"], loss.detach() + generator_loss.detach(), statistics, shared)
