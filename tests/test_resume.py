@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gantrain
@@ -21,6 +22,7 @@ from gantrain.errors import CheckpointError, ConfigError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objectives.weighting import DEFAULT, Weighting
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
@@ -375,3 +377,43 @@ def test_checkpoints_of_every_format_still_load(kept, tmp_path, capsys):
 
 def test_the_format_that_is_written_is_kept_for_later():
     assert f"format_{checkpoints.FORMAT}" in {path.name for path in FORMATS}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights of samples, whose default may change
+
+
+def stored_weights(run: Path) -> dict[str, object]:
+    config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
+    return config.get("gen_weights", {})
+
+
+def test_a_run_keeps_the_weights_that_were_the_default_when_it_began(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert main(["train", f"run_dir={run}", *SMALL, "gen_div=kl"]) == 0
+    assert stored_weights(run) == {"normalise": DEFAULT.normalise, "spread": DEFAULT.spread}
+    monkeypatch.setattr("gantrain.objectives.weighting.DEFAULT", Weighting(normalise=True, spread=7.0))
+    assert main(["resume", str(run), "train.images=1200"]) == 0
+    again = [text for text in SMALL if not text.startswith("train.images")]
+    assert main(["train", f"run_dir={run}", "resume=auto", *again, "gen_div=kl", "train.images=1400"]) == 0
+    assert stored_weights(run) == {"normalise": DEFAULT.normalise, "spread": DEFAULT.spread}
+
+
+def test_a_run_that_was_stored_without_such_keys_goes_on_with_plain_weights(tmp_path):
+    run = tmp_path / "run"
+    assert main(["train", f"run_dir={run}", *SMALL, "gen_div=kl", "gen_weights.normalise=false"]) == 0
+    newest = checkpoints.listed(run / "checkpoints")[0]
+    bundle = checkpoints.load(newest)
+    del bundle["config"]["gen_weights"]
+    checkpoints.save(run / "checkpoints", bundle, keep=3)
+    assert main(["resume", str(run), "train.images=1200"]) == 0
+    assert "gen_weights" not in yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
+    rows = read_metrics(run / "metrics.jsonl")
+    assert all(row["weights/asked_share"] == 1 for row in rows)
+
+
+def test_other_weights_are_another_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", f"run_dir={run}", *SMALL, "gen_div=kl"]) == 0
+    assert main(["resume", str(run), "gen_weights.spread=2", "train.images=1200"]) == 4
+    assert "gen_weights.spread: 0.5 → 2" in capsys.readouterr().err
