@@ -23,7 +23,10 @@ from gantrain.cli import main
 
 PRELOADED = [
     *("torch", "torch.utils.tensorboard", "hydra", "matplotlib.backends.backend_agg", "sklearn.datasets", "pytest"),
-    *(f"gantrain.{name}" for name in ("cli", "commands.train", "commands.sample", "trainer", "figures", "endpoint")),
+    *(
+        f"gantrain.{name}"
+        for name in ("cli", "commands.train", "commands.sample", "training.loop", "plotting", "training.endpoint")
+    ),
 ]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["__main__", *PRELOADED])
