@@ -11,6 +11,7 @@ from threading import Timer
 from typing import Any
 
 import pytest
+from support.waiting import PATIENCE_SECONDS
 from test_compare import make_run
 
 from gantrain.comparison import plots as comparison_plots
@@ -24,7 +25,6 @@ FLAGS = (
     *("--disable-background-networking", "--remote-debugging-pipe"),
 )
 PHONE, LAPTOP = 390, 1280  # CSS pixels
-SECONDS = 180  # until a browser that hangs is killed, for all tests together
 
 pytestmark = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(BROWSERS)} is installed to open the page in")
 
@@ -36,7 +36,7 @@ class Browser:
         command = ["sh", "-c", 'exec "$@" 3<&0 4>&1 1>&2', "sh", str(FOUND), *FLAGS, f"--user-data-dir={profile}"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, **pipes)
-        self.killer = Timer(SECONDS, self.process.kill)
+        self.killer = Timer(PATIENCE_SECONDS, self.process.kill)
         self.killer.start()
         self.unread, self.sent, self.session = b"", 0, {}
         self.events: list[dict[str, Any]] = []
@@ -101,7 +101,7 @@ class Browser:
         """End the browser."""
         self.session = {}
         self.call("Browser.close")
-        self.process.communicate(timeout=SECONDS)
+        self.process.communicate(timeout=PATIENCE_SECONDS)
         self.killer.cancel()
 
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support.waiting import PATIENCE_SECONDS, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gantrain as package
@@ -45,7 +45,7 @@ ESCAPE = "\x1b[31m"
 
 def process(*arguments: object, **keywords: Any) -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **keywords)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, **keywords)
 
 
 def summary(run: Path) -> dict[str, Any]:
@@ -533,9 +533,9 @@ def test_a_run_goes_where_the_user_wants_it(gantrain: Gantrain, tmp_path: Path, 
 
 
 def test_runs_of_the_same_second_never_share_a_folder(gantrain: Gantrain, tmp_path: Path) -> None:
-    """Every name that the run could take in the next minute is taken."""
+    """Every name that the run could take in the next ten minutes is taken."""
     parent, start = tmp_path / "runs/digits/gan-softened_reverse_kl", datetime.now()
-    names = {f"{start + timedelta(seconds=s):%Y-%m-%d_%H-%M-%S}-s0" for s in range(60)}
+    names = {f"{start + timedelta(seconds=s):%Y-%m-%d_%H-%M-%S}-s0" for s in range(PATIENCE_SECONDS)}
     for name in names:
         (parent / name).mkdir(parents=True)
     assert gantrain("train", *TINY, "train.images=20").code == 0
@@ -739,10 +739,10 @@ def test_a_folder_that_cannot_be_made_is_exit_code_7(gantrain: Gantrain, tmp_pat
 
 def test_a_busy_folder_is_refused(gantrain: Gantrain, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    holder = subprocess.Popen(["flock", str(tmp_path / "run/.lock"), "sleep", "60"])
+    holder = subprocess.Popen(["flock", "--no-fork", str(tmp_path / "run/.lock"), "sleep", str(PATIENCE_SECONDS)])
     try:
-        while subprocess.run(["flock", "-n", str(tmp_path / "run/.lock"), "true"], check=False).returncode == 0:
-            time.sleep(0.01)
+        attempt = ["flock", "-n", str(tmp_path / "run/.lock"), "true"]
+        wait_until(lambda: subprocess.run(attempt, check=False).returncode != 0)
         answer = gantrain("train", *TINY, "run_dir=run")
     finally:
         holder.kill()
@@ -826,20 +826,26 @@ def started(run: Path, *arguments: str) -> subprocess.Popen[str]:
     running = subprocess.Popen(
         [*PROGRAM, "train", *typed], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent
     )
-    deadline = time.monotonic() + 60
-    while not any(run.rglob("metrics.jsonl")):
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: running.poll() is not None or any(run.rglob("metrics.jsonl")))
+    assert running.poll() is None, running.communicate()
     return running
+
+
+def stopped_by(number: int, running: subprocess.Popen[str]) -> tuple[int, str]:
+    """Send a signal to a process; its exit code and what it prints as errors."""
+    running.send_signal(number)
+    try:
+        _, err = running.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        running.kill()
+    return running.returncode, err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(gantrain: Gantrain, tmp_path: Path, number: int, code: int) -> None:
     running = started(tmp_path / "run")
-    running.send_signal(number)
-    _, err = running.communicate(timeout=30)
-    assert running.returncode == code
+    ended, err = stopped_by(number, running)
+    assert ended == code
     end = summary(tmp_path / "run")
     assert (end["status"], end["exit_code"]) == ("stopped", code)
     assert (tmp_path / f"run/checkpoints/images_{end['images']:012d}.pt").exists()
@@ -857,12 +863,8 @@ def test_a_signal_saves_and_says_how_to_go_on(gantrain: Gantrain, tmp_path: Path
 def test_a_signal_ends_the_whole_sweep(tmp_path: Path) -> None:
     """The job in hand is saved, and no other one begins."""
     running = started(tmp_path / "sweep", "-m", "seed=0,1,2")
-    running.send_signal(signal.SIGTERM)
-    try:
-        _, err = running.communicate(timeout=10)
-    finally:
-        running.kill()
-    assert running.returncode == 143
+    code, err = stopped_by(signal.SIGTERM, running)
+    assert code == 143
     (run,) = (path.parent for path in tmp_path.glob("sweep/*/metrics.jsonl"))
     assert summary(run)["status"] == "stopped"
     assert "gantrain resume" in err

@@ -27,6 +27,7 @@ import yaml
 from PIL import Image
 from scipy import integrate, stats
 from scipy.io import savemat
+from support.waiting import PATIENCE_SECONDS
 
 from gantrain import data
 from gantrain.data import decoding, fetching, folder, mixtures, published
@@ -762,7 +763,7 @@ def test_two_processes_do_not_download_at_once(tmp_path: Path) -> None:
         second.join(0.2)
         assert second.is_alive()
         assert not (root / file.path).exists()
-    second.join(10)
+    second.join(PATIENCE_SECONDS)
     assert (root / file.path).read_bytes() == b"content"
 
 

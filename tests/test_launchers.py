@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_SECONDS
 
 TINY = (
     *("device=cpu", "train.images=200", "train.batch_size=20", "train.held_out_images=40"),
@@ -26,7 +27,7 @@ def test_a_sweep_of_another_launcher_finishes_and_lists_what_failed(tmp_path: Pa
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 2

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.waiting import PATIENCE_SECONDS
 
 from gantrain.errors import BusyError, CheckpointError, StorageError
 from gantrain.files import safe_name, write_whole
@@ -19,7 +20,7 @@ import sys, time
 from gantrain.runs.folder import RunFolder
 with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(float(sys.argv[2]))
 """
 
 
@@ -37,7 +38,9 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 
 
 def test_two_processes_never_share_a_folder(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), str(PATIENCE_SECONDS)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(BusyError, match=f"process {holder.pid} on"), RunFolder(tmp_path).locked():

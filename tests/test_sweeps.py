@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from support.waiting import wait_until
 
 from gantrain.comparison.comparison import compare
 from gantrain.comparison.provenance import command_lines
@@ -68,8 +68,7 @@ def test_a_sweep_that_was_killed_and_goes_on_gives_the_same_report(whole: Path, 
     begin = ["train", "-m", *SMALL, f"run_dir={root}"]
     for command, moment in ((begin, "0-*/checkpoints/images_000000000800.pt"), (["resume", root], "2-*/.hydra")):
         running = process(*command)
-        while running.poll() is None and not list(root.glob(moment)):
-            time.sleep(0.005)
+        wait_until(lambda moment=moment, running=running: running.poll() is not None or list(root.glob(moment)))
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
     assert process("resume", root).wait() == 0
@@ -99,8 +98,7 @@ def test_a_stopped_sweep_says_how_to_go_on(tmp_path: Path) -> None:
     program = "import sys; from gantrain.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "train", "-m", *SMALL, f"run_dir={root}"]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not list(root.glob("1-*/checkpoints/*.pt")):
-        time.sleep(0.005)
+    wait_until(lambda: running.poll() is not None or list(root.glob("1-*/checkpoints/*.pt")))
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate()
     assert running.returncode == 143

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Answer
+from support.waiting import PATIENCE_SECONDS
 
 from gantrain.errors import ConfigError
 from gantrain.reporting import wandb as wandb_mirror
@@ -34,7 +35,7 @@ def offline(*arguments: object) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, which reaches no network."""
     command = [sys.executable, "-m", "gantrain.cli", *map(str, arguments)]
     environment = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "SECRET_LABEL": SECRET}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def records(run: Path) -> Iterator[Any]:

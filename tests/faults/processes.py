@@ -11,13 +11,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 from gantrain.cli import main
 
@@ -54,17 +54,17 @@ class Command:
     def send(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self) -> int:
         """The exit code; that of a process that a signal killed is minus its number."""
-        self.process.join(seconds)
+        self.process.join(PATIENCE_SECONDS)
         if self.process.exitcode is None:
             self.process.kill()
-            raise AssertionError(f"still running after {seconds} s:\n{self.output}")
+            raise AssertionError(f"still running after {PATIENCE_SECONDS} s:\n{self.output}")
         return self.process.exitcode
 
-    def wait_until(self, happened: Callable[[], Any], seconds: float = 60) -> None:
+    def wait_until(self, happened: Callable[[], Any]) -> None:
         """Wait for something that the process does. Fails where the process ends without it."""
-        until(lambda: happened() or self.process.exitcode is not None, seconds)
+        wait_until(lambda: happened() or self.process.exitcode is not None)
         assert happened(), f"ended with {self.process.exitcode} before that:\n{self.output}"
 
 
@@ -72,14 +72,6 @@ def run(log: Path, *arguments: object, fault: Fault | None = None) -> tuple[int,
     """The exit code and the output of `gantrain *arguments`."""
     command = Command(log, *arguments, fault=fault)
     return command.wait(), command.output
-
-
-def until(happened: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait for something."""
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, f"it did not happen within {seconds} s"
-        time.sleep(0.002)
 
 
 def _run(log: Path, arguments: list[str], fault: Fault | None) -> None:
@@ -129,4 +121,4 @@ def signal_itself(function: str, *numbers: int, call: int = 1) -> None:
 
 def stand_still(function: str, until_exists: Path, *, call: int = 1) -> None:
     """Before the given call of a function, wait until a file exists."""
-    when_called(function, lambda *_, **__: until(until_exists.exists), call=call)
+    when_called(function, lambda *_, **__: wait_until(until_exists.exists), call=call)

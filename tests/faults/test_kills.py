@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from support.waiting import PATIENCE_SECONDS
 
 from faults.processes import FORKS, Command, run, when_called
 from faults.runs import assert_same_run, assert_same_sweep, sweeping, training
@@ -135,7 +136,7 @@ def test_killed_at_every_call_of_a_save(tried, times, tmp_path):
             checkpoints.save(folder, bundle(images), keep=2)
         process = FORKS.Process(target=save_and_die, args=(folder, call))
         process.start()
-        process.join(60)
+        process.join(PATIENCE_SECONDS)
         alive = process.exitcode == 0
         with tried("SIGKILL at a call within a save"):
             assert process.exitcode in (0, -signal.SIGKILL)

@@ -11,7 +11,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from faults.processes import Command, run, signal_itself, until
+from support.waiting import wait_until
+
+from faults.processes import Command, run, signal_itself
 from faults.runs import SMALL, STEPS, assert_same_run, training
 from gantrain.config import overrides
 from gantrain.runs import checkpoints
@@ -129,12 +131,11 @@ def test_a_terminal_that_is_closed(tried, uninterrupted, tmp_path):
     with tried("a terminal that is closed"):
         ours, theirs = pty.openpty()
         command = Command(Path(os.ttyname(theirs)), *training(folder))
-        until(lambda: read(ours) is not None and checkpoints.listed(folder / "checkpoints"))
+        wait_until(lambda: read(ours) is not None and checkpoints.listed(folder / "checkpoints"))
         os.close(ours)
         os.close(theirs)
         command.send(signal.SIGHUP)
-        command.process.join(60)
-        assert command.process.exitcode == 129
+        assert command.wait() == 129
         assert run(tmp_path / "log", "resume", folder)[0] == 0
         assert_same_run(uninterrupted, folder)
 
