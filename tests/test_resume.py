@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.tolerance import assert_close_to_largest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gantrain
@@ -369,7 +370,7 @@ FORMATS = sorted((Path(__file__).parent / "data").glob("format_*"))
 def test_checkpoints_of_every_format_still_load(kept, tmp_path, capsys):
     generator = gantrain.load(kept)
     made = torch.load(kept / "samples.pt", weights_only=True)
-    assert torch.allclose(generator(made["latents"]), made["samples"], atol=1e-4)
+    assert_close_to_largest(generator(made["latents"]), made["samples"], rtol=1e-4)
     run = shutil.copytree(kept, tmp_path / "run")
     assert main(["resume", str(run), f"train.images={generator.images + 500}"]) == 0, capsys.readouterr().err
     assert gantrain.load(run).images == generator.images + 500
