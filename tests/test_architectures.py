@@ -13,14 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain.errors import ConfigError
 from gantrain.networks import build, describe, rendered
+from gantrain.networks.fast_layers import Conv2d, ConvTranspose2d, Maxout
 from gantrain.networks.layers import (
     ACTIVATIONS,
     NORMALISATIONS,
     OPERATIONS,
     Affine,
-    Conv2d,
-    ConvTranspose2d,
-    Maxout,
 )
 from gantrain.networks.tables import ACTIVATIONS as ACTIVATION_NAMES
 from gantrain.networks.tables import NORMS, OPS

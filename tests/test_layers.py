@@ -45,6 +45,7 @@ UPWARD = {
 
 # Everything else is importable at once: help, completion and configuration errors never wait for torch.
 NEEDS_TORCH = {
+    "gantrain.networks.fast_layers",
     "gantrain.networks.layers",
     "gantrain.networks.builder",
     "gantrain.networks.summary",

@@ -47,8 +47,8 @@ def build(
     from gantrain.networks import builder
 
     if tables.object is not None:
-        return builder.imported(tables.object, data_shape, latent_size)
-    return builder.built(tables, data_shape, latent_size)
+        return builder.import_networks(tables.object, data_shape, latent_size)
+    return builder.build_from_tables(tables, data_shape, latent_size)
 
 
 def check(architecture: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ def describe(
 
     from gantrain.networks import summary
 
-    return summary.summaries(tables, data_shape, latent_size)
+    return summary.summarize(tables, data_shape, latent_size)
 
 
 def rendered(

@@ -1,4 +1,4 @@
-"""Architecture tables as a reader wants them: with output shapes, parameters and multiply-adds."""
+"""Summaries of architecture tables: output shapes, parameters and multiply-adds of every layer."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ class LayerSummary:
     multiply_adds: int
 
 
-def summaries(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[list[LayerSummary], list[LayerSummary]]:
+def summarize(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[list[LayerSummary], list[LayerSummary]]:
     """The layers of the generator and of the discriminator; one line a network for networks of the user's own."""
     if tables.object is not None:
-        generator, discriminator = builder.imported(tables.object, data_shape, latent_size)
-        return [whole(generator, (latent_size,))], [whole(discriminator, data_shape)]
-    generator_steps = builder.generator_plan(tables, data_shape, latent_size)
-    return list(map(line, generator_steps)), list(map(line, builder.discriminator_plan(tables, data_shape)))
+        generator, discriminator = builder.import_networks(tables.object, data_shape, latent_size)
+        return [summarize_network(generator, (latent_size,))], [summarize_network(discriminator, data_shape)]
+    generator_steps = builder.plan_generator(tables, data_shape, latent_size)
+    discriminator_steps = builder.plan_discriminator(tables, data_shape)
+    return list(map(summarize_row, generator_steps)), list(map(summarize_row, discriminator_steps))
 
 
-def line(step: builder.Step) -> LayerSummary:
+def summarize_row(step: builder.Step) -> LayerSummary:
     """The summary of a table's row."""
     row, columns = step.row, OPS[step.row.op]
     return LayerSummary(
@@ -53,24 +54,24 @@ def line(step: builder.Step) -> LayerSummary:
         dropout=row.dropout,
         activation=row.activation,
         output=step.outputs,
-        parameters=parameters(step.meta),
-        multiply_adds=multiply_adds(step.meta, torch.empty(1, *step.inputs, device="meta")),
+        parameters=count_parameters(step.meta),
+        multiply_adds=count_multiply_adds(step.meta, torch.empty(1, *step.inputs, device="meta")),
     )
 
 
-def whole(network: nn.Module, shape: Shape) -> LayerSummary:
+def summarize_network(network: nn.Module, shape: Shape) -> LayerSummary:
     """The summary of a network whose layers are not known."""
-    name, output = type(network).__name__, builder.output_shape(network, shape)
-    cost = multiply_adds(network.eval(), torch.zeros(1, *shape))
-    return LayerSummary(name, None, None, None, None, None, None, output, parameters(network), cost)
+    name, output = type(network).__name__, builder.find_output_shape(network, shape)
+    cost = count_multiply_adds(network.eval(), torch.zeros(1, *shape))
+    return LayerSummary(name, None, None, None, None, None, None, output, count_parameters(network), cost)
 
 
-def parameters(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     """How many numbers are trained."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
+def count_multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
     """Multiply-adds of the convolutions and matrix products in one forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x)
