@@ -69,7 +69,8 @@ def stand_in() -> None:
     from gantrain.evaluation import classifier
     from gantrain.launch import build as parts
     from gantrain.training import loop
-    from gantrain.training.step import Iteration, can_be_held
+    from gantrain.training.acceleration import can_guard_on_device
+    from gantrain.training.iteration import Iteration
 
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     getattr(torch, NAME).get_amp_supported_dtype = lambda: []
@@ -84,7 +85,7 @@ def stand_in() -> None:
     for module in (classifier, precision):
         module.multiplies_bf16 = lambda _: False  # on either device: it has no autocast
     parts.choose_device = lambda name: torch.device(NAME if name == "cuda" else "cpu")
-    loop.Iteration = lambda state, *given: Iteration(state, *given, held_on_device=can_be_held(state))
+    loop.Iteration = lambda state, *given: Iteration(state, *given, guard_on_device=can_guard_on_device(state))
 
 
 LIBRARIES: list[torch.library.Library] = []  # what they register ends with them

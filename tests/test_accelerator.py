@@ -33,7 +33,7 @@ def waits(output: str) -> Counter[str]:
     "typed",
     [
         ["dataset.flip=true", "ema=0.99", "regularizer=label_smoothing", "latent.prior=uniform"],
-        ["architecture=conv8", "update=reuse", "train.discriminator_steps=2", "regularizer=gradient_penalty"],
+        ["architecture=conv8", "train.discriminator_steps=2", "regularizer=gradient_penalty"],
         ["update=simultaneous", "regularizer=r1", "gen_div=kl"],
         [
             "dataset=ring",

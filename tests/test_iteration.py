@@ -26,10 +26,11 @@ from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise,
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
 from gantrain.precision import chosen_precision
 from gantrain.training import acceleration
-from gantrain.training.acceleration import Candidate, Game
+from gantrain.training.acceleration import Backend, LossFunctions, can_guard_on_device, check_device
+from gantrain.training.iteration import Iteration
 from gantrain.training.setup import UPDATES, Execution, Experiment, Schedule
 from gantrain.training.state import State, averaged
-from gantrain.training.step import Iteration, Updates, can_be_held, refuse_impossible, shared_scale
+from gantrain.training.step import Step, find_shared_scale
 
 CONF = Path(__file__).parents[1] / "conf" / "architecture"
 ROW = {"op": "linear", "activation": "leaky_relu"}
@@ -116,15 +117,14 @@ def test_an_iteration_is_k_updates_of_d_and_one_of_g(update, steps):
 
 
 def test_the_orders_differ_in_what_g_moves_on():
-    """With no step of D in between and the same samples, all three would make the same update of G."""
+    """With no step of D in between and the same samples, both would make the same update of G."""
     moved = {}
     for update in UPDATES:
         state = new_state()
         Iteration(state, experiment(update=update)).play()
         moved[update] = nn.utils.parameters_to_vector(state.generator.parameters())
-    assert not torch.equal(moved["alternating"], moved["reuse"])
-    assert not torch.equal(moved["reuse"], moved["simultaneous"])
-    assert torch.allclose(moved["reuse"], moved["simultaneous"], atol=5e-3)
+    assert not torch.equal(moved["alternating"], moved["simultaneous"])
+    assert torch.allclose(moved["alternating"], moved["simultaneous"], atol=5e-2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,12 +164,12 @@ def both_gradients(objective, span, dtype) -> tuple[dict[str, torch.Tensor], dic
     gradients["generator"] = torch.autograd.grad(loss, list(generator.parameters()))
     separate = {name: torch.cat([g.flatten() for g in gradient]) for name, gradient in gradients.items()}
     torch.manual_seed(9)
-    updates = Updates(state, objective, Drawn(), Game.written(objective))
+    updates = Step(state, objective, Drawn(), LossFunctions.eager(objective))
     if not all(gradient.norm().isfinite() for gradient in separate.values()):
         with pytest.raises(DivergedError):
-            updates.of_both(real)
+            updates.simultaneous_step(real)
         pytest.skip("float32 does not hold these gradients")
-    updates.of_both(real)
+    updates.simultaneous_step(real)
     networks = {"generator": generator, "discriminator": discriminator}
     ours = {name: torch.cat([p.grad.flatten() for p in network.parameters()]) for name, network in networks.items()}
     return ours, separate, state.statistics.means()["update/two_pass_share"]
@@ -208,18 +208,18 @@ def test_beyond_the_largest_ratio_two_passes_are_made():
 
 def test_what_one_backward_pass_can_serve():
     s = torch.tensor([0.0, 59.0])
-    assert shared_scale(torch.tensor([1.0, 1e-10]), s) == (1, True)
-    scale, shared = shared_scale(torch.tensor([1e-3, 1e-25]), s)
+    assert find_shared_scale(torch.tensor([1.0, 1e-10]), s) == (1, True)
+    scale, shared = find_shared_scale(torch.tensor([1e-3, 1e-25]), s)
     assert shared
     assert math.log2(scale).is_integer()
     assert scale * 1e-25 > 1e-9
-    assert not shared_scale(torch.tensor([1.0, 1e-30]), s)[1]
-    assert not shared_scale(torch.tensor([1.0, 0.0]), s)[1]
-    assert not shared_scale(torch.tensor([0.0, 0.0]), s)[1]
-    assert not shared_scale(torch.tensor([1.0, torch.nan]), s)[1]
-    assert not shared_scale(torch.tensor([1.0, 1.0]), 2 * s)[1]
+    assert not find_shared_scale(torch.tensor([1.0, 1e-30]), s)[1]
+    assert not find_shared_scale(torch.tensor([1.0, 0.0]), s)[1]
+    assert not find_shared_scale(torch.tensor([0.0, 0.0]), s)[1]
+    assert not find_shared_scale(torch.tensor([1.0, torch.nan]), s)[1]
+    assert not find_shared_scale(torch.tensor([1.0, 1.0]), 2 * s)[1]
     # Gradients below 2⁻⁶⁸, at log-ratios that one pass still serves: the scale stays finite.
-    scale, shared = shared_scale(torch.tensor([1e-24, 1e-24]), s)
+    scale, shared = find_shared_scale(torch.tensor([1e-24, 1e-24]), s)
     assert shared
     assert 1e-24 * scale > 2.0**-60
     assert scale < 2.0**110
@@ -236,7 +236,7 @@ def test_the_first_step_of_sgd_with_momentum_needs_the_host(momentum, held):
     sgd = partial(torch.optim.SGD, lr=1e-3, momentum=momentum, fused=True)
     state.generator_optimizer = sgd(state.generator.parameters())
     state.discriminator_optimizer = sgd(state.discriminator.parameters())
-    assert can_be_held(state) == held
+    assert can_guard_on_device(state) == held
 
 
 class Poisoned:
@@ -262,11 +262,11 @@ class Poisoned:
 def test_the_device_watches_as_the_host_does_bit_for_bit(update, steps, objective):
     by_host, by_device = new_state(), new_state()
     ours = Iteration(by_host, experiment(objective, steps=steps, update=update))
-    theirs = Iteration(by_device, experiment(objective, steps=steps, update=update), held_on_device=True)
+    theirs = Iteration(by_device, experiment(objective, steps=steps, update=update), guard_on_device=True)
     for _ in range(20):
         ours.play()
         theirs.play()
-    assert theirs.settled()
+    assert theirs.synchronize()
     assert_same(by_host, by_device, rtol=1e-4 if update == "simultaneous" else None)
     assert by_host.images == by_device.images
 
@@ -289,10 +289,10 @@ def test_what_is_not_finite_is_never_made_and_found_at_the_next_look(what, numbe
     assert by_host.images == 140
 
     by_device, told = new_state(), poisoned()
-    theirs = Iteration(by_device, told, held_on_device=True)
+    theirs = Iteration(by_device, told, guard_on_device=True)
     for _ in range(20):
         theirs.play()
-    assert not theirs.settled()
+    assert not theirs.synchronize()
     assert by_device.images == 140
     running = {k: v for k, v in numbers(by_host).items() if "running" not in k and "num_batches" not in k}
     for key, value in running.items():
@@ -312,24 +312,24 @@ def test_a_ratio_that_one_pass_cannot_serve_is_played_by_the_host():
     """Samples that D gives |r| > 60: the device waits, the host makes two passes, then the device goes on."""
     by_host, by_device = new_state(), new_state()
     ours = Iteration(by_host, experiment(update="simultaneous"))
-    theirs = Iteration(by_device, experiment(update="simultaneous"), held_on_device=True)
+    theirs = Iteration(by_device, experiment(update="simultaneous"), guard_on_device=True)
     for state in (by_host, by_device):
         state.discriminator[-2].layer.linear.bias.data.fill_(100.0)
     for _ in range(3):
         ours.play()
         theirs.play()
-    assert not theirs.settled()
+    assert not theirs.synchronize()
     assert by_device.images == 0
     for _ in range(3):
         theirs.play()
     assert_same(by_host, by_device)
-    assert theirs.settled()
+    assert theirs.synchronize()
     for state in (by_host, by_device):
         state.discriminator[-2].layer.linear.bias.data.zero_()
     for _ in range(3):
         ours.play()
         theirs.play()
-    assert theirs.settled()
+    assert theirs.synchronize()
     assert_same(by_host, by_device, rtol=1e-4)
 
 
@@ -345,7 +345,8 @@ def test_what_is_compiled_computes_what_is_written(update, regularizer):
     written, compiled = new_state(), new_state()
     ours = Iteration(written, experiment(objective, update=update))
     theirs = Iteration(compiled, experiment(objective, update=update))
-    theirs.form = partial(theirs.played_by_host, game=Game.compiled(objective, backend="aot_eager"))
+    functions = LossFunctions.compiled(objective, backend="aot_eager")
+    theirs.step_function = partial(theirs.play_on_host, functions=functions)
     for _ in range(3):
         ours.play()
         theirs.play()
@@ -357,7 +358,7 @@ def test_twenty_compiled_iterations_come_to_what_is_written():
     """With the compiler itself, dropout on: the same random numbers, fused kernels."""
     written, compiled = new_state(), new_state()
     ours, theirs = (Iteration(state, experiment()) for state in (written, compiled))
-    theirs.form = partial(theirs.played_by_host, game=Game.compiled(ours.experiment.objective))
+    theirs.step_function = partial(theirs.play_on_host, functions=LossFunctions.compiled(ours.experiment.objective))
     for _ in range(20):
         ours.play()
         theirs.play()
@@ -396,19 +397,20 @@ def test_the_compiler_gives_up_no_game_of_a_sweep():
     for number in range(1, 11):
         before, objective = len(compiled), game(gen_div=f"alpha_{number / 20}")
         iteration = Iteration(new_state(), experiment(objective))
-        iteration.form = partial(iteration.played_by_host, game=Game.compiled(objective, backend=backend))
+        functions = LossFunctions.compiled(objective, backend=backend)
+        iteration.step_function = partial(iteration.play_on_host, functions=functions)
         iteration.play()
         assert len(compiled) > before  # G's loss at least, which is another one in each
 
 
 @pytest.mark.parametrize("played", [0, 2])
-@pytest.mark.parametrize("places_stay", [False, True])
-def test_trying_a_form_changes_nothing(places_stay, played):
+@pytest.mark.parametrize("keep_tensors", [False, True])
+def test_trying_a_form_changes_nothing(keep_tensors, played):
     tried, untouched = new_state(), new_state()
     for state in (tried, untouched):
         for _ in range(played):
             Iteration(state, experiment()).play()
-    with acceleration.unchanged(tried, places_stay=places_stay):
+    with acceleration.restore_afterwards(tried, keep_tensors=keep_tensors):
         Iteration(tried, experiment()).play()
     tried.images = untouched.images
     for state in (tried, untouched):
@@ -436,25 +438,25 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     ],
 )
 def test_the_forms_that_are_tried(execution, device, held, names):
-    assert [candidate.name for candidate in acceleration.candidates(Execution(**execution), device, held)] == names
+    assert [candidate.name for candidate in acceleration.list_backends(Execution(**execution), device, held)] == names
 
 
 def test_a_form_that_does_not_work_gives_way_and_says_why():
     said, tried_already, objective, state = [], [], game(), new_state()
-    tried = [Candidate("in a dream", True, False), Candidate("eager", False, False)]
+    tried = [Backend("in a dream", True, False), Backend("eager", False, False)]
 
-    def play(batches, game):
+    def play(batches, functions):
         if not tried_already:
-            tried_already.append(game)
+            tried_already.append(functions)
             raise RuntimeError("no compiler here\nand more")
 
-    form = acceleration.fastest(objective, state, tried, play, [], said.append)
+    form = acceleration.first_working(objective, state, tried, play, [], said.append)
     form([])
     assert len(tried_already) == 1
     tried_already.clear()
-    assert said == ["an iteration in a dream does not work here, so it is eager: RuntimeError: no compiler here"]
-    with pytest.raises(ConfigError, match="in a dream does not work here: RuntimeError: no compiler here; choose"):
-        acceleration.fastest(objective, state, tried[:1], play, [], said.append)
+    assert said == ["an iteration in a dream failed; falling back to eager: RuntimeError: no compiler here"]
+    with pytest.raises(ConfigError, match="in a dream failed: RuntimeError: no compiler here; choose"):
+        acceleration.first_working(objective, state, tried[:1], play, [], said.append)
 
 
 @NEEDS_CUDA
@@ -471,7 +473,7 @@ def test_captured_equals_eager(update, compiled):
         iteration = Iteration(state, replace(told, execution=Execution(graph=graph, **execution)))
         for _ in range(20):
             iteration.play()
-        assert iteration.settled()
+        assert iteration.synchronize()
         states.append(state)
     assert_same(*states, rtol=1e-3 if compiled == "on" else None)
 
@@ -529,9 +531,9 @@ def test_a_checkpoint_moves_between_precisions_and_forms(before, after):
         iteration.play()
     moved.load_state_dict(state.state_dict(), state.images)
     assert_same(state, moved)
-    continued = Iteration(moved, experiment(precision=after), held_on_device=True)
+    continued = Iteration(moved, experiment(precision=after), guard_on_device=True)
     continued.play()
-    assert continued.settled()
+    assert continued.synchronize()
     iteration.play()
     assert_same(state, moved, rtol=0.5)
 
@@ -559,7 +561,7 @@ def test_an_optimizer_state_of_another_memory_format_is_laid_out_anew():
 )
 def test_what_a_device_cannot_do_is_refused(execution, words):
     with pytest.raises(ConfigError, match=words):
-        refuse_impossible(Execution(**execution), CPU)
+        check_device(Execution(**execution), CPU)
     with pytest.raises(ConfigError, match=words):
         Iteration(new_state(), experiment(**execution))
 

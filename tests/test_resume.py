@@ -27,9 +27,9 @@ from gantrain.objectives.weighting import DEFAULT, Weighting
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
+from gantrain.training.iteration import Iteration
 from gantrain.training.setup import Experiment, Schedule
 from gantrain.training.state import State, averaged
-from gantrain.training.step import Iteration
 
 SMALL = [
     "train.images=1000",
@@ -56,7 +56,7 @@ GAMES = {
     "affine": ["dataset=mixture1d", "gen_div=kl"],
     **{name: [f"regularizer={name}"] for name in ("r1", "gradient_penalty", "instance_noise", "label_smoothing")},
     **{name: [f"optimizer={name}"] for name in ("sgd", "rmsprop")},
-    **{name: [f"update={name}"] for name in ("reuse", "simultaneous")},
+    **{name: [f"update={name}"] for name in ("simultaneous",)},
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}
 TABLE = {
@@ -410,7 +410,7 @@ def test_a_run_that_was_stored_without_such_keys_goes_on_with_plain_weights(tmp_
     assert main(["resume", str(run), "train.images=1200"]) == 0
     assert "gen_weights" not in yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
     rows = read_metrics(run / "metrics.jsonl")
-    assert all(row["weights/asked_share"] == 1 for row in rows)
+    assert all("weights/beta" not in row for row in rows)
 
 
 def test_other_weights_are_another_run(tmp_path, capsys):

@@ -19,12 +19,12 @@ from gantrain.objectives.objective import Objective
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
-from gantrain.training.acceleration import Game
+from gantrain.training.acceleration import LossFunctions
 from gantrain.training.loop import train
 from gantrain.training.outputs import fixed_latents
 from gantrain.training.setup import Experiment, Schedule, passed
 from gantrain.training.state import State, Statistics, averaged, update_average
-from gantrain.training.step import Updates
+from gantrain.training.step import Step
 
 ROW = {"op": "linear", "activation": "leaky_relu"}
 MLP = {
@@ -52,8 +52,8 @@ def game(disc_div="gan", gen_div="kl", gen_objective="matched") -> Objective:
     return Objective(divergences.get(disc_div), divergences.get(gen_div), gen_objective)
 
 
-def updates(state, objective, latents) -> Updates:
-    return Updates(state, objective, latents, Game.written(objective))
+def updates(state, objective, latents) -> Step:
+    return Step(state, objective, latents, LossFunctions.eager(objective))
 
 
 def play(state, objective, dataset, latents, schedule, path, seed=0) -> None:
@@ -112,11 +112,11 @@ def test_each_step_moves_one_player():
 
     g, d = vectors()
     steps = updates(state, game(), Latents(16))
-    steps.of_discriminator(dataset.batch(0, 50), steps.samples_alone(50))
+    steps.discriminator_step(dataset.batch(0, 50), steps.detached_samples(50))
     g1, d1 = vectors()
     assert torch.equal(g, g1)
     assert not torch.equal(d, d1)
-    steps.of_generator(steps.samples(50))
+    steps.generator_step(steps.samples(50))
     g2, d2 = vectors()
     assert not torch.equal(g1, g2)
     assert torch.equal(d1, d2)
@@ -136,7 +136,7 @@ def test_a_generator_step_is_gradient_descent_on_the_objective():
         torch.optim.SGD(discriminator.parameters(), lr=lr),
     )
     z = torch.linspace(-2, 2, 9)[:, None]
-    updates(state, game(gen_div="kl"), None).of_generator(generator(z))  # matched kl: −E[e^r]
+    updates(state, game(gen_div="kl"), None).generator_step(generator(z))  # matched kl: −E[e^r]
     derivative = -(a * torch.exp(a * (mu + sigma * z))).mean()
     assert generator.state_dict()["0.layer.affine.mean"].item() == pytest.approx(mu - lr * derivative.item(), rel=1e-5)
 

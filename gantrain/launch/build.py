@@ -57,17 +57,17 @@ def check(settings: Mapping[str, Any]) -> None:
     Imports torch, reads no data.
     """
     from gantrain.precision import chosen_precision
-    from gantrain.training.step import refuse_impossible, refuse_unfit
+    from gantrain.training.acceleration import check_device, check_networks
 
     device, asked = choose_device(settings["device"]), execution(settings)
     checks.objective(settings).prepare()
     optimizers.factories(settings["optimizer"], device)
-    refuse_impossible(asked, device)
+    check_device(asked, device)
     if not settings["architecture"].get("object"):
         generator, discriminator = fitting(settings)
         refuse_exhausting(sum(row.parameters for row in [*generator, *discriminator]))
         refuse_alone(settings["train"]["batch_size"], [*generator, *discriminator])
-        refuse_unfit(
+        check_networks(
             all(row.norm != "batch" for row in discriminator), asked, chosen_precision(asked.precision, device)
         )
 

@@ -50,24 +50,28 @@ class Weighting:
     def weigh(self, divergence: Divergence, r: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Normalised weights [B] of samples with the log-ratios `r` [B], and scalars that describe them.
 
-        `weights/effective_sample_size` is (Σw)²/(B Σw²), in (0, 1]; `weights/effective_order` is d log w_β/dr at r = 0,
-        for an α-divergence αβ; `weights/asked_share` is 1 where β = 1, so that its mean over steps is a share.
+        `weights/effective_sample_size` is (Σw)²/(B Σw²), in (0, 1]. If the weighting is on, `weights/beta` is β,
+        `weights/effective_order` is d log w_β/dr at r = 0 (αβ for an α-divergence), and `weights/asked_share` is 1 if
+        β = 1 and else 0, so that its mean over steps is a share.
         """
         import torch
 
         assert divergence.log_weight is not None, f"{divergence.name} has no weights"
+        r = r.detach()
+        statistics: dict[str, Tensor] = {}
         with torch.autocast(r.device.type, enabled=False):
-            r = r.detach()
-            beta = self.beta(r)
-            log_weights = divergence.log_weight(beta * r)
+            if self.is_on:
+                beta = self.beta(r)
+                statistics |= {
+                    "weights/beta": beta,
+                    "weights/effective_order": divergence.order * beta,
+                    "weights/asked_share": (beta == 1).to(r.dtype),
+                }
+                r = beta * r
+            log_weights = divergence.log_weight(r)
             weights = (log_weights - log_weights.max()).exp()
             weights = weights / weights.mean()
-        return weights, {
-            "weights/beta": beta,
-            "weights/effective_sample_size": 1 / weights.square().mean(),
-            "weights/effective_order": divergence.order * beta,
-            "weights/asked_share": (beta == 1).to(r.dtype),
-        }
+        return weights, statistics | {"weights/effective_sample_size": 1 / weights.square().mean()}
 
 
 OFF = Weighting()

@@ -1,8 +1,8 @@
-"""The forms of an iteration on a device that runs ahead of the host: eager, compiled, captured as one graph.
+"""Backends of an iteration: eager, compiled by torch.compile, captured as one CUDA graph.
 
-All run the same Python code on the same random streams. torch.compile fuses the small kernels of networks and losses;
-a CUDA graph replays the whole iteration with one launch, reading batches from fixed places. What does not work on a
-machine gives way to the next form, and is told with its reason.
+All run the same Python code on the same random streams. torch.compile fuses the small kernels of networks and losses; a
+CUDA graph replays the whole iteration with one launch, reading batches from fixed tensors. A backend that fails on a
+machine is replaced by the next one, with a message. `FiniteGuard` checks updates without waiting for the device.
 """
 
 from __future__ import annotations
@@ -23,55 +23,55 @@ from gantrain.objectives.regularizers import Regularizer
 from gantrain.training.setup import Execution
 from gantrain.training.state import State
 
-Form = Callable[[Sequence[Tensor]], None]
-MOST_GAMES = 4096  # of one process
-WARM_UPS = 3  # cuDNN and the compiler choose kernels in the first iterations, which no graph may hold
+StepFunction = Callable[[Sequence[Tensor]], None]
+MOST_OBJECTIVES = 4096  # compiled in one process
+WARM_UPS = 3  # cuDNN and the compiler choose kernels in the first iterations, which a graph must not capture
 
 
 @dataclass(frozen=True)
-class Game:
-    """What an update computes: G's samples from latents, D's loss and G's loss with their statistics."""
+class LossFunctions:
+    """The forward pass of G, and the losses of D and G with their statistics."""
 
     samples: Callable[[nn.Module, Tensor], Tensor]
     discriminator_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
     generator_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
     @classmethod
-    def written(cls, objective: Objective) -> Game:
-        """Kernel by kernel, as it is written."""
+    def eager(cls, objective: Objective) -> LossFunctions:
+        """Return the functions of `objective` as they are, kernel by kernel."""
         return cls(lambda generator, z: generator(z), objective.discriminator_loss, objective.generator_loss)
 
     @classmethod
-    def compiled(cls, objective: Objective, backend: str = "inductor") -> Game:
-        """The same, compiled, drawing the numbers that eager kernels draw.
+    def compiled(cls, objective: Objective, backend: str = "inductor") -> LossFunctions:
+        """Return the compiled functions, which draw the same random numbers as the eager ones.
 
-        D's loss stays eager where it holds a penalty: what is compiled cannot be differentiated twice.
+        D's loss stays eager if it has a penalty: compiled code cannot be differentiated twice.
         """
-        # To the compiler another game is the same code once more, of which it would give up the ninth.
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_GAMES
+        # Each objective recompiles the same code, of which the compiler would refuse the ninth version.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_OBJECTIVES
         objective.prepare()
         options: dict[str, Any] = {"fallback_random": True} if backend == "inductor" else {}
-        game, penalized = cls.written(objective), type(objective.regularizer).penalty is not Regularizer.penalty
+        functions, is_penalized = cls.eager(objective), type(objective.regularizer).penalty is not Regularizer.penalty
 
         def faster(function: Callable[..., Any]) -> Callable[..., Any]:
             return torch.compile(function, dynamic=False, backend=backend, options=options)
 
-        discriminator_loss = game.discriminator_loss if penalized else faster(game.discriminator_loss)
-        return cls(faster(game.samples), discriminator_loss, faster(game.generator_loss))
+        discriminator_loss = functions.discriminator_loss if is_penalized else faster(functions.discriminator_loss)
+        return cls(faster(functions.samples), discriminator_loss, faster(functions.generator_loss))
 
 
-class Candidate(NamedTuple):
-    """A form by name."""
+class Backend(NamedTuple):
+    """How an iteration is computed: compiled or not, in a CUDA graph or not."""
 
     name: str
-    compiled: bool
-    graph: bool
+    is_compiled: bool
+    is_graph: bool
 
 
-def candidates(execution: Execution, device: torch.device, held: bool) -> list[Candidate]:
-    """The forms that may be tried, fastest first. A graph needs an iteration that is `held` on the device."""
+def list_backends(execution: Execution, device: torch.device, is_guarded: bool) -> list[Backend]:
+    """Return the backends to try, fastest first. A graph needs updates that are guarded on the device."""
     compiled = {"on": [True], "auto": [True, False] if device.type == "cuda" else [False], "off": [False]}
-    graph = {"on": [True], "auto": [True, False] if device.type == "cuda" and held else [False], "off": [False]}
+    graph = {"on": [True], "auto": [True, False] if device.type == "cuda" and is_guarded else [False], "off": [False]}
     names = {
         (True, True): "compiled in a CUDA graph",
         (False, True): "eager kernels in a CUDA graph",
@@ -79,80 +79,77 @@ def candidates(execution: Execution, device: torch.device, held: bool) -> list[C
         (False, False): "eager",
     }
     pairs = [(c, g) for g in graph[execution.graph] for c in compiled[execution.compile]]
-    return [Candidate(names[pair], *pair) for pair in pairs]
+    return [Backend(names[pair], *pair) for pair in pairs]
 
 
-def fastest(
+def first_working(
     objective: Objective,
     state: State,
-    tried: Sequence[Candidate],
+    backends: Sequence[Backend],
     play: Callable[..., None],
     batches: Sequence[Tensor],
     say: Callable[[str], None],
-) -> Form:
-    """The first form of `play(batches, game=…)` that works here, tried on `batches` without changing `state`.
+) -> StepFunction:
+    """Return `play(batches, functions=…)` with the first backend that works, tried on `batches`; `state` is unchanged.
 
-    Raises ConfigError where none does.
+    Raises ConfigError if none works.
     """
-    for candidate, following in zip(tried, [*tried[1:], None], strict=True):
-        if not (candidate.compiled or candidate.graph):
-            return partial(play, game=Game.written(objective))
-        game = Game.compiled(objective) if candidate.compiled else Game.written(objective)
-        form = partial(play, game=game)
+    for backend, following in zip(backends, [*backends[1:], None], strict=True):
+        if not (backend.is_compiled or backend.is_graph):
+            return partial(play, functions=LossFunctions.eager(objective))
+        functions = LossFunctions.compiled(objective) if backend.is_compiled else LossFunctions.eager(objective)
+        step_function = partial(play, functions=functions)
         try:
-            return captured(form, batches, state) if candidate.graph else tried_once(form, batches, state)
+            if backend.is_graph:
+                return capture(step_function, batches, state)
+            with restore_afterwards(state):
+                step_function(batches)
+            return step_function
         except GantrainError:
             raise
         except Exception as error:  # compilers and drivers raise what they like
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             if following is None:
                 raise ConfigError(
-                    f"an iteration {candidate.name} does not work here: {reason}; choose compile=auto graph=auto"
+                    f"an iteration {backend.name} failed: {reason}; choose compile=auto graph=auto"
                 ) from error
-            say(f"an iteration {candidate.name} does not work here, so it is {following.name}: {reason}")
-    raise AssertionError("there is always a candidate")
+            say(f"an iteration {backend.name} failed; falling back to {following.name}: {reason}")
+    raise AssertionError("there is always a backend")
 
 
-def tried_once(form: Form, batches: Sequence[Tensor], state: State) -> Form:
-    """`form`, after it has played once."""
-    with unchanged(state):
-        form(batches)
-    return form
-
-
-def captured(form: Form, batches: Sequence[Tensor], state: State) -> Form:
-    """`form` as one CUDA graph, which reads the batches from places of its own."""
+def capture(step_function: StepFunction, batches: Sequence[Tensor], state: State) -> StepFunction:
+    """Capture `step_function` as one CUDA graph, which reads the batches from tensors of its own."""
     places = [batch.clone() for batch in batches]
-    with torch.cuda.device(state.device):  # where streams are made and graphs captured
+    with torch.cuda.device(state.device):  # the device on which streams are created and graphs captured
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         for optimizer in (state.discriminator_optimizer, state.generator_optimizer):
             for group in optimizer.param_groups:
                 group["capturable"] = True
-        with unchanged(state, places_stay=True):
+        with restore_afterwards(state, keep_tensors=True):
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
-                    form(places)
+                    step_function(places)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                form(places)
+                step_function(places)
 
-    def replayed(batches: Sequence[Tensor]) -> None:
+    def replay(batches: Sequence[Tensor]) -> None:
         for place, batch in zip(places, batches, strict=True):
             place.copy_(batch)
         graph.replay()
 
-    return replayed
+    return replay
 
 
 @contextmanager
-def unchanged(state: State, *, places_stay: bool = False) -> Iterator[None]:
-    """Everything that training changes is afterwards as it was, in the tensors that hold it.
+def restore_afterwards(state: State, *, keep_tensors: bool = False) -> Iterator[None]:
+    """Restore everything that an iteration changes when the block ends, in place.
 
-    What an optimizer begins in the block is forgotten; with `places_stay` it is set to 0, for a graph that reads it.
+    Optimizer state that the block creates is deleted; with `keep_tensors` it is set to 0, for a graph that reads it.
     """
-    before = [(tensor, tensor.clone()) for tensor in tensors(state)]
+    before = [(tensor, tensor.clone()) for tensor in list_tensors(state)]
     try:
         yield
     finally:
@@ -160,25 +157,102 @@ def unchanged(state: State, *, places_stay: bool = False) -> Iterator[None]:
         with torch.no_grad():
             for tensor, value in before:
                 tensor.copy_(value)
-            for tensor in tensors(state):
+            for tensor in list_tensors(state):
                 if id(tensor) not in known:
                     tensor.zero_()
         for optimizer in (state.discriminator_optimizer, state.generator_optimizer):
-            if not places_stay and not any(id(value) in known for value in optimizer_tensors(optimizer)):
+            if not keep_tensors and not any(id(value) in known for value in list_optimizer_tensors(optimizer)):
                 optimizer.state.clear()
 
 
-def tensors(state: State) -> list[Tensor]:
-    """All that an iteration may change."""
+def list_tensors(state: State) -> list[Tensor]:
+    """Return all tensors that an iteration may change."""
     networks = [network for network in (state.generator, state.discriminator, state.average) if network is not None]
     return [
         *(tensor for network in networks for tensor in (*network.parameters(), *network.buffers())),
-        *optimizer_tensors(state.discriminator_optimizer),
-        *optimizer_tensors(state.generator_optimizer),
+        *list_optimizer_tensors(state.discriminator_optimizer),
+        *list_optimizer_tensors(state.generator_optimizer),
         *state.statistics.sums.values(),
     ]
 
 
-def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
-    """An optimizer's moments and step counts."""
+def list_optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
+    """Return an optimizer's moments and step counts."""
     return [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checking updates on the device
+
+
+class FiniteGuard:
+    """A flag on the device that disables all updates once one is not finite, and a count of those made before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_tripped = torch.zeros((), dtype=torch.bool, device=device)
+        self.made = torch.zeros((), dtype=torch.int64, device=device)
+
+    def check(self, is_finite: Tensor, updates: int) -> None:
+        """Trip the guard if the boolean `is_finite` is False; otherwise add `updates` to the number made."""
+        self.is_tripped |= ~is_finite
+        self.made += updates * ~self.is_tripped
+
+    @contextmanager
+    def preserve(self, *statistics: Tensor) -> Iterator[None]:
+        """Restore batch norm's statistics, which every forward pass changes, if the guard is tripped in the block."""
+        dtypes = {tensor.dtype for tensor in statistics}
+        groups = [[tensor for tensor in statistics if tensor.dtype == dtype] for dtype in dtypes]
+        before = [torch.cat([tensor.flatten() for tensor in group]) for group in groups]
+        yield
+        for group, old in zip(groups, before, strict=True):
+            now = torch.cat([tensor.flatten() for tensor in group])
+            parts = torch.where(self.is_tripped, old, now).split([tensor.numel() for tensor in group])
+            torch._foreach_copy_(group, [part.view_as(to) for part, to in zip(parts, group, strict=True)])
+
+    def read(self) -> tuple[bool, int]:
+        """Wait for the device; return whether the guard is tripped and how many updates were made, and reset both."""
+        found = bool(self.is_tripped), int(self.made)
+        self.is_tripped.zero_()
+        self.made.zero_()
+        return found
+
+
+def can_guard_on_device(state: State) -> bool:
+    """Return whether both optimizers can be kept from stepping by a flag on the device.
+
+    Fused optimizers can, except SGD with momentum, whose first step writes its buffer regardless of the flag.
+    """
+    optimizers: list[Optimizer] = [state.discriminator_optimizer, state.generator_optimizer]
+    return all(
+        getattr(optimizer, "_step_supports_amp_scaling", False) and not optimizer.defaults.get("momentum")
+        for optimizer in optimizers
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a device and the networks support
+
+
+def check_device(execution: Execution, device: torch.device) -> None:
+    """Raise ConfigError for an execution that `device` does not support."""
+    if execution.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"precision=tf32 is for CUDA devices, not for device={device.type}; choose precision=bf16")
+    if execution.precision == "bf16" and device.type == "mps":
+        raise ConfigError("precision=bf16 is not for device=mps; choose precision=float32")
+    if execution.graph == "on" and device.type != "cuda":
+        raise ConfigError(f"graph=on needs a CUDA device, not device={device.type}; choose graph=auto")
+
+
+def check_networks(judges_alone: bool | None, execution: Execution, precision: str) -> None:
+    """Raise ConfigError for an execution that a D with or without `judges_alone` does not support; None is unknown."""
+    if execution.update == "simultaneous" and not judges_alone:
+        reason = "mixes the samples of a batch (batch norm)" if judges_alone is False else "is not known to do so"
+        raise ConfigError(
+            "update=simultaneous needs a discriminator that judges each sample alone, so that one backward pass "
+            f"serves both players; this one {reason}. Choose update=alternating"
+        )
+    if precision == "bf16" and judges_alone is None:
+        raise ConfigError(
+            "precision=bf16 keeps D's last layer in float32, which is known only of networks from tables, and not of "
+            "architecture.object; choose precision=float32"
+        )

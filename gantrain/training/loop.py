@@ -23,10 +23,10 @@ from gantrain.errors import DivergedError, StorageError
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder, StopRequest
 from gantrain.seeding import preserved_randomness
+from gantrain.training.iteration import Iteration
 from gantrain.training.outputs import Writer
 from gantrain.training.setup import Experiment, passed
 from gantrain.training.state import State
-from gantrain.training.step import Iteration
 
 
 def train(
@@ -77,8 +77,8 @@ def training(
             evaluation_due = done or passed(schedule.evaluate_every_images, begin, state.images)
             sample_due = done or passed(schedule.sample_every_images, begin, state.images)
             checkpoint_due = done or stopping or passed(schedule.checkpoint_every_images, begin, state.images)
-            if (report_due or evaluation_due or sample_due or checkpoint_due) and not iteration.settled():
-                continue  # the clock is back where the device refused to go on
+            if (report_due or evaluation_due or sample_due or checkpoint_due) and not iteration.synchronize():
+                continue  # the clock was set back to an iteration that the device refused
 
             # What is due is written; none of it changes what comes next.
             if report_due or evaluation_due:

@@ -42,7 +42,7 @@ def passed(interval: int | None, begin: int, end: int) -> bool:
 
 
 PRECISIONS = ("float32", "tf32", "bf16", "auto")
-UPDATES = ("alternating", "reuse", "simultaneous")
+UPDATES = ("alternating", "simultaneous")
 SWITCHES = ("auto", "on", "off")
 
 
@@ -50,7 +50,7 @@ SWITCHES = ("auto", "on", "off")
 class Execution:
     """How an iteration is computed.
 
-    `update` is the algorithm: G's step after D's on samples of its own (`alternating`), on D's last samples (`reuse`),
+    `update` is the algorithm: G's step after D's on samples of its own (`alternating`),
     or from the pass through D that D's own step makes (`simultaneous`, ALI's). The others change only digits and speed:
     `precision` of the convolutions and matrix products, `compile` (torch.compile), `graph` (one CUDA graph).
     """

@@ -25,7 +25,7 @@ from gantrain.runs import checkpoints
 
 def test_a_second_process_on_a_run_folder_is_refused(tried, uninterrupted, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
-    fault = partial(stand_still, "gantrain.training.step:Updates.of_discriminator", tmp_path / "never", call=8)
+    fault = partial(stand_still, "gantrain.training.step:Step.discriminator_step", tmp_path / "never", call=8)
     first = Command(log, *training(folder), fault=fault)
     first.wait_until(lambda: f"checkpoint {checkpoints.name_at(350)}" in first.output)
     before = sorted(path.name for path in (folder / "checkpoints").iterdir())
@@ -108,7 +108,7 @@ def test_clocks_that_jump_or_stand_still_change_nothing(tried, times, uninterrup
 
 def stop_late(fault: Callable[[], None]) -> None:
     fault()
-    signal_itself("gantrain.training.step:Updates.of_discriminator", signal.SIGTERM, call=7)
+    signal_itself("gantrain.training.step:Step.discriminator_step", signal.SIGTERM, call=7)
 
 
 def assert_same_run_after(ended: tuple[int, str], one: Path, other: Path) -> None:

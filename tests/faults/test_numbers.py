@@ -23,9 +23,10 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
 from gantrain.runs import checkpoints
-from gantrain.training.acceleration import Game
+from gantrain.training.acceleration import LossFunctions
+from gantrain.training.iteration import Iteration
 from gantrain.training.state import State, averaged
-from gantrain.training.step import Iteration, Updates
+from gantrain.training.step import Step
 
 BAD = [float("nan"), float("inf"), float("-inf")]
 PLAYERS = ["discriminator", "generator"]
@@ -86,7 +87,7 @@ class Player:
         optimizers = adam(other.parameters()), adam(self.network.parameters())
         self.state = State(other, self.network, *optimizers, average=averaged(other))
         objective = Objective(get("gan"), get("gan"))
-        self.updates = Updates(self.state, objective, Latents(2), Game.written(objective))
+        self.updates = Step(self.state, objective, Latents(2), LossFunctions.eager(objective))
         self.descend(lambda output: output.square().mean())  # so that the optimizer has a state
 
     def descend(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -21,8 +21,8 @@ from gantrain.runs import checkpoints
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 # What the run is doing, and the call at whose beginning the signal comes.
 PHASES = {
-    "a step of D": ("gantrain.training.step:Updates.of_discriminator", 7),
-    "a step of G": ("gantrain.training.step:Updates.of_generator", 7),
+    "a step of D": ("gantrain.training.step:Step.discriminator_step", 7),
+    "a step of G": ("gantrain.training.step:Step.generator_step", 7),
     "a report": ("gantrain.reporting.reporter:Reporter.report", 2),
     "evaluation": ("gantrain.training.outputs:Writer.held_out_outputs", 2),
     "sampling": ("gantrain.plotting:save_grid", 2),
@@ -92,7 +92,7 @@ def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(tried, times, u
 def test_a_signal_during_the_last_step_lets_the_run_finish(tried, uninterrupted, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     with tried("a signal during the last step"):
-        fault = partial(signal_itself, "gantrain.training.step:Updates.of_generator", signal.SIGTERM, call=STEPS)
+        fault = partial(signal_itself, "gantrain.training.step:Step.generator_step", signal.SIGTERM, call=STEPS)
         code, output = run(log, *training(folder), fault=fault)
         assert code == 0, output
         assert_same_run(uninterrupted, folder)
@@ -101,8 +101,8 @@ def test_a_signal_during_the_last_step_lets_the_run_finish(tried, uninterrupted,
 HYDRA = "hydra._internal"
 # When the signal comes; one run has finished by then.
 SWEPT = {
-    "during a run": ("gantrain.training.step:Updates.of_discriminator", STEPS + 5),
-    "in a run's last step": ("gantrain.training.step:Updates.of_generator", STEPS),
+    "during a run": ("gantrain.training.step:Step.discriminator_step", STEPS + 5),
+    "in a run's last step": ("gantrain.training.step:Step.generator_step", STEPS),
     "as a run begins": ("gantrain.commands.train:launch", 2),
     "between two runs": ("hydra._internal.config_loader_impl:ConfigLoaderImpl.load_sweep_config", 5),
 }
@@ -159,7 +159,7 @@ def test_a_background_run_that_ignores_hangups_goes_on(tried, uninterrupted, tmp
 
 def ignore_then_send(number: int) -> None:
     signal.signal(number, signal.SIG_IGN)
-    signal_itself("gantrain.training.step:Updates.of_discriminator", number, call=7)
+    signal_itself("gantrain.training.step:Step.discriminator_step", number, call=7)
 
 
 def test_signals_at_random_moments(tried, times, uninterrupted, tmp_path):

@@ -1,0 +1,135 @@
+"""One iteration of training, Algorithm 1 of Goodfellow et al. 2014: k updates of D, one of G, and G's average.
+
+`Iteration.play` moves the state by one iteration, with the fastest backend of `gantrain.training.acceleration` that
+works. Every backend computes the same numbers from the same random streams, which are seeded anew for every iteration
+from its clock.
+
+An update that is not finite is never made. On a CPU the host checks every update and raises DivergedError. On CUDA that
+would mean waiting for the device, so a flag there (`FiniteGuard`) disables that update and all later ones until the
+host synchronizes, before anything is written; then the clock is set back and the host repeats that iteration eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gantrain.precision import chosen_precision, tf32
+from gantrain.seeding import seed_default, stream_seed
+from gantrain.training.acceleration import (
+    FiniteGuard,
+    LossFunctions,
+    StepFunction,
+    can_guard_on_device,
+    check_device,
+    check_networks,
+    first_working,
+    list_backends,
+)
+from gantrain.training.setup import Experiment
+from gantrain.training.state import State, update_average
+from gantrain.training.step import UPDATES, Step
+
+
+class Iteration:
+    """The iteration that the training loop repeats.
+
+    Args:
+        state, experiment: What is trained, and how.
+        say: Receives a message when a backend does not work and another one is used.
+        guard_on_device: Whether updates are checked on the device; needs fused optimizers. The default is True on CUDA.
+
+    Raises ConfigError for an execution that this machine or these networks do not support.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        experiment: Experiment,
+        say: Callable[[str], None] = print,
+        *,
+        guard_on_device: bool | None = None,
+    ) -> None:
+        self.state, self.experiment, self.say = state, experiment, say
+        self.precision = chosen_precision(experiment.execution.precision, state.device)
+        check_device(experiment.execution, state.device)
+        check_networks(getattr(state.discriminator, "judges_alone", None), experiment.execution, self.precision)
+        self.algorithm = UPDATES[experiment.execution.update]
+        if guard_on_device is None:
+            guard_on_device = state.device.type == "cuda" and can_guard_on_device(state)
+        self.guard = FiniteGuard(state.device) if guard_on_device else None
+        self.is_repeating, self.synchronized_images, self.made_updates = False, state.images, 0
+        self.averaging = torch.zeros((), device=state.device)  # 1 − decay, in a tensor that a CUDA graph reads
+        self.step_function: StepFunction | None = None
+
+    def play(self) -> None:
+        """Make k updates of D and one of G with the batches and random numbers of the clock, and advance the clock.
+
+        Raises DivergedError, before the update, if the host checks and finds an update that is not finite.
+        """
+        state, schedule = self.state, self.experiment.schedule
+        clocks = [state.images + step * schedule.batch_size for step in range(schedule.discriminator_steps)]
+        batches = [self.experiment.data.batch(clock, schedule.batch_size) for clock in clocks]
+        images = clocks[-1] + schedule.batch_size
+        self.averaging.fill_(1 - schedule.decay(images))
+        with tf32(self.precision == "tf32"):
+            step_function = self.play_eagerly if self.is_repeating else self.choose_step_function(batches)
+            # One seed for everything this iteration draws: a resumed run draws the same.
+            seed_default(stream_seed(self.experiment.seed, "train", state.images), state.device)
+            step_function(batches)
+        state.images = images
+
+    def choose_step_function(self, batches: Sequence[Tensor]) -> StepFunction:
+        """Return the fastest step function that works, which is found once, at the first iteration."""
+        if self.step_function is None:
+            is_guarded = self.guard is not None
+            backends = list_backends(self.experiment.execution, self.state.device, is_guarded)
+            play = self.play_on_device if is_guarded else self.play_on_host
+            objective = self.experiment.objective
+            self.step_function = first_working(objective, self.state, backends, play, batches, self.say)
+            if self.guard is not None:
+                self.guard.read()  # the trials were counted
+        return self.step_function
+
+    def play_eagerly(self, batches: Sequence[Tensor]) -> None:
+        """Repeat on the host an iteration that the device refused."""
+        self.play_on_host(batches, LossFunctions.eager(self.experiment.objective))
+
+    def play_on_host(self, batches: Sequence[Tensor], functions: LossFunctions) -> None:
+        """Play one iteration, of which the host checks every update."""
+        made, self.made_updates = self.made_updates, 0
+        self.algorithm(self.make_step(functions, made=made), batches)
+        if self.state.average is not None:
+            update_average(self.state.average, self.state.generator, self.averaging)
+
+    def play_on_device(self, batches: Sequence[Tensor], functions: LossFunctions) -> None:
+        """Play one iteration without waiting for the device; nothing changes once the guard is tripped."""
+        assert self.guard is not None
+        with self.guard.preserve(*self.state.generator.buffers(), *self.state.discriminator.buffers()):
+            self.algorithm(self.make_step(functions, guard=self.guard), batches)
+        if self.state.average is not None:
+            share = torch.where(self.guard.is_tripped, 0, self.averaging)
+            update_average(self.state.average, self.state.generator, share)
+
+    def make_step(self, functions: LossFunctions, guard: FiniteGuard | None = None, made: int = 0) -> Step:
+        """Return the `Step` that plays one iteration."""
+        experiment = self.experiment
+        return Step(self.state, experiment.objective, experiment.latents, functions, self.precision, guard, made)
+
+    def synchronize(self) -> bool:
+        """Wait for the device and return whether all updates since the last call were made.
+
+        If not, the clock is set back to the first iteration that was not completed, and the host repeats from there
+        until all updates are made again.
+        """
+        if self.guard is None:
+            return True
+        schedule = self.experiment.schedule
+        is_tripped, made = self.guard.read()
+        if is_tripped:
+            whole, self.made_updates = divmod(made, schedule.discriminator_steps + 1)
+            self.state.images = self.synchronized_images + whole * schedule.discriminator_steps * schedule.batch_size
+        self.is_repeating, self.synchronized_images = is_tripped, self.state.images
+        return not is_tripped
