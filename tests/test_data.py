@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -226,6 +227,22 @@ def test_protocols_of_the_field() -> None:
     assert set(ring.stds) == {0.02}
     assert set(np.unique(grid.means)) == {-4, -2, 0, 2, 4}
     assert (len(set(grid.means)), set(grid.stds)) == (25, {0.05})
+
+
+def test_a_mixture_on_the_line_knows_its_moments_and_masses() -> None:
+    mixture = mixtures.mixture1d([1, 2, 1], [-1, 0, 3], [0.5, 1, 2])
+    draws = mixture.sample(200_000, torch.Generator().manual_seed(0))[:, 0].double()
+    assert mixture.mean == pytest.approx(draws.mean().item(), abs=0.02)
+    assert mixture.std == pytest.approx(draws.std().item(), rel=0.01)
+    assert mixture.mass(-1, 2) == pytest.approx(((draws > -1) & (draws < 2)).double().mean().item(), abs=0.01)
+    unit = mixture.rescaled(mixture.mean, mixture.std)
+    assert (unit.mean, unit.std) == pytest.approx((0, 1))
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    expected = unit.log_density((x - mixture.mean) / mixture.std) - math.log(mixture.std)
+    np.testing.assert_allclose(mixture.log_density(x), expected)
+    np.testing.assert_allclose(mixture.log_density(x[:, None]), expected)
+    with pytest.raises(ValueError, match="unpack"):
+        _ = mixtures.ring().mean
 
 
 def test_draws_are_keyed_by_seed_clock_and_stream() -> None:
