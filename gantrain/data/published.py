@@ -52,6 +52,7 @@ class TorchvisionSet(NamedTuple):
     classes: tuple[str, ...]
     train: dict[str, Any]  # the arguments that choose the training split …
     test: dict[str, Any]  # … and the test split
+    is_large: bool = False  # resized as soon as it is read
 
 
 TORCHVISION = {
@@ -60,7 +61,7 @@ TORCHVISION = {
     "cifar10": TorchvisionSet("CIFAR10", CIFAR10, {"train": True}, {"train": False}),
     "cifar100": TorchvisionSet("CIFAR100", CIFAR100, {"train": True}, {"train": False}),
     "svhn": TorchvisionSet("SVHN", DIGITS, {"split": "train"}, {"split": "test"}),
-    "stl10": TorchvisionSet("STL10", STL10, {"split": "train+unlabeled"}, {"split": "test"}),
+    "stl10": TorchvisionSet("STL10", STL10, {"split": "train+unlabeled"}, {"split": "test"}, is_large=True),  # 3 GB
 }
 
 # MD5 of the unpacked files of MNIST and Fashion-MNIST, by that of the archive; published with many copies of them.
@@ -106,14 +107,13 @@ def published_files(kind: Any) -> list[Published]:
 
 
 def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
-    """Read a set of `TORCHVISION`, at its own size; the large images of STL-10 at `size`."""
+    """Read a set of `TORCHVISION`, at its own size; a large one at `size`."""
     import torch
     from torchvision import datasets
 
     source = TORCHVISION[name]
     kind: Any = getattr(datasets, source.kind)
     files = published_files(kind)
-
     # Without the files of old versions of torchvision, which MNIST's class would prefer and which have no checksums.
     reader = type(kind.__name__, (kind,), {"_check_legacy_exist": lambda self: False})
 
@@ -124,7 +124,7 @@ def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
 
     parts = read_published(files, root, read)
     train, test = (_channels_first(part.data) for part in parts)
-    if name == "stl10":  # 3 GB at their own size
+    if source.is_large:
         train, test = resize(train, size), resize(test, size)
     labels = [torch.as_tensor(part.targets if hasattr(part, "targets") else part.labels).long() for part in parts]
     return Splits(train, test, Labels(source.classes, *labels))
