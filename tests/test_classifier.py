@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import math
-import pickle
-import struct
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +13,16 @@ import pytest
 import torch
 from conftest import Answer
 from PIL import Image
-from scipy.io import savemat
-from sklearn.datasets import load_digits
+from support.datasets import (
+    Files,
+    cifar_members,
+    mat,
+    place_all,
+    publish_archive,
+    publish_idx,
+    publish_svhn,
+    stl10_members,
+)
 from support.tolerance import assert_close_to_largest
 
 from gantrain import data
@@ -48,11 +51,9 @@ def judge(digits: data.Images) -> Judge:
 
 
 def test_digits_are_told_apart_and_the_accuracy_is_that_of_held_out_images(judge: Judge, digits: data.Images) -> None:
-    published_digits = load_digits()
-    truth = {
-        (image * 255 / 16).round().astype(np.uint8).tobytes(): int(label)
-        for image, label in zip(published_digits.images, published_digits.target, strict=True)
-    }
+    every = published.read_digits(Path(), 8, "error")
+    assert every.labels is not None
+    truth = {image.numpy().tobytes(): int(label) for image, label in zip(every.train, every.labels.train, strict=True)}
     wanted = torch.tensor([truth[image.numpy().tobytes()] for image in digits.held])
     _, probabilities = classifier.seen(judge.classifier, digits.held)
     reached = float((probabilities.argmax(1) == wanted).double().mean())
@@ -352,87 +353,28 @@ def numbered(numbers: list[int], side: int, channels: int) -> np.ndarray:
 TRAIN, TEST = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5, 8]
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, root: Path, name: str, key: str, content: bytes, **members: bytes) -> None:
-    """Place `content` under `root` as the file of that key; of an archive, `members` by the names they end in."""
-    file = published.FILES[name][key]
-    known = {path: hashlib.md5(members[Path(path).stem.replace("-", "_")]).hexdigest() for path in file.members}
-    small = file._replace(md5=hashlib.md5(content).hexdigest(), members=known)
-    monkeypatch.setitem(published.FILES[name], key, small)
-    (root / file.path).parent.mkdir(parents=True, exist_ok=True)
-    (root / file.path).write_bytes(content)
-
-
-def idx_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
-    for key, numbers in (("train", TRAIN), ("test", TEST)):
-        images, labels = numbered(numbers, 28, 1).tobytes(), bytes(numbers)
-        contents = {
-            key: struct.pack(">4I", 0x803, len(numbers), 28, 28) + images,
-            f"{key}_labels": struct.pack(">2I", 0x801, len(numbers)) + labels,
-        }
-        for file, content in contents.items():
-            (path,) = published.FILES[name][file].members
-            publish(
-                monkeypatch, root, name, file, gzip.compress(content), **{Path(path).stem.replace("-", "_"): content}
-            )
-
-
-def tar(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for path, content in members.items():
-            member = tarfile.TarInfo(path)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def cifar_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
-    paths = list(published.FILES[name]["archive"].members)
-    parts = [*np.array_split(TRAIN, len(paths) - 1), TEST]
-    key = "labels" if name == "cifar10" else "fine_labels"
-    members = {
-        path: pickle.dumps({"data": numbered(list(part), 32, 3).reshape(len(part), -1), key: list(map(int, part))}, 2)
-        for path, part in zip(paths, parts, strict=True)
-    }
-    named = {Path(path).stem: content for path, content in members.items()}
-    publish(monkeypatch, root, name, "archive", tar(members), **named)
-
-
-def svhn_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
-    for key, numbers in (("train", TRAIN), ("test", [0, *TEST])):
-        labels = np.array([[number or 10] for number in numbers], np.uint8)
-        savemat(stream := io.BytesIO(), {"X": numbered(numbers, 32, 3).transpose(2, 3, 1, 0), "y": labels})
-        publish(monkeypatch, root, name, key, stream.getvalue())
-
-
-def stl10_set(monkeypatch: pytest.MonkeyPatch, root: Path, name: str) -> None:
-    pictures = {"train_X": TRAIN, "unlabeled_X": [77, 77], "test_X": TEST}
-    members = {f"{key}.bin": numbered(numbers, 96, 3).tobytes() for key, numbers in pictures.items()}
-    members |= {f"{key}_y.bin": bytes(n + 1 for n in numbers) for key, numbers in (("train", TRAIN), ("test", TEST))}
-    content = tar({f"stl10_binary/{path}": body for path, body in members.items()})
-    for key in ("archive", "labels"):
-        publish(monkeypatch, root, name, key, content, **{Path(path).stem: body for path, body in members.items()})
+def publish(patch: pytest.MonkeyPatch, name: str) -> Files:
+    if name == "svhn":
+        train, test = (mat(numbered(numbers, 32, 3), numbers) for numbers in (TRAIN, [0, *TEST]))
+        return publish_svhn(patch, train, test)
+    if name == "stl10":
+        images = (numbered(numbers, 96, 3) for numbers in (TRAIN, [77, 77], TEST))
+        return publish_archive(patch, name, stl10_members(*images, labels=(TRAIN, TEST)))
+    if name.startswith("cifar"):
+        both = TRAIN + TEST
+        return publish_archive(patch, name, cifar_members(name, numbered(both, 32, 3), both, test_count=len(TEST)))
+    images = (numbered(numbers, 28, 1)[:, 0] for numbers in (TRAIN, TEST))
+    return publish_idx(patch, name, *images, *(np.array(numbers, np.uint8) for numbers in (TRAIN, TEST)))
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "classes"),
-    [
-        ("mnist", idx_set, 10),
-        ("fashion_mnist", idx_set, 10),
-        ("cifar10", cifar_set, 10),
-        ("cifar100", cifar_set, 100),
-        ("svhn", svhn_set, 10),
-        ("stl10", stl10_set, 10),
-    ],
+    ("name", "classes"),
+    [("mnist", 10), ("fashion_mnist", 10), ("cifar10", 10), ("cifar100", 100), ("svhn", 10), ("stl10", 10)],
 )
 def test_every_published_image_has_its_label(
-    name: str,
-    make: Callable[[pytest.MonkeyPatch, Path, str], None],
-    classes: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make(monkeypatch, tmp_path, name)
+    place_all(tmp_path, publish(monkeypatch, name).downloads)
     images = data.load(name, root=tmp_path)
     assert isinstance(images, data.Images)
     labels = images.labels()
@@ -443,13 +385,6 @@ def test_every_published_image_has_its_label(
         told = part[:, 0, 0, 0].long()
         assert torch.equal(numbers, torch.where(told == 77, -1, told))
         assert len(numbers) >= 4
-
-
-def test_mnist_trains_without_the_files_of_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    idx_set(monkeypatch, tmp_path, "mnist")
-    for path in tmp_path.rglob("*labels*"):
-        path.unlink()
-    assert data.load("mnist", root=tmp_path).size == len(TRAIN)
 
 
 @pytest.mark.parametrize("held_out", [None, 5, 0])

@@ -5,29 +5,50 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import http.server
 import io
 import json
+import math
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
-import tarfile
 import threading
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from PIL import Image
 from scipy import integrate, stats
-from scipy.io import savemat
+from support.datasets import (
+    NOWHERE,
+    cifar_members,
+    encoded,
+    mat,
+    packed,
+    pixels,
+    place,
+    place_all,
+    publish_archive,
+    publish_celeba,
+    publish_idx,
+    publish_svhn,
+    stl10_members,
+    write_image,
+)
 from support.waiting import PATIENCE_SECONDS
+from torchvision import datasets
 
 from gantrain import data
 from gantrain.data import decoding, fetching, folder, mixtures, published
@@ -36,10 +57,6 @@ from gantrain.errors import ConfigError, DataError, MemoryExhaustedError, Storag
 
 CONF = Path(__file__).parents[1] / "conf" / "dataset"
 DENSITIES = sorted(data.DENSITIES)
-
-
-def pixels(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def numbered(count: int, seed: int = 0, flip: bool = False) -> Images:
@@ -58,7 +75,7 @@ def indices(dataset: Images, clock: int, batch_size: int) -> list[int]:
 def test_names_are_known_without_the_libraries_that_read() -> None:
     code = (
         "import json, sys, gantrain.data as d;"
-        "heavy = [m for m in ('torch', 'numpy', 'PIL', 'sklearn', 'scipy') if m in sys.modules];"
+        "heavy = [m for m in ('torch', 'torchvision', 'numpy', 'PIL', 'scipy', 'filelock') if m in sys.modules];"
         "print(json.dumps([sorted(d.DATASETS), heavy]))"
     )
     names, heavy = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
@@ -160,11 +177,28 @@ def test_a_tenth_of_the_digits_is_held_out_by_content_for_every_seed() -> None:
 
 
 def test_digits_are_scikit_learns() -> None:
-    from sklearn.datasets import load_digits
+    splits = published.read_digits(Path(), 8, "error")
+    assert splits.labels is not None
+    arrays = (splits.train.numpy(), splits.labels.train.numpy())
+    found = [hashlib.md5(np.ascontiguousarray(array)).hexdigest() for array in arrays]
+    assert found == ["3882073453642be58b6586ccbbbf7eb2", "1041ea9b393a866c07fc3ca1c2bb06cd"]
+    sklearn = pytest.importorskip("sklearn.datasets")
+    known = sklearn.load_digits()
+    assert np.array_equal(arrays[0][:, 0], np.round(known.images * 255 / 16))
+    assert np.array_equal(arrays[1], known.target)
 
-    everything = data.load("digits", held_out=0).batch(0, 1797)
-    expected = np.sort(load_digits().images.reshape(1797, 64) / 16, axis=0)
-    np.testing.assert_allclose(np.sort(everything.flatten(1).numpy(), axis=0), expected, atol=0.5 / 255)
+
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [
+        ("digits", "d38c86fe4b3ab03b"),
+        ("mixture1d", "203b3cecf615c9b6"),
+        ("ring", "6fbcc6428e959c72"),
+        ("grid25", "ba531432d265f368"),
+    ],
+)
+def test_a_run_of_an_earlier_version_finds_its_data_unchanged(name: str, fingerprint: str) -> None:
+    assert data.load(name).fingerprint == fingerprint
 
 
 def test_held_out_can_be_chosen_or_turned_off() -> None:
@@ -228,6 +262,22 @@ def test_protocols_of_the_field() -> None:
     assert (len(set(grid.means)), set(grid.stds)) == (25, {0.05})
 
 
+def test_a_mixture_on_the_line_knows_its_moments_and_masses() -> None:
+    mixture = mixtures.mixture1d([1, 2, 1], [-1, 0, 3], [0.5, 1, 2])
+    draws = mixture.sample(200_000, torch.Generator().manual_seed(0))[:, 0].double()
+    assert mixture.mean == pytest.approx(draws.mean().item(), abs=0.02)
+    assert mixture.std == pytest.approx(draws.std().item(), rel=0.01)
+    assert mixture.mass(-1, 2) == pytest.approx(((draws > -1) & (draws < 2)).double().mean().item(), abs=0.01)
+    unit = mixture.rescaled(mixture.mean, mixture.std)
+    assert (unit.mean, unit.std) == pytest.approx((0, 1))
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    expected = unit.log_density((x - mixture.mean) / mixture.std) - math.log(mixture.std)
+    np.testing.assert_allclose(mixture.log_density(x), expected)
+    np.testing.assert_allclose(mixture.log_density(x[:, None]), expected)
+    with pytest.raises(ValueError, match="unpack"):
+        _ = mixtures.ring().mean
+
+
 def test_draws_are_keyed_by_seed_clock_and_stream() -> None:
     one, same, other = data.load("ring"), data.load("ring"), data.load("ring", seed=1)
     assert torch.equal(one.batch(100, 10), same.batch(100, 10))
@@ -238,11 +288,6 @@ def test_draws_are_keyed_by_seed_clock_and_stream() -> None:
 
 
 # Folders and zips of images
-
-
-def write_image(path: Path, array: np.ndarray, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **options)
 
 
 @pytest.fixture
@@ -301,12 +346,6 @@ def test_grey_files_give_one_channel_and_one_coloured_file_three(tmp_path: Path)
     assert data.load("folder", path=tmp_path, held_out=0, size=8).shape == (1, 8, 8)
     write_image(tmp_path / "c.png", pixels(8, 8, 3))
     assert data.load("folder", path=tmp_path, held_out=0, size=8).shape == (3, 8, 8)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
@@ -500,74 +539,50 @@ def test_a_damaged_member_of_a_zip_is_found(photographs: Path, tmp_path: Path) -
 # Published datasets: small files in the real formats, whose checksums replace the published ones
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, name: str, key: str, content: bytes, members: dict | None = None) -> str:
-    """Let `content` be what the authors published; returns its path under the root folder."""
-    file = published.FILES[name][key]
-    known = {path: hashlib.md5(body).hexdigest() for path, body in (members or {}).items()}
-    small = file._replace(md5=hashlib.md5(content).hexdigest(), members=known)
-    monkeypatch.setitem(published.FILES[name], key, small)
-    return file.path
-
-
-def place(root: Path, path: str, content: bytes) -> Path:
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-    return target
-
-
-def packed(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for name, content in {"README": b"unread", **members}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def idx(images: np.ndarray) -> bytes:
-    return struct.pack(">4I", 0x803, *images.shape) + images.tobytes()
-
-
 def as_published(images: torch.Tensor) -> set[bytes]:
     return {(image * 255).round().byte().numpy().tobytes() for image in images}
 
 
-def check_splits(dataset: Images, train: np.ndarray, test: np.ndarray) -> None:
+def check_splits(dataset: data.Images, train: np.ndarray, test: np.ndarray) -> None:
     assert (dataset.size, dataset.shape) == (len(train), train.shape[1:])
     assert as_published(dataset.batch(0, len(train))) == {image.tobytes() for image in train}
     assert as_published(dataset.held_out(100)) == {image.tobytes() for image in test}
+    assert dataset.train.is_contiguous()
 
 
-def publish_idx(monkeypatch: pytest.MonkeyPatch, name: str, train: np.ndarray, test: np.ndarray) -> dict[str, bytes]:
-    """Let these images be what the authors published; returns the unpacked files by path."""
-    contents = {}
-    for key, images in (("train", train), ("test", test)):
-        (path,) = published.FILES[name][key].members
-        contents[path] = idx(images)
-        publish(monkeypatch, name, key, gzip.compress(contents[path]), {path: contents[path]})
-    return contents
+PACKING = ["downloads", "unpacked"]
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-@pytest.mark.parametrize("packing", ["gz", "unpacked"])
+@pytest.mark.parametrize("packing", [*PACKING, "packed again"])
 def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, packing: str) -> None:
     train, test = pixels(20, 28, 28), pixels(6, 28, 28, seed=1)
-    for path, content in publish_idx(monkeypatch, name, train, test).items():
-        place(tmp_path, *((path, content) if packing == "unpacked" else (f"{path}.gz", gzip.compress(content, 1))))
+    files = publish_idx(monkeypatch, name, train, test)
+    again = {f"{path}.gz": gzip.compress(content, 9) for path, content in files.unpacked.items()}
+    place_all(tmp_path, again if packing == "packed again" else getattr(files, packing))
     check_splits(data.load(name, root=tmp_path), train[:, None], test[:, None])
     assert len(data.load(name, root=tmp_path, held_out=4).held_out(100)) == 4
     assert not data.load(name, root=tmp_path, held_out=0).has_held_out
     assert data.load(name, root=tmp_path, size=32).shape == (1, 32, 32)
+    assert not list(tmp_path.glob(".unpacked*"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "padded", "altered", "short", "labels", "crc", "bomb"])
+def test_files_of_old_versions_of_torchvision_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = pixels(20, 28, 28), pixels(6, 28, 28, seed=1)
+    place_all(tmp_path, publish_idx(monkeypatch, "mnist", train, test).unpacked)
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(1, 28, 28), torch.zeros(1)), tmp_path / "MNIST" / "processed" / name)
+    check_splits(data.load("mnist", root=tmp_path), train[:, None], test[:, None])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "padded", "altered", "short", "labels", "crc", "half", "bomb"])
 def test_a_damaged_idx_file_is_named_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    train = pixels(20, 28, 28)
-    whole = publish_idx(monkeypatch, "mnist", train, train)["MNIST/raw/train-images-idx3-ubyte"]
+    files = publish_idx(monkeypatch, "mnist", pixels(20, 28, 28), pixels(6, 28, 28))
+    place_all(tmp_path, files.unpacked)
+    whole = files.unpacked["MNIST/raw/train-images-idx3-ubyte"]
     wrong_crc, altered = bytearray(gzip.compress(whole)), bytearray(whole)
     wrong_crc[-6] ^= 1
     altered[-1] ^= 1
@@ -578,57 +593,41 @@ def test_a_damaged_idx_file_is_named_with_the_way_out(
         "short": whole[:7],
         "labels": struct.pack(">II", 0x801, 20) + bytes(20),
         "crc": bytes(wrong_crc),
-        "bomb": gzip.compress(bytes(published.MOST_IDX_BYTES + 2), 1),
+        "half": gzip.compress(whole)[:99],
+        "bomb": gzip.compress(bytes(fetching.MAX_UNPACKED_BYTES + 2), 1),
     }
-    suffix = ".gz" if damage in ("crc", "bomb") else ""
+    suffix = ".gz" if damage in ("crc", "half", "bomb") else ""
+    (tmp_path / "MNIST/raw/train-images-idx3-ubyte").unlink()
     path = place(tmp_path, f"MNIST/raw/train-images-idx3-ubyte{suffix}", contents[damage])
     with pytest.raises(DataError) as caught:
         data.load("mnist", root=tmp_path)
-    for words in (str(path), "https://ossci-datasets", "MNIST/raw/train-images-idx3-ubyte.gz"):
+    for words in (f"{path} ", NOWHERE, "MNIST/raw/train-images-idx3-ubyte.gz", f"dataset.root={tmp_path}"):
         assert words in str(caught.value)
 
 
-def batch_pickle(images: np.ndarray, protocol: int = 2) -> bytes:
-    return pickle.dumps({"data": images.reshape(len(images), -1), "labels": [0] * len(images)}, protocol)
-
-
-def cifar_members(name: str, images: np.ndarray) -> dict[str, bytes]:
-    names = list(published.FILES[name]["archive"].members)
-    return {path: batch_pickle(part) for path, part in zip(names, np.array_split(images, len(names)), strict=True)}
-
-
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("packing", ["archive", "unpacked"])
+@pytest.mark.parametrize("packing", PACKING)
 def test_cifar_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, packing: str) -> None:
     images = pixels(24, 3, 32, 32)
     members = cifar_members(name, images)
-    last = len(images) // len(members)
-    archive = packed(members)
-    path = publish(monkeypatch, name, "archive", archive, members)
-    for place_name, content in members.items() if packing == "unpacked" else [(path, archive)]:
-        place(tmp_path, place_name, content)
+    last = len(images) // (len(members) - 1)
+    place_all(tmp_path, getattr(publish_archive(monkeypatch, name, members), packing))
     check_splits(data.load(name, root=tmp_path, flip=False), images[:-last], images[-last:])
 
 
-@pytest.mark.parametrize("protocol", [2, 5])
-def test_the_unpickler_knows_arrays_of_old_and_new_numpy(protocol: int) -> None:
-    images = pixels(2, 3072)
-    content = batch_pickle(images, protocol)
-    for body in (content, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")):
-        found = published._ArrayUnpickler(io.BytesIO(body), encoding="latin1").load()
-        assert np.array_equal(found["data"], images)
-
-
-def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packing", PACKING)
+def test_a_pickle_that_is_not_the_published_one_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
     class Attack:
         def __reduce__(self) -> tuple:
             return os.mkdir, (str(tmp_path / "attacked"),)
 
     members = cifar_members("cifar100", pixels(4, 3, 32, 32))
+    publish_archive(monkeypatch, "cifar100", members)
     members["cifar-100-python/train"] = pickle.dumps({"data": Attack()}, 2)
-    archive = packed(members)
-    place(tmp_path, publish(monkeypatch, "cifar100", "archive", archive, members), archive)
-    with pytest.raises(DataError, match="mkdir"):
+    place_all(tmp_path, members if packing == "unpacked" else {"cifar-100-python.tar.gz": packed(members)})
+    with pytest.raises(DataError, match="another version"):
         data.load("cifar100", root=tmp_path)
     assert not (tmp_path / "attacked").exists()
 
@@ -637,45 +636,35 @@ def test_an_archive_that_is_damaged_or_not_the_published_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = cifar_members("cifar100", pixels(4, 3, 32, 32))
-    archive = packed(members)
-    path = publish(monkeypatch, "cifar100", "archive", archive, members)
+    ((path, archive),) = publish_archive(monkeypatch, "cifar100", members).downloads.items()
     other = {**members, "cifar-100-python/test": members["cifar-100-python/train"]}
-    missing = {"cifar-100-python/test": members["cifar-100-python/test"]}
-    for content in (b"", archive[: len(archive) // 2], packed(other), packed(missing)):
+    for content in (b"", archive[: len(archive) // 2], packed(other)):
         place(tmp_path, path, content)
-        with pytest.raises(DataError, match=r"cs\.toronto\.edu"):
+        with pytest.raises(DataError, match=rf"{path} is incomplete.*\n.*\n.*\n.*{NOWHERE}"):
             data.load("cifar100", root=tmp_path)
-    for name, content in other.items():
-        place(tmp_path, name, content)
-    with pytest.raises(DataError, match="another version"):
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".gantrain.lock", path]
+    place_all(tmp_path, other)
+    with pytest.raises(DataError, match="cifar-100-python/test is incomplete"):
         data.load("cifar100", root=tmp_path)
-
-
-def mat(images: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    savemat(stream, {"X": images.transpose(2, 3, 1, 0), "y": np.ones((len(images), 1), np.uint8)})
-    return stream.getvalue()
 
 
 def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = pixels(9, 3, 32, 32), pixels(4, 3, 32, 32, seed=1)
-    for key, images in (("train", train), ("test", test)):
-        place(tmp_path, publish(monkeypatch, "svhn", key, mat(images)), mat(images))
+    place_all(tmp_path, publish_svhn(monkeypatch, mat(train), mat(test)).downloads)
     check_splits(data.load("svhn", root=tmp_path), train, test)
     place(tmp_path, "train_32x32.mat", mat(train)[:-5])
     with pytest.raises(DataError, match=r"train_32x32\.mat"):
         data.load("svhn", root=tmp_path)
 
 
-def test_stl10_trains_on_labelled_and_unlabelled_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = {
-        name: pixels(count, 3, 96, 96, seed=count) for name, count in (("train", 3), ("unlabeled", 5), ("test", 2))
-    }
-    members = {f"stl10_binary/{name}_X.bin": part.transpose(0, 1, 3, 2).tobytes() for name, part in parts.items()}
-    archive = packed(members)
-    place(tmp_path, publish(monkeypatch, "stl10", "archive", archive, members), archive)
-    train = np.concatenate([parts["train"], parts["unlabeled"]])
-    check_splits(data.load("stl10", root=tmp_path, flip=False, size=96), train, parts["test"])
+@pytest.mark.parametrize("packing", PACKING)
+def test_stl10_trains_on_labelled_and_unlabelled_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
+    parts = [pixels(count, 3, 96, 96, seed=count) for count in (3, 5, 2)]
+    place_all(tmp_path, getattr(publish_archive(monkeypatch, "stl10", stl10_members(*parts)), packing))
+    train = np.concatenate(parts[:2])
+    check_splits(data.load("stl10", root=tmp_path, flip=False, size=96), train, parts[2])
     assert data.load("stl10", root=tmp_path).shape == (3, 48, 48)
 
 
@@ -688,17 +677,20 @@ def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarr
     with zipfile.ZipFile(stream, "w") as archive:
         for name, array in pictures.items():
             archive.writestr(f"img_align_celeba/{name}", encoded(Image.fromarray(array), "PNG"))
-    place(tmp_path, publish(monkeypatch, "celeba", "partition", listing), listing)
-    place(tmp_path, publish(monkeypatch, "celeba", "images", stream.getvalue()), stream.getvalue())
+    place_all(tmp_path, publish_celeba(monkeypatch, listing, stream.getvalue()).downloads)
     return pictures
+
+
+def unpack_faces(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "img_align_celeba.zip") as archive:
+        archive.extractall(folder)
 
 
 def test_celeba_takes_the_central_square_by_the_published_partition(tmp_path: Path, faces: dict) -> None:
     squares = np.stack([face[20:198].transpose(2, 0, 1) for face in faces.values()])
     check_splits(data.load("celeba", root=tmp_path, flip=False, size=178), squares[:4], squares[5:])
     packed_print = data.load("celeba", root=tmp_path).fingerprint
-    with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip") as archive:
-        archive.extractall(tmp_path / "celeba")
+    unpack_faces(tmp_path / "celeba")
     (tmp_path / "celeba" / "img_align_celeba.zip").unlink()
     unpacked = data.load("celeba", root=tmp_path)
     assert (unpacked.shape, unpacked.fingerprint) == ((3, 64, 64), packed_print)
@@ -706,8 +698,7 @@ def test_celeba_takes_the_central_square_by_the_published_partition(tmp_path: Pa
 
 def test_a_face_that_is_missing_or_damaged_is_named(tmp_path: Path, faces: dict) -> None:
     folder_path = tmp_path / "celeba" / "img_align_celeba"
-    with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip") as archive:
-        archive.extractall(tmp_path / "celeba")
+    unpack_faces(tmp_path / "celeba")
     (folder_path / "000002.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"000002\.jpg"):
         data.load("celeba", root=tmp_path)
@@ -717,76 +708,144 @@ def test_a_face_that_is_missing_or_damaged_is_named(tmp_path: Path, faces: dict)
         data.load("celeba", root=tmp_path, on_bad="skip")
 
 
+def test_a_file_of_celeba_that_is_damaged_or_missing_is_named_with_the_way_out(tmp_path: Path, faces: dict) -> None:
+    for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
+        path = tmp_path / "celeba" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError, match=rf"{name} .*\n.*\n.*dataset\.root"):
+            data.load("celeba", root=tmp_path)
+        path.unlink()
+        with pytest.raises(DataError, match=f"celeba/{name} from {NOWHERE}"):
+            data.load("celeba", root=tmp_path)
+        path.write_bytes(whole)
+
+
 # Downloads
 
 
-def served(tmp_path: Path, content: bytes, md5: str | None = None) -> fetching.Published:
-    source = place(tmp_path, "server/file.bin", content)
-    return fetching.Published("set/file.bin", source.as_uri(), md5 or hashlib.md5(content).hexdigest())
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address at which the files of tmp_path/server are."""
+    (tmp_path / "server").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path / "server"))
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+        thread.join()
 
 
-def test_a_download_is_verified_and_kept(tmp_path: Path) -> None:
-    file = served(tmp_path, b"content" * 10**6)
-    path = fetching.fetch(tmp_path / "root", file)
-    assert path.read_bytes() == b"content" * 10**6
-    (tmp_path / "server" / "file.bin").unlink()
-    assert fetching.fetch(tmp_path / "root", file) == path
+def test_missing_files_are_downloaded_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train, test = pixels(20, 28, 28), pixels(6, 28, 28, seed=1)
+    files = publish_idx(monkeypatch, "mnist", train, test)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [server])
+    for path, content in files.downloads.items():
+        place(tmp_path / "server", Path(path).name, content)
+    root = tmp_path / "root"
+    check_splits(data.load("mnist", root=root), train[:, None], test[:, None])
+    assert capfd.readouterr() == ("", "")
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert found == {**files.downloads, **files.unpacked, ".gantrain.lock": b""}
+    shutil.rmtree(tmp_path / "server")
+    check_splits(data.load("mnist", root=root), train[:, None], test[:, None])
+
+
+def test_celeba_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces: dict, server: str) -> None:
+    before = data.load("celeba", root=tmp_path).fingerprint
+    (tmp_path / "celeba").rename(tmp_path / "server" / "celeba")
+    for name in ("CELEBA_PARTITION", "CELEBA_IMAGES"):
+        file = getattr(published, name)
+        monkeypatch.setattr(published, name, file._replace(url=server + file.path))
+    assert data.load("celeba", root=tmp_path / "root").fingerprint == before
 
 
 @pytest.mark.parametrize("trouble", ["offline", "half", "no folder"])
-def test_a_failed_download_leaves_nothing_and_says_how_to_place_the_file(tmp_path: Path, trouble: str) -> None:
-    file = served(tmp_path, b"half", md5="0" * 32)
+def test_a_failed_download_leaves_nothing_and_says_how_to_place_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, trouble: str
+) -> None:
+    members = cifar_members("cifar100", pixels(4, 3, 32, 32))
+    ((path, archive),) = publish_archive(monkeypatch, "cifar100", members).downloads.items()
+    monkeypatch.setattr(datasets.CIFAR100, "url", server + path)
     root = tmp_path / "root"
-    if trouble == "offline":
-        (tmp_path / "server" / "file.bin").unlink()
+    if trouble == "half":
+        place(tmp_path / "server", path, archive[: len(archive) // 2])
     if trouble == "no folder":
         root.write_bytes(b"a file where the folder should be")
     with pytest.raises(DataError) as caught:
-        fetching.fetch(root, file)
-    for words in (str(root / file.path), file.url, file.md5):
+        data.load("cifar100", root=root)
+    for words in (f"dataset.root={root}", server + path, datasets.CIFAR100.tgz_md5):
         assert words in str(caught.value)
-    assert trouble == "no folder" or list((root / "set").iterdir()) == []
+    assert trouble == "no folder" or [each.name for each in root.iterdir()] == [".gantrain.lock"]
 
 
-def test_a_full_disk_is_no_fault_of_the_data(tmp_path: Path) -> None:
-    file = served(tmp_path, b"")
-    with pytest.raises(StorageError, match="No space"), fetching.refusing(tmp_path, file):
+def test_a_full_disk_is_no_fault_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_all(tmp_path, publish_archive(monkeypatch, "cifar100", cifar_members("cifar100", pixels(4, 3, 32, 32)))[1])
+
+    def fail(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr("torchvision.datasets.utils.extract_archive", fail)
+    with pytest.raises(StorageError, match="No space"):
+        data.load("cifar100", root=tmp_path)
 
-def test_two_processes_do_not_download_at_once(tmp_path: Path) -> None:
-    file = served(tmp_path, b"content")
-    root = tmp_path / "root"
-    second = threading.Thread(target=fetching.fetch, args=(root, file))
-    with fetching.locked(root):
+
+def test_exhausted_memory_is_no_fault_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_all(tmp_path, publish_idx(monkeypatch, "mnist", pixels(4, 28, 28), pixels(4, 28, 28)).unpacked)
+
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("torchvision.datasets.mnist.read_image_file", fail)
+    with pytest.raises(MemoryError):
+        data.load("mnist", root=tmp_path)
+
+
+def test_archives_in_a_folder_that_cannot_be_written_are_unpacked_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = pixels(4, 3, 32, 32)
+    place_all(tmp_path, publish_archive(monkeypatch, "cifar100", cifar_members("cifar100", images)).downloads)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    check_splits(data.load("cifar100", root=tmp_path, flip=False), images[:2], images[2:])
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar-100-python.tar.gz"]
+
+
+def test_two_processes_do_not_download_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pixels(4, 3, 32, 32)
+    files = publish_archive(monkeypatch, "cifar100", cifar_members("cifar100", images))
+    second = threading.Thread(target=data.load, args=("cifar100",), kwargs={"root": tmp_path})
+    with FileLock(tmp_path / ".gantrain.lock"):
         second.start()
         second.join(0.2)
         assert second.is_alive()
-        assert not (root / file.path).exists()
+        place_all(tmp_path, files.unpacked)  # as the first process does; at the published address is nothing
     second.join(PATIENCE_SECONDS)
-    assert (root / file.path).read_bytes() == b"content"
+    check_splits(data.load("cifar100", root=tmp_path, flip=False), images[:2], images[2:])
+    assert not (tmp_path / "cifar-100-python.tar.gz").exists()
 
 
-@pytest.mark.parametrize("name", sorted(published.FILES))
-def test_checksums_and_layout_are_torchvisions(name: str) -> None:
-    from torchvision import datasets
+@pytest.mark.parametrize("name", sorted(published.TORCHVISION))
+def test_every_published_file_has_an_address_and_a_checksum(name: str) -> None:
+    kind = getattr(datasets, published.TORCHVISION[name].kind)
+    for file in published.published_files(kind):
+        assert re.fullmatch(r"https?://.*", file.url)
+        assert file.url.endswith(Path(file.path).name)
+        for checksum in (file.md5, *file.checksums.values()):
+            assert re.fullmatch("[0-9a-f]{32}", checksum)
 
-    known = {
-        "mnist": lambda: datasets.MNIST.resources,
-        "fashion_mnist": lambda: datasets.FashionMNIST.resources,
-        "svhn": lambda: [entry[1:] for entry in datasets.SVHN.split_list.values()],
-        "celeba": lambda: [(entry[2], entry[1]) for entry in datasets.CelebA.file_list],
-        "cifar10": lambda: unpacked_list(datasets.CIFAR10),
-        "cifar100": lambda: unpacked_list(datasets.CIFAR100),
-        "stl10": lambda: unpacked_list(datasets.STL10),
-    }
 
-    def unpacked_list(kind: type) -> list:
-        members = [(f"{kind.base_folder}/{file}", md5) for file, md5 in kind.train_list + kind.test_list]
-        return [(kind.filename, kind.tgz_md5), *members]
-
-    expected = {tuple(entry) for entry in known[name]()}
-    for file in published.FILES[name].values():
-        assert (Path(file.path).name, file.md5) in expected
-        if file.path.endswith(".tar.gz"):
-            assert set(file.members.items()) <= expected
+def test_the_files_of_celeba_are_those_of_torchvision() -> None:
+    known = {(name, md5, identity) for identity, md5, name in datasets.CelebA.file_list}
+    for file in (published.CELEBA_PARTITION, published.CELEBA_IMAGES):
+        assert (Path(file.path).name, file.md5, file.url.rpartition("=")[2]) in known

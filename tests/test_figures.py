@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from gantrain import plotting
+from gantrain.data import published
 from gantrain.errors import DivergedError
 
 
 def digits(count: int) -> torch.Tensor:
-    return torch.tensor(load_digits().images[:count], dtype=torch.float32)[:, None] / 16  # [N, 1, 8, 8] in [0, 1]
+    return published.read_digits(Path(), 8, "error").train[:count] / 255  # [N, 1, 8, 8] in [0, 1]
 
 
 def pixels(path) -> np.ndarray:

@@ -61,7 +61,7 @@ NEEDS_TORCH = {
     "gantrain.training.trajectory",
     "gantrain.training.outputs",
 }
-SLOW = ["torch", "torchvision", "matplotlib", "scipy", "sklearn", "tensorboard"]
+SLOW = ["torch", "torchvision", "matplotlib", "scipy", "tensorboard"]
 
 
 def module_name(path: Path) -> str:
@@ -190,11 +190,7 @@ def test_nothing_that_is_read_can_run_code(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_pickles_are_read_only_by_the_unpickler_that_knows_no_code(module):
+def test_no_pickle_is_read(module):
+    """Torchvision reads those of CIFAR, after their checksums."""
     picklers = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-    if module != "gantrain.data.published":  # CIFAR's batches come as pickles
-        assert not {name.split(".")[0] for name in imports(module)} & picklers
-        return
-    used = {ast.unparse(node) for node in ast.walk(syntax(module)) if isinstance(node, ast.Attribute)}
-    assert {name for name in used if name.startswith("pickle.")} <= {"pickle.Unpickler", "pickle.UnpicklingError"}
-    assert "pickle.Unpickler" not in {name for name, _ in calls(module)}
+    assert not {name.split(".")[0] for name in imports(module)} & picklers

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import itertools
 import json
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 import torch
 from conftest import Answer
 from scipy import stats
+from support.datasets import place_all, publish_idx
 from support.tolerance import assert_close_to_largest
 from torch import Tensor
 
@@ -52,16 +50,7 @@ def root(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(published, "STACKS", STACKS)
-        for key, array in digits.items():
-            content = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
-            file = published.FILES["mnist"][key]
-            (path,) = file.members
-            known = {path: hashlib.md5(content).hexdigest()}
-            archive = gzip.compress(content, 1)
-            small = file._replace(md5=hashlib.md5(archive).hexdigest(), members=known)
-            patch.setitem(published.FILES["mnist"], key, small)
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / f"{path}.gz").write_bytes(archive)
+        place_all(folder, publish_idx(patch, "mnist", **digits).downloads)
         yield folder
 
 
@@ -145,10 +134,7 @@ def test_the_images_are_the_same_for_every_seed(root: Path) -> None:
     assert not torch.equal(first.batch(0, 50), second.batch(0, 50))
 
 
-def test_a_missing_file_is_mnists(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in ("train", "test"):
-        file = published.FILES["mnist"][key]
-        monkeypatch.setitem(published.FILES["mnist"], key, file._replace(url=(tmp_path / "nowhere").as_uri()))
+def test_a_missing_file_is_mnists(root: Path, tmp_path: Path) -> None:
     messages = []
     for name in ("mnist", "stacked_mnist"):
         with pytest.raises(DataError, match="train-images") as caught:

@@ -104,7 +104,7 @@ def whole(settings: Mapping[str, Any], device: torch.device) -> Images:
 
     Raises ConfigError for a dataset of points.
     """
-    name = data.judged_as(settings["name"])
+    name = data.classifier_dataset(settings["name"])
     label = settings["label"] if name == settings["name"] else None
     changes = {"name": name, "label": label, "held_out": None, "flip": None}
     images = data.load(**{**settings, **changes}, device=device)

@@ -1,37 +1,40 @@
-"""Datasets: what the discriminator is shown as real.
+"""Datasets: the real examples that the discriminator sees.
 
 A set of images lives as one uint8 tensor on the device and is read as an endless stream that the clock (images shown to
-D so far) indexes; a known density is drawn from instead, and knows its exact log-density; a point mass has none. All
-keep one contract, `Dataset`, so that training never asks which it has.
+D so far) indexes (`images.py`, read first); draws from a known density know their exact log-density (`mixtures.py`).
+`published.py` reads the sets of the literature, `folder.py` and `decoding.py` image files. All datasets fulfil one
+contract, `Dataset`, so that training never asks which one it has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
 from gantrain.data import folder, mixtures, published
-from gantrain.data.images import Images, Labels, Splits, divided, separate, squared
+from gantrain.data.images import Images, Labels, Splits, choose_held_out, divide, resize
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DATASETS", "Dataset", "Density", "Images", "Labels", "PointMass", "is_endless", "load", "shapes"]
+__all__ = ["DATASETS", "Dataset", "DatasetSettings", "Density", "Images", "Labels", "Mixture", "PointMass", "load"]
 
 
 class Dataset(Protocol):
-    """What training, figures and metrics may ask of any dataset."""
+    """The attributes and methods that every dataset has."""
 
     name: str
-    label: str  # the name to show, e.g. `cifar10-jpeg` for a folder of them
+    label: str  # the name in reports, e.g. `cifar10-jpeg` for a folder of them
     shape: tuple[int, ...]  # (C, H, W), or (d,) for a density
-    size: int | None  # training examples; None where they are drawn without end
-    has_held_out: bool  # False where `held_out` can only repeat training examples
+    size: int | None  # training examples; None if they are drawn without end
+    has_held_out: bool  # False if `held_out` can only repeat training examples
     fingerprint: str  # a short digest of the content, independent of file names and of order on disk
     skipped: int  # damaged files left out under on_bad=skip
 
@@ -43,26 +46,30 @@ class Dataset(Protocol):
 
 
 class ImageSource(NamedTuple):
-    """How a set of images is read, and what is natural for it."""
+    """A set of images: its reader and its natural settings."""
 
     read: Callable[[Path, int, str], Splits]  # (folder, size in pixels, on_bad) → splits
     size: int
     flip: bool
-    channels: tuple[int, ...] = (3,)  # what the files may turn out to hold
-    total: int = 0  # images of both splits; 0 where only the files tell
-    stacks: str | None = None  # the set whose images are the channels of this one's
+    channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
+    total: int = 0  # images of both splits; 0 if it depends on the files
+    stacks: str | None = None  # the dataset whose images are the channels of this one's
 
 
 IMAGES: dict[str, ImageSource] = {
-    "digits": ImageSource(published.digits, size=8, flip=False, channels=(1,), total=1_797),
-    "mnist": ImageSource(published.mnist, size=28, flip=False, channels=(1,), total=70_000),
-    "fashion_mnist": ImageSource(published.fashion_mnist, size=28, flip=False, channels=(1,), total=70_000),
-    "stacked_mnist": ImageSource(published.stacked_mnist, size=28, flip=False, stacks="mnist", total=154_000),
-    "cifar10": ImageSource(published.cifar10, size=32, flip=True, total=60_000),
-    "cifar100": ImageSource(published.cifar100, size=32, flip=True, total=60_000),
-    "svhn": ImageSource(published.svhn, size=32, flip=False, total=99_289),
-    "stl10": ImageSource(published.stl10, size=48, flip=True, total=113_000),
-    "celeba": ImageSource(published.celeba, size=64, flip=True, total=182_732),
+    "digits": ImageSource(published.read_digits, size=8, flip=False, channels=(1,), total=1_797),
+    "mnist": ImageSource(
+        partial(published.read_torchvision, "mnist"), size=28, flip=False, channels=(1,), total=70_000
+    ),
+    "fashion_mnist": ImageSource(
+        partial(published.read_torchvision, "fashion_mnist"), size=28, flip=False, channels=(1,), total=70_000
+    ),
+    "stacked_mnist": ImageSource(published.read_stacked_mnist, size=28, flip=False, stacks="mnist", total=154_000),
+    "cifar10": ImageSource(partial(published.read_torchvision, "cifar10"), size=32, flip=True, total=60_000),
+    "cifar100": ImageSource(partial(published.read_torchvision, "cifar100"), size=32, flip=True, total=60_000),
+    "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False, total=99_289),
+    "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True, total=113_000),
+    "celeba": ImageSource(published.read_celeba, size=64, flip=True, total=182_732),
     "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1)),
 }
 
@@ -77,133 +84,143 @@ POINT_MASSES = {"dirac": 1}  # name → dimensions
 DATASETS: dict[str, ImageSource | Callable[..., Mixture] | int] = {**IMAGES, **DENSITIES, **POINT_MASSES}
 
 
-def load(
-    name: str,
-    *,
-    root: str | Path = "data",
-    path: str | Path | None = None,
-    size: int | None = None,
-    held_out: int | None = None,
-    on_bad: str = "error",
-    flip: bool | None = None,
-    weights: Sequence[float] | None = None,
-    means: Sequence[float] | None = None,
-    stds: Sequence[float] | None = None,
-    label: str | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> Images | Density | PointMass:
-    """The dataset `name`, on `device`; what is None takes the dataset's natural value.
+@dataclass(frozen=True)
+class DatasetSettings:
+    """The choice of a dataset and of how it is read; None takes the dataset's natural value.
 
-    - `root`: where published datasets lie and are downloaded to.
+    - `root`: the folder in which published datasets lie and to which they are downloaded.
     - `path`: a folder of images, or a .zip of them, for `folder`.
     - `size`: side of the square images in pixels.
-    - `held_out`: how many examples to keep from training, 0 for none. By default the test split, or where there is none
-      min(10 %, 1,000) images chosen by hash of content, the same for every seed.
+    - `held_out`: how many examples to keep from training, 0 for none. By default the test split, or without one
+      min(10 %, 1,000) images chosen by a hash of their content, the same for every seed.
     - `on_bad`: `error` or `skip`, for a damaged file among images.
     - `flip`: mirror half of the training images, at random.
     - `weights`, `means`, `stds`: the components of `mixture1d`.
-    - `label`: the name to show; by default `name`.
+    - `label`: the name in reports; by default `name`.
 
-    Raises ConfigError for a value that no dataset could have, DataError for data that are missing or damaged.
+    Raises ConfigError for a value that no dataset could have; no data are read.
     """
-    check(name, path=path, size=size, held_out=held_out, on_bad=on_bad, weights=weights, means=means, stds=stds)
-    label = one_line(label or name)
+
+    name: str
+    _: KW_ONLY
+    root: str | Path = "data"
+    path: str | Path | None = None
+    size: int | None = None
+    held_out: int | None = None
+    on_bad: str = "error"
+    flip: bool | None = None
+    weights: Sequence[float] | None = None
+    means: Sequence[float] | None = None
+    stds: Sequence[float] | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in DATASETS:
+            raise ConfigError(one_of("dataset", self.name, DATASETS))
+        if self.on_bad not in ("error", "skip"):
+            raise ConfigError(one_of("dataset.on_bad", self.on_bad, ("error", "skip")))
+        if self.name == "folder" and not str(self.path or ""):
+            raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
+        if self.name != "folder" and self.path is not None:
+            raise ConfigError(
+                f"dataset.path={self.path} is for dataset=folder; dataset={self.name} is looked for under dataset.root"
+            )
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"dataset.size={self.size} must be at least 1 pixel")
+        if self.held_out is not None and self.held_out < 0:
+            raise ConfigError(f"dataset.held_out={self.held_out} must be 0 (none) or more")
+        for key in self._components if self.name != "mixture1d" else ():
+            raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={self.name} has its own components")
+        if self.name in DENSITIES:
+            self.build_mixture()
+
+    @property
+    def _components(self) -> dict[str, Sequence[float]]:
+        given = {"weights": self.weights, "means": self.means, "stds": self.stds}
+        return {key: values for key, values in given.items() if values is not None}
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes that an example may have, known before any is read: a folder's images may be in colour or grey."""
+        if self.name in DENSITIES:
+            return ((self.build_mixture().dimensions,),)
+        if self.name in POINT_MASSES:
+            return ((POINT_MASSES[self.name],),)
+        source = IMAGES[self.name]
+        side = self.size or source.size
+        return tuple((channels, side, side) for channels in source.channels)
+
+    def build_mixture(self) -> Mixture:
+        """Return the mixture that a density draws from. Raises ConfigError for components that are no mixture."""
+        return DENSITIES[self.name](**self._components)
+
+
+def load(
+    name: str, *, seed: int = 0, device: torch.device | str = "cpu", **options: Any
+) -> Images | Density | PointMass:
+    """Load the dataset `name` onto `device`; `options` are those of `DatasetSettings`. Raises as `load_dataset`."""
+    return load_dataset(DatasetSettings(name, **options), seed=seed, device=device)
+
+
+def load_dataset(
+    settings: DatasetSettings, *, seed: int = 0, device: torch.device | str = "cpu"
+) -> Images | Density | PointMass:
+    """Load a dataset onto `device`; `seed` decides the order of images, or the draws from a density.
+
+    Raises DataError for data that are missing or damaged.
+    """
+    name, label = settings.name, one_line(settings.label or settings.name)
     if name in DENSITIES:
-        return Density(name, label, mixture(name, weights=weights, means=means, stds=stds), seed=seed, device=device)
+        return Density(name, label, settings.build_mixture(), seed=seed, device=device)
     if name in POINT_MASSES:
         return PointMass(name, label, POINT_MASSES[name], device=device)
     source = IMAGES[name]
-    size = source.size if size is None else size
-    splits = source.read(Path(root if path is None else path).expanduser(), size, on_bad)
-    chosen = separate(splits, held_out)
-    train, held = divided(splits.train, splits.test, chosen)
-    found = splits.labels  # the readers keep no pixels, as `splits` would
-
-    def labels() -> Labels:
-        assert found is not None
-        whole = found()
-        return Labels(whole.classes, *divided(whole.train, whole.test, chosen))
-
+    size = settings.size or source.size
+    where = settings.root if settings.path is None else settings.path
+    splits = source.read(Path(where).expanduser(), size, settings.on_bad)
+    chosen = choose_held_out(splits, settings.held_out)
+    train, held = divide(splits.train, splits.test, chosen)
+    labels = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
     return Images(
         name,
         label,
-        squared(train, size).to(device),
-        squared(held, size).to(device),
-        flip=source.flip if flip is None else flip,
+        resize(train, size).to(device),
+        resize(held, size).to(device),
+        labels=labels,
+        is_test=splits.test is not None,
+        flip=source.flip if settings.flip is None else settings.flip,
         skipped=splits.skipped,
         seed=seed,
-        is_test=splits.test is not None,
-        read_labels=labels if found else None,
     )
 
 
-def check(
-    name: str,
-    *,
-    path: str | Path | None = None,
-    size: int | None = None,
-    held_out: int | None = None,
-    on_bad: str = "error",
-    weights: Sequence[float] | None = None,
-    means: Sequence[float] | None = None,
-    stds: Sequence[float] | None = None,
-    **_: Any,
-) -> None:
-    """Raise ConfigError for arguments of `load` that can be seen to be wrong before any data is read."""
-    if name not in DATASETS:
-        raise ConfigError(one_of("dataset", name, DATASETS))
-    if on_bad not in ("error", "skip"):
-        raise ConfigError(one_of("dataset.on_bad", on_bad, ("error", "skip")))
-    if name == "folder" and not str(path or ""):
-        raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
-    if name != "folder" and path is not None:
-        raise ConfigError(f"dataset.path={path} is for dataset=folder; dataset={name} is looked for under dataset.root")
-    if size is not None and size < 1:
-        raise ConfigError(f"dataset.size={size} must be at least 1 pixel")
-    if held_out is not None and held_out < 0:
-        raise ConfigError(f"dataset.held_out={held_out} must be 0 (none) or more")
-    for key, value in {"weights": weights, "means": means, "stds": stds}.items():
-        if value is not None and name != "mixture1d":
-            raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={name} has its own components")
-    shapes(name, size=size, weights=weights, means=means, stds=stds)
+def check(name: str, **options: Any) -> None:
+    """Raise ConfigError for arguments of `load` that can be seen to be wrong before any data are read."""
+    DatasetSettings(name, **options)
 
 
-def shapes(name: str, *, size: int | None = None, **settings: Any) -> tuple[tuple[int, ...], ...]:
-    """The shapes that examples may have, known before any is read: a folder's images may be in colour or grey.
-
-    Takes the arguments of `load`. Raises ConfigError for components that are no mixture.
-    """
-    if name in DENSITIES:
-        return ((len(mixture(name, **settings).means[0]),),)
-    if name in POINT_MASSES:
-        return ((POINT_MASSES[name],),)
-    side = size or IMAGES[name].size
-    return tuple((channels, side, side) for channels in IMAGES[name].channels)
+def shapes(name: str, **options: Any) -> tuple[tuple[int, ...], ...]:
+    """Return `DatasetSettings.shapes` for arguments of `load`."""
+    return DatasetSettings(name, **options).shapes
 
 
-def pixel_bytes(name: str, *, path: str | Path | None = None, **settings: Any) -> int:
-    """What the uint8 pixels of both splits take at most, known before any is read; 0 where examples are drawn.
+def pixel_bytes(name: str, **options: Any) -> int:
+    """Return an upper bound of the bytes of both splits, before any image is read; 0 if examples are drawn.
 
     Takes the arguments of `load`. Raises DataError for a folder that cannot be read.
     """
     if is_endless(name):
         return 0
-    count = IMAGES[name].total or len(folder.image_files(Path(path or "").expanduser()))
-    return count * max(math.prod(shape) for shape in shapes(name, size=settings.get("size")))
+    settings = DatasetSettings(name, **options)
+    count = IMAGES[name].total or len(folder.image_files(Path(settings.path or "").expanduser()))
+    return count * max(math.prod(shape) for shape in settings.shapes)
 
 
 def is_endless(name: str) -> bool:
-    """Whether the examples of a dataset are drawn without end, so that there are no epochs."""
+    """Return whether the examples of a dataset are drawn without end, so that there are no epochs."""
     return name not in IMAGES
 
 
-def judged_as(name: str) -> str:
-    """The dataset whose classifier sees the images of `name`: of stacks, that of their channels."""
+def classifier_dataset(name: str) -> str:
+    """Return the dataset whose classifier is used for the images of `name`: for stacks, that of their channels."""
     return (IMAGES[name].stacks if name in IMAGES else None) or name
-
-
-def mixture(name: str, **settings: Any) -> Mixture:
-    """The components of a density, from those of `load`'s arguments that are for them."""
-    given = {key: settings[key] for key in ("weights", "means", "stds") if settings.get(key) is not None}
-    return DENSITIES[name](**given)

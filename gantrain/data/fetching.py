@@ -1,27 +1,33 @@
-"""Published files: found where they lie, otherwise downloaded, and never used half.
+"""Published files: found in their folder, otherwise downloaded and unpacked; compared with their published checksums.
 
-A download is written beside its final name, compared with the published checksum and then renamed into place, under a
-lock that a second process waits for; so whatever has its final name is whole. The layout under the root folder is
-torchvision's, and what torchvision downloaded there is found.
+A download is written beside its final name, compared and renamed into place, and an archive is unpacked in the same
+way, under a lock that a second process waits for; so no file with its final name is incomplete. The layout of the root
+folder is torchvision's.
 """
 
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
+import io
 import os
-import tarfile
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import socket
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from gantrain.errors import DataError, StorageError
+from gantrain.errors import DataError, StorageError, is_out_of_memory
+
+T = TypeVar("T")
 
 TIMEOUT_SECONDS = 60
-MAX_MEMBER_BYTES = 4 * 2**30
+MAX_UNPACKED_BYTES = 64 * 2**20  # of a single compressed file; MNIST's have 47 MB
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
@@ -31,140 +37,131 @@ class Published(NamedTuple):
     path: str  # under the root folder
     url: str
     md5: str
-    members: Mapping[str, str] = MappingProxyType({})  # of what is packed: MD5 of each wanted member, by path
+    unpacked: Mapping[str, str] = MappingProxyType({})  # of an archive: MD5 of each file that is read, by path
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """MD5 of each file that is read, by path under the root folder: the unpacked ones, or the file itself."""
+        return self.unpacked or {self.path: self.md5}
+
+    def is_present(self, root: Path) -> bool:
+        """Return whether all files that are read exist."""
+        return all(os.path.isfile(root / path) for path in self.checksums)  # False, too, without permission to look
 
 
-def fetch(root: Path, file: Published) -> Path:
-    """Where the file lies, after downloading it if it is missing."""
-    path = root / file.path
-    if not os.path.isfile(path):  # false, too, where looking is not permitted
-        with refusing(path, file), locked(root):
-            if not os.path.isfile(path):  # another process may just have finished it
-                download(file.url, path, _new_md5(), file.md5)
-    return path
+def read_published(files: Sequence[Published], root: Path, read: Callable[[Path], T]) -> T:
+    """Return `read(folder)` for the folder with the files, after fetching those that are missing.
 
-
-def member_bytes(root: Path, file: Published) -> dict[str, bytes]:
-    """What is packed in a published .tar.gz, by path: from the unpacked folder if it is whole, else from the archive.
-
-    Raises DataError if a member is missing or differs from its published checksum.
+    The folder is `root`, or a temporary one if archives lie in a root that cannot be written. `read` compares
+    checksums. Raises DataError, with the addresses and names for placing the files by hand, if one cannot be had or
+    differs from what is published; StorageError if the storage is full, read-only or failing.
     """
-    if all(os.path.isfile(root / name) for name in file.members):
-        return {name: checked_bytes(root / name, file, md5) for name, md5 in file.members.items()}
-    path = fetch(root, file)
-    with refusing(path, file):
-        with open(path, "rb") as archive:  # nothing of another archive is even looked at
-            compare_digest(path.name, hashlib.file_digest(archive, _new_md5), file.md5)
-        contents = _unpacked(path, file)
-        for name, md5 in file.members.items():
-            compare(name, contents[name], md5)
-    return {name: contents[name] for name in file.members}
+    with _explain_failure(files, root):
+        if all(file.is_present(root) for file in files):
+            return _read_compared(files, root, read)
+        if not os.access(root, os.W_OK) and all(os.path.isfile(root / file.path) for file in files):
+            with tempfile.TemporaryDirectory() as scratch:
+                _fetch(files, root, Path(scratch))
+                return _read_compared(files, Path(scratch), read)
+        root.mkdir(parents=True, exist_ok=True)
+        _fetch(files, root, root)
+        return _read_compared(files, root, read)
 
 
-def checked_bytes(path: Path, file: Published, md5: str) -> bytes:
-    """The bytes of `path`; raises DataError if they differ from the published checksum."""
-    with refusing(path, file):
-        content = path.read_bytes()
-        compare(path.name, content, md5)
-    return content
-
-
-@contextmanager
-def refusing(path: Path, file: Published) -> Iterator[None]:
-    """Turn whatever goes wrong while `path` is fetched or read into one error with the way out."""
+def _read_compared(files: Sequence[Published], folder: Path, read: Callable[[Path], T]) -> T:
     try:
-        yield
-    except Exception as error:  # what damaged bytes raise inside a decompressor or parser is not bounded
-        kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
-        raise kind(
-            f"{path}: {str(error) or type(error).__name__}\n"
-            "  delete it if it is there, then start again with a connection to download it; or place it by hand:\n"
-            f"  {file.url}\n"
-            f"  as {file.path} in the folder dataset.root (MD5 {file.md5})"
-        ) from error
+        return read(folder)
+    except RuntimeError:
+        compare_all(files, folder)  # torchvision does not name the file that differs
+        raise
 
 
-def compare(name: str, content: bytes, published: str) -> None:
-    """Raise ValueError unless `content` has the published checksum."""
-    compare_digest(name, hashlib.md5(content, usedforsecurity=False), published)
+def _fetch(files: Sequence[Published], root: Path, folder: Path) -> None:
+    """Download to `root` and unpack to `folder` what is missing."""
+    from filelock import FileLock
+
+    with FileLock(folder / ".gantrain.lock"):
+        for file in files:
+            if file.is_present(folder):  # another process may just have finished it
+                continue
+            if not (root / file.path).is_file():
+                _download(file, root / file.path)
+            if file.unpacked:
+                _unpack(file, root / file.path, folder)
 
 
-def compare_digest(name: str, found: hashlib._Hash, published: str) -> None:
-    """Raise ValueError unless what was read of `name` has the published checksum."""
-    if found.hexdigest() != published:
-        raise ValueError(
-            f"{name} is incomplete, damaged or another version: "
-            f"{found.name.upper()} {found.hexdigest()}, published {published}"
-        )
+def _download(file: Published, path: Path) -> None:
+    """Download to `path.part`, compare the checksum and rename; shows a progress bar on a terminal."""
+    from torchvision.datasets.utils import download_url
 
-
-def _new_md5() -> hashlib._Hash:
-    return hashlib.md5(usedforsecurity=False)
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the root folder's lock file; the kernel lets go of it however the process ends."""
-    import fcntl
-
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".gantrain.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def download(url: str, path: Path, digest: hashlib._Hash, published: str) -> None:
-    """Download beside `path`, compare what the new `digest` makes of it with the published one, rename into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    part, timeout = path.with_name(f"{path.name}.part"), socket.getdefaulttimeout()
+    part.unlink(missing_ok=True)
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)  # torchvision's connections would wait for ever
     try:
-        part.unlink(missing_ok=True)
-        with open(part, "xb") as target:
-            for block in _blocks(url):
-                digest.update(block)
-                target.write(block)
-            target.flush()
-            os.fsync(target.fileno())
-        compare_digest("the download", digest, published)
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            download_url(file.url, path.parent, part.name, file.md5)
         os.replace(part, path)
     finally:
+        socket.setdefaulttimeout(timeout)
         part.unlink(missing_ok=True)
 
 
-def _blocks(url: str) -> Iterator[bytes]:
-    """What stands at an address, a mebibyte at a time, with a bar on the terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
+def _unpack(file: Published, archive: Path, folder: Path) -> None:
+    """Unpack an archive beside the final names of its files, compare them and rename them."""
+    from torchvision.datasets.utils import extract_archive
 
-    console = Console(stderr=True)
-    request = urllib.request.Request(url, headers={"User-Agent": "gantrain"})
-    with (
-        urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response,
-        Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
-    ):
-        length = response.headers.get("Content-Length")
-        task = progress.add_task("downloading", total=int(length) if length else None)
-        while block := response.read(2**20):
-            progress.advance(task, len(block))
-            yield block
-
-
-def _unpacked(path: Path, file: Published) -> dict[str, bytes]:
-    """The wanted members of a tar, in one pass and without writing anything to disk."""
-    contents: dict[str, bytes] = {}
-    with tarfile.open(path, "r:*") as archive:
-        for member in archive:
-            if member.name in file.members:
-                contents[member.name] = _plain_member(archive, member, contents)
-    missing = sorted(set(file.members) - set(contents))
-    if missing:
-        raise ValueError(f"{', '.join(missing)} is not in it")
-    return contents
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacked-") as scratch:
+        if ".tar" in archive.suffixes:
+            compare(archive, file.md5)  # an archive from elsewhere could write anywhere
+            extract_archive(archive, scratch)
+        else:
+            _decompress(archive, Path(scratch))
+        for path, md5 in file.unpacked.items():
+            unpacked = scratch / Path(path).relative_to(Path(file.path).parent)
+            compare(unpacked, md5, archive)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unpacked, folder / path)
 
 
-def _plain_member(archive: tarfile.TarFile, member: tarfile.TarInfo, known: dict[str, bytes]) -> bytes:
-    """The bytes of a member, if it is one regular file of bounded size and the first of its name."""
-    stream = archive.extractfile(member) if member.isreg() else None
-    if stream is None or member.name in known or member.size > MAX_MEMBER_BYTES:
-        raise ValueError(f"{member.name} is a link, is there twice or is larger than {MAX_MEMBER_BYTES} bytes")
-    return stream.read()
+def _decompress(archive: Path, folder: Path) -> None:
+    try:
+        with gzip.open(archive) as stream:
+            content = stream.read(MAX_UNPACKED_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{archive} cannot be unpacked: {error}") from error
+    (folder / archive.stem).write_bytes(content)
+
+
+def compare(path: Path, published: str, source: Path | None = None) -> None:
+    """Raise ValueError unless the file at `path`, which came from `source`, has the published MD5."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != published:
+        what = f"{source or path} is incomplete, damaged or another version"
+        raise ValueError(f"{what}: MD5 of {path.name} is {found}, published {published}")
+
+
+def compare_all(files: Sequence[Published], folder: Path) -> None:
+    """Raise ValueError if a file that is read differs from what is published."""
+    for file in files:
+        for path, md5 in file.checksums.items():
+            compare(folder / path, md5)
+
+
+@contextmanager
+def _explain_failure(files: Sequence[Published], root: Path) -> Iterator[None]:
+    """Turn an error during fetching or reading into one message that says how to place the files by hand."""
+    try:
+        yield
+    except Exception as error:  # the kinds of errors inside parsers and connections are not bounded
+        if is_out_of_memory(error):
+            raise
+        kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
+        reason = str(error) or type(error).__name__
+        wanted = [file for file in files if not file.is_present(root)] or files
+        raise kind(
+            f"{reason if str(root) in reason else f'{root}: {reason}'}\n"
+            "  delete it if it is there, then start again with a connection to download it; or place by hand\n"
+            f"  in the folder dataset.root={root}:\n"
+            + "\n".join(f"  {file.path} from {file.url} (MD5 {file.md5})" for file in wanted)
+        ) from error

@@ -1,8 +1,8 @@
 """A folder of images, flat or nested in class folders, or a .zip of them.
 
-Every file in it counts, whatever its extension; only names that begin with a dot are passed over. Folders that are
-links are read once each, so that loops of links end. A zip is read member by member and never unpacked, and is refused
-if a member's name, type or size is not what a plain folder of images would have.
+Every file counts, whatever its extension; only names that begin with a dot are ignored. Each folder is read once, also
+if several links lead to it, so that loops of links end. A zip is read member by member and never unpacked; it is
+refused if a member's name, type or size is not that of a file in a plain folder of images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RATIO_COUNTS_FROM = 2**20  # bytes; a smaller member is no bomb, whatever its ra
 
 
 def read(path: Path, size: int, on_bad: str) -> Splits:
-    """Every image under `path`, in one channel if all are grey and in three otherwise; labelled by class folders.
+    """Read every image under `path`, with one channel if all are grey, else three; the labels are its class folders.
 
     Raises DataError if `path` is missing, unreadable or without images, or if one is damaged and `on_bad` is `error`.
     """
@@ -38,17 +38,16 @@ def read(path: Path, size: int, on_bad: str) -> Splits:
     pixels, intact = decode_all(files, size, on_bad, path)
     images = torch.from_numpy(pixels)
     grey = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
-    labels = class_folders([file.name for file, whole in zip(files, intact, strict=True) if whole])
-    return Splits(
-        images[:, :1].contiguous() if grey else images,
-        skipped=len(files) - int(intact.sum()),
-        labels=None if labels is None else lambda: labels,
-    )
+    labels = label_by_folders([file.name for file, whole in zip(files, intact, strict=True) if whole])
+    images = images[:, :1].contiguous() if grey else images
+    return Splits(images, labels=labels, skipped=len(files) - int(intact.sum()))
 
 
-def class_folders(names: Sequence[str]) -> Labels | None:
-    """The classes of images by the first folder in which their paths differ; None unless each lies in one of several
-    such folders."""
+def label_by_folders(names: Sequence[str]) -> Labels | None:
+    """Return the classes of images: for each, the first folder of its path in which the paths differ.
+
+    None unless there are several such folders and every image lies in one of them.
+    """
     import torch
 
     folders = [PurePosixPath(name).parent.parts for name in names]
@@ -62,36 +61,42 @@ def class_folders(names: Sequence[str]) -> Labels | None:
 
 
 def image_files(path: Path) -> list[File]:
-    """The files in a folder or zip, sorted by the bytes of their relative paths."""
+    """Return the files in a folder or zip, sorted by the bytes of their relative paths.
+
+    Raises DataError if there is no such folder or zip, or if it cannot be read or is refused.
+    """
     try:
         if not path.exists():
             raise DataError(f"{path} does not exist; dataset.path must be a folder of images or a .zip of them")
-        files = list(_in_folder(path) if path.is_dir() else _in_zip(path))
+        files = list(_walk_folder(path) if path.is_dir() else _open_zip(path))
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as a folder of images or a .zip of them: {error}") from error
     return sorted(files, key=lambda file: os.fsencode(file.name))
 
 
-def _in_folder(root: Path) -> Iterator[File]:
+def _walk_folder(root: Path) -> Iterator[File]:
     seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_stop):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
-        # Sorted, so that it does not depend on the file system by which of its names a folder is first met.
-        subfolders[:] = [] if identity in seen else sorted(name for name in subfolders if not name.startswith("."))
-        for name in () if identity in seen else names:
+        if identity in seen:
+            subfolders.clear()
+            continue
+        seen.add(identity)
+        # Sorted: through which of several links a folder is reached must not depend on the file system.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
             if not name.startswith("."):
                 path = Path(folder, name)
-                yield File(path.relative_to(root).as_posix(), functools.partial(_file_bytes, path))
-        seen.add(identity)
+                yield File(path.relative_to(root).as_posix(), functools.partial(_read_file, path))
 
 
-def _stop(error: OSError) -> None:
-    """A folder that cannot be listed ends the reading, where `os.walk` would pass over it."""
+def _raise(error: OSError) -> None:
+    """Raise the error of a folder that cannot be listed, which `os.walk` would ignore."""
     raise error
 
 
-def _file_bytes(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         raise DataError("not a regular file")
@@ -100,7 +105,7 @@ def _file_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _in_zip(path: Path) -> Iterator[File]:
+def _open_zip(path: Path) -> Iterator[File]:
     if not path.is_file():  # opening a pipe would wait for ever
         raise DataError(f"{path} is neither a folder of images nor a .zip of them")
     archive = zipfile.ZipFile(path)
@@ -113,10 +118,10 @@ def _in_zip(path: Path) -> Iterator[File]:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive with a member that a plain folder of images would not have."""
+    """Raise DataError for an archive with a member that a plain folder of images could not have."""
     names: set[str] = set()
     for member in members:
-        fault = "is there twice" if member.filename in names else _fault(member)
+        fault = "is there twice" if member.filename in names else _find_fault(member)
         if fault:
             raise DataError(f"{path}: member {one_line(member.filename)} {fault}; pack the images as plain files")
         names.add(member.filename)
@@ -125,8 +130,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         raise DataError(f"{path}: {len(members)} members of {total} bytes exceed {MAX_FILES} of {MAX_TOTAL_BYTES}")
 
 
-def _fault(member: zipfile.ZipInfo) -> str:
-    """What makes a member of a zip unacceptable, nothing if it is fine."""
+def _find_fault(member: zipfile.ZipInfo) -> str:
+    """Return why a member of a zip is refused, or an empty string."""
     path = PureWindowsPath(member.filename)  # knows both kinds of slash and of absolute path
     if path.anchor or ".." in path.parts:
         return "has a path that leads out of the archive"

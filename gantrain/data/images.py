@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.errors import DataError
@@ -28,20 +28,19 @@ class Labels(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Images as a reader found them, uint8 `[N, C, H, W]` on the CPU; `labels` reads their labels, which training never
-    needs, so that the files that hold them may be missing."""
+    """Images as a reader found them, uint8 `[N, C, H, W]` on the CPU, and their labels if they have any."""
 
     train: torch.Tensor
     test: torch.Tensor | None = None
-    skipped: int = 0
-    labels: Callable[[], Labels] | None = None
+    labels: Labels | None = None
+    skipped: int = 0  # damaged files that were left out
 
 
 class Images:
     """A set of images; the contract is `gantrain.data.Dataset`.
 
-    `train` and `held` are uint8 `[N, C, H, W]` on the device they are to be read on; `held` may be empty, and is a test
-    split where `is_test` says so. `read_labels` gives the labels of both.
+    `train` and `held` are uint8 `[N, C, H, W]` on the device on which batches are made; `held` may be empty, and is the
+    test split if `is_test`.
     """
 
     def __init__(
@@ -51,11 +50,11 @@ class Images:
         train: torch.Tensor,
         held: torch.Tensor,
         *,
+        labels: Labels | None = None,
+        is_test: bool = False,
         flip: bool = False,
         skipped: int = 0,
         seed: int = 0,
-        is_test: bool = False,
-        read_labels: Callable[[], Labels] | None = None,
     ) -> None:
         self.name = name
         self.label = label
@@ -68,37 +67,33 @@ class Images:
         self.flip = flip
         self.train = train
         self.held = held if self.has_held_out else train
-        self._read_labels = read_labels
+        self._labels = labels
         self._seed = seed
         self._orders: dict[int, torch.Tensor] = {}
 
     def batch(self, clock: int, batch_size: int) -> torch.Tensor:
         """Images clock … clock + B − 1 of the stream: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
         images = pixels(self.train[self._indices(clock, batch_size)])
-        return self._mirrored(images, clock) if self.flip else images
+        return self._mirror_half(images, clock) if self.flip else images
 
     def held_out(self, count: int) -> torch.Tensor:
         """The first `count` held-out images, or training images where none are held out: `[≤ count, C, H, W]`."""
         return pixels(self.held[:count])
 
     def labels(self) -> Labels | None:
-        """The labels of `train` and `held`, in their order; None where there are none.
-
-        Raises DataError if the files that hold them are missing or damaged.
-        """
-        if self._read_labels is None:
-            return None
-        labels = self._read_labels()
-        return labels if self.has_held_out else labels._replace(test=labels.train)
+        """The labels of `train` and `held`, in their order; None if the dataset has none."""
+        if self._labels is None or self.has_held_out:
+            return self._labels
+        return self._labels._replace(test=self._labels.train)
 
     def reordered(self, seed: int) -> Images:
-        """The same pixels, in the same memory, shown in the order of another seed."""
+        """A dataset that shares the memory of this one and shows its images in the order of another seed."""
         other = copy.copy(self)
         other._seed, other._orders = seed, {}
         return other
 
     def _indices(self, clock: int, batch_size: int) -> torch.Tensor:
-        """Which training images stand at positions clock … clock + B − 1: int64 `[B]`."""
+        """Indices of the training images at positions clock … clock + B − 1 of the stream: int64 `[B]`."""
         import torch
 
         end = clock + batch_size
@@ -110,7 +105,7 @@ class Images:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _order(self, epoch: int) -> torch.Tensor:
-        """The permutation of one epoch, int64 `[N]`, kept on the device while the clock is in it."""
+        """The permutation of one epoch, int64 `[N]` on the device; the ones of the last batch are kept."""
         import torch
 
         if epoch in self._orders:
@@ -118,7 +113,7 @@ class Images:
         generator = stream_generator(self._seed, "permutation", epoch)
         return torch.randperm(len(self.train), generator=generator).to(self.train.device)
 
-    def _mirrored(self, images: torch.Tensor, clock: int) -> torch.Tensor:
+    def _mirror_half(self, images: torch.Tensor, clock: int) -> torch.Tensor:
         import torch
 
         generator = stream_generator(self._seed, "flip", clock, device=images.device)
@@ -127,12 +122,13 @@ class Images:
         return torch.where(coins, images.flip(-1), images)
 
 
-def separate(splits: Splits, held_out: int | None) -> tuple[slice | Sequence[int], Sequence[int]]:
-    """Which images are for training, and which of the test split, or of the training ones, are held out.
+def choose_held_out(splits: Splits, held_out: int | None) -> tuple[slice | Sequence[int], Sequence[int]]:
+    """Return the indices of the images for training, and those of the held-out images in the test split.
 
-    Held-out ones come in the order of a hash of their content, so that the first k of them are a fair sample even
-    where the files are sorted by class. Where there is no test split the first min(10 %, 1,000) in that order are held
-    out, and the training images follow it too: neither names nor the order on disk have any influence.
+    Held-out images are ordered by a hash of their content, so that the first k of them are a fair sample even where
+    the files are sorted by class. Without a test split the first `held_out` training images in that order are held
+    out, by default min(10 %, 1,000), and the others are trained on in that order: file names and the order on disk
+    have no influence.
 
     Raises DataError if nothing would be left to train on.
     """
@@ -145,15 +141,15 @@ def separate(splits: Splits, held_out: int | None) -> tuple[slice | Sequence[int
     return order[count:], order[:count]
 
 
-def divided(
+def divide(
     train: torch.Tensor, test: torch.Tensor | None, chosen: tuple[slice | Sequence[int], Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(training, held-out) images, or their labels, as `separate` chose them."""
+    """Return the (training, held-out) images, or their labels, that `choose_held_out` chose."""
     return train[chosen[0]], (train if test is None else test)[chosen[1]]
 
 
-def squared(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Square uint8 images resized to `[N, C, size, size]`, bicubic with antialiasing, or as they are if they fit."""
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize square uint8 images to `[N, C, size, size]`, bicubic and antialiased; unchanged at that size."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -168,12 +164,12 @@ def squared(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def pixels(images: torch.Tensor) -> torch.Tensor:
-    """Uint8 0 … 255 to float32 in [0, 1]."""
+    """Convert uint8 0 … 255 to float32 in [0, 1]."""
     return images / 255
 
 
 def _content_order(images: torch.Tensor) -> list[int]:
-    """Indices of the images, sorted by a hash of their pixels."""
+    """Return the indices of the images, sorted by a hash of their pixels."""
     keys = [hashlib.blake2b(image, digest_size=16).digest() for image in images.contiguous().numpy()]
     return sorted(range(len(keys)), key=keys.__getitem__)
 

@@ -18,13 +18,14 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.console import say
-from gantrain.data import fetching
+from gantrain.data.fetching import STORAGE_ERRORS
 from gantrain.errors import ConfigError, DataError, GantrainError, StorageError
 from gantrain.files import cache
 
@@ -79,9 +80,13 @@ def obtained(path: Path | None = None) -> Path:
     library()
     with refusing(found := path or present() or place(), named=path is not None):
         if path is None and not found.is_file():
-            with fetching.locked(found.parent):
+            from filelock import FileLock
+            from torch.hub import download_url_to_file
+
+            found.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(found.parent / ".gantrain.lock"):
                 if not found.is_file():  # another process may just have finished it
-                    fetching.download(WEIGHTS.url, found, hashlib.sha256(), WEIGHTS.sha256)
+                    download_url_to_file(WEIGHTS.url, str(found), WEIGHTS.sha256, progress=sys.stderr.isatty())
         content(found)
     return found
 
@@ -159,7 +164,10 @@ def library() -> str:
 def content(path: Path) -> bytes:
     """The bytes of the file. Raises ValueError where they are not the published ones."""
     found = path.read_bytes()
-    fetching.compare_digest(path.name, hashlib.sha256(found), WEIGHTS.sha256)
+    if (checksum := hashlib.sha256(found).hexdigest()) != WEIGHTS.sha256:
+        raise ValueError(
+            f"{path.name} is incomplete, damaged or another version: SHA256 {checksum}, published {WEIGHTS.sha256}"
+        )
     return found
 
 
@@ -170,7 +178,7 @@ def refusing(path: Path, *, named: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a connection, a disk, a file of other weights
-        kind = StorageError if getattr(error, "errno", None) in fetching.STORAGE_ERRORS else DataError
+        kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
         again = "delete it if it is there, then start again with a connection to download it"
         if named:
             again = "leave inception=FILE out, to have it downloaded"

@@ -46,4 +46,4 @@ def numbers_of(metrics: Iterable[str], dataset: str, network: str = CLASSIFIER) 
 
 def is_stacked(dataset: str) -> bool:
     """Whether the channels of its images are images of their own."""
-    return data.judged_as(dataset) != dataset
+    return data.classifier_dataset(dataset) != dataset

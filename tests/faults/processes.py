@@ -22,7 +22,7 @@ from support.waiting import PATIENCE_SECONDS, wait_until
 from gantrain.cli import main
 
 PRELOADED = [
-    *("torch", "torch.utils.tensorboard", "hydra", "matplotlib.backends.backend_agg", "sklearn.datasets", "pytest"),
+    *("torch", "torch.utils.tensorboard", "hydra", "matplotlib.backends.backend_agg", "pytest"),
     *(
         f"gantrain.{name}"
         for name in ("cli", "commands.train", "commands.sample", "training.loop", "plotting", "training.endpoint")

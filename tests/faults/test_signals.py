@@ -31,7 +31,7 @@ PHASES = {
     "pruning": ("gantrain.runs.checkpoints:_prune", 4),
 }
 PREPARATION = {
-    "reading the data": "gantrain.data:divided",
+    "reading the data": "gantrain.data:divide",
     "building the networks": "gantrain.networks:build",
 }
 

@@ -18,14 +18,13 @@ from gantrain.launch.sweep import FAILURES, RunFailed
 from gantrain.runs.folder import Interrupted, StopRequest
 
 SECONDS_TO_LISTEN = 0.2
-# What a process that is forked for a run has imported already; optimizers would import the compiler, digits sklearn.
+# What a process that is forked for a run has imported already; optimizers would import the compiler.
 PRELOADED = [
     "gantrain.launch.packed",
     "gantrain.training.loop",
     "matplotlib.figure",
     "torch.utils.tensorboard",
     "torch._dynamo",
-    "sklearn.datasets",
 ]
 
 
