@@ -14,9 +14,9 @@ import pytest
 from support.waiting import PATIENCE_SECONDS
 from test_compare import make_run
 
-from gantrain.comparison import plots as comparison_plots
-from gantrain.comparison import report as html_report
 from gantrain.comparison.comparison import compare
+from gantrain.comparison.plots import build_plots
+from gantrain.comparison.report import render_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FOUND = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -133,7 +133,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(root / "failed", {"gen_div": {"name": "x" * 70}}, status="failed", reason=reason)
     found = compare([root])
     page = root / "report.html"
-    page.write_text(html_report.page(found, comparison_plots.plots(found)))
+    page.write_text(render_page(found, build_plots(found)))
     return page
 
 

@@ -39,7 +39,6 @@ UPWARD = {
     ("gantrain.launch.packed", "gantrain.commands.train"),
     ("gantrain.launch.packed.opened", "gantrain.commands.resume"),
     ("gantrain.launch.packed.opened", "gantrain.commands.train"),
-    ("gantrain.launch.sweep", "gantrain.commands.compare"),
     ("gantrain.runs.summary", "gantrain.data"),
 }
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from gantrain import data
 from gantrain.comparison.comparison import compare
-from gantrain.comparison.panels import save
-from gantrain.comparison.plots import plots
+from gantrain.comparison.panels import save_plot
+from gantrain.comparison.plots import build_plots
 from gantrain.data import published
 from gantrain.data.images import pixels
 from gantrain.errors import DataError
@@ -208,6 +208,6 @@ def test_a_run_is_trained_evaluated_and_compared(root: Path, judge: Judge, gantr
     refused = gantrain("evaluate", "run", "metrics=classes")
     assert (refused.code, "stacked_mnist has other metrics" in refused.err) == (2, True)
     comparison = compare([Path("run")])
-    (classes,) = [plot for plot in plots(comparison) if plot.name == "classes"]
-    save(classes, comparison, Path())
+    (classes,) = [plot for plot in build_plots(comparison) if plot.name == "classes"]
+    save_plot(classes, comparison, Path())
     assert Path("compare-classes.svg").stat().st_size < 100_000

@@ -15,7 +15,7 @@ import yaml
 from support.waiting import wait_until
 
 from gantrain.comparison.comparison import compare
-from gantrain.comparison.provenance import command_lines
+from gantrain.comparison.runs import command_lines
 from gantrain.launch.sweep import COMMAND, command_of
 from gantrain.runs.folder import RunFolder
 

@@ -51,6 +51,7 @@ def test_the_wheel_holds_the_package_its_configs_and_its_licence_and_nothing_els
     names = set(zipfile.ZipFile(wheel).namelist())
     information = {name for name in names if name.startswith(f"{'-'.join(wheel.name.split('-')[:2])}.dist-info/")}
     modules = relative_files(CHECKOUT, "gantrain/**/*.py") | relative_files(CHECKOUT, "hydra_plugins/*.py")
+    modules |= relative_files(CHECKOUT, "gantrain/**/*.jinja")
     configs = {f"gantrain/conf/{name}" for name in relative_files(CHECKOUT / "conf", "*.yaml")}
     assert modules
     assert configs

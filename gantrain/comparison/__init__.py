@@ -1,5 +1,5 @@
-"""The comparison of finished runs: a table, figures and an HTML report.
+"""Comparison of finished runs: tables, figures and an HTML report.
 
-`comparison` aggregates runs over their seeds; open it first. `runs` reads run folders, `plots` draws the figures, and
-`report` writes the page.
+`comparison` is what all of them are made from; open it first. `untrusted` and `runs` read run folders,
+`configurations` groups runs and takes means over seeds, `tables`, `plots` and `report` show them.
 """

@@ -1,4 +1,4 @@
-"""Panels of a comparison's figures: how a configuration looks everywhere, and how a figure becomes a file or an SVG.
+"""Panels of figures: the look of a configuration, and how panels become files or parts of the page.
 
 A figure is a list of panels. They stand together, under one legend, in `compare-NAME.png` and `.svg`, and one by one
 in the report, where the browser places them. The same comparison gives the same files, byte for byte.
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import plotting
-from gantrain.comparison.comparison import Comparison, Configuration
+from gantrain.comparison.comparison import Comparison
+from gantrain.comparison.configurations import Configuration
 from gantrain.files import write_whole
 from gantrain.theory.plots import COLOURS
 
@@ -31,9 +32,8 @@ TITLE_WIDTH = 52  # letters of a panel's title on a line
 MOST_COLUMNS = 3
 PALETTE = (*COLOURS, "#8c564b", "#7f7f7f")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))  # in widths of the line
-MOST_LOOKS = len(PALETTE) * len(DASHES)
-MOST_NAMED, LONGEST_NAME = 12, 24  # points of the plane; beyond, they have the numbers of the table
-# Keys of matplotlib.rcParams. Text stays text, and no label of somebody's config is read as a formula.
+MOST_NAMES, LONGEST_NAME = 12, 24  # beside points; otherwise points have the numbers of the table
+# Keys of matplotlib.rcParams. Text stays text, and a label from a config is not read as a formula.
 STYLE: dict[Any, Any] = {
     **plotting.STYLE,
     "axes.grid.axis": "both",
@@ -42,7 +42,7 @@ STYLE: dict[Any, Any] = {
     "text.color": plotting.INK,
     "text.parse_math": False,
 }
-# The colours of what is no data, and what they become inside a page.
+# Colours of axes, text and grids, and what replaces them on the page, which is light or dark.
 PAGE_COLOURS = {
     plotting.INK: "currentColor",
     "#555555": "var(--muted)",
@@ -52,14 +52,14 @@ PAGE_COLOURS = {
 
 
 class Panel(NamedTuple):
-    """One diagram."""
+    """One diagram; `draw` fills the axes."""
 
     title: str
     draw: Callable[[Axes], None]
 
 
 class Plot(NamedTuple):
-    """Diagrams that belong together; `keyed` when the configurations' lines or points need the legend."""
+    """Diagrams that belong together; `keyed` if they need the legend of configurations."""
 
     name: str
     panels: list[Panel]
@@ -67,20 +67,27 @@ class Plot(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How a configuration is drawn everywhere: its colour and dashes."""
+    """Colour and dashes of a configuration in all figures."""
 
     colour: str
     dashes: tuple[float, ...]
 
 
-def looks(comparison: Comparison) -> list[Look]:
-    """Colours and dashes that tell configurations apart: the colour says what the first key is, and dashes what the
-    others are, where there are enough of both. Neighbours in the table are alike where there are too many for that."""
+def configuration_looks(comparison: Comparison) -> list[tuple[Configuration, Look]]:
+    """Pair each configuration with a look of its own."""
+    return list(zip(comparison.configurations, choose_looks(comparison), strict=True))
+
+
+def choose_looks(comparison: Comparison) -> list[Look]:
+    """Return a look for each configuration.
+
+    If there are enough of both, the colour stands for the first key that differs, and dashes for the others.
+    """
     values = [tuple(configuration.values.values()) for configuration in comparison.configurations]
     firsts, rests = list(dict.fromkeys(v[:1] for v in values)), list(dict.fromkeys(v[1:] for v in values))
     if len(firsts) <= len(PALETTE) and len(rests) <= len(DASHES):
         return [Look(PALETTE[firsts.index(value[:1])], DASHES[rests.index(value[1:])]) for value in values]
-    if (count := len(values)) <= MOST_LOOKS:
+    if (count := len(values)) <= len(PALETTE) * len(DASHES):
         return [Look(colour, dashes) for dashes in DASHES for colour in PALETTE][:count]
     import matplotlib
     from matplotlib.colors import to_hex
@@ -89,39 +96,57 @@ def looks(comparison: Comparison) -> list[Look]:
     return [Look(to_hex(shades(0.05 + 0.9 * index / (count - 1))), ()) for index in range(count)]
 
 
-def save(plot: Plot, comparison: Comparison, folder: Path) -> None:
+def line_style(look: Look) -> dict[str, Any]:
+    """Return matplotlib's arguments for a line."""
+    return {"color": look.colour, "linestyle": (0, look.dashes) if look.dashes else "-"}
+
+
+def configuration_name(configuration: Configuration, comparison: Comparison) -> str:
+    """Name a configuration in legends and tables, with its number if points are numbered."""
+    return f"{configuration.number}  {configuration.label}" if is_numbered(comparison) else configuration.label
+
+
+def is_numbered(comparison: Comparison) -> bool:
+    """Whether labels are too many or too long to stand beside points, which then have numbers."""
+    labels = [configuration.label for configuration in comparison.configurations]
+    return len(labels) > MOST_NAMES or max(map(len, labels)) > LONGEST_NAME
+
+
+def save_plot(plot: Plot, comparison: Comparison, folder: Path) -> None:
     """Write `compare-NAME.png` and `compare-NAME.svg`, with every panel and the legend. Raises OSError."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     columns = min(MOST_COLUMNS, len(plot.panels))
     rows = math.ceil(len(plot.panels) / columns)
-    with drawing():
-        entries = [Line2D([], [], **line(look)) for look in looks(comparison)]
-        names = [name(configuration, comparison) for configuration in comparison.configurations]
-        keyed = plot.keyed and len(names) > 1
-        height = rows * PANEL[1] + (0.22 * math.ceil(len(names) / columns) if keyed else 0)
+    has_legend = plot.keyed and len(comparison.configurations) > 1
+    height = rows * PANEL[1] + (0.22 * math.ceil(len(comparison.configurations) / columns) if has_legend else 0)
+    with _figure_style():
         figure = Figure(figsize=(columns * PANEL[0], height), dpi=120, layout="constrained")
         for axes, panel in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).flat, plot.panels):
             if panel is None:
                 axes.set_visible(False)
             else:
-                _fill(axes, panel)
-        if keyed:
-            figure.legend(entries, names, loc="outside lower left", ncols=columns, labelcolor=plotting.INK)
-        write_whole(folder / f"compare-{plot.name}.png", _encoded(figure, "png", {"Software": None}))
-        write_whole(folder / f"compare-{plot.name}.svg", _encoded(figure, "svg", {"Date": None, "Creator": None}))
+                _draw_panel(axes, panel)
+        if has_legend:
+            lines = [Line2D([], [], **line_style(look)) for look in choose_looks(comparison)]
+            names = [configuration_name(configuration, comparison) for configuration in comparison.configurations]
+            figure.legend(lines, names, loc="outside lower left", ncols=columns, labelcolor=plotting.INK)
+        write_whole(folder / f"compare-{plot.name}.png", _encode(figure, "png", {"Software": None}))
+        write_whole(folder / f"compare-{plot.name}.svg", _encode(figure, "svg", {"Date": None, "Creator": None}))
 
 
-def inline(panel: Panel, salt: str) -> str:
-    """A panel as an SVG element for a page: in the page's colours and font, without an address or a name that another
-    panel could have; `salt` makes its references its own."""
+def inline_svg(panel: Panel, salt: str) -> str:
+    """Return a panel as an SVG element in the page's colours and font.
+
+    It holds no address, and no name that another panel could have: `salt` makes its references its own.
+    """
     from matplotlib.figure import Figure
 
-    with drawing(salt):
+    with _figure_style(salt):
         figure = Figure(figsize=PANEL, layout="constrained")
-        _fill(figure.subplots(), panel)
-        text = _encoded(figure, "svg", {"Date": None, "Creator": None}, transparent=True).decode()
+        _draw_panel(figure.subplots(), panel)
+        text = _encode(figure, "svg", {"Date": None, "Creator": None}, transparent=True).decode()
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     view = re.search(r'viewBox="([-0-9. ]+)"', text)
     assert view is not None
@@ -133,42 +158,20 @@ def inline(panel: Panel, salt: str) -> str:
 
 
 @contextmanager
-def drawing(salt: str = "gantrain") -> Iterator[None]:
-    """The look of every figure; the salt makes the names inside an SVG the same every time."""
+def _figure_style(salt: str = "gantrain") -> Iterator[None]:
     import matplotlib
 
-    # A label may hold letters that the font lacks.
+    # The salt makes the names inside an SVG the same every time. A label may hold letters that the font lacks.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}), warnings.catch_warnings(action="ignore"):
         yield
 
 
-def _encoded(figure: Figure, kind: str, metadata: dict[str, None], **options: Any) -> bytes:
+def _encode(figure: Figure, kind: str, metadata: dict[str, None], **options: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=metadata, **options)
     return buffer.getvalue()
 
 
-def _fill(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH), color=plotting.INK)
     panel.draw(axes)
-
-
-def line(look: Look) -> dict[str, Any]:
-    """How matplotlib draws a line of this look."""
-    return {"color": look.colour, "linestyle": (0, look.dashes) if look.dashes else "-"}
-
-
-def name(configuration: Configuration, comparison: Comparison) -> str:
-    """A configuration in a legend, with the table's number where points are numbered."""
-    return f"{configuration.number}  {configuration.label}" if numbered(comparison) else configuration.label
-
-
-def numbered(comparison: Comparison) -> bool:
-    """Whether names are too many or too long to stand beside points."""
-    labels = [configuration.label for configuration in comparison.configurations]
-    return len(labels) > MOST_NAMED or max(map(len, labels)) > LONGEST_NAME
-
-
-def looked(comparison: Comparison) -> list[tuple[Configuration, Look]]:
-    """The configurations with their looks."""
-    return list(zip(comparison.configurations, looks(comparison), strict=True))

@@ -1,18 +1,16 @@
-"""Run folders as they are found. Nothing in them is trusted: they may come from somebody else.
+"""Reading of run folders, and what the numbers of a run depend on.
 
-A folder is a run when it holds `.hydra/config.yaml`; `summary.json` says what became of it. Files are read only where
-they really lie in the run folder (no link leads out of it), are regular, and are no larger than such a file can be;
-YAML and JSON make plain values only; every text is freed of control characters and shortened here, once. Settings are
-compared as the text that they have in YAML, and nothing in them is resolved.
+A folder is a run when it holds `.hydra/config.yaml`; `summary.json` says how it ended. Settings are compared as the
+text that they have in YAML, and interpolations are not resolved. Nothing in a folder is trusted, see `untrusted`.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
-import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,26 +18,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gantrain.console import printable
+from gantrain.comparison.untrusted import (
+    clean_text,
+    finite_number,
+    finite_numbers,
+    format_setting,
+    get_nested,
+    read_file,
+    read_json,
+    read_yaml,
+)
 from gantrain.errors import DataError
-from gantrain.nested import leaves
+from gantrain.runs.metrics_file import means_over_last_tenth
 
 STATUSES = ("finished", "stopped", "failed", "running")
-OF_SAMPLES = ("quality/", "diversity/")  # metrics that an evaluation measures
-CURVES = ("images", "loss/", "bound/", "training_bound/")  # of metrics.jsonl; the rest stays on disk
-LARGEST_BYTES = {".yaml": 2**18, ".json": 2**24, ".jsonl": 2**28, ".png": 2**24}
-MOST_BRACKETS = 1000  # of a YAML file: its reader's time grows with the square of their depth
+SAMPLE_GROUPS = ("quality/", "diversity/")  # metrics that an evaluation measures
+WEIGHTS = "weights/"  # group of the metrics of generator weights, of which a run's value is a mean over its last tenth
+EFFECTIVE_ORDER = f"{WEIGHTS}effective_order"
+FOLLOWED = "G follows"  # head of a column
+KEPT_GROUPS = ("images", "loss/", "bound/", "training_bound/", WEIGHTS)  # numbers of metrics.jsonl that are read
 MOST_PIXELS = 2**24
-LONGEST_TEXT, MOST_LINES = 1000, 20
-LARGEST_NUMBER = 1e100  # beyond, a mean of squares would overflow
-SHOWN_PIXELS = 800  # the longer side of a picture that goes into a page
+MOST_LINES = 20  # of the reason of a run that did not finish
+PLACE_OVERRIDE = re.compile(r"\+*(run_dir|resume)=")  # overrides that another run cannot share
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run folder tells. `settings` has dotted keys; `metrics` are the last report's and the evaluation's."""
+    """Contents of a run folder; `settings` has dotted keys, `reports` are the rows of metrics.jsonl."""
 
     path: Path
     settings: dict[str, str]
@@ -50,25 +55,25 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How it ended, one of `STATUSES`, or unknown."""
+        """One of `STATUSES`, or `unknown`."""
         status = self.summary.get("status")
         return status if status in STATUSES else "unknown"
 
     @property
-    def finished(self) -> bool:
-        """Whether it came to its end: only then do its numbers count."""
+    def is_finished(self) -> bool:
+        """Whether the run came to its end; only then do its numbers count."""
         return self.status == "finished"
 
     @property
     def reason(self) -> str:
-        """Why it did not finish."""
-        if self.finished:
+        """Why the run did not finish; empty if it did."""
+        if self.is_finished:
             return ""
         if self.status == "running":
             return "it is still running, or was killed"
-        told = self.summary.get("reason")
-        lines = told.splitlines()[:MOST_LINES] if isinstance(told, str) else []
-        return "\n".join(map(clean, lines)) or "it ended without a word in its summary"
+        stored = self.summary.get("reason")
+        lines = stored.splitlines()[:MOST_LINES] if isinstance(stored, str) else []
+        return "\n".join(map(clean_text, lines)) or "summary.json gives no reason"
 
     @property
     def seed(self) -> str:
@@ -77,38 +82,73 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """The finite numbers of the last report and of the evaluation, which alone tells of samples where it is."""
-        reported, measured = numbers(self.summary.get("metrics")), self.evaluation.get("metrics")
-        if measured:
-            reported = {name: value for name, value in reported.items() if not name.startswith(OF_SAMPLES)}
-        return reported | numbers(measured)
+        """Finite numbers of the last report and of the evaluation.
+
+        If there is an evaluation, all metrics of samples are taken from it. Metrics of weights are those of `weights`.
+        """
+        reported, evaluated = finite_numbers(self.summary.get("metrics")), self.evaluation.get("metrics")
+        replaced = (WEIGHTS, *SAMPLE_GROUPS) if evaluated else (WEIGHTS,)
+        kept = {name: value for name, value in reported.items() if not name.startswith(replaced)}
+        return kept | self.weights | finite_numbers(evaluated)
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Means of the metrics `weights/…` over the last tenth of the run, from summary.json or else metrics.jsonl."""
+        means = means_over_last_tenth(self.reports, WEIGHTS) | finite_numbers(self.fact("weights"))
+        return {WEIGHTS + name: mean for name, mean in means.items()}
 
     @property
     def early_clock(self) -> float | None:
-        """The evaluation's clock where it is not that of the run's end; None where it is, or either is unknown."""
-        clock, end = number(self.evaluation.get("images")), number(self.summary.get("images"))
+        """Clock of an evaluation that was not made at the run's end; None if it was, or if a clock is unknown."""
+        clock, end = finite_number(self.evaluation.get("images")), finite_number(self.summary.get("images"))
         return None if end is None or clock == end else clock
 
     @cached_property
     def reference(self) -> dict[str, float]:
-        """The finite numbers that training examples got in the evaluation, in place of samples."""
-        return numbers(self.evaluation.get("reference"))
+        """Finite numbers that training examples got in the evaluation in place of samples."""
+        return finite_numbers(self.evaluation.get("reference"))
 
     def fact(self, *keys: str | int) -> Any:
-        """A value from `summary.json` by its keys and places, one inside the other; None where there is none."""
-        return within(self.summary, *keys)
+        """A value of `summary.json` by nested keys; None if it is missing."""
+        return get_nested(self.summary, *keys)
 
-    def grid(self) -> str | None:
-        """The newest sample grid's name in the folder."""
+    def newest_grid(self) -> str | None:
+        """Name in the run folder of the newest sample grid."""
         names = [path.name for path in (self.path / "samples").glob("images_*.png")]
         numbered = [name for name in names if re.fullmatch(r"images_[0-9]{12}\.png", name)]
         return f"samples/{max(numbered)}" if numbered else None
 
 
-def collect(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
-    """The runs in and below `folders`, each once, in the order of their names; and why others cannot be read.
+def describe_weights(run: Run, order: float | None) -> dict[str, str]:
+    """Describe what the generator of a run follows, by the head of a column; empty texts for what the run lacks.
 
-    Raises DataError for a folder that is none.
+    `G follows` is the divergence with the effective order of its weights (`kl, order 0.31`), `gen_weights` the settings
+    of these weights that are on, and `R1 weight` that of the regularizer r1.
+    """
+    divergence = run.settings.get("gen_div.name", "—")
+    settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
+    rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
+    named = (key.removesuffix(".name") for key, value in run.settings.items() if value == "r1")
+    r1 = next((key for key in named if key.startswith("regularizer")), None)
+    return {
+        FOLLOWED: divergence if order is None else f"{divergence}, order {f'{order:.2g}'.replace('-', '−')}",
+        "gen_weights": "" if order is None else ", ".join(rescaled).replace(" true", "") or "plain",
+        "R1 weight": run.settings.get(f"{r1}.weight", "default") if r1 else "",
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding and reading runs
+
+
+def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """Read the runs in and below `folders`, each once, in the order of their names.
+
+    Returns:
+        The runs, and for every run folder that cannot be read the reason.
+
+    Raises:
+        DataError: One of `folders` is not a folder.
     """
     runs: list[Run] = []
     unreadable: dict[Path, str] = {}
@@ -116,55 +156,62 @@ def collect(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
     for top in folders:
         if not top.is_dir():
             raise DataError(f"{top} is not a folder; name runs, sweeps, or a tree that holds them, such as runs")
-        for folder in run_folders(top):
+        for folder in find_run_folders(top):
             if (place := folder.resolve()) in seen:
                 continue
             seen.add(place)
             try:
-                runs.append(read(folder))
+                runs.append(read_run(folder))
             except DataError as error:
-                unreadable[folder] = clean(str(error))
+                unreadable[folder] = clean_text(str(error))
     return runs, unreadable
 
 
-def run_folders(top: Path) -> Iterator[Path]:
-    """Every run in or below `top`; links to folders are not followed, and no run lies inside another."""
+def find_run_folders(top: Path) -> Iterator[Path]:
+    """Yield every run folder in or below `top`; links to folders are not followed, and no run lies inside another."""
     for where, folders, _ in os.walk(top):
         if (Path(where) / ".hydra" / "config.yaml").is_file():
             folders.clear()
             yield Path(where)
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=in_order)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
 
 
-def in_order(name: str) -> list[tuple[float, str]]:
-    """A sorting key that puts job 9 before job 10, and alpha_-0.5 before alpha_0.25."""
+def natural_key(name: str) -> list[tuple[float, str]]:
+    """Key that sorts job 9 before job 10, and alpha_-0.5 before alpha_0.25."""
     parts = re.split(r"((?:(?<=_)-)?[0-9]+(?:\.[0-9]+)?)", name)
     return [(float(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]
 
 
-def read(folder: Path) -> Run:
-    """A run, from its files. Raises DataError for a damaged one, and for one that has not begun to train."""
-    if not (summary := _json(folder, "summary.json")):
+def read_run(folder: Path) -> Run:
+    """Read a run. Raises DataError if a file is damaged or summary.json is missing."""
+    if not (summary := read_json(folder, "summary.json")):
         raise DataError("summary.json is missing or empty: it has not begun to train, or was killed before it did")
     return Run(
         path=folder,
-        settings={clean(key): worded(value) for key, value in settings(folder, ".hydra/config.yaml")},
-        overrides=[worded(value) for _, value in settings(folder, ".hydra/overrides.yaml")],
+        settings={clean_text(key): format_setting(value) for key, value in read_yaml(folder, ".hydra/config.yaml")},
+        overrides=[format_setting(value) for _, value in read_yaml(folder, ".hydra/overrides.yaml")],
         summary=summary,
-        evaluation=_json(folder, "evaluation.json"),
-        reports=list(_reports(folder)),
+        evaluation=read_json(folder, "evaluation.json"),
+        reports=list(_read_reports(folder)),
     )
 
 
-def picture(run: Run, name: str) -> bytes:
-    """A picture of the run as a new PNG, at most `SHOWN_PIXELS` wide and high, with nothing but its pixels.
+def _read_reports(folder: Path) -> Iterator[dict[str, float]]:
+    # Invalid lines are skipped: a run that was killed may leave one.
+    for line in (read_file(folder, "metrics.jsonl") or b"").splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and finite_number(row.get("images")) is not None:
+            yield finite_numbers({name: value for name, value in row.items() if name.startswith(KEPT_GROUPS)})
 
-    Raises DataError unless the file is a whole PNG of a size that can be shown.
-    """
-    import numpy as np
+
+def read_picture(run: Run, name: str) -> bytes:
+    """Read a PNG of the run. Raises DataError unless it is whole and has at most `MOST_PIXELS` pixels."""
     from PIL import Image
 
-    data = content(run.path, name)
+    data = read_file(run.path, name)
     if data is None:
         raise DataError(f"{name} is missing")
     try:
@@ -172,122 +219,73 @@ def picture(run: Run, name: str) -> bytes:
             image = Image.open(io.BytesIO(data), formats=("PNG",))
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(f"{image.width}×{image.height} are more than {MOST_PIXELS:,} pixels")
-            image.verify()  # all checksums, which decoding does not compare; it closes the image
-            pixels = Image.open(io.BytesIO(data), formats=("PNG",)).convert("RGB")
+            image.verify()  # compares all checksums, which load does not, and closes the image
+            Image.open(io.BytesIO(data), formats=("PNG",)).load()
     except Exception as error:  # a damaged file can raise anything inside a decoder
-        raise DataError(f"{name} is no picture that can be shown: {clean(str(error))}") from error
-    pixels.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
-    shown, buffer = np.asarray(pixels), io.BytesIO()
-    if (shown == shown[..., :1]).all():
-        shown = shown[..., 0]  # grey takes a third less
-    Image.fromarray(shown).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+        raise DataError(f"{name} is not a picture that can be shown: {clean_text(str(error))}") from error
+    return data
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Files
+# What the numbers of a run depend on
 
 
-def content(folder: Path, name: str) -> bytes | None:
-    """The bytes of a file of the run; None where there is none. Raises DataError for what is no file of its own."""
-    most = LARGEST_BYTES[Path(name).suffix]
-    try:
-        place = (folder / name).resolve(strict=True)
-        if not place.is_relative_to(folder.resolve()):
-            raise DataError(f"{name} is a link out of the run folder")
-        # Without O_NONBLOCK a named pipe would wait for its writer.
-        with open(os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                raise DataError(f"{name} is not a regular file")
-            if facts.st_size > most:
-                raise DataError(f"{name} has {facts.st_size:,} bytes; {most:,} are the most")
-            return file.read(most)
-    except FileNotFoundError:
-        return None
-    except (OSError, RuntimeError) as error:  # RuntimeError is a link to itself
-        raise DataError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+def provenance(run: Run) -> dict[str, str]:
+    """Describe what a run's numbers depend on beside its settings; empty descriptions are left out."""
+    evaluation, fact = run.evaluation, run.fact
+    images = _count(fact("images"), "images shown to D")
+    held_out = "held-out" if fact("data", "held_out") else "training"
+    bounds = f"{held_out} data, at most {run.settings.get('train.held_out_images', '?')}"
+    parts = {
+        "data": (fact("data", "label"), _count(fact("data", "training_images"), "training images")),
+        "data fingerprint": (fact("data", "fingerprint"),),
+        "losses, bounds, ratio": ("last report", images) if images else (),
+        "weights": ("mean over the last tenth of the run",) if run.weights else (),
+        "bounds measured on": (bounds,) if fact("data") else (),
+        "sample grids from": (fact("samples_from"),),
+        "evaluated": (_count(evaluation.get("count"), "samples"), evaluation.get("samples_from")),
+        "evaluated against": (_count(evaluation.get("real_count"), "real examples"), evaluation.get("split")),
+        "training data in place of samples": (_count(evaluation.get("reference_count"), "training examples"),),
+        "evaluated checkpoint": (evaluation.get("checkpoint"), _count(evaluation.get("images"), "images")),
+        "evaluation seed": (_count(evaluation.get("seed"), ""),),
+        "features": _words(evaluation.get("features")),
+        "device": (fact("device"), *_words({"threads": fact("threads")})),
+        "versions": _words(fact("versions")),
+    }
+    texts = {name: ", ".join(filter(None, map(clean_text, each))) for name, each in parts.items()}
+    return {name: text for name, text in texts.items() if text}
 
 
-def settings(folder: Path, name: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a YAML file, nothing resolved; none where there is no file.
+def _count(value: Any, what: str) -> str:
+    count = finite_number(value)
+    return "" if count is None else f"{count:,.0f} {what}".strip()
 
-    Raises DataError for YAML that is none, or is made to exhaust its reader.
+
+def _words(values: Any) -> tuple[str, ...]:
+    """Name and value of each fact, such as `torch 2.12`; a value that is not a mapping stands for itself."""
+    facts = values.items() if isinstance(values, dict) else [("", values)] if values else []
+    return tuple(f"{clean_text(key)} {format_setting(value)}".strip() for key, value in facts if value is not None)
+
+
+def command_lines(runs: Iterable[Run]) -> list[list[str]]:
+    """Return arguments of `gantrain train` that repeat the runs in other folders, one list a command.
+
+    Runs of one folder are one sweep if they are all combinations of the values of their overrides.
     """
-    try:
-        text = (content(folder, name) or b"").decode()
-        if text.count("[") + text.count("{") > MOST_BRACKETS:
-            raise DataError(f"{name} has more brackets than {MOST_BRACKETS:,}")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise DataError(f"{name} repeats parts of itself, which gantrain never writes")
-        yield from leaves(yaml.safe_load(text) or {})
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{name} is not YAML: {clean(str(error))}") from error
+    folders: dict[Path, list[list[str]]] = {}
+    for run in runs:
+        overrides = [text for text in run.overrides if not PLACE_OVERRIDE.match(text)]
+        folders.setdefault(run.path.parent, []).append(overrides)
+    return [line for jobs in folders.values() for line in _join_sweep(jobs)]
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
-    """One JSON object; empty where there is no file. Raises DataError."""
-    data = content(folder, name)
-    if data is None:
-        return {}
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not JSON: {clean(str(error))}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{name} is not a JSON object")
-    return found
-
-
-def _reports(folder: Path) -> Iterator[dict[str, float]]:
-    """The reports' losses and bounds; lines that are no report are passed over."""
-    for line in (content(folder, "metrics.jsonl") or b"").splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and number(row.get("images")) is not None:
-            numbers = {name: number(value) for name, value in row.items() if name.startswith(CURVES)}
-            yield {clean(name): value for name, value in numbers.items() if value is not None}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Values
-
-
-def within(value: Any, *keys: str | int) -> Any:
-    """A value inside nested mappings and lists, by one key or place after the other; None where there is none."""
-    for key in keys:
-        if isinstance(key, int):
-            value = value[key] if isinstance(value, list) and key < len(value) else None
-        else:
-            value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def number(value: Any) -> float | None:
-    """A finite number of a size that can be reckoned with; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
-        return None
-    return float(value)
-
-
-def numbers(named: Any) -> dict[str, float]:
-    """The finite numbers of a mapping, by their names."""
-    values = {clean(name): number(value) for name, value in named.items()} if isinstance(named, dict) else {}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def clean(value: Any) -> str:
-    """A text from outside on one line, printable and not endless; empty for anything else."""
-    text = " ".join(printable(value).split()) if isinstance(value, str) else ""
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
-
-
-def worded(value: Any) -> str:
-    """A value of a setting, as YAML words it."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        return "a number too large to show"
-    return clean(str(value))
+def _join_sweep(jobs: list[list[str]]) -> list[list[str]]:
+    chosen = [dict(text.partition("=")[::2] for text in job) for job in jobs]
+    if len(jobs) == 1 or any(each.keys() != chosen[0].keys() for each in chosen):
+        return jobs
+    values = {key: dict.fromkeys(each[key] for each in chosen) for key in chosen[0]}
+    distinct = {tuple(each[key] for key in values) for each in chosen}
+    # The jobs are all combinations if they are as many, and no two are alike.
+    if not len(jobs) == len(distinct) == math.prod(map(len, values.values())):
+        return jobs
+    return [["-m", *(f"{key}={','.join(listed)}" for key, listed in values.items())]]

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from gantrain.commands import compare
-from gantrain.comparison import comparison
+from gantrain.comparison.comparison import compare
+from gantrain.comparison.tables import print_tables
 from gantrain.config import overrides
 from gantrain.config.trust import LAUNCHER_SETTING, ForeignSource, refuse_exhausting
 from gantrain.console import one_line, say, seen_or_not
@@ -172,14 +172,15 @@ def listed_reasons(failed: Mapping[str, str]) -> str:
 
 
 def compare_runs(root: Path) -> None:
-    """Lay the runs side by side. Whatever goes wrong here, the sweep ends as its runs did."""
+    """Compare the runs of a sweep. If this fails, a message says so and the sweep ends as its runs did."""
+    from gantrain.comparison.report import write_report
     from gantrain.launch import unbegun  # which imports this module
 
     try:
-        found = comparison.compare([root])
-        found.notes.extend(unbegun.notes([root]))
-        compare.show(found)
-        say(f"the report is {compare.write(found, root)}")
+        comparison = compare([root])
+        comparison.notes.extend(unbegun.notes([root]))
+        print_tables(comparison)
+        say(f"the report is {write_report(comparison, root)}")
     except Exception as error:
         say(f"the runs could not be compared: {error}", error=True)
 

@@ -9,8 +9,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gantrain.comparison import runs as collection
 from gantrain.comparison.comparison import MOST_NAMED
+from gantrain.comparison.runs import find_run_folders
+from gantrain.comparison.untrusted import clean_text, read_yaml
 from gantrain.config import compose, overrides
 from gantrain.errors import ConfigError, GantrainError
 from gantrain.launch import sweep
@@ -21,7 +22,7 @@ INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 
 def notes(folders: Iterable[Path]) -> Iterator[str]:
     """A note on every sweep, in or below `folders`, with runs that have not begun."""
-    runs = ((folder, run) for folder in folders for run in collection.run_folders(folder))
+    runs = ((folder, run) for folder in folders for run in find_run_folders(folder))
     for root in dict.fromkeys(run.parent for folder, run in runs if run != folder):
         try:
             yield from not_begun(root)
@@ -38,7 +39,7 @@ def not_begun(root: Path) -> Iterator[str]:
     if not choices or missing < 1 or -1 in begun:
         return
     jobs = (job for number, job in enumerate(itertools.product(*choices)) if number not in begun)
-    named = [collection.clean(" ".join(filter(None, job))) for job in itertools.islice(jobs, MOST_NAMED)]
+    named = [clean_text(" ".join(filter(None, job))) for job in itertools.islice(jobs, MOST_NAMED)]
     more = f" and {missing - MOST_NAMED:,} more" if missing > MOST_NAMED else ""
     yield (
         f"{missing:,} of {missing + len(begun):,} runs of {root} have not begun: {', '.join(named)}{more}. "
@@ -50,7 +51,7 @@ def choices_of(root: Path) -> list[list[str]]:
     """What the runs of the sweep in `root` choose from, in the order in which Hydra's sweeper numbers them: a list for
     each key, of one empty text where there is no choice. Raises GantrainError where there is no telling."""
     name = sweep.KEPT if (root / sweep.KEPT).exists() else sweep.COMMAND
-    values = {key: uninterpolated(str(value)) for key, value in collection.settings(root, name)}
+    values = {key: uninterpolated(str(value)) for key, value in read_yaml(root, name)}
     texts = [f"{key.removeprefix(OF_FILES)}={value}" for key, value in values.items() if key.startswith(OF_FILES)]
     texts += [value for key, value in values.items() if key.startswith(TYPED)]
     choices = {}  # what is typed replaces what a file says, in its place

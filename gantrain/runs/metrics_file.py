@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def last_tenth_means(path: Path, group: str) -> dict[str, float]:
-    """Means of the scalars called `group…` over the reports of the last tenth of a run, under their names without it.
+    """Means of the scalars called `group…` over the last tenth of the run whose metrics file is `path`.
 
-    Values that are not finite are left out, and so is a scalar without others. Empty for a file that cannot be read.
+    As `means_over_last_tenth`, and empty for a file that cannot be read.
     """
     try:
-        reports = read_metrics(path)
+        return means_over_last_tenth(read_metrics(path), group)
     except DataError:
         return {}
+
+
+def means_over_last_tenth(reports: Sequence[Mapping[str, Any]], group: str) -> dict[str, float]:
+    """Means of the scalars called `group…` over the last tenth of a run, under their names without `group`.
+
+    The last tenth are the reports with a clock above 0.9 of the last one. Values that are not finite, which are None or
+    missing, are left out, and so is a scalar without others.
+    """
     late = [report for report in reports if report["images"] > 0.9 * reports[-1]["images"]]
     names = dict.fromkeys(name for report in late for name in report if name.startswith(group))
     values = {name: [v for report in late if (v := report.get(name)) is not None] for name in names}

@@ -1,0 +1,231 @@
+"""Configurations: runs that differ only in seed, named after what differs between them, and means over their seeds.
+
+The label of a configuration is the settings that tell it from the others; a key that follows from the name of its
+section, as `optimizer.betas` from `optimizer.name`, is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, describe_weights, natural_key
+from gantrain.comparison.untrusted import clean_text, finite_number, get_nested
+
+# Keys and sections that may differ between the runs of one configuration: where and how often something is written.
+NOT_COMPARED = (
+    "seed",
+    "run_dir",
+    "resume",
+    "device",
+    "dataset.root",
+    "train.report_every_images",
+    "train.sample_every_images",
+    "train.checkpoint_every_images",
+    "train.checkpoint_min_seconds",
+    "train.keep_checkpoints",
+    "evaluate",
+    "best",
+    "logger",
+)
+FIRST_KEYS = ("gen_div.name", "disc_div.name", "gen_objective")  # of a label
+LONGEST_VALUE, MOST_KEYS = 60, 12  # of a label
+EXPONENT_FROM = 1e6  # a larger number is written with an exponent
+DIGITS = 4  # of a number without a deviation
+ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
+
+
+class Estimate(NamedTuple):
+    """Mean and sample standard deviation of `n` runs; the deviation of one run is None."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def from_values(cls, values: Sequence[float]) -> Estimate:
+        """Estimate mean and deviation from one or more values."""
+        n = len(values)
+        mean = math.fsum(values) / n
+        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
+        return cls(mean, sd, n)
+
+    def __str__(self) -> str:
+        """`0.812 ± 0.034`: the deviation with two digits and the mean to the same place; four digits without one."""
+        if not self.sd or self.sd < abs(self.mean) * ROUNDING:
+            text = format_number(self.mean) + ("" if self.sd is None else " ± 0")
+        elif max(abs(self.mean), self.sd) >= EXPONENT_FROM or self.sd < 1 / EXPONENT_FROM:
+            digits = _magnitude(self.mean) - _magnitude(self.sd) + 2 if self.mean else 1
+            text = f"{self.mean:.{min(max(digits, 1), DIGITS)}g} ± {self.sd:.2g}"
+        else:
+            places = max(0, 1 - _magnitude(self.sd))
+            text = f"{self.mean:,.{places}f} ± {self.sd:,.{places}f}"
+        return f"−{text[1:]}" if text.startswith("-") else text
+
+
+def format_number(value: float) -> str:
+    """Format a number with four digits, and whole numbers up to a million in full."""
+    return f"{value:,.0f}" if 10**DIGITS <= abs(value) < EXPONENT_FROM else f"{value:.{DIGITS}g}"
+
+
+def _magnitude(value: float) -> int:
+    return math.floor(math.log10(abs(value)))
+
+
+def format_estimate(estimate: Estimate | None, count: str = "", error: float | None = None) -> str:
+    """Format an estimate, with the number of runs and the error of one measurement in brackets; `—` for None."""
+    notes = ", ".join(filter(None, [count, "" if error is None else f"error {error:.2g}"]))
+    return "—" if estimate is None else f"{estimate}" + (f" ({notes})" if notes else "")
+
+
+def error_metric(metric: str) -> str:
+    """Name of the metric that holds the error of measurement of another one."""
+    return f"{metric}_error"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ only in seed, sorted by it; `values` are the settings that tell it from other configurations."""
+
+    number: int
+    label: str
+    values: dict[str, str]
+    runs: list[Run]
+
+    @cached_property
+    def finished(self) -> list[Run]:
+        """The runs that count."""
+        return [run for run in self.runs if run.is_finished]
+
+    @property
+    def drawn_runs(self) -> list[Run]:
+        """The runs whose curves are drawn: those that finished, or all if none did."""
+        return self.finished or self.runs
+
+    @property
+    def seeds(self) -> str:
+        """Number of runs that count, and of how many."""
+        return f"{len(self.finished)}" + (f" of {len(self.runs)}" if len(self.finished) < len(self.runs) else "")
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Estimate a metric over seeds; None if no finished run has it."""
+        values = [run.metrics[metric] for run in self.finished if metric in run.metrics]
+        return Estimate.from_values(values) if values else None
+
+    def format_metric(self, metric: str) -> str:
+        """Format the estimate of a metric, with the number of runs if some lack it, and its error of measurement."""
+        found, error = self.estimate(metric), self.estimate(error_metric(metric))
+        count = f"{found.n} of {len(self.finished)}" if found and found.n < len(self.finished) else ""
+        return format_estimate(found, count, error and error.mean)
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """What the generator follows, its weights and the weight of R1, by the head of their column."""
+        order = self.estimate(EFFECTIVE_ORDER)
+        return describe_weights(self.runs[0], order and order.mean)
+
+    def curve(self, name: str) -> list[tuple[float, Estimate]]:
+        """Estimates of a number of metrics.jsonl by clock, at the clocks that all drawn runs with it reported."""
+        values: dict[float, list[float]] = {}
+        for report in itertools.chain.from_iterable(run.reports for run in self.drawn_runs):
+            if name in report:
+                values.setdefault(report["images"], []).append(report[name])
+        most = max(map(len, values.values()), default=0)
+        return [(clock, Estimate.from_values(values[clock])) for clock in sorted(values) if len(values[clock]) == most]
+
+    def class_shares(self, source: Literal["data", "samples"]) -> dict[str, Estimate]:
+        """Share of each class in the evaluation's histogram of the data or of samples, over seeds."""
+        shares = [found for run in self.finished if (found := _class_shares(run, source))]
+        names = sorted({name for each in shares for name in each}, key=natural_key)
+        return {name: Estimate.from_values([each.get(name, 0.0) for each in shares]) for name in names}
+
+
+def _class_shares(run: Run, source: str) -> dict[str, float]:
+    counts = get_nested(run.evaluation, "class_histogram", source)
+    found = {clean_text(k): finite_number(n) or 0.0 for k, n in counts.items()} if isinstance(counts, dict) else {}
+    total = math.fsum(found.values())
+    return {name: count / total for name, count in found.items()} if total > 0 and min(found.values()) >= 0 else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Grouping
+
+
+def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], list[str]]:
+    """Group runs by their settings.
+
+    Returns:
+        The configurations; the keys that tell them apart; all keys that differ, the divergences' first.
+    """
+    groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(frozenset(compared_settings(run).items()), []).append(run)
+    settings = [compared_settings(members[0]) for members in groups.values()]
+    differing = differing_keys(settings)
+    keys = independent_keys(differing, settings)
+    configurations = [
+        Configuration(
+            number,
+            build_label(keys, each),
+            {key: each.get(key, "—") for key in keys},
+            sorted(members, key=lambda run: natural_key(run.seed)),
+        )
+        for number, (each, members) in enumerate(zip(settings, groups.values(), strict=True), start=1)
+    ]
+    # A key such as optimizer.betas.0 is part of a list, which is shown only if it tells configurations apart.
+    return configurations, keys, [key for key in differing if key in keys or not re.search(r"\.[0-9]", key)]
+
+
+def compared_settings(run: Run) -> dict[str, str]:
+    """Settings of a run that make its configuration."""
+    sections = tuple(f"{name}." for name in NOT_COMPARED)
+    return {key: v for key, v in run.settings.items() if key not in NOT_COMPARED and not key.startswith(sections)}
+
+
+def differing_keys(settings: Sequence[dict[str, str]]) -> list[str]:
+    """Keys whose values are not all the same, `FIRST_KEYS` first."""
+    keys = dict.fromkeys([*FIRST_KEYS, *(key for each in settings for key in each)])
+    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
+
+
+def independent_keys(keys: Sequence[str], settings: Sequence[dict[str, str]]) -> list[str]:
+    """The keys without those whose value follows from others.
+
+    A key may follow from the `name` of its section, and the weights of samples from divergences and objective.
+    """
+
+    def follows(key: str) -> bool:
+        section = key.partition(".")[0]
+        causes = set(keys) & ({*FIRST_KEYS} if section == "gen_weights" else {f"{section}.name"})
+        pairs = {(*map(each.get, causes), each.get(key)) for each in settings}
+        return bool(causes) and key not in causes and len(pairs) == len({pair[:-1] for pair in pairs})
+
+    return [key for key in keys if not follows(key)]
+
+
+def build_label(keys: Sequence[str], settings: dict[str, str]) -> str:
+    """Return `kl` if one key differs, else `kl ratio optimizer=SGD`.
+
+    The generator's divergence and objective are written without their key, unless D's divergence differs too.
+    """
+    if len(keys) < 2:
+        return truncate(settings.get((keys or FIRST_KEYS)[0], "—"))
+    bare = {"gen_objective"} | ({"gen_div.name"} if "disc_div.name" not in keys else set())
+    heads = ["" if key in bare else f"{short_key(key)}=" for key in keys[:MOST_KEYS]]
+    words = [f"{head}{truncate(settings.get(key, '—'))}" for head, key in zip(heads, keys, strict=False)]
+    return " ".join([*words, *(["…"] if len(keys) > MOST_KEYS else [])])
+
+
+def short_key(key: str) -> str:
+    """Return a key as it is typed: `gen_div` for `gen_div.name`."""
+    return truncate(key.removesuffix(".name"))
+
+
+def truncate(text: str) -> str:
+    """Cut a text that is too long for a label."""
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
