@@ -55,7 +55,7 @@ class Iteration:
         self.state, self.experiment, self.say = state, experiment, say
         self.precision = chosen_precision(experiment.execution.precision, state.device)
         refuse_impossible(experiment.execution, state.device)
-        refuse_unfit(getattr(state.discriminator, "judges_alone", None), experiment.execution, self.precision)
+        refuse_unfit(getattr(state.discriminator, "is_samplewise", None), experiment.execution, self.precision)
         self.algorithm = UPDATES[experiment.execution.update]
         if held_on_device is None:
             held_on_device = state.device.type == "cuda" and can_be_held(state)
@@ -369,15 +369,15 @@ def refuse_impossible(execution: Execution, device: torch.device) -> None:
         raise ConfigError(f"graph=on needs a CUDA device, not device={device.type}; choose graph=auto")
 
 
-def refuse_unfit(judges_alone: bool | None, execution: Execution, precision: str) -> None:
+def refuse_unfit(is_samplewise: bool | None, execution: Execution, precision: str) -> None:
     """Raise ConfigError for an execution that needs to know more of D than is known."""
-    if execution.update == "simultaneous" and not judges_alone:
-        reason = "mixes the samples of a batch (batch norm)" if judges_alone is False else "is not known to do so"
+    if execution.update == "simultaneous" and not is_samplewise:
+        reason = "mixes the samples of a batch (batch norm)" if is_samplewise is False else "is not known to do so"
         raise ConfigError(
             "update=simultaneous needs a discriminator that judges each sample alone, so that one backward pass "
             f"serves both players; this one {reason}. Choose update=alternating"
         )
-    if precision == "bf16" and judges_alone is None:
+    if precision == "bf16" and is_samplewise is None:
         raise ConfigError(
             "precision=bf16 keeps D's last layer in float32, which is known only of networks from tables, and not of "
             "architecture.object; choose precision=float32"
