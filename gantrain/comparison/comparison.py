@@ -28,6 +28,8 @@ from gantrain.comparison import runs as collection
 from gantrain.comparison.provenance import provenance
 from gantrain.comparison.runs import Run, clean, number, within
 from gantrain.errors import DataError
+from gantrain.evaluation.evaluation import CONDITIONS, name_reference
+from gantrain.evaluation.metrics import better_direction
 from gantrain.runs.checkpoints import BEST
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
@@ -49,14 +51,10 @@ NOT_COMPARED = (
 FIRST = ("gen_div.name", "disc_div.name", "gen_objective")  # in a label
 LONGEST_VALUE, MOST_KEYS = 60, 12  # of a label
 MOST_BOUNDS = 4  # in the table
-LOWER = {"fid", "kid", "missing", "kl", "tv"}  # words in the names of metrics that are better when lower, …
-HIGHER = {"precision", "recall", "density", "coverage", "score", "modes", "high"}  # … or higher
 ROUNDED_FROM = 1e6  # a number that is written with an exponent
 SIGNIFICANT = 4
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is arithmetic's
-REFERENCE = "training data"  # in place of samples
 MOST_NAMED = 3  # runs in a note
-CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # of evaluations that can be ranked
 
 
 class Estimate(NamedTuple):
@@ -230,7 +228,7 @@ class Comparison:
     def reference_name(self) -> str:
         """What the row of training examples is called."""
         counts = next((run.evaluation for run in self.runs if run.finished and run.reference), {})
-        return reference_name(number(counts.get("reference_count")), number(counts.get("count")))
+        return name_reference(number(counts.get("reference_count")), number(counts.get("count")))
 
     def referred(self, metric: str) -> str:
         """What training examples get, as text."""
@@ -242,7 +240,7 @@ class Comparison:
         would look better than they are. None where no direction is better, or nothing can be compared."""
         estimates = [(c, c.estimate(metric)) for c in self.configurations]
         found = [(c, e.mean) for c, e in estimates if e is not None and e.n == len(c.runs)]
-        if len(found) < 2 or not (sign := better(metric)) or not self.measured_alike:
+        if len(found) < 2 or not (sign := better_direction(metric)) or not self.measured_alike:
             return []
         top = max(sign * mean for _, mean in found)
         return [configuration for configuration, mean in found if sign * mean == top]
@@ -260,23 +258,9 @@ def error_of(metric: str) -> str:
     return f"{metric}_error"
 
 
-def better(metric: str) -> int:
-    """1 where a higher value of a metric is better, −1 where a lower one is, 0 where neither is."""
-    group, _, name = metric.partition("/")
-    words = set(name.split("_"))
-    if group not in ("quality", "diversity") or name.endswith("_error"):
-        return 0
-    return -1 if words & LOWER else int(bool(words & HIGHER))
-
-
-def reference_name(training: float | None, samples: float | None) -> str:
-    """What training examples in place of samples are called: with their number where there are fewer of them."""
-    return REFERENCE if training is None or training == samples else f"{training:,.0f} training examples"
-
-
 def arrow(metric: str) -> str:
     """Which direction of a metric is better, after its name."""
-    return {1: " ↑", -1: " ↓", 0: ""}[better(metric)]
+    return {1: " ↑", -1: " ↓", 0: ""}[better_direction(metric)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

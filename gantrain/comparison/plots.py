@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import plotting
-from gantrain.comparison.comparison import Comparison, Configuration, Estimate, arrow, better
+from gantrain.comparison.comparison import Comparison, Configuration, Estimate, arrow
 from gantrain.comparison.panels import Look, Panel, Plot, line, looked, name, numbered
 from gantrain.comparison.runs import Run, number, within
+from gantrain.evaluation.metrics import better_direction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,7 +196,7 @@ def _plane_drawer(comparison: Comparison, x: str, y: str, enlarged: bool = False
         axes.autoscale_view()
         axes.locator_params(axis="x", nbins=5)
         axes.set(xlabel=f"{_bare(x)}, more diverse →", ylabel=f"{_bare(y)}, better ↑")
-        if better(y) < 0:
+        if better_direction(y) < 0:
             axes.yaxis.set_inverted(True)
         names = ["" if len(close) < len(shown) and point in close else point.name for point in shown]
         if "" in names:
@@ -238,7 +239,7 @@ def heatmaps(comparison: Comparison) -> list[Panel]:
     """The first metrics of each group, D's divergence by G's, where D's was swept."""
     if len(comparison.trained("disc_div")) < 2:
         return []
-    ranked = [list(filter(better, names))[:MOST_HEATMAPS] for names in comparison.columns.values()]
+    ranked = [list(filter(better_direction, names))[:MOST_HEATMAPS] for names in comparison.columns.values()]
     shown = list(itertools.chain(*ranked)) or comparison.columns.get("training", [])[-MOST_HEATMAPS:]
     return [Panel(metric + arrow(metric), _heatmap_drawer(comparison, metric)) for metric in shown]
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from gantrain.comparison import panels
 from gantrain.comparison import runs as collection
 from gantrain.comparison.comparison import (
-    REFERENCE,
     Comparison,
     Configuration,
     Estimate,
@@ -32,6 +31,7 @@ from gantrain.comparison.provenance import command_lines, provenance
 from gantrain.comparison.runs import Run
 from gantrain.console import printable
 from gantrain.errors import DataError
+from gantrain.evaluation.evaluation import REFERENCE
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MOST_COMMANDS = 12
