@@ -21,8 +21,7 @@ COMMANDS = {
     "train": "train a GAN, or with -m a sweep of them",
     "resume": "go on with a run where it stopped",
     "sample": "draw samples from a trained generator",
-    "evaluate": "measure the quality and diversity of samples",
-    "classifier": "train the classifier that evaluation looks through",
+    "evaluate": "measure the quality and diversity of samples, or train the classifier for it",
     "compare": "lay runs side by side: a table, figures and one page",
     "divergences": "tell what each divergence is, in tables, a page or figures",
     "verify": "check bounds, estimates and log-ratio against densities that are known",
@@ -78,6 +77,8 @@ def dispatch(arguments: list[str]) -> None:
         given = next((text for text in rest if text in COMMANDS), "train")
         others = shlex.join(text for text in arguments if text != given)
         raise ConfigError(f"{name} is no command; did you mean gantrain {given} {others}?")
+    if name == "classifier":
+        raise ConfigError(f"gantrain classifier is now a part of gantrain evaluate; type\n  {as_evaluate(rest)}")
     if name not in COMMANDS:
         raise ConfigError(one_of("command", name, COMMANDS) + "\n  `gantrain --help` describes them")
     command = importlib.import_module(f"gantrain.commands.{name}")
@@ -85,6 +86,13 @@ def dispatch(arguments: list[str]) -> None:
         print(command.help_text())
         return None
     return command.run(rest)
+
+
+def as_evaluate(arguments: list[str]) -> str:
+    """Return the command line of `gantrain evaluate` for the arguments of the former `gantrain classifier`."""
+    keys = {key: f"train_classifier.{key}" for key in ("epochs", "width", "seed")} | {"out": "classifier"}
+    pairs = [text.partition("=") for text in arguments if "=" in text] or [("dataset", "=", "NAME")]
+    return shlex.join(["gantrain", "evaluate", *(keys.get(key, key) + "=" + value for key, _, value in pairs)])
 
 
 def complete(arguments: list[str]) -> None:

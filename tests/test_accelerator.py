@@ -70,13 +70,13 @@ def test_commands_move_what_they_load(tmp_path: Path) -> None:
     for device in ("cuda", "cpu"):
         out = tmp_path / device
         commands = {
-            "classifier": ["dataset=digits", "epochs=1", f"out={out}.pt"],
-            "evaluate": [begun, "count=100", f"classifier={tmp_path / 'cuda.pt'}", f"out={out}"],
-            "sample": [begun, "count=4", f"out={out / 'samples'}"],
+            "classifier": ["evaluate", "dataset=digits", "train_classifier.epochs=1", f"classifier={out}.pt"],
+            "evaluate": ["evaluate", begun, "count=100", f"classifier={tmp_path / 'cuda.pt'}", f"out={out}"],
+            "sample": ["sample", begun, "count=4", f"out={out / 'samples'}"],
         }
-        for command, arguments in commands.items():
-            log = tmp_path / f"{command}_{device}.log"
-            code, output = run(log, command, *arguments, f"device={device}", fault=stand_in)
+        for name, arguments in commands.items():
+            log = tmp_path / f"{name}_{device}.log"
+            code, output = run(log, *arguments, f"device={device}", fault=stand_in)
             assert code == 0, output
             assert bool(waits(output)) == (device == "cuda")
         weights.append(torch.load(f"{out}.pt", weights_only=True)["state"])

@@ -26,65 +26,67 @@ from support.datasets import (
 from support.tolerance import assert_close_to_largest
 
 from gantrain import data
-from gantrain.commands import classifier as commands
 from gantrain.data import published
 from gantrain.data.images import Labels, pixels
 from gantrain.errors import CheckpointError
-from gantrain.evaluation import classifier
-from gantrain.evaluation.classifier import Judge, Training
+from gantrain.evaluation import classifier, classifier_training
+from gantrain.evaluation.classifier import StoredClassifier
+from gantrain.evaluation.classifier_training import ClassifierTraining
 
 
 @pytest.fixture
 def digits(gantrain: Callable[..., Answer]) -> data.Images:
-    assert gantrain("classifier", "dataset=digits").code == 0
+    assert gantrain("evaluate", "dataset=digits").code == 0
     images = data.load("digits")
     assert isinstance(images, data.Images)
     return images
 
 
 @pytest.fixture
-def judge(digits: data.Images) -> Judge:
-    return classifier.load(classifier.place(digits))
+def stored(digits: data.Images) -> StoredClassifier:
+    return classifier.load_classifier(classifier.cache_path(digits))
 
 
 # What it is worth
 
 
-def test_digits_are_told_apart_and_the_accuracy_is_that_of_held_out_images(judge: Judge, digits: data.Images) -> None:
+def test_digits_are_told_apart_and_the_accuracy_is_that_of_held_out_images(
+    stored: StoredClassifier, digits: data.Images
+) -> None:
     every = published.read_digits(Path(), 8, "error")
     assert every.labels is not None
     truth = {image.numpy().tobytes(): int(label) for image, label in zip(every.train, every.labels.train, strict=True)}
     wanted = torch.tensor([truth[image.numpy().tobytes()] for image in digits.held])
-    _, probabilities = classifier.seen(judge.classifier, digits.held)
+    _, probabilities = classifier.compute_features(stored.classifier, digits.held)
     reached = float((probabilities.argmax(1) == wanted).double().mean())
     assert reached >= 0.97
-    assert (judge.accuracy, judge.split, judge.dataset) == (pytest.approx(reached), "held out", "digits")
-    assert judge.classifier.classes == tuple("0123456789")
+    assert (stored.accuracy, stored.split, stored.dataset) == (pytest.approx(reached), "held out", "digits")
+    assert stored.classifier.classes == tuple("0123456789")
 
 
 def test_what_is_seen_of_an_image_depends_on_it_alone(
-    judge: Judge, digits: data.Images, monkeypatch: pytest.MonkeyPatch
+    stored: StoredClassifier, digits: data.Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features, probabilities = classifier.seen(judge.classifier, digits.held)
+    features, probabilities = classifier.compute_features(stored.classifier, digits.held)
     assert (features.dtype, features.shape, probabilities.shape) == (torch.float64, (179, 64), (179, 10))
     assert torch.allclose(probabilities.sum(1), torch.ones(179, dtype=torch.float64))
     order = torch.randperm(179)
     monkeypatch.setattr(classifier, "BATCH", 13)
-    again, _ = classifier.seen(judge.classifier, digits.held[order])
+    again, _ = classifier.compute_features(stored.classifier, digits.held[order])
     assert_close_to_largest(again, features[order])
 
 
-def test_it_is_trained_once_and_then_found(judge: Judge, gantrain: Callable[..., Answer]) -> None:
-    answer = gantrain("classifier", "dataset=digits", "dataset.held_out=20")
+def test_it_is_trained_once_and_then_found(stored: StoredClassifier, gantrain: Callable[..., Answer]) -> None:
+    answer = gantrain("evaluate", "dataset=digits", "dataset.held_out=20")
     assert (answer.code, answer.err) == (0, "")
     assert "training" not in answer.out
-    assert f"{judge.accuracy:.1%} accuracy on held-out images of digits, 10 classes" in answer.out
+    assert f"a classifier of digits with {stored.accuracy:.1%} accuracy on held-out images, 10 classes" in answer.out
 
 
 def test_the_same_seed_makes_the_same_file(digits: data.Images, tmp_path: Path) -> None:
-    training = Training(width=2, epochs=1)
-    judges = [classifier.make(digits, tmp_path / name, training, lambda *_: None) for name in ("a.pt", "b.pt")]
-    assert judges[0].checksum == judges[1].checksum == hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
+    training = ClassifierTraining(width=2, epochs=1)
+    both = [classifier_training.make_classifier(digits, tmp_path / name, training) for name in ("a.pt", "b.pt")]
+    assert both[0].checksum == both[1].checksum == hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
 
 
 def photographs(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) -> Path:
@@ -99,10 +101,17 @@ def photographs(folder: Path, colours: dict[str, tuple[int, int, int]], count: i
 
 def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain: Callable[..., Answer]) -> None:
     folder = photographs(tmp_path / "in", {"blue": (90, 90, 160), "green": (90, 160, 90), "red": (160, 90, 90)}, 60)
-    line = ["classifier", "dataset=folder", f"dataset.path={folder}", "width=4", "epochs=40", "out=own.pt"]
+    line = [
+        "evaluate",
+        "dataset=folder",
+        f"dataset.path={folder}",
+        "train_classifier.width=4",
+        "train_classifier.epochs=40",
+        "classifier=own.pt",
+    ]
     answer = gantrain(*line)
     assert answer.code == 0, answer.err
-    found = classifier.load(tmp_path / "own.pt")
+    found = classifier.load_classifier(tmp_path / "own.pt")
     assert found.classifier.classes == ("blue", "green", "red")
     assert found.accuracy == 1
 
@@ -110,10 +119,15 @@ def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "classifier dataset=NAME"),
+        (["train_classifier.epochs=3"], 2, "evaluate dataset=NAME"),
         (["dataset=ring"], 2, "no images"),
         (["dataset=digitz"], 2, "digits"),
-        (["dataset=digits", "epoch=3"], 2, "epochs"),
+        (["dataset=digits", "epochs=3"], 2, "train_classifier.epochs"),
+        (["dataset=digits", "train_classifier.epoch=3"], 2, "train_classifier.epochs"),
+        (["dataset=digits", "train_classifier.width=0"], 2, "at least 1"),
+        (["dataset=digits", "seed=1"], 2, "train_classifier.epochs, .width and .seed"),
+        (["dataset=digits", "metrics=fid"], 2, "evaluate RUN metrics=…"),
+        (["samples.npy", "dataset=digits", "classifier=own.pt", "train_classifier.width=2"], 2, "give one of them"),
         (["dataset=folder", "dataset.path=flat"], 3, "no labels"),
     ],
 )
@@ -123,47 +137,42 @@ def test_what_has_no_classifier_is_refused(
     (tmp_path / "flat").mkdir()
     for index in range(3):
         Image.fromarray(np.full((8, 8), index, np.uint8)).save(tmp_path / "flat" / f"{index}.png")
-    answer = gantrain("classifier", *arguments)
+    answer = gantrain("evaluate", *arguments)
     assert answer.code == code
     assert words in answer.err
+
+
+def test_the_former_command_names_the_new_one(gantrain: Callable[..., Answer]) -> None:
+    answer = gantrain("classifier", "dataset=digits", "epochs=3", "seed=1", "out=own.pt")
+    assert (answer.code, answer.out) == (2, "")
+    line = "gantrain evaluate dataset=digits train_classifier.epochs=3 train_classifier.seed=1 classifier=own.pt"
+    assert line in answer.err
+    assert "gantrain evaluate dataset=NAME" in gantrain("classifier", "--help").err
+
+
+def test_one_that_was_trained_otherwise_is_replaced(gantrain: Callable[..., Answer], tmp_path: Path) -> None:
+    line = ["evaluate", "dataset=digits", "classifier=own.pt", "train_classifier.width=2"]
+    checksums = []
+    for more in ("epochs=1", "epochs=1", "epochs=2", None):
+        answer = gantrain(*line, *([f"train_classifier.{more}"] if more else []))
+        assert answer.code == 0, answer.err
+        checksums.append(classifier.load_classifier(tmp_path / "own.pt").checksum)
+    assert checksums[0] == checksums[1] != checksums[2] == checksums[3]
 
 
 # Training
 
 
-def test_what_takes_long_says_how_long_by_its_first_steps_and_every_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A step takes ten seconds; the first one, of which nothing is concluded, a hundred."""
-    clock = [0.0]
-    monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
-    with commands.progress("looking at it", first=1, measured=4) as told:
-        for step in range(1, 13):
-            clock[0] += 100 if step == 1 else 10
-            told(step, 12)
-    assert capsys.readouterr().out.splitlines() == [
-        "looking at it: about 80 seconds to go, by the first 4 of 12 steps",
-        "looking at it: about 20 seconds to go, by the first 10 of 12 steps",
-    ]
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(2, ""), (3, "looking at it: about 12 seconds to go")])
-def test_nothing_is_said_of_what_is_soon_done(
-    seconds: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(commands.time, "monotonic", lambda: clock[0])
-    with commands.progress("looking at it") as told:
-        for step in range(1, 8):
-            clock[0] += seconds
-            told(step, 7)
-    assert capsys.readouterr().out.partition(",")[0] == said
+def fitted(images: data.Images, labels: Labels, training: ClassifierTraining) -> classifier.Classifier:
+    network = classifier_training.build_classifier(images, labels, training)
+    classifier_training.train_classifier(network, images, labels, training=training)
+    return network
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
 def test_an_augmented_image_is_the_image_shifted_by_at_most_a_sixteenth_or_mirrored(mirrored: bool) -> None:
     images = torch.rand(40, 2, 24, 20)
-    found = classifier.augmented(images, torch.Generator().manual_seed(0), mirrored=mirrored)
+    found = classifier_training.augment(images, torch.Generator().manual_seed(0), mirrored=mirrored)
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
     seen = set()
     for before, after in zip(padded, found.numpy(), strict=True):
@@ -182,7 +191,11 @@ def test_an_augmented_image_is_the_image_shifted_by_at_most_a_sixteenth_or_mirro
 
 def test_every_epoch_shows_every_image_once_with_its_label() -> None:
     images = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 1, 8, 8)
-    batches = list(classifier.epochs(images, torch.arange(50), Training(2, 3, batch_size=16), mirrored=True))
+    batches = list(
+        classifier_training.iterate_batches(
+            images, torch.arange(50), ClassifierTraining(2, 3, batch_size=16), mirrored=True
+        )
+    )
     assert [len(batch) for batch, _ in batches] == [13, 13, 12, 12] * 3
     for batch, targets in batches:
         assert torch.equal((batch[:, 0, 0, 0] * 255).round().long(), targets)
@@ -202,6 +215,7 @@ def test_images_of_any_shape_have_4w_features_and_the_multiply_adds_of_every_pos
     network = classifier.Classifier(shape, ("a", "b", "c"), width).eval()
     counted: list[int] = []
     sizes: list[tuple[int, ...]] = []
+    linear = 12 * width  # of 4w features and three classes
 
     def look(module: torch.nn.Module, given: tuple[torch.Tensor], made: torch.Tensor) -> None:
         if isinstance(module, torch.nn.Conv2d):
@@ -215,7 +229,7 @@ def test_images_of_any_shape_have_4w_features_and_the_multiply_adds_of_every_pos
     features = network.features(images)
     assert features.shape == (2, 4 * width)
     assert sizes == [(math.ceil(shape[1] / 2**k), math.ceil(shape[2] / 2**k)) for k in (1, 2, 3)]
-    assert sum(counted) == classifier.multiply_adds(shape, width)
+    assert sum(counted) + linear == classifier_training.count_multiply_adds(network)
     assert_close_to_largest(network.logits(features), network(images))
     assert network(images).shape == (2, 3)
 
@@ -224,8 +238,8 @@ def test_where_images_may_be_mirrored_both_sides_are_looked_at_but_not_in_traini
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     forty = data.Images("folder", "forty", images, images[:20], flip=True)
     labels = Labels(("dark", "light"), (images.flatten(1).float().mean(1) > 127.5).long())
-    network = classifier.trained(forty, labels, Training(2, 2), lambda *_: None)
-    features, probabilities = classifier.seen(network, images)
+    network = fitted(forty, labels, ClassifierTraining(2, 2))
+    features, probabilities = classifier.compute_features(network, images)
     one_sided = classifier.Classifier((3, 8, 8), labels.classes, 2).eval()
     one_sided.load_state_dict(network.state_dict())
     sides = [one_sided.features(side / 255) for side in (images, images.flip(3))]
@@ -233,8 +247,9 @@ def test_where_images_may_be_mirrored_both_sides_are_looked_at_but_not_in_traini
     assert_close_to_largest(features, sum(sides) / 2)
     geometric = torch.stack([one_sided(side / 255).softmax(1) for side in (images, images.flip(3))]).log().mean(0).exp()
     assert_close_to_largest(probabilities, geometric / geometric.sum(1, keepdim=True))
-    for mirrored, seen in zip(classifier.seen(network, images.flip(3)), (features, probabilities), strict=True):
-        assert_close_to_largest(mirrored, seen)
+    found = classifier.compute_features(network, images.flip(3))
+    for mirrored, direct in zip(found, (features, probabilities), strict=True):
+        assert_close_to_largest(mirrored, direct)
     assert_close_to_largest(network.train()(images / 255), one_sided.train()(images / 255))
 
 
@@ -244,7 +259,7 @@ def test_training_is_reproduced_whatever_random_numbers_were_drawn_before(digits
 
     def weights(seed: int) -> torch.Tensor:
         state = torch.get_rng_state()
-        network = classifier.trained(digits, labels, Training(2, 1, seed=seed), lambda *_: None)
+        network = fitted(digits, labels, ClassifierTraining(2, 1, seed=seed))
         assert torch.equal(torch.get_rng_state(), state)
         return torch.cat([weight.flatten() for weight in network.parameters()])
 
@@ -259,12 +274,12 @@ def test_a_last_image_that_fills_no_batch_is_no_batch_of_its_own() -> None:
     images = torch.randint(0, 256, (9, 1, 8, 8), dtype=torch.uint8)
     nine = data.Images("folder", "nine", images, images[:0])
     labels = Labels(("even", "odd"), torch.arange(9) % 2)
-    network = classifier.trained(nine, labels, Training(2, 2, batch_size=8), lambda *_: None)
+    network = fitted(nine, labels, ClassifierTraining(2, 2, batch_size=8))
     assert all(weight.isfinite().all() for weight in network.parameters())
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
-    rates = [classifier.learning_rate(step / 100, 0.2) for step in range(101)]
+    rates = [classifier_training.learning_rate(step / 100, 0.2) for step in range(101)]
     assert (rates[0], rates[20], rates[100]) == (0, 1, 0)
     assert rates == pytest.approx(list(np.interp(np.arange(101), [0, 20, 100], [0, 1, 0])))
 
@@ -276,29 +291,30 @@ def bundle(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
-def test_a_damaged_file_is_refused(judge: Judge, digits: data.Images, tmp_path: Path) -> None:
-    content = classifier.place(digits).read_bytes()
+def test_a_damaged_file_is_refused(stored: StoredClassifier, digits: data.Images, tmp_path: Path) -> None:
+    content = classifier.cache_path(digits).read_bytes()
     path = tmp_path / "c.pt"
     with pytest.raises(CheckpointError, match=r"c\.pt"):
-        classifier.load(path)
-    classifier.save(path, bundle(classifier.place(digits)))
-    assert classifier.load(path).accuracy == judge.accuracy
+        classifier.load_classifier(path)
+    classifier.save_classifier(path, bundle(classifier.cache_path(digits)))
+    assert classifier.load_classifier(path).accuracy == stored.accuracy
     for position in range(0, len(content), len(content) // 20):
         damaged = bytearray(path.read_bytes())
         damaged[position] ^= 1
         (tmp_path / "d.pt").write_bytes(damaged)
         (tmp_path / "d.pt.sha256").write_bytes((tmp_path / "c.pt.sha256").read_bytes())
         with pytest.raises(CheckpointError, match="damaged"):
-            classifier.load(tmp_path / "d.pt")
-    (tmp_path / "c.pt.sha256").unlink()
+            classifier.load_classifier(tmp_path / "d.pt")
+    for copy in tmp_path.glob("*.sha256"):
+        copy.unlink()
     with pytest.raises(CheckpointError, match="sha256"):
-        classifier.load(path)
+        classifier.load_classifier(path)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 1}, r"format 1;.*classifiers of format 3; train another: gantrain classifier dataset=NAME out="),
+        ({"format": 1}, r"format 1;.*reads format 3; train another: gantrain evaluate dataset=NAME classifier="),
         ({"accuracy": "high"}, "accuracy"),
         ({"shape": [3, 8, 8]}, "do not fit"),
         ({"classes": ["0", "1"]}, "do not fit"),
@@ -311,24 +327,24 @@ def test_a_damaged_file_is_refused(judge: Judge, digits: data.Images, tmp_path: 
 def test_a_file_that_does_not_fit_itself_is_refused(
     change: dict[str, Any], words: str, digits: data.Images, tmp_path: Path
 ) -> None:
-    classifier.save(tmp_path / "c.pt", bundle(classifier.place(digits)) | change)
+    classifier.save_classifier(tmp_path / "c.pt", bundle(classifier.cache_path(digits)) | change)
     with pytest.raises(CheckpointError, match=words):
-        classifier.load(tmp_path / "c.pt")
+        classifier.load_classifier(tmp_path / "c.pt")
 
 
 def test_an_older_versions_file_in_the_cache_is_left_alone_and_another_is_trained(
     digits: data.Images, gantrain: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    content = bundle(classifier.place(digits)) | {"format": 1}
+    content = bundle(classifier.cache_path(digits)) | {"format": 1}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    old = classifier.place(digits).with_name(f"digits_{digits.fingerprint}.pt")  # as format 1 was named
-    classifier.save(old, content)
+    old = classifier.cache_path(digits).with_name(f"digits_{digits.fingerprint}.pt")  # as format 1 was named
+    classifier.save_classifier(old, content)
     before = old.read_bytes()
-    monkeypatch.setattr(Training, "natural", lambda *_: Training(2, 1))
-    answer = gantrain("classifier", "dataset=digits")
+    monkeypatch.setattr(ClassifierTraining, "default", lambda *_: ClassifierTraining(2, 1))
+    answer = gantrain("evaluate", "dataset=digits")
     assert (answer.code, answer.err) == (0, "")
     assert "training a classifier" in answer.out
-    assert (classifier.load(classifier.place(digits)).dataset, old.read_bytes()) == ("digits", before)
+    assert (classifier.load_classifier(classifier.cache_path(digits)).dataset, old.read_bytes()) == ("digits", before)
 
 
 def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path) -> None:
@@ -336,9 +352,9 @@ def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return Path.mkdir, (tmp_path / "attacked",)
 
-    classifier.save(tmp_path / "c.pt", {"state": Attack()})
+    classifier.save_classifier(tmp_path / "c.pt", {"state": Attack()})
     with pytest.raises(CheckpointError, match="safely"):
-        classifier.load(tmp_path / "c.pt")
+        classifier.load_classifier(tmp_path / "c.pt")
     assert not (tmp_path / "attacked").exists()
 
 

@@ -289,7 +289,7 @@ def test_a_list_of_defaults_that_is_none_is_refused(gantrain: Gantrain, tmp_path
     [
         (["sample", "run", "count=abc"], "count=abc must be a whole number"),
         (["fit", "stds=abc"], "stds=abc must be a list"),
-        (["classifier", "dataset=digits", "epochs=abc"], "epochs=abc must be a whole number"),
+        (["evaluate", "dataset=digits", "train_classifier.epochs=abc"], "epochs=abc must be a whole number"),
         (["evaluate", "run", "reference=maybe"], "reference=maybe must be true or false"),
     ],
 )

@@ -25,11 +25,12 @@ from PIL import Image
 
 from gantrain.comparison import panels, plots, report, tables
 from gantrain.comparison import runs as run_folders
-from gantrain.comparison.comparison import Comparison, better, compare
+from gantrain.comparison.comparison import Comparison, compare
 from gantrain.comparison.configurations import Configuration, Estimate
 from gantrain.comparison.runs import command_lines, provenance, read_run
 from gantrain.comparison.untrusted import LARGEST_BYTES
 from gantrain.errors import DataError
+from gantrain.evaluation.metrics import better_direction
 from gantrain.launch import sweep as sweeps
 from gantrain.launch import unbegun
 from gantrain.screen import fitting
@@ -291,15 +292,15 @@ def test_a_band_is_the_deviation_at_each_clock(tmp_path: Path) -> None:
     ("metric", "direction"),
     [
         *((f"quality/{name}", -1) for name in ("fid_classifier", "fid_inception", "kid_classifier")),
-        *((f"quality/{name}", 1) for name in ("precision", "density", "classifier_score", "high_quality_share")),
-        *((f"diversity/{name}", 1) for name in ("recall", "coverage", "modes_found")),
+        *((f"quality/{name}", 1) for name in ("precision", "density", "inception_score", "high_quality_share")),
+        *((f"diversity/{name}", 1) for name in ("recall", "coverage", "modes")),
         *((f"diversity/{name}", -1) for name in ("missing_classes", "class_kl", "class_tv")),
         *((name, 0) for name in ("diversity/class_entropy", "quality/kid_classifier_error", "loss/generator")),
         *((name, 0) for name in ("bound/kl", "estimate/total_variation", "ratio/calibration_q")),
     ],
 )
 def test_which_direction_is_better(metric: str, direction: int) -> None:
-    assert better(metric) == direction
+    assert better_direction(metric) == direction
 
 
 def test_the_best_is_marked_where_there_is_one(tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ from torch import Tensor
 from gantrain import data
 from gantrain.cli import main
 from gantrain.errors import DataError
-from gantrain.evaluation import classifier, evaluation, metric_names
-from gantrain.evaluation import metrics as catalogue
+from gantrain.evaluation import classifier
 from gantrain.evaluation import samples as stored
 from gantrain.runs import checkpoints
 
@@ -132,7 +131,7 @@ def test_a_run_its_checkpoint_its_pictures_and_their_array_have_the_same_numbers
 ) -> None:
     found = measured(trained, "count=100", "seed=3")
     assert gantrain("sample", trained, "count=100", "seed=3", f"out={tmp_path / 'pictures'}").code == 0
-    pictures = stored.read(tmp_path / "pictures", (1, 8, 8))
+    pictures = stored.read_samples(tmp_path / "pictures", (1, 8, 8))
     others = [
         measured(trained / "checkpoints" / "last.pt", "count=100", "seed=3"),
         measured(tmp_path / "pictures", "dataset=digits", "count=100"),
@@ -186,10 +185,10 @@ def test_numbers_agree_with_independent_arithmetic_on_the_same_features(
 ) -> None:
     samples = digits.train[:200]
     found = measured(samples, "dataset=digits", "split=held_out", "count=150", "seed=5")
-    judge = classifier.load(classifier.place(digits))
-    assert found["features"]["checksum"] == judge.checksum[:16]
-    samples, real = evaluation.some(samples, 150, "samples", seed=5), digits.held[:150]
-    (x, _), (y, p) = (classifier.seen(judge.classifier, images) for images in (real, samples))
+    stored_classifier = classifier.load_classifier(classifier.cache_path(digits))
+    assert found["features"]["checksum"] == stored_classifier.checksum[:16]
+    samples, real = stored.choose_examples(samples, 150, "samples", seed=5), digits.held[:150]
+    (x, _), (y, p) = (classifier.compute_features(stored_classifier.classifier, images) for images in (real, samples))
     a, b = np.cov(x.numpy(), rowvar=False), np.cov(y.numpy(), rowvar=False)
     fid = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
     assert found["metrics"]["quality/fid_classifier"] == pytest.approx(float(fid), rel=1e-3)
@@ -234,11 +233,6 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
     assert list(found["metrics"])[:2] == ["quality/precision", "quality/density"]
     assert len(found["metrics"]) == 8
     assert (found["reference"], found["reference_count"]) == ({}, 0)
-
-
-def test_the_names_that_help_lists_are_those_of_the_catalogue() -> None:
-    assert tuple(catalogue.IMAGES) == metric_names.IMAGES
-    assert tuple(catalogue.POINTS) == metric_names.POINTS
 
 
 # What is refused
@@ -303,9 +297,9 @@ def test_a_run_is_not_judged_by_images_that_have_changed(tmp_path: Path, gantrai
 
 def test_an_array_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "a.npz", np.zeros((1000, 8, 8), np.uint8))
-    monkeypatch.setattr(stored, "LARGEST_BYTES", 10_000)
+    monkeypatch.setattr(stored, "MAX_BYTES", 10_000)
     with pytest.raises(DataError, match="the most"):
-        stored.read(tmp_path / "a.npz", (1, 8, 8))
+        stored.read_samples(tmp_path / "a.npz", (1, 8, 8))
 
 
 def test_a_damaged_sample_is_named_and_never_left_out(gantrain, tmp_path):
@@ -344,8 +338,8 @@ def test_an_array_is_read_in_any_order_of_its_bytes(kind: str, tmp_path: Path) -
     points, pixels = np.arange(12.0).reshape(6, 2), np.arange(256.0).reshape(4, 8, 8) / 255
     np.save(tmp_path / "points.npy", points.astype(kind))
     np.save(tmp_path / "pixels.npy", pixels.astype(kind))
-    assert stored.read(tmp_path / "points.npy", (2,)).tolist() == points.tolist()
-    assert stored.read(tmp_path / "pixels.npy", (1, 8, 8)).flatten().tolist() == list(range(256))
+    assert stored.read_samples(tmp_path / "points.npy", (2,)).tolist() == points.tolist()
+    assert stored.read_samples(tmp_path / "pixels.npy", (1, 8, 8)).flatten().tolist() == list(range(256))
 
 
 def test_the_runs_of_a_sweep_have_the_numbers_of_each_by_itself_from_data_read_once(

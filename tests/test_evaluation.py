@@ -17,11 +17,11 @@ from test_resume import SMALL, assert_equal_states, comparable, train_until
 
 from gantrain import data
 from gantrain.cli import main
-from gantrain.comparison.comparison import better
-from gantrain.evaluation import evaluation, metric_names
-from gantrain.evaluation import features as eyes
+from gantrain.console import Progress
+from gantrain.evaluation import evaluation
 from gantrain.evaluation import metrics as catalogue
-from gantrain.evaluation.evaluation import Evaluation, Yardstick
+from gantrain.evaluation.evaluation import Evaluation, EvaluationSettings, ReferenceSet
+from gantrain.evaluation.features import FeatureExtractor
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.state import State
@@ -133,26 +133,25 @@ def test_a_missing_classifier_is_trained_before_the_run(
     said = [line for line in answer.out.splitlines() if "classifier of the labels" in line or "images 2,000/" in line]
     assert len(said) == 2
     assert "training a classifier" in said[0]
-    assert set(written(tmp_path / "run")["metrics"]) == set(metric_names.numbers_of(["prdc"], "digits"))
+    assert set(written(tmp_path / "run")["metrics"]) == set(catalogue.number_names(["prdc"], "digits"))
 
 
-def test_the_line_names_the_number_of_training_examples_where_it_is_another() -> None:
+def test_the_line_names_the_number_of_training_examples_where_it_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = data.load("digits")
     assert isinstance(digits, data.Images)
 
-    def see(images: torch.Tensor, watching: eyes.Watching) -> catalogue.Seen:
-        features = images.flatten(1).double()
-        return catalogue.Seen(features, torch.zeros(0, dtype=torch.int64), pixels=images.flatten(1))
+    def extract(images: torch.Tensor, progress: Progress) -> catalogue.Features:
+        vectors = images.flatten(1).double()
+        return catalogue.Features(vectors, torch.zeros(0, dtype=torch.int64), pixels=images.flatten(1))
 
-    real, split = evaluation.real_examples(digits)
-    metrics = evaluation.chosen(["pairwise_distance"], digits)
-    reference = evaluation.training_examples(digits, 1700)
-    judge = Evaluation(Yardstick.of(digits, real, split, eyes.Eyes(see, (), {}), metrics, reference), 1700)
+    monkeypatch.setattr(evaluation, "build_extractor", lambda *_, **__: FeatureExtractor(extract, (), {}))
+    settings = EvaluationSettings(metrics=["pairwise_distance"], count=1700)
+    evaluated = Evaluation(evaluation.build_reference_set(digits, {}, settings, device=torch.device("cpu")))
     for count, words in {1618: "training data", 1700: "1,618 training examples"}.items():
-        result = judge.yardstick.measure(torch.cat([digits.train, digits.held])[:count])
-        floor = result.reference["diversity/pairwise_distance"]
-        assert f" ({words} {floor:.4g}); {count:,} samples" in judge.shown(result)
-        assert evaluation.document(result, {}, 0)["reference_count"] == 1618
+        result = evaluated.reference_set.measure(torch.cat([digits.train, digits.held])[:count])
+        floor = result.reference_set.reference["diversity/pairwise_distance"]
+        assert f" ({words} {floor:.4g}); {count:,} samples" in evaluated.summarize(result)
+        assert evaluation.build_document(result, {}, 0)["reference_count"] == 1618
 
 
 # best.pt
@@ -207,21 +206,19 @@ def test_improvement_has_a_direction_and_conditions() -> None:
     def document(fid: float | None, count: int = 20) -> dict[str, Any]:
         return {"count": count, "metrics": {"quality/fid_classifier": fid}}
 
-    judge = Evaluation(yardstick_of_ring(), 20, "quality/fid_classifier")
-    assert judge.improves(document(2.0), None)
-    assert judge.improves(document(1.0), document(2.0))
-    assert not judge.improves(document(2.0), document(2.0))
-    assert not judge.improves(document(3.0), document(2.0))
-    assert not judge.improves(document(None), document(2.0))
-    assert judge.improves(document(3.0, 30), document(2.0))
-    assert not Evaluation(yardstick_of_ring(), 20).improves(document(1.0), None)
+    evaluated = Evaluation(reference_set_of_ring(), "quality/fid_classifier")
+    assert evaluated.improves(document(2.0), None)
+    assert evaluated.improves(document(1.0), document(2.0))
+    assert not evaluated.improves(document(2.0), document(2.0))
+    assert not evaluated.improves(document(3.0), document(2.0))
+    assert not evaluated.improves(document(None), document(2.0))
+    assert evaluated.improves(document(3.0, 30), document(2.0))
+    assert not Evaluation(reference_set_of_ring()).improves(document(1.0), None)
 
 
-def yardstick_of_ring() -> Yardstick:
-    ring = data.load("ring")
-    real, split = evaluation.real_examples(ring, 50)
-    assert isinstance(ring, data.Density)
-    return Yardstick.of(ring, real, split, eyes.as_points(ring), evaluation.chosen(["modes"], ring))
+def reference_set_of_ring() -> ReferenceSet:
+    settings = EvaluationSettings(metrics=["modes"], count=50)
+    return evaluation.build_reference_set(data.load("ring"), {}, settings, device=torch.device("cpu"))
 
 
 # What goes wrong costs no run
@@ -274,10 +271,11 @@ def test_an_evaluation_that_cannot_be_written_costs_no_run(tmp_path: Path, gantr
         (["evaluate.every_images=9", "evaluate.metrics=[modes]"], "evaluate.metrics=modes"),
         (["evaluate.every_images=9", "best.metric=quality/fid_clasifier"], "did you mean quality/fid_classifier"),
         (["evaluate.every_images=9", "best.metric=quality/fid"], "did you mean quality/fid_classifier"),
+        (["evaluate.every_images=9", "best.metric=quality/fid_inception"], "add evaluate.features=inception"),
         (["evaluate.every_images=9", "best.metric=loss/generator"], "best.metric=loss/generator"),
         (["evaluate.every_images=9", "best.metric=diversity/class_entropy"], "best.metric=diversity/class_entropy"),
         (["evaluate.every_images=9", "evaluate.metrics=[fid]", "best.metric=quality/precision"], "needs prdc among"),
-        (["evaluate.every_images=9", "evaluate.features=classifier", "evaluate.inception=x"], "give one of them"),
+        (["evaluate.every_images=9", "evaluate.features=classifier", "evaluate.inception=x"], "give one"),
         (["evaluate.every_images=9", "dataset=dirac"], "dirac"),
         (["evaluate.every_images=9", "dataset=ring", "evaluate.metrics=[fid]"], "evaluate.metrics=fid"),
     ],
@@ -311,16 +309,9 @@ def test_the_page_of_metrics_has_every_number_of_a_run(ring: Path, tmp_path: Pat
     assert not {name for name in found if not any(re.fullmatch(pattern, name) for pattern in told)}
 
 
-def test_the_names_known_without_torch_are_those_that_are_measured() -> None:
-    seen = catalogue.Seen(
-        torch.rand(30, 4), torch.tensor([15, 15]), torch.rand(30, 2), torch.randint(0, 256, (30, 9), dtype=torch.uint8)
-    )
-    known = {"digits": catalogue.IMAGES, "stacked_mnist": catalogue.STACKS, "ring": catalogue.POINTS}
-    for dataset, metrics in known.items():
-        for name, metric in metrics.items():
-            assert list(catalogue.measure(seen, seen, [metric])) == metric_names.numbers_of([name], dataset)
-
-
 def test_every_kind_of_data_has_a_number_to_follow() -> None:
     for dataset in ("digits", "stacked_mnist", "ring"):
-        assert any(better(number) for number in metric_names.numbers_of(metric_names.metrics_of(dataset), dataset))
+        assert any(
+            catalogue.better_direction(number)
+            for number in catalogue.number_names(catalogue.metrics_of(dataset), dataset)
+        )

@@ -11,13 +11,13 @@ import importlib.metadata
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import Answer
 from PIL import Image
 from scipy import special, stats
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from gantrain import data
 from gantrain.errors import ConfigError, DataError
-from gantrain.evaluation import classes, distances, inception, metric_names
-from gantrain.evaluation.prdc import manifolds
+from gantrain.evaluation import classes, distances, inception, metrics
+from gantrain.evaluation.prdc import compute_prdc
 
 pytest.importorskip("torch_fidelity", reason="needs gantrain[inception]")
 from torch_fidelity import metric_fid, metric_isc, metric_kid
@@ -72,7 +72,8 @@ def file(random_network: Random, tmp_path_factory: pytest.TempPathFactory) -> It
 def published(patch: pytest.MonkeyPatch, path: Path) -> None:
     """Let the file at `path` be what was published."""
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    patch.setattr(inception, "WEIGHTS", inception.WEIGHTS._replace(sha256=checksum, url=path.as_uri()))
+    patch.setattr(inception, "SHA256", checksum)
+    patch.setattr(inception, "URL", path.as_uri())
 
 
 @pytest.fixture(autouse=True)
@@ -86,29 +87,29 @@ def images(count: int, channels: int = 3, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, channels, 8, 8), generator=random, dtype=torch.uint8)
 
 
-def seen(path: Path, shown: Tensor) -> tuple[Tensor, Tensor]:
-    return inception.seen(inception.load(path, CPU), shown, lambda step, steps: None)
+def features_of(path: Path, shown: Tensor) -> tuple[Tensor, Tensor]:
+    return inception.compute_features(inception.load_inception(path, CPU), shown)
 
 
 # The file
 
 
 def test_the_published_file_is_the_one_that_torch_fidelity_names() -> None:
-    assert inception.WEIGHTS.url == URL_INCEPTION_V3
-    assert URL_INCEPTION_V3.endswith(f"/{inception.WEIGHTS.name}")
-    prefix = inception.WEIGHTS.name.removesuffix(".pth").rpartition("-")[2]
-    assert inception.WEIGHTS.sha256.startswith(prefix)
-    assert len(inception.WEIGHTS.sha256) == 64
+    assert inception.URL == URL_INCEPTION_V3
+    assert URL_INCEPTION_V3.endswith(f"/{inception.FILE_NAME}")
+    prefix = inception.FILE_NAME.removesuffix(".pth").rpartition("-")[2]
+    assert inception.SHA256.startswith(prefix)
+    assert len(inception.SHA256) == 64
 
 
 def test_missing_weights_are_downloaded_to_their_place_once(own_cache: Path, file: Path) -> None:
-    path = inception.obtained()
-    assert path == own_cache / inception.WEIGHTS.name == inception.place()
+    path = inception.obtain_weights()
+    assert path == own_cache / inception.FILE_NAME == inception.cache_path()
     assert path.read_bytes() == file.read_bytes()
     written = path.stat().st_mtime_ns
-    assert inception.obtained() == path
+    assert inception.obtain_weights() == path
     assert path.stat().st_mtime_ns == written
-    assert sorted(each.name for each in own_cache.iterdir()) == [".gantrain.lock", path.name]
+    assert sorted(each.name for each in own_cache.iterdir()) == [path.name]
 
 
 @pytest.mark.parametrize("trouble", ["offline", "other weights", "flipped bit", "not there", "empty", "a folder"])
@@ -119,7 +120,7 @@ def test_weights_that_cannot_be_had_are_one_message(
     published(monkeypatch, tmp_path / "published.pth")
     named = tmp_path / "named.pth"
     if trouble == "offline":
-        monkeypatch.setattr(inception, "WEIGHTS", inception.WEIGHTS._replace(url=(tmp_path / "nothing").as_uri()))
+        monkeypatch.setattr(inception, "URL", (tmp_path / "nothing").as_uri())
     elif trouble == "other weights":
         (tmp_path / "published.pth").write_bytes(b"other" * 100)
     elif trouble == "flipped bit":
@@ -134,7 +135,7 @@ def test_weights_that_cannot_be_had_are_one_message(
     assert answer.code == 3
     assert len(answer.err.splitlines()) <= 5
     assert "Traceback" not in answer.err
-    for words in (inception.WEIGHTS.url, inception.WEIGHTS.sha256, str(inception.place()), "inception=FILE"):
+    for words in (inception.URL, inception.SHA256, str(inception.cache_path()), "inception=FILE"):
         assert words in answer.err
     assert not list(own_cache.glob("*.p*"))
     assert "looks at" not in answer.out
@@ -146,7 +147,7 @@ def test_without_torch_fidelity_it_says_what_to_install(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(ConfigError, match=r"pip install 'gantrain\[inception\]'"):
-        inception.obtained()
+        inception.obtain_weights()
 
 
 def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +160,7 @@ def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path, monkeypat
     torch.save({"Conv2d_1a_3x3.conv.weight": Attack()}, tmp_path / "weights.pth")
     published(monkeypatch, tmp_path / "weights.pth")
     with pytest.raises(DataError):
-        inception.load(tmp_path / "weights.pth", CPU)
+        inception.load_inception(tmp_path / "weights.pth", CPU)
     assert not (tmp_path / "attacked").exists()
 
 
@@ -167,7 +168,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, monkeypatch: pyt
     torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pth")
     published(monkeypatch, tmp_path / "weights.pth")
     with pytest.raises(DataError, match="state_dict"):
-        inception.load(tmp_path / "weights.pth", CPU)
+        inception.load_inception(tmp_path / "weights.pth", CPU)
 
 
 # What it sees
@@ -177,14 +178,19 @@ def test_an_image_is_seen_as_torch_fidelity_sees_it_whatever_stands_beside_it(
     file: Path, random_network: Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = images(5)
-    features, probabilities = seen(file, shown)
+    features, probabilities = features_of(file, shown)
     direct, logits = random_network(shown)
     assert_close_to_largest(features, direct)
     assert_close_to_largest(probabilities, special.softmax(logits.double().numpy(), axis=1))
     monkeypatch.setattr(inception, "BATCH", 2)
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[int, int | None]] = []
     order = torch.tensor([3, 1, 4, 0, 2])
-    others, _ = inception.seen(inception.load(file, CPU), shown[order], lambda *step: steps.append(step))
+
+    @contextmanager
+    def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+        yield lambda *step: steps.append(step)
+
+    others, _ = inception.compute_features(inception.load_inception(file, CPU), shown[order], progress)
     assert_close_to_largest(others, features[order])
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert float((features[0] - features[1]).abs().max()) > 1e-3
@@ -192,7 +198,7 @@ def test_an_image_is_seen_as_torch_fidelity_sees_it_whatever_stands_beside_it(
 
 def test_a_grey_image_is_one_of_three_equal_channels(file: Path) -> None:
     grey = images(2, channels=1)
-    assert torch.equal(seen(file, grey)[0], seen(file, grey.repeat(1, 3, 1, 1))[0])
+    assert torch.equal(features_of(file, grey)[0], features_of(file, grey.repeat(1, 3, 1, 1))[0])
 
 
 # The numbers
@@ -232,7 +238,7 @@ def test_evaluation_through_it(file: Path, gantrain: Callable[..., Answer], rand
     p = logits.double().softmax(1).numpy()
     score = np.exp(np.mean([stats.entropy(row, p.mean(0)) for row in p]))
     assert found["metrics"]["quality/inception_score"] == pytest.approx(score, rel=1e-5)
-    around = manifolds(x, y)
+    around = compute_prdc(x, y)
     assert found["metrics"]["quality/precision"] == pytest.approx(around.precision, abs=0.051)
     assert found["metrics"]["diversity/coverage"] == pytest.approx(around.coverage, abs=0.051)
     assert not list(Path().rglob("classifiers"))
@@ -263,44 +269,31 @@ def found(gantrain: Callable[..., Answer], *arguments: str) -> dict[str, Any]:
 def offline(tmp_path: Path, file: Path) -> Iterator[None]:
     """The published file cannot be downloaded."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "WEIGHTS", inception.WEIGHTS._replace(url=(tmp_path / "nothing").as_uri()))
+        patch.setattr(inception, "URL", (tmp_path / "nothing").as_uri())
         yield
 
 
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("place", ["cache/gantrain/inception", "cache/torch/hub/checkpoints", "hub/hub/checkpoints"])
-def test_it_is_used_where_it_is_present(
+def test_it_is_used_only_if_it_is_asked_for(
     file: Path, coloured: list[str], gantrain: Callable[..., Answer], place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place.startswith("hub"):
         monkeypatch.setenv("TORCH_HOME", str(Path("hub").absolute()))
-    assert found(gantrain, *coloured)["features"]["name"] == "classifier"
-    there = Path(place, inception.WEIGHTS.name)
+    there = Path(place, inception.FILE_NAME)
     there.parent.mkdir(parents=True, exist_ok=True)
     there.write_bytes(file.read_bytes())
-    assert found(gantrain, *coloured)["features"]["name"] == "inception"
-    for needs_no_other in ("features=classifier", "metrics=classes"):
-        assert found(gantrain, *coloured, needs_no_other)["features"]["name"] == "classifier"
-    np.save("grey.npy", images(COUNT, channels=1).squeeze(1).numpy())
-    assert found(gantrain, "evaluate", "grey.npy", "dataset=digits")["features"]["name"] == "classifier"
+    for features, network in {"auto": "classifier", "classifier": "classifier", "inception": "inception"}.items():
+        assert found(gantrain, *coloured, f"features={features}")["features"]["name"] == network
 
 
 @pytest.mark.usefixtures("file")
-def test_it_is_used_where_it_can_be_downloaded(coloured: list[str], gantrain: Callable[..., Answer]) -> None:
-    answer = gantrain(*coloured)
+def test_a_download_is_announced(coloured: list[str], gantrain: Callable[..., Answer]) -> None:
+    answer = gantrain(*coloured, "features=inception")
     assert answer.code == 0, answer.err
-    assert f"downloading the weights of the Inception network to {inception.place().parent}" in answer.out
+    assert f"downloading the weights of the Inception network to {inception.cache_path().parent}" in answer.out
     assert "features: the Inception network" in answer.out
-    assert "downloading" not in gantrain(*coloured).out
-
-
-@pytest.mark.usefixtures("offline")
-def test_where_it_cannot_be_downloaded_that_is_said(coloured: list[str], gantrain: Callable[..., Answer]) -> None:
-    answer = gantrain(*coloured)
-    assert answer.code == 0, answer.err
-    assert "images are seen through a classifier instead" in answer.out
-    for words in (inception.WEIGHTS.url, inception.WEIGHTS.sha256, str(inception.place())):
-        assert words in answer.out
+    assert "downloading" not in gantrain(*coloured, "features=inception").out
 
 
 def test_a_file_of_weights_chooses_its_network(
@@ -311,63 +304,60 @@ def test_a_file_of_weights_chooses_its_network(
     assert "diversity/missing_classes" not in document["metrics"]
     assert not list(Path("cache").rglob("classifiers/*.pt"))
     answer = gantrain(*coloured, f"inception={file}", "features=classifier")
-    assert (answer.code, "give one of them" in answer.err) == (2, True)
+    assert (answer.code, "give one" in answer.err) == (2, True)
 
 
 def test_classes_are_told_by_a_classifier(file: Path, coloured: list[str], gantrain: Callable[..., Answer]) -> None:
-    """By one that is at hand, or is asked for; distances still come from Inception."""
+    """If they are asked for, or a classifier is given; distances still come from Inception."""
     asked = found(gantrain, *coloured, f"inception={file}", "metrics=fid,classes")
-    by_itself = found(gantrain, *coloured, f"inception={file}")
     alone = found(gantrain, *coloured, "features=classifier")
     named = found(
         gantrain, *coloured, f"inception={file}", f"classifier={next(Path('cache').rglob('classifiers/*.pt'))}"
     )
-    whole = set(metric_names.numbers_of(metric_names.IMAGES, "folder", "inception"))
+    whole = set(metrics.number_names(metrics.IMAGES, "folder", "inception"))
     for document, numbers in (
-        (asked, set(metric_names.numbers_of(["fid", "classes"], "folder", "inception"))),
-        (by_itself, whole),
+        (asked, set(metrics.number_names(["fid", "classes"], "folder", "inception"))),
         (named, whole),
     ):
         assert set(document["metrics"]) == numbers
         assert document["features"]["classes"] == alone["features"]
         assert document["class_histogram"] == alone["class_histogram"]
-        for number in metric_names.numbers_of(["classes"], "folder"):
+        for number in metrics.number_names(["classes"], "folder"):
             assert document["metrics"][number] == alone["metrics"][number]
     assert sum(alone["class_histogram"]["samples"].values()) == COUNT
+    by_itself = found(gantrain, *coloured, f"inception={file}")
+    assert set(by_itself["metrics"]) == whole - set(metrics.number_names(["classes"], "folder"))
 
 
-def test_a_run_looks_through_it_and_keeps_to_what_it_began_with(
+def test_a_run_uses_it_while_training_and_after_it_is_resumed(
     file: Path, coloured: list[str], gantrain: Callable[..., Answer]
 ) -> None:
     photographs = [text for text in coloured if text.startswith("dataset")]
     small = ["architecture=conv8", "train.batch_size=10", "train.held_out_images=20", "evaluate.count=20"]
 
-    def trained(run: str, *more: str) -> tuple[str, str, list[str]]:
+    def measured(run: str) -> tuple[str, set[str]]:
+        document = json.loads(Path(run, "evaluation.json").read_text(encoding="utf-8"))
+        return document["features"]["name"], set(document["metrics"])
+
+    def trained(run: str, *more: str) -> tuple[str, set[str]]:
         answer = gantrain(
             "train", *photographs, *small, f"run_dir={run}", "train.images=20", "evaluate.every_images=20", *more
         )
         assert answer.code == 0, answer.err
-        return looked(run)
+        return measured(run)
 
-    def looked(run: str) -> tuple[str, str, list[str]]:
-        """Through what a run looked, by its evaluation and by its config, and for which metrics."""
-        found = json.loads(Path(run, "evaluation.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load(Path(run, ".hydra", "config.yaml").read_text(encoding="utf-8"))["evaluate"]
-        assert set(found["metrics"]) == set(metric_names.numbers_of(config["metrics"], "folder", config["features"]))
-        return found["features"]["name"], config["features"], config["metrics"]
-
-    through_inception = [name for name in metric_names.IMAGES if name != "classes"]
-    assert trained("a") == ("inception", "inception", through_inception)  # downloaded
-    assert inception.place().read_bytes() == file.read_bytes()
-    assert trained("classes", "best.metric=diversity/class_tv") == ("inception", "inception", [*metric_names.IMAGES])
-    assert Path("classes/checkpoints/best.pt").exists()
-    assert trained("b", "best.metric=quality/fid_classifier") == ("classifier", "classifier", [*metric_names.IMAGES])
-    assert trained("c", "evaluate.metrics=[classes]") == ("classifier", "classifier", ["classes"])
-    assert gantrain("resume", "b", "train.images=40").code == 0
-    assert looked("b") == ("classifier", "classifier", [*metric_names.IMAGES])
-    assert gantrain("resume", "a", "train.images=40").code == 0
-    assert looked("a") == ("inception", "inception", through_inception)  # though there is a classifier now
-    assert trained("d", "best.metric=quality/fid_inception") == ("inception", "inception", [*metric_names.IMAGES])
+    without_classes = [name for name in metrics.IMAGES if name != "classes"]
+    through_inception = "inception", set(metrics.number_names(without_classes, "folder", "inception"))
+    assert trained("a", "evaluate.features=inception") == through_inception  # downloaded
+    assert inception.cache_path().read_bytes() == file.read_bytes()
+    with_classes = trained("b", "evaluate.features=inception", "best.metric=diversity/class_tv")
+    assert with_classes == ("inception", set(metrics.number_names(metrics.IMAGES, "folder", "inception")))
+    assert Path("b/checkpoints/best.pt").exists()
+    through_classifier = "classifier", set(metrics.number_names(metrics.IMAGES, "folder"))
+    assert trained("c", "best.metric=quality/fid_classifier") == through_classifier
+    for run, before in {"a": through_inception, "c": through_classifier}.items():
+        assert gantrain("resume", run, "train.images=40").code == 0
+        assert measured(run) == before  # though there is a classifier now
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])

@@ -134,7 +134,7 @@ def test_the_orders_differ_in_what_g_moves_on():
 class Wide(nn.Module):
     """D whose log-ratios span ±`span`, and that judges each sample alone."""
 
-    judges_alone = True
+    is_samplewise = True
 
     def __init__(self, span: float) -> None:
         super().__init__()

@@ -34,8 +34,6 @@ KNOWS_HYDRA = {"config", "launch", "commands"}
 # Imports that are still to be removed.
 UPWARD = {
     ("gantrain.config.compose", "gantrain.launch.sweep"),
-    ("gantrain.evaluation.evaluation", "gantrain.comparison.comparison"),
-    ("gantrain.launch.build", "gantrain.commands.classifier"),
     ("gantrain.launch.packed", "gantrain.commands.train"),
     ("gantrain.launch.packed.opened", "gantrain.commands.resume"),
     ("gantrain.launch.packed.opened", "gantrain.commands.train"),
@@ -49,12 +47,13 @@ NEEDS_TORCH = {
     "gantrain.networks.builder",
     "gantrain.networks.summary",
     "gantrain.evaluation.classifier",
+    "gantrain.evaluation.classifier_training",
     "gantrain.training.endpoint",
     "gantrain.training.acceleration",
     "gantrain.training.step",
     "gantrain.objectives.slopes",
     "gantrain.precision",
-    *(f"gantrain.evaluation.{name}" for name in ("metrics", "classes", "distances", "prdc", "samples")),
+    *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "prdc", "samples")),
     "gantrain.training.state",
     "gantrain.training.loop",
     "gantrain.training.trajectory",

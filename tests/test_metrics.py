@@ -13,7 +13,7 @@ from torch import Tensor
 from gantrain import data
 from gantrain.evaluation import classes, distances, prdc
 from gantrain.evaluation import metrics as catalogue
-from gantrain.evaluation.metrics import Seen
+from gantrain.evaluation.metrics import Features
 
 
 def cloud(count: int, size: int = 6, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -102,20 +102,20 @@ def manifolds_by_brute_force(real: np.ndarray, fake: np.ndarray) -> tuple[float,
     precision = (pairs <= reach(real, 3)[:, None]).any(0).mean()
     recall = (pairs <= reach(fake, 3)[None]).any(1).mean()
     inside = pairs <= reach(real, 5)[:, None]
-    return precision, recall, inside.sum(0).mean() / 5, inside.any(1).mean()
+    return precision, inside.sum(0).mean() / 5, recall, inside.any(1).mean()
 
 
 @pytest.mark.parametrize(("n", "m", "shift", "scale"), [(90, 70, 0.0, 1.0), (40, 110, 1.0, 0.5), (200, 50, 0.5, 2.0)])
 def test_precision_recall_density_and_coverage_equal_brute_force(n: int, m: int, shift: float, scale: float) -> None:
     real, fake = cloud(n), cloud(m, seed=1, shift=shift, scale=scale)
     expected = manifolds_by_brute_force(real.numpy(), fake.numpy())
-    assert prdc.manifolds(real, fake) == pytest.approx(expected, abs=1e-12)
+    assert prdc.compute_prdc(real, fake) == pytest.approx(expected, abs=1e-12)
 
 
 def test_real_against_real_is_as_good_as_it_gets() -> None:
     x = cloud(300)
-    assert prdc.manifolds(x, x) == (1, 1, pytest.approx(1.2), 1)  # each point is also in its own ball: 6 of 5
-    halves = prdc.manifolds(x[:150], x[150:])
+    assert prdc.compute_prdc(x, x) == (1, pytest.approx(1.2), 1, 1)  # each point is also in its own ball: 6 of 5
+    halves = prdc.compute_prdc(x[:150], x[150:])
     assert min(halves) > 0.8
     assert distances.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
 
@@ -123,17 +123,17 @@ def test_real_against_real_is_as_good_as_it_gets() -> None:
 def test_a_planted_collapse_keeps_precision_and_loses_recall() -> None:
     real = torch.cat([cloud(100, 2), cloud(100, 2, shift=30)])
     collapsed = cloud(200, 2, seed=5)
-    found = prdc.manifolds(real, collapsed)
+    found = prdc.compute_prdc(real, collapsed)
     assert found.precision > 0.9
     assert found.recall <= 0.5
     assert found.coverage <= 0.5
-    spread_out = prdc.manifolds(collapsed, real)
+    spread_out = prdc.compute_prdc(collapsed, real)
     assert spread_out.precision <= 0.5
 
 
 def test_samples_that_are_all_the_same_have_no_diversity() -> None:
     same = torch.zeros(50, 3)
-    found = prdc.manifolds(cloud(50, 3), same)
+    found = prdc.compute_prdc(cloud(50, 3), same)
     assert (found.recall, prdc.mean_distance(same)) == (0, 0)
 
 
@@ -175,7 +175,7 @@ def test_where_data_repeat_themselves_equal_samples_are_duplicates(different: in
 def test_the_nearest_images_equal_brute_force() -> None:
     images, among = torch.randint(0, 256, (5, 64)).byte(), torch.randint(0, 256, (3000, 64)).byte()
     squares = ((images.numpy()[:, None].astype(int) - among.numpy()[None]) ** 2).sum(2)
-    found = prdc.nearest(images, among, 4).numpy()
+    found = prdc.find_nearest(images, among, 4).numpy()
     assert np.array_equal(np.take_along_axis(squares, found, 1), np.sort(squares, axis=1)[:, :4])
 
 
@@ -196,16 +196,16 @@ def test_histograms_are_compared_as_scipy_does() -> None:
     q, p = np.array([5, 0, 20, 75]), np.array([10, 20, 30, 40])
     samples, real = torch.from_numpy(q), torch.from_numpy(p)
     assert classes.entropy(samples) == pytest.approx(stats.entropy(q))
-    assert classes.kl(samples, real) == pytest.approx(stats.entropy(q, p))
+    assert classes.kl_divergence(samples, real) == pytest.approx(stats.entropy(q, p))
     assert classes.total_variation(samples, real) == pytest.approx(0.35)
-    assert classes.missing(samples, real) == [1]
-    assert classes.kl(real, samples) == math.inf
-    assert classes.missing(torch.zeros(4, dtype=torch.int64), real) == [0, 1, 2, 3]
+    assert classes.find_missing(samples, real) == [1]
+    assert classes.kl_divergence(real, samples) == math.inf
+    assert classes.find_missing(torch.zeros(4, dtype=torch.int64), real) == [0, 1, 2, 3]
 
 
 def test_a_class_is_counted_where_it_is_most_probable() -> None:
     probabilities = torch.tensor([[0.6, 0.4, 0], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
-    assert classes.histogram(probabilities).tolist() == [2, 0, 1]
+    assert classes.count_classes(probabilities).tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("name", ["ring", "grid25", "mixture1d"])
@@ -213,7 +213,7 @@ def test_draws_of_a_density_find_every_mode_and_the_chi_distributions_share(name
     density = data.load(name)
     assert isinstance(density, data.Density)
     points = density.held_out(20_000)
-    counts = classes.modes(points, density.mixture)
+    counts = classes.count_modes(points, density.mixture)
     share = stats.chi(points.shape[1]).cdf(3)
     assert int(counts.sum()) / len(points) == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / len(points)))
     assert counts.double() / counts.sum() == pytest.approx(np.array(density.mixture.weights), abs=0.02)
@@ -224,41 +224,43 @@ def test_modes_are_found_by_a_single_point_within_three_deviations() -> None:
     assert isinstance(ring, data.Density)
     means, std = torch.tensor(ring.mixture.means), ring.mixture.stds[0]
     points = means[[0, 0, 3, 5]] + torch.tensor([[0.0, 0], [2.9 * std, 0], [0, 2.9 * std], [0, 3.1 * std]])
-    assert classes.modes(points, ring.mixture).tolist() == [2, 0, 0, 1, 0, 0, 0, 0]
-    real = Seen(ring.held_out(500), classes.modes(ring.held_out(500), ring.mixture))
-    found = catalogue.measure(real, Seen(points, classes.modes(points, ring.mixture)), [catalogue.modes])
+    assert classes.count_modes(points, ring.mixture).tolist() == [2, 0, 0, 1, 0, 0, 0, 0]
+    real = Features(ring.held_out(500), classes.count_modes(ring.held_out(500), ring.mixture))
+    found = catalogue.measure(
+        real, Features(points, classes.count_modes(points, ring.mixture)), [catalogue.POINTS["modes"]]
+    )
     assert found == {"quality/high_quality_share": 0.75, "diversity/modes": 2}
 
 
 # Laws of all
 
 
-def seen(count: int, seed: int) -> Seen:
+def features_of(count: int, seed: int) -> Features:
     random = torch.Generator().manual_seed(seed)
-    features = torch.randn(count, 8, generator=random).double()
+    vectors = torch.randn(count, 8, generator=random).double()
     pixels = torch.randint(0, 4, (count, 3), generator=random, dtype=torch.uint8)
-    return Seen(features, classes.histogram(features), features.softmax(1), pixels)
+    return Features(vectors, classes.count_classes(vectors), vectors.softmax(1), pixels)
 
 
-def rearranged(seen: Seen) -> Seen:
-    order = torch.randperm(len(seen.features), generator=torch.Generator().manual_seed(7))
-    assert seen.probabilities is not None
-    assert seen.pixels is not None
-    return Seen(seen.features[order], seen.counts, seen.probabilities[order], seen.pixels[order])
+def rearranged(features: Features) -> Features:
+    order = torch.randperm(len(features.vectors), generator=torch.Generator().manual_seed(7))
+    assert features.probabilities is not None
+    assert features.pixels is not None
+    return Features(features.vectors[order], features.counts, features.probabilities[order], features.pixels[order])
 
 
 @pytest.mark.parametrize("name", sorted({**catalogue.IMAGES, **catalogue.POINTS}))
 def test_neither_order_nor_block_changes_a_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = {**catalogue.IMAGES, **catalogue.POINTS}[name]
-    real, samples = seen(150, 0), seen(130, 1)
-    once = metric(real, samples)
+    real, samples = features_of(150, 0), features_of(130, 1)
+    once = metric.compute(real, samples)
     for module in (distances, prdc):
         monkeypatch.setattr(module, "BLOCK", 37)
-    assert metric(rearranged(real), rearranged(samples)) == pytest.approx(once, rel=1e-10)
+    assert metric.compute(rearranged(real), rearranged(samples)) == pytest.approx(once, rel=1e-10)
 
 
 def test_every_number_has_a_group_and_belongs_to_one_metric() -> None:
     for metrics in (catalogue.IMAGES, catalogue.POINTS):
-        names = [name for metric in metrics.values() for name in metric(seen(50, 0), seen(50, 1))]
-        assert len(names) == len(set(names))
+        names = list(catalogue.measure(features_of(50, 0), features_of(50, 1), metrics.values()))
+        assert len(names) == sum(len(metric.directions) for metric in metrics.values())
         assert all(name.startswith(("quality/", "diversity/")) for name in names)

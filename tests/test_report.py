@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from gantrain.errors import DataError
-from gantrain.evaluation import metric_names
+from gantrain.evaluation import metrics
 from gantrain.files import append_whole
 from gantrain.reporting.reporter import Reporter
 from gantrain.reporting.tensorboard import CHARTS, EventFile
@@ -421,8 +421,9 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
 @pytest.mark.parametrize("group", ["quality", "diversity"])
 def test_charts_of_samples_show_every_number_but_those_of_another_scale(group):
     patterns = [pattern for _, (_, chosen) in CHARTS[group].items() for pattern in chosen]
-    every = [name for numbers in metric_names.SCALARS.values() for name in numbers]
-    every = [name for name in dict.fromkeys([*every, *metric_names.STACKED_SCALARS["modes"]]) if name.startswith(group)]
+    tables = (metrics.IMAGES, metrics.POINTS, metrics.STACKS)
+    every = [name for table in tables for metric in table.values() for name in metric.names()]
+    every = [name for name in dict.fromkeys(every) if name.startswith(group)]
     shown = [name for name in every if any(re.match(pattern, name) for pattern in patterns)]
     hidden = {"quality/kid_classifier_error", "diversity/support_size"}
     assert shown == [name for name in every if name not in hidden]

@@ -25,9 +25,10 @@ from gantrain.data import published
 from gantrain.data.images import pixels
 from gantrain.errors import DataError
 from gantrain.evaluation import classifier
-from gantrain.evaluation.classifier import Classifier, Judge, Stacked
+from gantrain.evaluation.classifier import ChannelwiseClassifier, Classifier, StoredClassifier
 
 WHOLE, STACKS = published.STACKS, (3000, 600)
+TRAINING = ("train_classifier.epochs=20", "train_classifier.width=16")
 Digits = dict[str, np.ndarray]
 
 
@@ -61,22 +62,22 @@ def loaded(root: Path, **settings: Any) -> data.Images:
 
 
 @pytest.fixture
-def judge(root: Path, gantrain: Callable[..., Answer]) -> Judge:
+def stored(root: Path, gantrain: Callable[..., Answer]) -> StoredClassifier:
     """The classifier of single digits, trained once for all tests: naming the stacks trains that of their channels."""
     single = data.load("mnist", root=root)
     assert isinstance(single, data.Images)
-    if not classifier.place(single).exists():
-        answer = gantrain("classifier", "dataset=stacked_mnist", f"dataset.root={root}", "epochs=20", "width=16")
+    if not classifier.cache_path(single).exists():
+        answer = gantrain("evaluate", "dataset=stacked_mnist", f"dataset.root={root}", *TRAINING)
         assert answer.code == 0, answer.err
         assert "of mnist" in answer.out
-    return classifier.load(classifier.place(single))
+    return classifier.load_classifier(classifier.cache_path(single))
 
 
 @pytest.fixture
-def prototypes(judge: Judge, digits: Digits) -> Tensor:
+def prototypes(stored: StoredClassifier, digits: Digits) -> Tensor:
     """The image of each digit that the classifier is surest of: uint8 `[10, 28, 28]`."""
     images, numbers = torch.from_numpy(digits["train"]), torch.from_numpy(digits["train_labels"])
-    _, probabilities = classifier.seen(judge.classifier, images[:, None])
+    _, probabilities = classifier.compute_features(stored.classifier, images[:, None])
     chosen = [int((probabilities[:, digit] * (numbers == digit)).argmax()) for digit in range(10)]
     assert probabilities[chosen].argmax(1).tolist() == list(range(10))
     return images[chosen]
@@ -150,9 +151,9 @@ def test_a_stack_is_seen_channel_by_channel() -> None:
     torch.manual_seed(0)
     single = Classifier((1, 12, 12), tuple("abc"), 2).eval()
     stacks = torch.randint(0, 256, (5, 2, 12, 12), dtype=torch.uint8)
-    together = Stacked(single, 2)
-    features, probabilities = classifier.seen(together, stacks)
-    parts = [classifier.seen(single, stacks[:, [channel]]) for channel in range(2)]
+    together = ChannelwiseClassifier(single, 2)
+    features, probabilities = classifier.compute_features(together, stacks)
+    parts = [classifier.compute_features(single, stacks[:, [channel]]) for channel in range(2)]
     assert_close_to_largest(features, torch.cat([each for each, _ in parts], 1))
     joint = np.einsum("ni,nj->nij", *(each.numpy() for _, each in parts)).reshape(5, 9)
     assert_close_to_largest(probabilities, joint)
@@ -186,7 +187,9 @@ def test_the_modes_of_a_generator_are_counted(
     assert (found["features"]["name"], found["features"]["dataset"]) == ("classifier", "mnist")
 
 
-def test_a_run_is_trained_evaluated_and_compared(root: Path, judge: Judge, gantrain: Callable[..., Answer]) -> None:
+def test_a_run_is_trained_evaluated_and_compared(
+    root: Path, stored: StoredClassifier, gantrain: Callable[..., Answer]
+) -> None:
     """With the natural network; the classifier that was named counts as the one that was found."""
     arguments = ["dataset=stacked_mnist", f"dataset.root={root}", "train.images=64", "train.batch_size=32"]
     assert gantrain("train", "run_dir=run", *arguments, "train.held_out_images=20").code == 0
@@ -202,7 +205,7 @@ def test_a_run_is_trained_evaluated_and_compared(root: Path, judge: Judge, gantr
     }  # fmt: skip
     single = data.load("mnist", root=root)
     assert isinstance(single, data.Images)
-    named = gantrain("evaluate", "run", "count=60", f"classifier={classifier.place(single)}", "out=other")
+    named = gantrain("evaluate", "run", "count=60", f"classifier={classifier.cache_path(single)}", "out=other")
     assert named.code == 0, named.err
     assert json.loads(Path("other/evaluation.json").read_text(encoding="utf-8")) == found
     refused = gantrain("evaluate", "run", "metrics=classes")

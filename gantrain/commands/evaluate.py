@@ -1,57 +1,62 @@
-"""`gantrain evaluate`: how good the samples of a generator are and how diverse, in numbers."""
+"""`gantrain evaluate`: metrics of the quality and the diversity of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import data
-from gantrain.commands import classifier as classifiers
 from gantrain.commands.resume import changed_by, refuse_sweep
-from gantrain.comparison import comparison
 from gantrain.config import checks, overrides
 from gantrain.config.schema import choice, number
-from gantrain.console import say, seen_or_not
-from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError, one_of
-from gantrain.evaluation import evaluation, metric_names
-from gantrain.evaluation import features as eyes
-from gantrain.evaluation.evaluation import FEWEST, Result, Yardstick
-from gantrain.files import reason
+from gantrain.console import build_table, format_number, print_tables, say, show_progress
+from gantrain.errors import CheckpointError, ConfigError
+from gantrain.evaluation import evaluation, features, metrics
+from gantrain.evaluation.evaluation import EvaluationSettings, Result
 from gantrain.launch import sweep
+from gantrain.launch.evaluate import (
+    ReferenceCache,
+    SampleSource,
+    evaluate_source,
+    evaluate_sweep,
+    is_run,
+    open_run,
+    open_samples,
+    run_folder,
+)
 from gantrain.runs.folder import RunFolder
-from gantrain.screen import console
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import Tensor
-
-    from gantrain.data import Dataset
 
 HELP = """Measure the quality and the diversity of samples against images that were kept from training.
 
   gantrain evaluate RUN|SWEEP|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out]
                     [reference=true] [features=auto|classifier|inception] [classifier=FILE] [inception=FILE]
                     [dataset=…] [out=DIR] [object=package:function] [device=auto]
+  gantrain evaluate dataset=NAME [train_classifier.epochs=N] [train_classifier.width=N] [train_classifier.seed=0]
+                    [classifier=FILE] [device=auto]
 
 Examples
   gantrain evaluate RUN
   gantrain evaluate RUN count=5000 seed=1 metrics=[fid,prdc]
-  gantrain evaluate SWEEP                             every run of it; then its report is made anew
-  gantrain evaluate DIR dataset=mnist                 a folder or .zip of images that anything made
+  gantrain evaluate SWEEP                             every run of it; its report is then updated
+  gantrain evaluate DIR dataset=mnist                 a folder or .zip of images from anywhere
   gantrain evaluate samples.npz dataset=cifar10       an array: 8-bit or in [0, 1]
   gantrain evaluate RUN features=inception            the FID of the literature
   gantrain evaluate RUN count=26000 metrics=modes     of stacked_mnist: modes found, of 1,000
+  gantrain evaluate dataset=cifar10 train_classifier.width=128 device=cuda       trains the classifier only
 
-Images are seen through a classifier of the dataset's labels (gantrain classifier), which is trained first where it is
-missing; classifier=FILE takes another one. features=inception takes the Inception network instead, whose weights are
-downloaded once; inception=FILE says where they lie. Without any of these, coloured images are seen through Inception
-where torch-fidelity is installed and its weights are present or can be downloaded. Classes are then told by a
-classifier, where there is one or `classes` is asked for by name. Points of a density are measured as they are.
-Samples come from the averaged generator where the run kept one. Real images are the test split or those held out
+Features of images come from a classifier of the dataset's labels, which is trained first if it is missing and kept in
+$XDG_CACHE_HOME/gantrain/classifiers (~/.cache/gantrain/classifiers) under the fingerprint of the images;
+classifier=FILE takes another one. Without samples, `gantrain evaluate dataset=NAME` trains it, or finds it, and tells
+its accuracy on images kept from training; classifier=FILE is then where it is kept. A classifier that was trained with
+other train_classifier settings than those given is replaced.
+features=inception takes the Inception network of the literature, whose weights are downloaded once; inception=FILE says
+where they are. Metrics of classes then need classifier=FILE, or to be named in metrics. Points of a density are
+measured as they are.
+Samples come from the averaged generator if the run kept one. Real images are the test split or those held out
 (split=training takes others); N is their number, at most 10,000. The seed chooses samples, never real images.
 reference=true measures as many training images too: what a perfect generator would get.
 
@@ -59,298 +64,183 @@ A table is printed, and evaluation.json and neighbours.png (samples, each with t
 written to RUN; for FOLDER and NPZ to out, by default `evaluation`.
 
 Metrics of images: {images}
-Metrics of stacked_mnist, whose channels are seen one by one: {stacks}
+Metrics of stacked_mnist, from each channel by itself: {stacks}
 Metrics of points: {points}
 (prdc is precision, recall, density and coverage; classes is how the classes, or modes, differ from the data's)"""
 
-BETTER = {1: "higher", -1: "lower", 0: ""}
+BETTER = {metrics.HIGHER: "higher", metrics.LOWER: "lower", metrics.NEITHER: ""}
+OF_CLASSIFIER = ("classifier", "train_classifier", "device")  # options without samples
+
+
+@dataclass
+class TrainClassifier:
+    """Settings of the classifier's training."""
+
+    epochs: int | None = number(None, at_least=1, at_most=10_000)
+    width: int | None = number(None, at_least=1, at_most=1024)
+    seed: int | None = number(None, at_least=0, at_most=2**63 - 1)
 
 
 @dataclass
 class Options:
-    """What `gantrain evaluate` can be told beside the dataset."""
+    """The options of `gantrain evaluate` beside the dataset."""
 
     metrics: list[str] | None = None
-    count: int | None = number(None, at_least=FEWEST, at_most=100_000)
+    count: int | None = number(None, at_least=evaluation.MIN_COUNT, at_most=100_000)
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     split: str = choice("held_out", ("held_out", "training"))
-    features: str = choice(eyes.AUTO, eyes.FEATURES)
+    features: str = choice(features.AUTO, features.FEATURES)
     reference: bool = True
     classifier: str | None = None
     inception: str | None = None
+    train_classifier: TrainClassifier = field(default_factory=TrainClassifier)
     out: str | None = None
     object: str | None = None
     device: str = "auto"
 
+    def settings(self) -> EvaluationSettings:
+        """Return what is measured."""
+        keys = ("metrics", "count", "split", "reference", "features", "classifier", "inception")
+        return EvaluationSettings(
+            **{key: getattr(self, key) for key in keys}, train_classifier=self.training_overrides()
+        )
 
-@dataclass(frozen=True)
-class Source:
-    """Where samples come from. `draw(count, shape)` gives at most `count` of them: uint8 images, or points."""
-
-    settings: dict[str, Any]  # of the dataset
-    fingerprint: str | None  # of the images it was trained on; None where it is not known, or others were named
-    draw: Callable[[int, tuple[int, ...]], Tensor]
-    facts: dict[str, Any]
-    out: Path
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Data that samples are compared with. `yardstick(count)`, for so many samples, looks at them once."""
-
-    dataset: Dataset
-    count: int  # of samples to take
-    yardstick: Callable[[int], Yardstick]
-
-
-Grounds = dict[str, Ground]  # by the settings of the dataset
+    def training_overrides(self) -> dict[str, int]:
+        """Return the settings of the classifier's training that were given."""
+        return {key: value for key, value in asdict(self.train_classifier).items() if value is not None}
 
 
 def help_text() -> str:
-    """The command's help."""
-    return HELP.format(
-        images=", ".join(metric_names.IMAGES),
-        stacks=", ".join(metric_names.STACKS),
-        points=", ".join(metric_names.POINTS),
-    )
+    """Return the command's help."""
+    tables = {"images": metrics.IMAGES, "stacks": metrics.STACKS, "points": metrics.POINTS}
+    return HELP.format(**{kind: ", ".join(table) for kind, table in tables.items()})
 
 
 def run(arguments: list[str]) -> None:
-    """Evaluate what the first argument names."""
-    if not arguments or "=" in arguments[0]:
-        raise ConfigError("evaluate needs a run, a checkpoint, a folder of images or an array: gantrain evaluate RUN")
-    path = Path(arguments[0])
-    theirs, ours = classifiers.divided(arguments[1:])
-    options = overrides.read(Options, [listed(text) for text in ours])
-    refuse_unknown(options.metrics)
+    """Evaluate what the first argument names, or train the classifier of a dataset if there are no samples."""
+    samples = [] if not arguments or "=" in arguments[0] else arguments[:1]
+    dataset, others = split_arguments(arguments[len(samples) :])
+    options = overrides.read(Options, [bracket_list(text) for text in others])
+    if not samples:
+        return store_classifier(dataset, options)
+    path = Path(samples[0])
+    if options.classifier and (given := options.training_overrides()):
+        raise ConfigError(
+            f"train_classifier.{next(iter(given))} trains the classifier of the data, and classifier="
+            f"{options.classifier} takes another; give one of them"
+        )
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, a checkpoint, a folder of images or an array")
-    if eyes.named_networks(vars(options)) == (metric_names.INCEPTION,):  # looked for before anything is read
-        from gantrain.evaluation import inception
+    from gantrain.launch.build import choose_device
 
-        inception.obtained(Path(options.inception) if options.inception else None)
-    if sweep.is_sweep(path):
-        return evaluate_sweep(path, theirs, options)
-    refuse_sweep(path, "evaluate")
-    return evaluate(path, theirs, options, {})
-
-
-def evaluate_sweep(root: Path, theirs: list[str], options: Options) -> None:
-    """Evaluate every run of a sweep, and lay them side by side anew. Raises RunFailed at the end, where one could not
-    be measured."""
+    references = ReferenceCache(options.settings(), choose_device(options.device), show_progress)
+    if not sweep.is_sweep(path):
+        refuse_sweep(path, "evaluate")
+        return evaluate(path, dataset, options, references=references)
     if options.out is not None:
         raise ConfigError(f"out={options.out}: an evaluation of a sweep is kept in each of its runs; leave out away")
-    failed: dict[str, GantrainError] = {}
-    grounds: Grounds = {}
-    for run in sorted(root.glob("*/checkpoints"), key=lambda path: sweep.job_number(path.parent)):
-        say(f"\n{run.parent}")
-        try:
-            evaluate(run.parent, theirs, options, grounds)
-        except GantrainError as error:
-            failed[run.parent.name] = error
-            say(f"failed: {error}", error=True)
-    say("")
-    sweep.compare_runs(root)
-    if failed:
-        count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
-        reasons = sweep.listed_reasons({name: str(error) for name, error in failed.items()})
-        code = next(iter(failed.values())).exit_code
-        raise sweep.RunFailed(f"{count} could not be measured:\n{reasons}", code)
+    return evaluate_sweep(path, lambda run: evaluate(run, dataset, options, references=references))
 
 
-def evaluate(path: Path, theirs: list[str], options: Options, grounds: Grounds) -> None:
-    """Evaluate a run, a checkpoint, or stored samples, on one of the `grounds` where the data are the same."""
-    is_run = path.suffix == ".pt" or (path / "checkpoints").is_dir()
-    source = trained(path, theirs, options) if is_run else stored(path, theirs, options)
-    result = measured(source, ground_of(source.settings, options, grounds))
-    write(source, result, options)  # before anything is shown: the reader of a pipe may leave
-    show(source, result, options)
-    say(f"evaluation.json is in {source.out}")
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments that describe the dataset, as `gantrain train` takes them, and the others."""
+    dataset = [text for text in arguments if text.partition("=")[0].partition(".")[0] == "dataset"]
+    return overrides.checked(dataset), [text for text in arguments if text not in dataset]
 
 
-def listed(argument: str) -> str:
-    """`metrics=fid,kid` as `metrics=[fid,kid]`; other arguments as they are."""
+def bracket_list(argument: str) -> str:
+    """Return `metrics=fid,kid` as `metrics=[fid,kid]`, and other arguments as they are."""
     key, _, names = argument.partition("=")
     return f"metrics=[{names.removeprefix('[').removesuffix(']')}]" if key == "metrics" else argument
 
 
-def refuse_unknown(metrics: list[str] | None) -> None:
-    """Raise ConfigError for a name that is no metric's."""
-    for name in metrics or ():
-        if name not in (known := dict.fromkeys(metric_names.IMAGES + metric_names.STACKS + metric_names.POINTS)):
-            raise ConfigError(one_of("metrics", name, known))
+def compose_dataset(arguments: list[str]) -> dict[str, Any]:
+    """Return the settings of the dataset that the arguments describe. Raises ConfigError."""
+    from gantrain.config.compose import compose
+
+    settings: dict[str, Any] = checks.checked(compose(arguments))["dataset"]
+    return settings
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Samples
+def store_classifier(dataset: list[str], options: Options) -> None:
+    """Train the classifier of a dataset, unless it is there, and say how accurate it is."""
+    if not any(text.startswith("dataset=") for text in dataset):
+        raise ConfigError(
+            "evaluate needs a run, a checkpoint, a folder of images or an array: gantrain evaluate RUN; without one, "
+            "gantrain evaluate dataset=NAME trains the classifier of a dataset"
+        )
+    for key, value in asdict(options).items():
+        if key not in OF_CLASSIFIER and value != getattr(Options(), key):
+            raise ConfigError(
+                f"{key}={value} is for the evaluation of samples, and there are none: gantrain evaluate RUN {key}=…; "
+                "without samples the classifier is trained, by train_classifier.epochs, .width and .seed"
+            )
+    settings = compose_dataset(dataset)
 
-
-def trained(path: Path, typed: list[str], options: Options) -> Source:
-    """The generator of a run or a checkpoint, and the data of its run unless others are `typed`."""
-    from gantrain.evaluation.samples import quantised
-    from gantrain.launch.build import choose_device
-    from gantrain.runs import checkpoints
-    from gantrain.training import state
-
-    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    if options.out is None:
-        RunFolder(folder).refuse_links()
-    problems: list[str] = []
-    if path.is_dir():
-        path, bundle, problems = checkpoints.newest(path / "checkpoints")
-    else:
-        bundle = checkpoints.load(path)
-    for problem in problems:
-        say(f"passed over: {problem}")
-    values = overrides.values(typed)
-    settings = (
-        classifiers.composed(typed)
-        if "dataset" in values
-        else checks.typed(changed_by(values, bundle["config"]))["dataset"]  # the rest may be for another machine
-    )
-    generator = state.load(path, object=options.object).to(choose_device(options.device))
-
-    def draw(count: int, shape: tuple[int, ...]) -> Tensor:
-        samples = generator.sample(count, options.seed)
-        if not bool(samples.isfinite().all()):
-            raise DivergedError(f"{path}: samples are not finite; the generator has diverged")
-        if samples.shape[1:] != shape:
-            raise ConfigError(f"{path} makes samples of shape {list(samples.shape[1:])}, the data have {list(shape)}")
-        return quantised(samples) if len(shape) == 3 else samples
-
-    return Source(
-        settings,
-        fingerprint=None if values.keys() - {"dataset.root", "dataset.path"} else bundle["data"].get("fingerprint"),
-        draw=draw,
-        facts={
-            "images": generator.images,
-            "checkpoint": path.name,
-            "samples_from": "averaged generator" if "average" in bundle["state"] else "generator",
-        },
-        out=Path(options.out or folder),
-    )
-
-
-def stored(path: Path, typed: list[str], options: Options) -> Source:
-    """Samples that lie on the disk, and the data that are `typed`."""
-    if not any(text.startswith("dataset=") for text in typed):
-        raise ConfigError(f"{path} is no run, so the data to compare with have to be named: dataset=…")
-    settings = classifiers.composed(typed)
-
-    def draw(count: int, shape: tuple[int, ...]) -> Tensor:
-        from gantrain.evaluation import samples as stored
-
-        return evaluation.some(stored.read(path, shape), count, "samples", options.seed)
-
-    facts = {"images": None, "checkpoint": None, "samples_from": path.name}
-    return Source(settings, None, draw, facts, Path(options.out or "evaluation"))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Numbers
-
-
-def ground_of(settings: dict[str, Any], options: Options, grounds: Grounds) -> Ground:
-    """The ground of a dataset with these settings, kept in `grounds` in place of the one before."""
-    if (key := repr(settings)) not in grounds:
-        grounds.clear()  # first: two datasets at a time might not fit in memory
-        grounds[key] = read(settings, options)
-    return grounds[key]
-
-
-def read(settings: dict[str, Any], options: Options) -> Ground:
-    """The data with these settings; its yardstick raises DataError for too few examples to measure any."""
+    from gantrain.evaluation.classifier import cache_path
+    from gantrain.evaluation.classifier_training import obtain_classifier
     from gantrain.launch.build import choose_device
 
     device = choose_device(options.device)
-    dataset = data.load(**settings, device=device)
-    asked = vars(options)
-    network = eyes.network_for(dataset, asked)
-    metrics = classifiers.chosen(asked, dataset, settings, network)
-    real, split = evaluation.real_examples(dataset, options.count, options.split)
-
-    @cache
-    def yardstick(count: int) -> Yardstick:
-        fitting = real[:count]  # of fewer samples than real ones, coverage would say nothing
-        evaluation.refuse_few(count, len(fitting))
-        wanted = options.reference and split != "training"
-        reference = evaluation.training_examples(dataset, count) if wanted else None
-        seen_by = classifiers.eyes_for(asked, dataset, settings, network, metrics, device)
-        return Yardstick.of(dataset, fitting, split, seen_by, metrics, reference, classifiers.progress)
-
-    return Ground(dataset, options.count or len(real), yardstick)
+    images = features.load_classifier_images(settings, device)
+    path = Path(options.classifier) if options.classifier else cache_path(images)
+    stored = obtain_classifier(images, path, options.training_overrides(), progress=show_progress)
+    extractor = features.classifier_extractor(stored, device)
+    classes = len(extractor.classes)
+    say(f"{path}: {features.describe_features(extractor.description)}, {classes} classes")
 
 
-def measured(source: Source, ground: Ground) -> Result:
-    """All numbers that were asked for. Raises CheckpointError for other data than those of the training."""
-    dataset = ground.dataset
-    if source.fingerprint not in (None, dataset.fingerprint):
-        raise CheckpointError(
-            f"{dataset.label} has changed since the run was trained: its fingerprint is {dataset.fingerprint}, was "
-            f"{source.fingerprint}; restore the images, or name the data to compare with: dataset=…"
-        )
-    samples = source.draw(ground.count, dataset.shape)
-    result = ground.yardstick(len(samples)).measure(samples, classifiers.progress)
-    if isinstance(dataset, data.Images):
-        with writing(source.out):
-            evaluation.draw_neighbours(samples, dataset.train, source.out)
-    return result
+def evaluate(path: Path, arguments: list[str], options: Options, *, references: ReferenceCache) -> None:
+    """Evaluate a run, a checkpoint or stored samples, and print the numbers."""
+    device, values = references.device, overrides.values(arguments)
+    if is_run(path):
+        out = run_folder(path)
+        if options.out is None:
+            RunFolder(out).refuse_links()
+        source = open_run(path, options.seed, device, object=options.object)
+    else:
+        out, source = Path("evaluation"), open_samples(path, options.seed)
+    if "dataset" in values:
+        settings = compose_dataset(arguments)
+    elif source.config is None:
+        raise ConfigError(f"{path} is no run, so the data to compare with have to be named: dataset=…")
+    else:
+        settings = checks.typed(changed_by(values, source.config))["dataset"]  # the rest may be for another machine
+    if values.keys() - {"dataset.root", "dataset.path"}:
+        source = replace(source, fingerprint=None)  # other data
+    out = Path(options.out or out)
+    result = evaluate_source(source, settings, references, out=out)
+    print_result(source, result)
+    say(f"evaluation.json is in {out}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# On the screen and on the disk
-
-
-def show(source: Source, result: Result, options: Options) -> None:
+def print_result(source: SampleSource, result: Result) -> None:
     """Print how the numbers were obtained, and the table."""
-    samples, real = result.counts
-    facts, split = source.facts, result.split.replace(" ", "-")
-    origin = facts["samples_from"]
-    if facts["images"] is not None:
-        origin = f"the {origin} at {facts['images']:,} images"
-    say(
-        f"{samples:,} samples of {origin} against {real:,} {split} examples of {result.label}, "
-        f"seed {options.seed}; features: {eyes.described(result.features)}"
-    )
-    with seen_or_not():
-        console().print(table(result))
+    origin, images = source.facts["samples_from"], source.facts["images"]
+    if images is not None:
+        origin = f"the {origin} at {images:,} images"
+    description = features.describe_features(result.reference_set.extractor.description)
+    say(f"{result.describe(source.seed, origin)}; features: {description}")
+    print_tables(result_table(result))
     if result.missing and "diversity/missing_classes" in result.metrics:
         say(f"missing: {', '.join(result.missing)}")
 
 
-def table(result: Result) -> Table:
-    """One row a number, beside what as many training examples give, or all of them where there are fewer."""
-    from rich.table import Table
-
-    rows = Table(box=None, pad_edge=False)
-    for head in ("metric", "samples", *([result.reference_name] if result.reference else []), "better"):
-        rows.add_column(head, justify="left" if head in ("metric", "better") else "right", no_wrap=True)
-    for name in result.metrics:
-        if not name.endswith("_error"):
-            values = [result.metrics, *([result.reference] if result.reference else [])]
-            rows.add_row(name, *(with_error(name, each) for each in values), BETTER[comparison.better(name)])
-    return rows
+def result_table(result: Result) -> Table:
+    """Return a table with a row for each number, beside that of training examples."""
+    columns, reference = {"samples": result.metrics}, result.reference_set.reference
+    if reference:
+        columns[result.reference_name] = reference
+    rows = [
+        [name, *(with_error(name, each) for each in columns.values()), BETTER[metrics.better_direction(name)]]
+        for name in result.metrics
+        if not name.endswith("_error")
+    ]
+    return build_table(["metric", *columns, "better"], rows, right=columns)
 
 
 def with_error(name: str, values: Mapping[str, float]) -> str:
-    """A number to four digits, ± its error where it has one."""
-    error = values.get(f"{name}_error")
-    text = f"{values[name]:,.0f}" if abs(values[name]) >= 10_000 else f"{values[name]:.4g}"
-    return (text + (f" ± {error:.2g}" if error is not None else "")).replace("-", "−")
-
-
-def write(source: Source, result: Result, options: Options) -> None:
-    """Write evaluation.json."""
-    with writing(source.out):
-        evaluation.write(source.out, evaluation.document(result, source.facts, options.seed))
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Turn an OSError into one sentence about `out`."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or out} cannot be written: {reason(error)}; or give another out=DIR"
-        ) from error
+    """Return a number with four digits, ± its error if it has one."""
+    error, value = values.get(f"{name}_error"), values[name]
+    text = format_number(value, ",.0f" if abs(value) >= 10_000 else "")
+    return text if error is None else f"{text} ± {format_number(error, '.2g')}"

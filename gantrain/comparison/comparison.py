@@ -26,15 +26,13 @@ from gantrain.comparison.configurations import (
 from gantrain.comparison.runs import EFFECTIVE_ORDER, FOLLOWED, WEIGHTS, Run, read_runs
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
+from gantrain.evaluation.evaluation import CONDITIONS, name_reference
+from gantrain.evaluation.metrics import better_direction
 from gantrain.runs.checkpoints import BEST
 
 MOST_BOUNDS = 4  # in the tables
 WEIGHT_METRICS = tuple(WEIGHTS + name for name in ("beta", "effective_order", "asked_share", "effective_sample_size"))
-LOWER = {"fid", "kid", "missing", "kl", "tv"}  # words in the names of metrics that are better when lower, …
-HIGHER = {"precision", "recall", "density", "coverage", "score", "modes", "high"}  # … or higher
-REFERENCE = "training data"  # in place of samples
 MOST_NAMED = 3  # runs in a note
-CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # the same in evaluations that are ranked
 NOT_RANKABLE = (
     "the runs differ in their data, or in how they were evaluated (see where the numbers come from): their metrics "
     "cannot be ranked"
@@ -139,7 +137,7 @@ class Comparison:
     def reference_name(self) -> str:
         """Name of the row of training examples."""
         counts = next((run.evaluation for run in self.runs if run.is_finished and run.reference), {})
-        return reference_name(finite_number(counts.get("reference_count")), finite_number(counts.get("count")))
+        return name_reference(finite_number(counts.get("reference_count")), finite_number(counts.get("count")))
 
     def format_reference(self, metric: str) -> str:
         """Format a metric of training examples."""
@@ -154,29 +152,15 @@ class Comparison:
         """
         estimates = [(c, c.estimate(metric)) for c in self.configurations]
         found = [(c, e.mean) for c, e in estimates if e is not None and e.n == len(c.runs)]
-        if len(found) < 2 or not (sign := better(metric)) or not self.is_rankable:
+        if len(found) < 2 or not (sign := better_direction(metric)) or not self.is_rankable:
             return []
         top = max(sign * mean for _, mean in found)
         return [configuration for configuration, mean in found if sign * mean == top]
 
 
-def better(metric: str) -> int:
-    """Return 1 if a higher value of a metric is better, −1 if a lower one is, 0 if neither is."""
-    group, _, name = metric.partition("/")
-    words = set(name.split("_"))
-    if group not in ("quality", "diversity") or name.endswith("_error"):
-        return 0
-    return -1 if words & LOWER else int(bool(words & HIGHER))
-
-
-def reference_name(training: float | None, samples: float | None) -> str:
-    """Name training examples in place of samples, with their number if it is not that of the samples."""
-    return REFERENCE if training is None or training == samples else f"{training:,.0f} training examples"
-
-
 def direction_arrow(metric: str) -> str:
     """Return ` ↑`, ` ↓` or nothing, for the end of a metric's name."""
-    return {1: " ↑", -1: " ↓", 0: ""}[better(metric)]
+    return {1: " ↑", -1: " ↓", 0: ""}[better_direction(metric)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import plotting
 from gantrain.comparison import endpoints
-from gantrain.comparison.comparison import Comparison, better, direction_arrow
+from gantrain.comparison.comparison import Comparison, direction_arrow
 from gantrain.comparison.configurations import Configuration, Estimate
 from gantrain.comparison.panels import (
     Look,
@@ -21,6 +21,7 @@ from gantrain.comparison.panels import (
     is_numbered,
     line_style,
 )
+from gantrain.evaluation.metrics import better_direction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +177,7 @@ def _plane_drawer(comparison: Comparison, x: str, y: str) -> Callable[[Axes], No
         axes.margins(0.18)
         axes.locator_params(axis="x", nbins=5)
         axes.set(xlabel=f"{_short_name(x)}, more diverse →", ylabel=f"{_short_name(y)}, better ↑")
-        if better(y) < 0:
+        if better_direction(y) < 0:
             axes.yaxis.set_inverted(True)
 
     return draw
@@ -190,7 +191,7 @@ def heatmap_panels(comparison: Comparison) -> list[Panel]:
     """The first metrics of each group by D's and G's divergence, if D's was swept."""
     if len(comparison.divergence_patterns("disc_div")) < 2:
         return []
-    ranked = [list(filter(better, names))[:MOST_HEATMAPS] for names in comparison.columns.values()]
+    ranked = [list(filter(better_direction, names))[:MOST_HEATMAPS] for names in comparison.columns.values()]
     metrics = list(itertools.chain(*ranked)) or comparison.columns.get("training", [])[-MOST_HEATMAPS:]
     return [Panel(metric + direction_arrow(metric), _heatmap_drawer(comparison, metric)) for metric in metrics]
 

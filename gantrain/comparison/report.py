@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.comparison import endpoints, panels, plots, tables
-from gantrain.comparison.comparison import REFERENCE, Comparison
+from gantrain.comparison.comparison import Comparison
 from gantrain.comparison.configurations import Configuration, error_metric, short_key
 from gantrain.comparison.panels import Plot
 from gantrain.comparison.runs import Run, command_lines, natural_key, provenance, read_picture
 from gantrain.comparison.untrusted import clean_text
 from gantrain.console import printable
 from gantrain.errors import ConfigError, DataError, StorageError
+from gantrain.evaluation.evaluation import REFERENCE
 from gantrain.files import reason, write_whole
 
 if TYPE_CHECKING:

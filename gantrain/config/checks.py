@@ -32,12 +32,11 @@ from omegaconf.errors import (
 
 from gantrain import data
 from gantrain import networks as architectures
-from gantrain.comparison.comparison import better
 from gantrain.config.schema import DEVICES, LOGGERS, OPEN_SECTIONS, Config, check_range, check_ranges, keys, kind
 from gantrain.config.trust import ForeignSource
 from gantrain.errors import RESEMBLANCE, ConfigError, likeness, meant, nearest_first, one_of
 from gantrain.evaluation import features
-from gantrain.evaluation.metric_names import CLASSIFIER, metrics_of, numbers_of
+from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import safe_name
 from gantrain.objectives import divergences, weighting
 from gantrain.objectives.objective import Objective
@@ -264,7 +263,7 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             if value not in (None, features.AUTO, CLASSIFIER):  # once the default, kept in checkpoints
                 raise ConfigError(f"{key}={value} needs evaluate.every_images=N: after how many images to measure")
         return
-    dataset, networks = settings["dataset"]["name"], features.named_networks(asked)
+    dataset, network = settings["dataset"]["name"], features.choose_network(asked["features"], asked["inception"])
     known = metrics_of(dataset)
     if asked["metrics"] == []:
         raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
@@ -273,10 +272,10 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             raise ConfigError(one_of("evaluate.metrics", name, known))
     if best is None:
         return
-    metrics = {
-        number: name for network in networks for name in known for number in numbers_of([name], dataset, network)
-    }
-    ranked = [number for number in metrics if better(number)]
+    metrics = {number: name for name in known for number in known[name].names(network)}
+    ranked = [number for number in metrics if better_direction(number)]
+    if best in number_names(known, dataset, INCEPTION) and best not in metrics:
+        raise ConfigError(f"best.metric={best} is a number of the Inception network; add evaluate.features=inception")
     if best in metrics and best not in ranked:
         raise ConfigError(
             f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {', '.join(ranked)}"

@@ -201,15 +201,16 @@ def read(schema: type[Options], arguments: list[str]) -> Options:
     """The arguments as an instance of `schema`, every key, type and range checked. Raises ConfigError."""
     typed = OmegaConf.structured(schema)
     for key, value in values(spelled(arguments, keys(schema)), keys(schema)).items():
-        if key not in typed:
+        if key not in keys(schema):
             raise ConfigError(unknown_key(key, keys(schema)))
         try:
             OmegaConf.update(typed, key, value)
         except OmegaConfBaseException as error:
             raise explained(error, schema) from error
-    read = OmegaConf.to_object(typed)
+    read, nested = OmegaConf.to_object(typed), OmegaConf.to_container(typed)
     assert isinstance(read, schema)
-    check_ranges(schema, vars(read))
+    assert isinstance(nested, dict)
+    check_ranges(schema, {str(key): value for key, value in nested.items()})
     return read
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gantrain.errors import ConfigError, one_of
-from gantrain.evaluation import evaluation
-from gantrain.evaluation import features as eyes
+from gantrain.evaluation import evaluation, features
 from gantrain.networks.latents import PRIORS
 from gantrain.objectives import heads
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
@@ -133,9 +132,9 @@ class EvaluateConfig:
     """
 
     every_images: int | None = number(None, "measure samples so often, and at the end", at_least=1)
-    count: int | None = number(None, "samples, as in gantrain evaluate", at_least=evaluation.FEWEST, at_most=100_000)
+    count: int | None = number(None, "samples, as in gantrain evaluate", at_least=evaluation.MIN_COUNT, at_most=100_000)
     metrics: list[str] | None = setting(None, "which numbers; all by default")
-    features: str = choice(eyes.AUTO, eyes.FEATURES, "the network that looks at images")
+    features: str = choice(features.AUTO, features.FEATURES, "the network that extracts features of images")
     classifier: str | None = setting(None, "file of another classifier than that of the data")
     inception: str | None = setting(None, "file of Inception's weights")
 

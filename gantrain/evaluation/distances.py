@@ -1,4 +1,4 @@
-"""Distances between two clouds of features: between the Gaussians that fit them, and between their mean embeddings."""
+"""Distances between two sets of features: Fréchet, of the Gaussians fitted to them, and kernel, of mean embeddings."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # rows of a matrix of all pairs that are held at once
+BLOCK = 1024  # rows of the matrix of all pairs that are in memory at once
 
 
 def frechet_distance(real: Tensor, samples: Tensor) -> float:
-    """The squared Fréchet distance between the Gaussians of two clouds, `[N, F]` and `[M, F]`:
+    """Return the squared Fréchet distance between the Gaussians fitted to two sets of features, `[N, F]` and `[M, F]`:
 
         ‖μ₁ − μ₂‖² + Tr Σ₁ + Tr Σ₂ − 2 Tr (Σ₁ Σ₂)^½.
 
     With Inception features it is the FID (Heusel et al. 2017, arXiv 1706.08500, equation 6). Its bias falls as 1/N: it
-    is above 0 for two clouds of one distribution, so only values of the same N and M can be compared.
+    is above 0 for two sets from one distribution, so only values of the same N and M can be compared.
     """
     (mean, factor), (other_mean, other_factor) = _moments(real), _moments(samples)
     # Tr (Σ₁Σ₂)^½ is the sum of the singular values of R₁R₂ᵀ, which a singular Σ does not disturb.
@@ -26,7 +26,7 @@ def frechet_distance(real: Tensor, samples: Tensor) -> float:
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean `[F]`, and R with RᵀR = Σ, the unbiased covariance: the smaller of centred points and a symmetric root."""
+    """Return the mean `[F]`, and R with RᵀR = Σ, the unbiased covariance: centred points or Σ's root, the smaller."""
     count, size = features.shape
     mean = features.double().mean(0)
     centred = (features.double() - mean) / (count - 1) ** 0.5
@@ -34,19 +34,19 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """The symmetric square root; eigenvalues that rounding made negative count as 0."""
+    """Return the symmetric square root; eigenvalues that rounding made negative count as 0."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 def kernel_distance(real: Tensor, samples: Tensor) -> tuple[float, float]:
-    """The kernel distance of two clouds, `[N, F]` and `[M, F]`, and its standard error:
+    """Return the kernel distance of two sets of features, `[N, F]` and `[M, F]`, and its standard error:
 
         MMD² = E[k(x, x′)] + E[k(y, y′)] − 2 E[k(x, y)],    k(x, y) = (x·y / F + 1)³,
 
-    over all pairs of different points, which leaves no bias: it is 0 on average for two clouds of one distribution, and
-    may be negative. With Inception features it is the KID (Bińkowski et al. 2018, arXiv 1801.01401). The error is the
-    jackknife's, over leaving out one point of either cloud, which on average is not too small (Efron and Stein 1981).
+    over all pairs of different points, without bias: it is 0 on average for two sets from one distribution, and may be
+    negative. With Inception features it is the KID (Bińkowski et al. 2018, arXiv 1801.01401). The error is the
+    jackknife's, leaving out one point of either set, which on average is not too small (Efron and Stein 1981).
     """
     real, samples = real.double(), samples.double()
     within, between = _row_sums(real, real) - _self_kernel(real), _row_sums(real, samples)
@@ -54,7 +54,7 @@ def kernel_distance(real: Tensor, samples: Tensor) -> tuple[float, float]:
     n, m = len(real), len(samples)
 
     def mean_square(sums: Tensor, size: int) -> Tensor:
-        """The mean over pairs, `[1 + size]`: of all points, then without each."""
+        """Return the mean over pairs, `[1 + size]`: of all points, then without each."""
         total = sums.sum()
         without = (total - 2 * sums) / ((size - 1) * (size - 2))
         return torch.cat([total.view(1) / (size * (size - 1)), without])
@@ -63,10 +63,10 @@ def kernel_distance(real: Tensor, samples: Tensor) -> tuple[float, float]:
         total = sums.sum()
         return torch.cat([total.view(1) / (size * other), (total - sums) / ((size - 1) * other)])
 
-    mine, theirs = mean_square(within, n), mean_square(other_within, m)
-    without_real = mine[1:] + theirs[0] - 2 * mean_product(between, n, m)[1:]
-    without_sample = mine[0] + theirs[1:] - 2 * mean_product(other_between, m, n)[1:]
-    value = mine[0] + theirs[0] - 2 * mean_product(between, n, m)[0]
+    within_real, within_samples = mean_square(within, n), mean_square(other_within, m)
+    without_real = within_real[1:] + within_samples[0] - 2 * mean_product(between, n, m)[1:]
+    without_sample = within_real[0] + within_samples[1:] - 2 * mean_product(other_between, m, n)[1:]
+    value = within_real[0] + within_samples[0] - 2 * mean_product(between, n, m)[0]
     variance = without_real.var(correction=0) * (n - 1) + without_sample.var(correction=0) * (m - 1)
     return float(value), float(variance.sqrt())
 
@@ -80,10 +80,10 @@ def _self_kernel(x: Tensor) -> Tensor:
     return (x.square().sum(1) / x.shape[1] + 1).pow(3)
 
 
-def distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Euclidean distances between the rows of x `[N, F]` and of y `[M, F]`, a block of rows of x at a time.
+def iterate_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the Euclidean distances between the rows of x `[N, F]` and of y `[M, F]`, a block of rows of x at a time.
 
-    Computed as differences and not through products: each value is the same to the last bit in every block and order.
+    They are computed from differences, not products: each value is the same to the last bit in every block and order.
     """
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)

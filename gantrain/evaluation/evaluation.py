@@ -1,252 +1,273 @@
-"""How good samples are and how diverse: real examples seen once, samples seen in the same way, and what comes out.
+"""Evaluation of samples: real examples whose features are extracted once, and the metrics of samples against them.
 
-A `Yardstick` holds the real examples, as its `Eyes` see them, and what as many training examples get in place of
-samples. It measures any number of sets of samples: those of `gantrain evaluate`, or, time and again, those of a
-generator that is still training. Real examples never depend on a seed.
+`gantrain evaluate` and training both build a `ReferenceSet`, which measures any number of sets of samples. The real
+examples never depend on a seed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import data
-from gantrain.comparison.comparison import CONDITIONS, better, reference_name
+from gantrain.console import Progress, no_progress
 from gantrain.errors import ConfigError, DataError, one_of
-from gantrain.evaluation.features import Eyes, Watching, unwatched
-from gantrain.evaluation.metric_names import NETWORKS, OF_CLASSES, is_stacked, metrics_of
+from gantrain.evaluation.features import FeatureExtractor, FeatureSettings, build_extractor, choose_network
+from gantrain.evaluation.metrics import (
+    INCEPTION,
+    Features,
+    Metric,
+    better_direction,
+    measure,
+    metrics_of,
+)
 from gantrain.files import write_whole
-from gantrain.seeding import stream_generator
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from gantrain.data import Dataset
-    from gantrain.evaluation.metrics import Metric, Seen
 
-FEWEST, MOST = 20, 10_000  # samples: fewer have no neighbours to speak of; more are taken only when they are asked for
+MIN_COUNT = 20  # samples; fewer have too few neighbours
 GROUPS = ("quality/", "diversity/")
 ROWS, COLUMNS = 8, 8  # of neighbours.png
-ALIKE = (*CONDITIONS, "seed")  # what is the same in two evaluations of one run that were measured alike
+REFERENCE = "training data"  # in place of samples
+CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # that have to agree to compare two numbers
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(FeatureSettings):
+    """What is measured, of how many samples.
+
+    Args:
+        metrics: Names of metrics; None measures all that the data have.
+        count: Samples and real examples, None for as many as real examples are held out, at most 10,000.
+        split: Split of the real examples, "held_out" or "training".
+        reference: Whether as many training examples are measured in place of samples.
+    """
+
+    metrics: Sequence[str] | None = None
+    count: int | None = None
+    split: str = "held_out"
+    reference: bool = True
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured: of samples, and of as many training examples, or all of them where there are fewer."""
+    """Numbers of samples, and those of training examples in `reference_set`."""
 
-    label: str  # of the data
+    reference_set: ReferenceSet
+    count: int  # samples
     metrics: dict[str, float]
-    reference: dict[str, float]
-    histogram: dict[str, dict[str, int]]
-    missing: list[str]
-    features: dict[str, Any]
-    counts: tuple[int, int]  # samples, real
-    reference_count: int  # training examples; 0 where none were measured
-    split: str
+    histogram: dict[str, dict[str, int]]  # by class, of "data" and of "samples"
+    missing: list[str]  # classes
+
+    def format_number(self, name: str) -> str:
+        """Return a number with its name, and that of training examples if it was measured."""
+        reference, text = self.reference_set.reference, f"{name} {self.metrics[name]:.4g}"
+        if name in reference:
+            text += f" ({self.reference_name} {reference[name]:.4g})"
+        return text.replace(" -", " −")
 
     @property
     def reference_name(self) -> str:
-        """What the training examples are called."""
-        return reference_name(self.reference_count, self.counts[0])
+        """Name of the training examples."""
+        return name_reference(self.reference_set.reference_count, self.count)
 
-    def told(self, name: str) -> str:
-        """A number, beside that of training examples where it was measured."""
-        floor = f" ({self.reference_name} {self.reference[name]:.4g})" if name in self.reference else ""
-        return f"{name} {self.metrics[name]:.4g}{floor}".replace(" -", " −")
+    def describe(self, seed: int, origin: str = "") -> str:
+        """Return how many samples, of which origin and seed, were compared with what."""
+        of, split = f" of {origin}" if origin else "", self.reference_set.split.replace(" ", "-")
+        real = len(self.reference_set.real.vectors)
+        return (
+            f"{self.count:,} samples{of} against {real:,} {split} examples of {self.reference_set.label}, seed {seed}"
+        )
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """What samples are measured against. `reference` are the numbers of training examples in place of samples."""
+class ReferenceSet:
+    """Features of real examples, with which samples are compared.
 
-    label: str
+    `count` is the number of samples it is for. `reference` are the numbers of training examples in place of samples,
+    `reference_count` their count, 0 if none were measured.
+    """
+
+    label: str  # of the data
     split: str
-    eyes: Eyes
+    count: int
+    extractor: FeatureExtractor
     metrics: Mapping[str, Metric]
-    real: Seen
+    real: Features
     reference: dict[str, float]
     reference_count: int
 
-    @classmethod
-    def of(
-        cls,
-        dataset: Dataset,
-        real: Tensor,
-        split: str,
-        eyes: Eyes,
-        metrics: Mapping[str, Metric],
-        reference: Tensor | None = None,
-        watching: Watching = unwatched,
-    ) -> Yardstick:
-        """The yardstick of these `real` examples, and of as many training examples as `reference`."""
-        from gantrain.evaluation import metrics as catalogue
-
-        seen, floor = eyes.see(real, watching), {}
-        if reference is not None:
-            floor = catalogue.measure(seen, eyes.see(reference, watching), metrics.values())
-        return cls(dataset.label, split, eyes, metrics, seen, floor, 0 if reference is None else len(reference))
-
-    def measure(self, samples: Tensor, watching: Watching = unwatched) -> Result:
-        """The numbers of samples: 8-bit images `[N, C, H, W]`, or points `[N, d]`."""
+    def measure(self, samples: Tensor, progress: Progress = no_progress) -> Result:
+        """Measure samples: 8-bit images `[N, C, H, W]`, or points `[N, d]`."""
         from gantrain.evaluation import classes
-        from gantrain.evaluation import metrics as catalogue
 
-        ours = self.eyes.see(samples, watching)
-        counts = {"data": self.real.counts, "samples": ours.counts}
+        features, names = self.extractor.extract(samples, progress), self.extractor.classes
+        counts = {"data": self.real.counts, "samples": features.counts}
         return Result(
-            self.label,
-            catalogue.measure(self.real, ours, self.metrics.values()),
-            self.reference,
-            histogram={whose: named(each, self.eyes.classes) for whose, each in counts.items()},
-            missing=[self.eyes.classes[index] for index in classes.missing(ours.counts, self.real.counts)],
-            features=self.eyes.features,
-            counts=(len(samples), len(self.real.features)),
-            reference_count=self.reference_count,
-            split=self.split,
+            self,
+            len(samples),
+            measure(self.real, features, self.metrics.values()),
+            histogram={whose: dict(zip(names, each.tolist(), strict=True)) for whose, each in counts.items()},
+            missing=[names[index] for index in classes.find_missing(features.counts, self.real.counts)],
         )
+
+
+def build_reference_set(
+    dataset: Dataset,
+    dataset_settings: Mapping[str, Any],
+    settings: EvaluationSettings,
+    *,
+    device: torch.device,
+    count: int | None = None,
+    best: str | None = None,
+    progress: Progress = no_progress,
+) -> ReferenceSet:
+    """Select real examples and metrics, build the feature extractor and extract the real examples' features.
+
+    Args:
+        dataset: The data, loaded with `dataset_settings`.
+        dataset_settings: The arguments of `data.load`.
+        settings: What is measured.
+        device: On which features are extracted.
+        count: Number of samples if there are fewer than `settings` ask for.
+        best: A number that has to be among those measured.
+        progress: Shows how far a slow step is.
+
+    Raises ConfigError for metrics that the data do not have, DataError for too few examples; a classifier that is
+    missing is trained only after these checks.
+    """
+    from gantrain.evaluation.samples import select_real_examples, select_training_examples
+
+    metrics = choose_metrics(settings, dataset.name, best)
+    real, split = select_real_examples(dataset, settings.count, settings.split)
+    count = settings.count or len(real) if count is None else count
+    real = real[:count]  # with fewer samples than real examples, coverage would say nothing
+    check_counts(count, len(real))
+    extractor = build_extractor(
+        dataset, dataset_settings, settings, metrics=metrics.values(), device=device, progress=progress
+    )
+    features, reference, reference_count = extractor.extract(real, progress), {}, 0
+    if settings.reference and split != "training":
+        training = select_training_examples(dataset, count)
+        reference = measure(features, extractor.extract(training, progress), metrics.values())
+        reference_count = len(training)
+    return ReferenceSet(dataset.label, split, count, extractor, metrics, features, reference, reference_count)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How many samples of a generator in training are measured, and against what.
+    """The evaluation of a generator in training.
 
-    `best` is the number that best.pt follows. The latents are those of `gantrain evaluate` and the same each time.
+    `best` is the number that best.pt follows. `seed` draws the latents, those of `gantrain evaluate` each time.
     """
 
-    yardstick: Yardstick
-    count: int
+    reference_set: ReferenceSet
     best: str | None = None
     seed: int = 0
 
-    @property
-    def network(self) -> str | None:
-        """Through which network images are seen; points are seen through none."""
-        name = self.yardstick.eyes.features["name"]
-        return name if name in NETWORKS else None
-
-    def shown(self, result: Result) -> str:
-        """What is told at each evaluation: the number that best.pt follows, the first of either group, and how they
-        were obtained."""
+    def summarize(self, result: Result) -> str:
+        """Return the number that best.pt follows, the first of each group, and how they were obtained."""
         firsts = [next((name for name in result.metrics if name.startswith(group)), None) for group in GROUPS]
-        told = dict.fromkeys(filter(None, [self.best, *firsts]))
-        samples, real = result.counts
-        return (
-            f"{', '.join(map(result.told, told))}; {samples:,} samples against {real:,} "
-            f"{result.split.replace(' ', '-')} examples of {result.label}, seed {self.seed}"
-        )
+        names = dict.fromkeys(filter(None, [self.best, *firsts]))
+        return f"{', '.join(map(result.format_number, names))}; {result.describe(self.seed)}"
 
-    def improves(self, found: Mapping[str, Any], record: Mapping[str, Any] | None) -> bool:
-        """Whether an evaluation, as evaluation.json tells it, is better than the best one so far."""
-        if self.best is None or (value := number(found, self.best)) is None:
+    def improves(self, document: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+        """Return whether an evaluation, as evaluation.json has it, is better than the best one so far."""
+        if self.best is None or (value := _finite_number(document, self.best)) is None:
             return False
-        if record is None or any(found.get(key) != record.get(key) for key in ALIKE):
-            return True  # two numbers that were not measured alike cannot be compared
-        before = number(record, self.best)
-        return before is None or better(self.best) * (value - before) > 0
+        if best is None or any(document.get(key) != best.get(key) for key in (*CONDITIONS, "seed")):
+            return True  # numbers that were measured differently cannot be compared
+        before = _finite_number(best, self.best)
+        return before is None or better_direction(self.best) * (value - before) > 0
 
 
-def number(document: Mapping[str, Any], name: str) -> float | None:
-    """A finite number of an evaluation, which may come from a file."""
+def _finite_number(document: Mapping[str, Any], name: str) -> float | None:
+    """A number of an evaluation, which may come from a file."""
     metrics = document.get("metrics")
     value = metrics.get(name) if isinstance(metrics, dict) else None
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 
-def named(counts: Tensor, classes: Sequence[str]) -> dict[str, int]:
-    """Counts by class."""
-    return dict(zip(classes, counts.tolist(), strict=True))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# What is measured, and against what
+# What is measured
 
 
-def chosen(names: Iterable[str] | None, dataset: Dataset, *, classes_known: bool = True) -> dict[str, Metric]:
-    """The metrics that were asked for by name; by default all, but those of classes only where these are known.
+def choose_metrics(settings: EvaluationSettings, dataset: str, best: str | None = None) -> dict[str, Metric]:
+    """Return the metrics that were asked for; by default all that need no other network than that of the features.
 
-    Raises ConfigError for one that such data do not have.
+    With Inception's features, metrics of classes are measured by default only if a file of a classifier is given, or
+    the number `best` is one of theirs. Raises ConfigError for a metric that the dataset does not have.
     """
-    from gantrain.evaluation import metrics as catalogue
-
-    every = catalogue.STACKS if is_stacked(dataset.name) else {**catalogue.IMAGES, **catalogue.POINTS}
-    known = {name: every[name] for name in metrics_of(dataset.name)}
-    for name in names or ():
+    known = metrics_of(dataset)
+    for name in settings.metrics or ():
         if name not in known:
-            raise ConfigError(one_of(f"{dataset.label} has other metrics: metrics", name, known))
-    return {name: known[name] for name in names or known if names or classes_known or name not in OF_CLASSES}
+            raise ConfigError(one_of(f"dataset={dataset} has other metrics: metrics", name, known))
+    if settings.metrics:
+        return {name: known[name] for name in settings.metrics}
+    is_inception = choose_network(settings.features, settings.inception) == INCEPTION and dataset in data.IMAGES
+    has_classes = not is_inception or settings.classifier is not None
+    return {
+        name: metric
+        for name, metric in known.items()
+        if has_classes or not metric.needs_classes or best in metric.names(INCEPTION)
+    }
 
 
-def real_examples(dataset: Dataset, count: int | None = None, split: str = "held_out") -> tuple[Tensor, str]:
-    """At most `count` real examples, 8-bit images or points, and the split that they are of."""
-    if not isinstance(dataset, data.Images):
-        return dataset.held_out(count or MOST).cpu(), "held out"
-    split = dataset.split if split == "held_out" else "training"
-    return some(dataset.train, count or MOST, "real") if split == "training" else dataset.held[: count or MOST], split
-
-
-def training_examples(dataset: Dataset, count: int) -> Tensor:
-    """At most `count` training examples, 8-bit images or points."""
-    if isinstance(dataset, data.Images):
-        return some(dataset.train, count, "reference")
-    return dataset.batch(0, count).cpu()
-
-
-def some(examples: Tensor, count: int, stream: str, seed: int = 0) -> Tensor:
-    """`count` of the examples, chosen at random; all of them, as they are, where there are no more."""
-    import torch
-
-    if len(examples) <= count:
-        return examples
-    order = torch.randperm(len(examples), generator=stream_generator(seed, stream))
-    return examples[order[:count].to(examples.device)]
-
-
-def refuse_few(samples: int, real: int) -> None:
-    """Raise DataError where there are too few examples of either kind to measure anything."""
-    if min(samples, real) < FEWEST:
+def check_counts(samples: int, real: int) -> None:
+    """Raise DataError if there are too few samples or real examples to measure anything."""
+    if min(samples, real) < MIN_COUNT:
         raise DataError(
-            f"{samples:,} samples and {real:,} real examples are too few; at least {FEWEST} of both are needed"
+            f"{samples:,} samples and {real:,} real examples are too few; at least {MIN_COUNT} of both are needed"
         )
 
 
+def name_reference(training: float | None, samples: float | None) -> str:
+    """Return the name of training examples in place of samples: with their number if there are fewer of them."""
+    return REFERENCE if training is None or training == samples else f"{training:,.0f} training examples"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# On the disk
+# On disk
 
 
-def document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """What evaluation.json holds; `facts` are "images", "checkpoint" and "samples_from"."""
-    samples, real = result.counts
+def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the content of evaluation.json; `facts` are "images", "checkpoint" and "samples_from"."""
+    reference_set = result.reference_set
     return {
         **facts,
-        "count": samples,
-        "real_count": real,
-        "reference_count": result.reference_count,
-        "split": result.split,
+        "count": result.count,
+        "real_count": len(reference_set.real.vectors),
+        "reference_count": reference_set.reference_count,
+        "split": reference_set.split,
         "seed": seed,
-        "features": result.features,
-        "metrics": finite(result.metrics),
-        "reference": finite(result.reference),
+        "features": reference_set.extractor.description,
+        "metrics": _finite_or_none(result.metrics),
+        "reference": _finite_or_none(reference_set.reference),
         "class_histogram": result.histogram,
     }
 
 
-def write(folder: Path, document: Mapping[str, Any]) -> None:
+def write_document(folder: Path, document: Mapping[str, Any]) -> None:
     """Write evaluation.json. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "evaluation.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+def _finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
     """JSON has neither infinity nor NaN."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def draw_neighbours(samples: Tensor, training: Tensor, folder: Path) -> None:
-    """`neighbours.png`: in each row a sample, then the training images nearest to it in pixels. Raises OSError."""
+    """Draw `neighbours.png`: in each row a sample, then the training images nearest to it in pixels. Raises OSError."""
     import torch
 
     from gantrain import plotting
@@ -254,7 +275,7 @@ def draw_neighbours(samples: Tensor, training: Tensor, folder: Path) -> None:
     from gantrain.evaluation import prdc
 
     samples, training = samples[:ROWS].cpu(), training.cpu()
-    nearest = prdc.nearest(samples.flatten(1), training.flatten(1), COLUMNS - 1)
+    nearest = prdc.find_nearest(samples.flatten(1), training.flatten(1), COLUMNS - 1)
     rows = torch.cat([samples[:, None], training[nearest]], dim=1)
     folder.mkdir(parents=True, exist_ok=True)
     plotting.save_grid(pixels(rows.flatten(0, 1)), folder / "neighbours.png")

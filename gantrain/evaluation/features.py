@@ -1,155 +1,190 @@
-"""How examples are looked at before they are measured: images through a network, points of a density as they are.
+"""Features that metrics compare: those of images from a network, and the points of a density themselves.
 
-Images are seen through a classifier of their labels, or through the Inception network, with which the literature
-measures. Inception does not know the classes of the data: where a classifier is at hand it tells them, and distances
-still come from Inception.
+Images go through a classifier of their labels or, if it is asked for, through the Inception network of the literature.
+Inception does not know the classes of the data: metrics of classes then use the classifier beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import data
+from gantrain.console import Progress
 from gantrain.errors import ConfigError
-from gantrain.evaluation.metric_names import (
-    CLASSIFIER,
-    INCEPTION,
-    NETWORKS,
-    OF_CLASSES,
-    is_stacked,
-    metrics_of,
-    numbers_of,
-)
+from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS, Features, Metric, is_stacked
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from gantrain.data import Dataset, Density
-    from gantrain.evaluation.classifier import Judge
-    from gantrain.evaluation.inception import Inception
-    from gantrain.evaluation.metrics import Seen
+    from gantrain.data import Dataset, Density, Images
+    from gantrain.evaluation.classifier import StoredClassifier
 
-AUTO = "auto"  # Inception where it fits and can be had, else the classifier
+AUTO = "auto"  # the classifier, unless a file of Inception's weights is given
 FEATURES = (AUTO, *NETWORKS)
 CHECKSUM_DIGITS = 16
-# What is being looked at → a context in which steps are told: steps made, steps in all.
-Watching = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
-@contextmanager
-def unwatched(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Nobody is told."""
-    yield lambda step, steps: None
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Which network extracts the features of images, and where its files are.
 
-
-class Eyes(NamedTuple):
-    """How examples are looked at, which may take long: somebody may be watching."""
-
-    see: Callable[[Tensor, Watching], Seen]
-    classes: Sequence[str]
-    features: dict[str, Any]  # what they are, as evaluation.json tells it
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Which network
-
-
-def named_networks(asked: Mapping[str, Any]) -> tuple[str, ...]:
-    """The networks that `features`, and a file of one of them under its name, leave to choose from.
-
-    Raises ConfigError where these contradict each other.
+    `classifier` is the file of a stored classifier, in place of the one of the data; `inception` that of Inception's
+    weights, in place of the downloaded ones. `train_classifier` are settings of the classifier's training.
     """
-    features, weights = asked["features"], asked[INCEPTION]
-    if weights is not None:
-        if features == CLASSIFIER:
-            raise ConfigError(
-                f"{INCEPTION}={weights} is for features={INCEPTION}, here it is {features}; give one of them"
-            )
-        return (INCEPTION,)
-    if features == AUTO and asked[CLASSIFIER] is not None:
-        return (CLASSIFIER,)
-    return NETWORKS if features == AUTO else (features,)
+
+    features: str = AUTO
+    classifier: str | None = None
+    inception: str | None = None
+    train_classifier: Mapping[str, int] = field(default_factory=dict)
 
 
-def network_for(dataset: Dataset, asked: Mapping[str, Any], best: str | None = None) -> str:
-    """Through which network examples are seen. Where both would do, and both have the number `best`: Inception for
-    coloured images, the photographs that it has been trained on, if it can be had; it may be downloaded then."""
+class FeatureExtractor(NamedTuple):
+    """Extracts features of 8-bit images `[N, C, H, W]` or of points `[N, d]`."""
+
+    extract: Callable[[Tensor, Progress], Features]
+    classes: Sequence[str]
+    description: dict[str, Any]  # as evaluation.json has it under "features"
+
+
+def choose_network(features: str, inception: str | None) -> str:
+    """Return the network that `features`, and a file of Inception's weights, ask for.
+
+    Raises ConfigError if they contradict each other.
+    """
+    if inception is not None and features == CLASSIFIER:
+        raise ConfigError(f"{INCEPTION}={inception} is for features={INCEPTION}, but features={features}; give one")
+    return INCEPTION if inception is not None else CLASSIFIER if features == AUTO else features
+
+
+def build_extractor(
+    dataset: Dataset,
+    dataset_settings: Mapping[str, Any],
+    settings: FeatureSettings,
+    *,
+    metrics: Iterable[Metric],
+    device: torch.device,
+    progress: Progress,
+) -> FeatureExtractor:
+    """Return the extractor for a dataset, which was loaded with `dataset_settings`, and for these metrics.
+
+    A classifier that is missing is trained, weights of Inception are downloaded. Raises ConfigError for a classifier of
+    images of another shape, DataError if the images have no labels or the weights cannot be had.
+    """
+    if not isinstance(dataset, data.Images):
+        assert isinstance(dataset, data.Density)
+        return point_extractor(dataset)
+    if choose_network(settings.features, settings.inception) == CLASSIFIER:
+        return classifier_extractor(_find_classifier(dataset, dataset_settings, settings, progress=progress), device)
+
     from gantrain.evaluation import inception
 
-    networks = [
-        network
-        for network in named_networks(asked)
-        if best is None or best in numbers_of(metrics_of(dataset.name), dataset.name, network)
-    ]
-    if len(networks) == 1:
-        return networks[0]
-    coloured = isinstance(dataset, data.Images) and dataset.shape[0] == 3 and not is_stacked(dataset.name)
-    looked_at = not asked["metrics"] or not OF_CLASSES.issuperset(asked["metrics"])
-    return INCEPTION if coloured and looked_at and inception.can_be_had() else CLASSIFIER
+    weights = inception.obtain_weights(Path(settings.inception) if settings.inception else None)
+    classes = None
+    if any(metric.needs_classes for metric in metrics):
+        classes = classifier_extractor(_find_classifier(dataset, dataset_settings, settings, progress=progress), device)
+    return inception_extractor(inception.load_inception(weights, device), classes)
+
+
+def _find_classifier(
+    dataset: Images, dataset_settings: Mapping[str, Any], settings: FeatureSettings, *, progress: Progress
+) -> StoredClassifier:
+    from gantrain.evaluation import classifier
+    from gantrain.evaluation.classifier_training import obtain_classifier
+
+    if settings.classifier is None:
+        images = dataset
+        # The dataset itself, if it is what the classifier is trained on, is not read again.
+        is_default = dataset_settings["held_out"] is None
+        is_default &= dataset_settings["flip"] in (None, data.IMAGES[dataset.name].flip)
+        if not is_default or is_stacked(dataset.name):
+            images = load_classifier_images(dataset_settings, dataset.train.device)
+        stored = obtain_classifier(images, classifier.cache_path(images), settings.train_classifier, progress=progress)
+    else:
+        stored = classifier.load_classifier(Path(settings.classifier))
+    if is_stacked(dataset.name):
+        stored = classifier.apply_channelwise(stored, dataset.shape)
+    if stored.classifier.shape != dataset.shape:
+        raise ConfigError(
+            f"the classifier {settings.classifier} is for images of shape {list(stored.classifier.shape)}, "
+            f"{dataset.label} has {list(dataset.shape)}"
+        )
+    return stored
+
+
+def load_classifier_images(dataset_settings: Mapping[str, Any], device: torch.device) -> Images:
+    """Load the images that a dataset's classifier is trained on; of stacked images these are their channels.
+
+    All images of the training split are for training, whatever `held_out` is: one classifier serves all runs on them.
+    Raises ConfigError for a dataset of points.
+    """
+    name = data.classifier_dataset(dataset_settings["name"])
+    label = dataset_settings["label"] if name == dataset_settings["name"] else None
+    changes = {"name": name, "label": label, "held_out": None, "flip": None}
+    images = data.load(**{**dataset_settings, **changes}, device=device)
+    if not isinstance(images, data.Images):
+        raise ConfigError(f"dataset={dataset_settings['name']} has no images to classify")
+    return images
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What they see
+# Extractors
 
 
-def through_classifier(judge: Judge, device: torch.device) -> Eyes:
-    """Images as a classifier sees them."""
+def classifier_extractor(stored: StoredClassifier, device: torch.device) -> FeatureExtractor:
+    """Return the extractor of a classifier's features and classes."""
     from gantrain.evaluation import classes, classifier
-    from gantrain.evaluation import metrics as catalogue
 
-    network = judge.classifier.to(device)
+    network = stored.classifier.to(device)
 
-    def see(images: Tensor, watching: Watching) -> Seen:
-        with watching(f"the classifier looks at {len(images):,} images") as told:
-            features, probabilities = classifier.seen(network, images, told)
-        return catalogue.Seen(features, classes.histogram(probabilities), probabilities, images.cpu().flatten(1))
+    def extract(images: Tensor, progress: Progress) -> Features:
+        vectors, probabilities = classifier.compute_features(network, images, progress)
+        return Features(vectors, classes.count_classes(probabilities), probabilities, images.cpu().flatten(1))
 
-    facts = {"name": CLASSIFIER, "dataset": judge.dataset, "accuracy": judge.accuracy}
-    facts |= {"accuracy_on": judge.split, "checksum": judge.checksum[:CHECKSUM_DIGITS]}
-    return Eyes(see, network.classes, facts)
+    description = {"name": CLASSIFIER, "dataset": stored.dataset, "accuracy": stored.accuracy}
+    description |= {"accuracy_on": stored.split, "checksum": stored.checksum[:CHECKSUM_DIGITS]}
+    return FeatureExtractor(extract, network.classes, description)
 
 
-def through_inception(inception: Inception, classifier: Eyes | None = None) -> Eyes:
-    """Images as the Inception network sees them, and their classes as a classifier does, where there is one."""
+def inception_extractor(network: nn.Module, classifier: FeatureExtractor | None = None) -> FeatureExtractor:
+    """Return the extractor of Inception's features, with the classes of a classifier if one is given."""
     import torch
 
-    from gantrain.evaluation import metrics as catalogue
-    from gantrain.evaluation.inception import NAME, seen
+    from gantrain.evaluation import inception
 
-    def see(images: Tensor, watching: Watching) -> Seen:
-        with watching(f"the Inception network looks at {len(images):,} images") as told:
-            features, probabilities = seen(inception, images, told)
-        counts = classifier.see(images, watching).counts if classifier else torch.zeros(0, dtype=torch.int64)
-        return catalogue.Seen(features, counts, probabilities, images.cpu().flatten(1), INCEPTION)
+    def extract(images: Tensor, progress: Progress) -> Features:
+        vectors, probabilities = inception.compute_features(network, images, progress)
+        counts = classifier.extract(images, progress).counts if classifier else torch.zeros(0, dtype=torch.int64)
+        return Features(vectors, counts, probabilities, images.cpu().flatten(1), INCEPTION)
 
-    facts = {"name": INCEPTION, "network": NAME, "library": inception.library}
-    facts |= {"checksum": inception.checksum[:CHECKSUM_DIGITS]}
+    description: dict[str, Any] = {"name": INCEPTION, "network": inception.NAME, "library": inception.library_version()}
+    description |= {"checksum": inception.SHA256[:CHECKSUM_DIGITS]}
     if classifier is None:
-        return Eyes(see, (), facts)
-    return Eyes(see, classifier.classes, facts | {"classes": classifier.features})
+        return FeatureExtractor(extract, (), description)
+    return FeatureExtractor(extract, classifier.classes, description | {"classes": classifier.description})
 
 
-def as_points(density: Density) -> Eyes:
-    """Points of a density, as they are; their classes are its modes."""
+def point_extractor(density: Density) -> FeatureExtractor:
+    """Return the extractor for points of a density: the points themselves; their classes are its modes."""
     from gantrain.evaluation import classes
-    from gantrain.evaluation import metrics as catalogue
 
-    def see(points: Tensor, watching: Watching) -> Seen:
-        return catalogue.Seen(points.double(), classes.modes(points, density.mixture))
+    def extract(points: Tensor, progress: Progress) -> Features:
+        return Features(points.double(), classes.count_modes(points, density.mixture))
 
     modes = [str(number) for number in range(len(density.mixture.means))]
-    return Eyes(see, modes, {"name": "points", "dataset": density.label, "checksum": density.fingerprint})
+    description = {"name": "points", "dataset": density.label, "checksum": density.fingerprint}
+    return FeatureExtractor(extract, modes, description)
 
 
-def described(features: Mapping[str, Any]) -> str:
-    """What the features are, in words."""
-    if "network" in features:
-        classes = f"; classes: {described(features['classes'])}" if "classes" in features else ""
-        return f"the Inception network, {features['network']}{classes}"
-    if "accuracy" not in features:
+def describe_features(description: Mapping[str, Any]) -> str:
+    """Return the description of features in words."""
+    if "network" in description:
+        classes = f"; classes: {describe_features(description['classes'])}" if "classes" in description else ""
+        return f"the Inception network, {description['network']}{classes}"
+    if "accuracy" not in description:
         return "the points themselves"
-    kind = features["accuracy_on"].replace(" ", "-")
-    return f"a classifier of {features['dataset']} with {features['accuracy']:.1%} accuracy on {kind} images"
+    split = description["accuracy_on"].replace(" ", "-")
+    return f"a classifier of {description['dataset']} with {description['accuracy']:.1%} accuracy on {split} images"

@@ -1,32 +1,30 @@
-"""The Inception network, with which the literature measures the FID, the KID and the Inception score.
+"""The Inception network, whose features the literature uses for the FID, the KID and the Inception score.
 
 It is the Inception v3 (Szegedy et al. 2016, arXiv 1512.00567) that the first code for these numbers downloaded, as
-torch-fidelity carries it over from TensorFlow: a version of 2015-12-05 with 1,008 outputs, pooling that leaves the
-border out, and images resized to 299×299 as TensorFlow 1 did, bilinear without antialiasing. With another port or
-resizing the numbers are others (Parmar et al. 2022, arXiv 2104.11222). φ(x) are the 2,048 numbers of its last pooling;
-p(y|x) comes from the last layer without its bias, as in the first code of the Inception score. It has been trained on
-photographs: what it makes of digits or faces is another matter than how alike they look.
+torch-fidelity converts it from TensorFlow: a version of 2015-12-05 with 1,008 outputs, pooling that leaves the border
+out, and images resized to 299×299 as TensorFlow 1 did, bilinear without antialiasing. Another port or resizing gives
+other numbers (Parmar et al. 2022, arXiv 2104.11222). φ(x) are the 2,048 numbers of its last pooling; p(y|x) comes from
+the last layer without its bias, as in the first code of the Inception score. It was trained on photographs, and says
+less about digits or faces.
 
-The weights are one published file with one checksum. They are looked for, downloaded and verified before anything is
-computed, and loaded as tensors only.
+The weights are one published file with one checksum, which is downloaded and verified before anything is computed.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from gantrain.console import say
-from gantrain.data.fetching import STORAGE_ERRORS
-from gantrain.errors import ConfigError, DataError, GantrainError, StorageError
+from gantrain.console import Progress, no_progress, say
+from gantrain.errors import ConfigError, DataError, StorageError
 from gantrain.files import cache
 
 if TYPE_CHECKING:
@@ -35,123 +33,89 @@ if TYPE_CHECKING:
 
 NAME = "inception-2015-12-05"
 BATCH = 32  # images a step
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
-class Weights(NamedTuple):
-    """The file of weights, as it is published."""
-
-    name: str
-    url: str
-    sha256: str
+FILE_NAME = f"weights-{NAME}-6726825d.pth"
+URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE_NAME}"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
-WEIGHTS = Weights(
-    f"weights-{NAME}-6726825d.pth",
-    f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-{NAME}-6726825d.pth",
-    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-)
+def cache_path() -> Path:
+    """Return the path to which the weights are downloaded."""
+    return cache() / "inception" / FILE_NAME
 
 
-class Inception(NamedTuple):
-    """The network, and what its numbers depend on."""
-
-    network: nn.Module
-    checksum: str  # of the weights, SHA-256
-    library: str  # with its version
-
-
-def place() -> Path:
-    """Where the weights are looked for first, and downloaded to: `inception` in the cache."""
-    return cache() / "inception" / WEIGHTS.name
-
-
-def present() -> Path | None:
-    """The file of weights where it has been downloaded: in its place, or where torch-fidelity itself puts it."""
+def find_weights() -> Path | None:
+    """Return the downloaded file of weights, in the cache or where torch-fidelity keeps it; None if it is missing."""
     torch_home = Path(os.environ.get("TORCH_HOME") or cache().with_name("torch"))
-    return next(filter(Path.is_file, (place(), torch_home / "hub" / "checkpoints" / WEIGHTS.name)), None)
+    return next(filter(Path.is_file, (cache_path(), torch_home / "hub" / "checkpoints" / FILE_NAME)), None)
 
 
-def obtained(path: Path | None = None) -> Path:
-    """The file of weights at `path`, or where it is present, or downloaded to its place; it is verified.
+def obtain_weights(path: Path | None = None) -> Path:
+    """Return the verified file of weights at `path`, by default the downloaded one; download it if it is missing.
 
-    Needs no torch, so that a missing file is known at once. Raises ConfigError where torch-fidelity is not installed,
-    DataError where the weights cannot be had or are others.
+    Raises ConfigError if torch-fidelity is not installed, DataError if the weights are others or cannot be had.
     """
-    library()
-    with refusing(found := path or present() or place(), named=path is not None):
+    library_version()
+    found = path or find_weights() or cache_path()
+    with weights_errors(found, is_given=path is not None):
         if path is None and not found.is_file():
             from filelock import FileLock
             from torch.hub import download_url_to_file
 
+            say(f"downloading the weights of the Inception network to {found.parent}")
             found.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(found.parent / ".gantrain.lock"):
                 if not found.is_file():  # another process may just have finished it
-                    download_url_to_file(WEIGHTS.url, str(found), WEIGHTS.sha256, progress=sys.stderr.isatty())
-        content(found)
+                    # Written beside its name, compared with the checksum and renamed.
+                    download_url_to_file(URL, str(found), SHA256, progress=sys.stderr.isatty())
+        _read_verified(found)
     return found
 
 
-def load(path: Path, device: torch.device) -> Inception:
-    """The network with the weights at `path`. Raises ConfigError and DataError as `obtained` does."""
+def load_inception(path: Path, device: torch.device) -> nn.Module:
+    """Load the network with the weights at `path`: uint8 `[B, 3, H, W]` → φ(x) `[B, 2048]`, logits `[B, 1008]`.
+
+    Raises ConfigError and DataError as `obtain_weights` does.
+    """
     import torch
 
-    made_with = library()
-    with refusing(path):
-        state = torch.load(io.BytesIO(content(path)), map_location="cpu", weights_only=True)
-        network = built(state)
-    return Inception(network.to(device), WEIGHTS.sha256, made_with)
+    library_version()
+    with weights_errors(path):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        state = torch.load(io.BytesIO(_read_verified(path)), map_location="cpu", weights_only=True)
+        # torch-fidelity would unpickle any file that it is given, so it is given one that was written here.
+        torch.save(state, buffer := io.BytesIO())
+        buffer.seek(0)
+        outputs = ["2048", "logits_unbiased"]
+        network: nn.Module = FeatureExtractorInceptionV3(NAME, outputs, feature_extractor_weights_path=buffer)
+    return network.to(device)
 
 
-def built(state: dict[str, Any]) -> nn.Module:
-    """torch-fidelity's network with these weights: uint8 `[B, 3, H, W]` → φ(x) `[B, 2048]`, logits `[B, 1008]`."""
-    import torch
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+def compute_features(network: nn.Module, images: Tensor, progress: Progress = no_progress) -> tuple[Tensor, Tensor]:
+    """Return φ(x) `[N, 2048]` and p(y|x) `[N, 1008]` of 8-bit images `[N, C, H, W]`, float64 on the CPU.
 
-    # It unpickles whatever the file that it is given asks for; so it is given one that was written here.
-    torch.save(state, buffer := io.BytesIO())
-    buffer.seek(0)
-    outputs = ["2048", "logits_unbiased"]
-    network: nn.Module = FeatureExtractorInceptionV3(NAME, outputs, feature_extractor_weights_path=buffer)
-    return network
-
-
-def seen(inception: Inception, images: Tensor, told: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
-    """φ(x) `[N, 2048]` and p(y|x) `[N, 1008]` of 8-bit images `[N, C, H, W]`, float64 on the CPU.
-
-    A grey image is taken as three equal channels. `told(steps made, steps in all)` is called after each step.
+    A grey image is taken as three equal channels.
     """
     import torch
 
     from gantrain.precision import tf32
 
-    device = next(inception.network.parameters()).device
-    parts, found = images.split(BATCH), []
-    for step, part in enumerate(parts, start=1):
-        with torch.no_grad(), tf32(False):
-            features, logits = inception.network(part.to(device).expand(-1, 3, -1, -1))
-        found.append((features.cpu().double(), logits.cpu().double().softmax(1)))
-        told(step, len(parts))
-    features, probabilities = map(torch.cat, zip(*found, strict=True))
+    device = next(network.parameters()).device
+    parts, results = images.split(BATCH), []
+    with torch.no_grad(), tf32(False), progress(f"Inception features of {len(images):,} images") as update:
+        for step, part in enumerate(parts, start=1):
+            features, logits = network(part.to(device).expand(-1, 3, -1, -1))
+            results.append((features.cpu().double(), logits.cpu().double().softmax(1)))
+            update(step, len(parts))
+    features, probabilities = map(torch.cat, zip(*results, strict=True))
     return features, probabilities
 
 
-def can_be_had() -> bool:
-    """Whether torch-fidelity is installed, and the weights are present or can be downloaded now; if only they cannot,
-    says why."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        return False
-    if present() is None:
-        say(f"downloading the weights of the Inception network to {place().parent}")
-        try:
-            obtained()
-        except GantrainError as error:
-            say(f"{error}\nimages are seen through a classifier instead, whose numbers are others")
-            return False
-    return True
-
-
-def library() -> str:
-    """torch-fidelity and its version. Raises ConfigError where it is not installed."""
+def library_version() -> str:
+    """Return torch-fidelity's name and version. Raises ConfigError if it is not installed."""
     try:
         return f"torch-fidelity {importlib.metadata.version('torch-fidelity')}"
     except importlib.metadata.PackageNotFoundError:
@@ -161,31 +125,27 @@ def library() -> str:
         ) from None
 
 
-def content(path: Path) -> bytes:
-    """The bytes of the file. Raises ValueError where they are not the published ones."""
-    found = path.read_bytes()
-    if (checksum := hashlib.sha256(found).hexdigest()) != WEIGHTS.sha256:
-        raise ValueError(
-            f"{path.name} is incomplete, damaged or another version: SHA256 {checksum}, published {WEIGHTS.sha256}"
-        )
-    return found
+def _read_verified(path: Path) -> bytes:
+    content = path.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+        raise ValueError(f"it is incomplete, damaged or another version: SHA-256 {found}, published {SHA256}")
+    return content
 
 
 @contextmanager
-def refusing(path: Path, *, named: bool = False) -> Iterator[None]:
-    """Turn whatever goes wrong while `path`, which the user may have `named`, is fetched or read into one error with
-    the way out."""
+def weights_errors(path: Path, *, is_given: bool = False) -> Iterator[None]:
+    """Turn any error of downloading or reading `path`, which the user may have given, into one with the way out."""
     try:
         yield
     except Exception as error:  # a connection, a disk, a file of other weights
         kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
-        again = "delete it if it is there, then start again with a connection to download it"
-        if named:
-            again = "leave inception=FILE out, to have it downloaded"
+        remedy = "delete it if it is there, then start again with a connection to download it"
+        if is_given:
+            remedy = "leave inception=FILE out to download the weights"
         raise kind(
             f"{path}: {getattr(error, 'strerror', None) or str(error).partition(chr(10))[0] or type(error).__name__}\n"
-            f"  {again}; or place it by hand:\n"
-            f"  {WEIGHTS.url}\n"
-            f"  as {place()} (SHA-256 {WEIGHTS.sha256}), or where you like with inception=FILE; "
+            f"  {remedy}; or place the file by hand:\n"
+            f"  {URL}\n"
+            f"  as {cache_path()} (SHA-256 {SHA256}), or anywhere else with inception=FILE; "
             "or take features=classifier"
         ) from error

@@ -1,115 +1,208 @@
-"""Which numbers there are, under which names, and from what each is made.
+"""The metrics of samples: which numbers each one consists of, which direction is better, and how they are computed.
 
-A name begins with `quality/` or `diversity/`, the group in which it is reported; a distance between features ends in
-the name of the network that they come from.
+The names are known without torch, as help and the checks of a configuration need them. A name begins with `quality/` or
+`diversity/`, the group in which it is reported; a distance between features ends in the network that they come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+from gantrain import data
+from gantrain.errors import ConfigError
 
-from gantrain.evaluation import classes, distances, prdc
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLASSIFIER, INCEPTION = NETWORKS = ("classifier", "inception")  # that extract features of images
+HIGHER, LOWER, NEITHER = 1, -1, 0  # the better direction of a number
 
 
-class Seen(NamedTuple):
-    """N images, or points of a density, as metrics see them.
+class Features(NamedTuple):
+    """N images, or N points of a density, as metrics use them.
 
-    For points, `features` are the points themselves and `counts` the points of high quality at each mode. A network
-    that does not know the classes of the data counts none of them.
+    The vectors of points are the points themselves, and their counts the points of high quality at each mode. Where no
+    network knows the classes of the data, K is 0.
     """
 
-    features: Tensor  # float [N, F]
-    counts: Tensor  # int64 [K]
+    vectors: Tensor  # float [N, F]
+    counts: Tensor  # int64 [K], how many of the N are of each class
     probabilities: Tensor | None = None  # float [N, K], of images
     pixels: Tensor | None = None  # uint8 [N, P], of images
-    network: str = "classifier"  # that the features come from
+    network: str = CLASSIFIER  # that extracted the vectors
 
 
-def fid(real: Seen, samples: Seen) -> dict[str, float]:
-    """The Fréchet distance."""
-    return {f"quality/fid_{samples.network}": distances.frechet_distance(real.features, samples.features)}
+class Metric(NamedTuple):
+    """One or more numbers that compare samples with real examples.
+
+    `directions` has each number's name, in which `{network}` stands for the network that extracted the features.
+    `compute(real, samples)` returns their values in that order.
+    """
+
+    directions: Mapping[str, int]
+    compute: Callable[[Features, Features], Sequence[float]]
+    needs_classes: bool = False
+
+    def names(self, network: str = CLASSIFIER) -> list[str]:
+        """Return the names of the numbers for features of one network."""
+        return [_name(template, network) for template in self.directions]
 
 
-def kid(real: Seen, samples: Seen) -> dict[str, float]:
-    """The kernel distance and its standard error."""
-    value, error = distances.kernel_distance(real.features, samples.features)
-    name = f"quality/kid_{samples.network}"
-    return {name: value, f"{name}_error": error}
+def _name(template: str, network: str) -> str:
+    # With the Inception network the score has its plain name.
+    return template.format(network=network).replace("score_inception", "score")
 
 
-def inception_score(real: Seen, samples: Seen) -> dict[str, float]:
-    """The score of samples alone; only with the Inception network it has its plain name."""
+def _frechet_distance(real: Features, samples: Features) -> list[float]:
+    from gantrain.evaluation import distances
+
+    return [distances.frechet_distance(real.vectors, samples.vectors)]
+
+
+def _kernel_distance(real: Features, samples: Features) -> Sequence[float]:
+    from gantrain.evaluation import distances
+
+    return distances.kernel_distance(real.vectors, samples.vectors)
+
+
+def _inception_score(real: Features, samples: Features) -> list[float]:
+    from gantrain.evaluation import classes
+
     assert samples.probabilities is not None
-    name = "quality/inception_score" + ("" if samples.network == "inception" else f"_{samples.network}")
-    return {name: classes.inception_score(samples.probabilities)}
+    return [classes.inception_score(samples.probabilities)]
 
 
-def manifolds(real: Seen, samples: Seen) -> dict[str, float]:
-    """Precision, density, recall, coverage."""
-    found = prdc.manifolds(real.features, samples.features)
-    quality = {"quality/precision": found.precision, "quality/density": found.density}
-    return quality | {"diversity/recall": found.recall, "diversity/coverage": found.coverage}
+def _prdc(real: Features, samples: Features) -> Sequence[float]:
+    from gantrain.evaluation import prdc
+
+    return prdc.compute_prdc(real.vectors, samples.vectors)
 
 
-def histogram(real: Seen, samples: Seen) -> dict[str, float]:
-    """How the classes, or modes, of samples differ from the data's."""
+def _class_shares(real: Features, samples: Features) -> list[float]:
+    from gantrain.evaluation import classes
+
+    return [
+        classes.entropy(samples.counts),
+        classes.total_variation(samples.counts, real.counts),
+        classes.kl_divergence(samples.counts, real.counts),
+        float(len(classes.find_missing(samples.counts, real.counts))),
+    ]
+
+
+def _pairwise_distance(real: Features, samples: Features) -> list[float]:
+    from gantrain.evaluation import prdc
+
+    return [prdc.mean_distance(samples.vectors) / prdc.mean_distance(real.vectors)]
+
+
+def _support_size(real: Features, samples: Features) -> list[float]:
+    from gantrain.evaluation import prdc
+
+    assert real.pixels is not None
+    assert samples.pixels is not None
+    return [prdc.support_size(samples.pixels, real.pixels)]
+
+
+def _modes(real: Features, samples: Features) -> list[float]:
+    share = float(samples.counts.sum()) / len(samples.vectors)
+    return [share, float((samples.counts > 0).sum())]
+
+
+def _stacked_modes(real: Features, samples: Features) -> list[float]:
+    from gantrain.evaluation import classes
+
+    uniform = samples.counts.new_ones(samples.counts.shape)
+    return [float((samples.counts > 0).sum()), classes.kl_divergence(samples.counts, uniform)]
+
+
+PRDC = Metric(
+    {"quality/precision": HIGHER, "quality/density": HIGHER, "diversity/recall": HIGHER, "diversity/coverage": HIGHER},
+    _prdc,
+)
+CLASSES = Metric(
+    {
+        "diversity/class_entropy": NEITHER,
+        "diversity/class_tv": LOWER,
+        "diversity/class_kl": LOWER,
+        "diversity/missing_classes": LOWER,
+    },
+    _class_shares,
+    needs_classes=True,
+)
+PAIRWISE_DISTANCE = Metric({"diversity/pairwise_distance": NEITHER}, _pairwise_distance)
+
+POINTS = {
+    "modes": Metric(
+        {"quality/high_quality_share": HIGHER, "diversity/modes": HIGHER},
+        _modes,
+        needs_classes=True,
+    ),
+    "prdc": PRDC,
+    "classes": CLASSES,
+    "pairwise_distance": PAIRWISE_DISTANCE,
+}
+IMAGES = {
+    "fid": Metric({"quality/fid_{network}": LOWER}, _frechet_distance),
+    "kid": Metric({"quality/kid_{network}": LOWER, "quality/kid_{network}_error": NEITHER}, _kernel_distance),
+    "inception_score": Metric({"quality/inception_score_{network}": HIGHER}, _inception_score),
+    "prdc": PRDC,
+    "classes": CLASSES,
+    "pairwise_distance": PAIRWISE_DISTANCE,
+    "support_size": Metric({"diversity/support_size": NEITHER}, _support_size),
+}
+# Of images whose channels are images of their own. Real images may lack some of the 1,000 classes, so that samples are
+# compared with equal shares and not with theirs.
+STACKS = {name: metric for name, metric in IMAGES.items() if name != "classes"} | {
+    "modes": Metric({"diversity/modes": HIGHER, "diversity/modes_kl": LOWER}, _stacked_modes, needs_classes=True)
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics of a dataset
+
+
+def metrics_of(dataset: str) -> Mapping[str, Metric]:
+    """Return the metrics that samples of a dataset can have, by name. Raises ConfigError if there are none."""
+    if dataset in data.IMAGES:
+        return STACKS if is_stacked(dataset) else IMAGES
+    if dataset in data.DENSITIES:
+        return POINTS
+    raise ConfigError(f"dataset={dataset} has no density, and so nothing to compare samples with")
+
+
+def is_stacked(dataset: str) -> bool:
+    """Return whether each channel of the dataset's images is an image of its own."""
+    return data.classifier_dataset(dataset) != dataset
+
+
+def number_names(metrics: Iterable[str], dataset: str, network: str = CLASSIFIER) -> list[str]:
+    """Return the names of all numbers of these metrics, for features of one network."""
+    known = metrics_of(dataset)
+    return [number for name in metrics for number in known[name].names(network)]
+
+
+def better_direction(number: str) -> int:
+    """Return HIGHER or LOWER, the direction in which a number is better, or NEITHER."""
+    return _directions().get(number, NEITHER)
+
+
+@cache
+def _directions() -> dict[str, int]:
+    metrics = [metric for table in (POINTS, IMAGES, STACKS) for metric in table.values()]
     return {
-        "diversity/class_entropy": classes.entropy(samples.counts),
-        "diversity/class_tv": classes.total_variation(samples.counts, real.counts),
-        "diversity/class_kl": classes.kl(samples.counts, real.counts),
-        "diversity/missing_classes": float(len(classes.missing(samples.counts, real.counts))),
+        _name(template, network): direction
+        for metric in metrics
+        for template, direction in metric.directions.items()
+        for network in NETWORKS
     }
 
 
-def pairwise_distance(real: Seen, samples: Seen) -> dict[str, float]:
-    """The mean distance of two samples, in units of that of two real ones."""
-    apart = prdc.mean_distance(samples.features) / prdc.mean_distance(real.features)
-    return {"diversity/pairwise_distance": apart}
-
-
-def support_size(real: Seen, samples: Seen) -> dict[str, float]:
-    """How many different samples there are."""
-    assert real.pixels is not None
-    assert samples.pixels is not None
-    return {"diversity/support_size": prdc.support_size(samples.pixels, real.pixels)}
-
-
-def modes(real: Seen, samples: Seen) -> dict[str, float]:
-    """The modes found, and the share of samples near any."""
-    near = float(samples.counts.sum()) / len(samples.features)
-    return {"quality/high_quality_share": near, "diversity/modes": float((samples.counts > 0).sum())}
-
-
-def stacked_modes(real: Seen, samples: Seen) -> dict[str, float]:
-    """The classes found, which are equally frequent modes, and how far samples are from finding all equally often."""
-    equal = classes.kl(samples.counts, samples.counts.new_ones(samples.counts.shape))
-    return {"diversity/modes": float((samples.counts > 0).sum()), "diversity/modes_kl": equal}
-
-
-Metric = Callable[[Seen, Seen], dict[str, float]]  # (real, samples) → numbers by name
-
-POINTS: dict[str, Metric] = {
-    "modes": modes,
-    "prdc": manifolds,
-    "classes": histogram,
-    "pairwise_distance": pairwise_distance,
-}
-IMAGES: dict[str, Metric] = {
-    "fid": fid,
-    "kid": kid,
-    "inception_score": inception_score,
-    "prdc": manifolds,
-    "classes": histogram,
-    "pairwise_distance": pairwise_distance,
-    "support_size": support_size,
-}
-# Of 1,000 classes a set of real images may lack some: they are compared with what is known of them.
-STACKS: dict[str, Metric] = {**{name: IMAGES[name] for name in IMAGES if name != "classes"}, "modes": stacked_modes}
-
-
-def measure(real: Seen, samples: Seen, metrics: Iterable[Metric]) -> dict[str, float]:
-    """The numbers of all `metrics`, by name."""
-    return {name: value for metric in metrics for name, value in metric(real, samples).items()}
+def measure(real: Features, samples: Features, metrics: Iterable[Metric]) -> dict[str, float]:
+    """Return the numbers of all `metrics`, by name."""
+    return {
+        name: value
+        for metric in metrics
+        for name, value in zip(metric.names(samples.network), metric.compute(real, samples), strict=True)
+    }

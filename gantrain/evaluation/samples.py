@@ -1,4 +1,4 @@
-"""Samples that lie on the disk: a folder or .zip of images, or an array in a .npz or .npy file."""
+"""Samples on disk (a folder or .zip of images, an array in a .npz or .npy file), and the choice of real examples."""
 
 from __future__ import annotations
 
@@ -10,31 +10,65 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantrain import data
 from gantrain.console import one_line
 from gantrain.data.decoding import REMEDY, decode_all
 from gantrain.data.folder import image_files
 from gantrain.errors import DataError
+from gantrain.seeding import stream_generator
 
 ARRAYS = (".npz", ".npy")
 GRID = "grid.png"  # of all samples, which `gantrain sample` writes beside them
-LARGEST_BYTES = 8 * 2**30
-LARGEST_ITEM = 8  # bytes of a number; torch knows no longer ones
+MAX_COUNT = 10_000  # real examples, unless more are asked for
+MAX_BYTES = 8 * 2**30
+MAX_ITEM_BYTES = 8  # torch has no longer numbers
 
 
-def read(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """All samples of `shape` at `path`: uint8 `[N, C, H, W]`, or float32 `[N, d]` for points.
+def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Read all samples of `shape` at `path`: uint8 `[N, C, H, W]`, or float32 `[N, d]` for points.
 
-    Raises DataError where there are none, or none of that shape.
+    Raises DataError if there are none, or none of that shape.
     """
     if path.suffix in ARRAYS:
-        return from_array(path, array(path), shape)
+        return _samples_from_array(path, _load_array(path), shape)
     if len(shape) == 1:
         raise DataError(f"{path} holds no points; give the .npy or .npz file that does")
-    return from_images(path, shape)
+    return _read_images(path, shape)
 
 
-def from_images(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The images in a folder or .zip, resized to `shape` where they have another size."""
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Round pixels in [0, 1] to 8 bits, as real images have, so that samples differ from them in nothing else."""
+    return pixels.mul(255).round().clamp(0, 255).byte()
+
+
+def select_real_examples(
+    dataset: data.Dataset, count: int | None = None, split: str = "held_out"
+) -> tuple[Tensor, str]:
+    """Return at most `count` real examples, 8-bit images or points, and the name of their split."""
+    if not isinstance(dataset, data.Images):
+        return dataset.held_out(count or MAX_COUNT).cpu(), "held out"
+    if split == "training" or dataset.split == "training":
+        return choose_examples(dataset.train, count or MAX_COUNT, "real"), "training"
+    return dataset.held[: count or MAX_COUNT], dataset.split
+
+
+def select_training_examples(dataset: data.Dataset, count: int) -> Tensor:
+    """Return at most `count` training examples, 8-bit images or points."""
+    if isinstance(dataset, data.Images):
+        return choose_examples(dataset.train, count, "reference")
+    return dataset.batch(0, count).cpu()
+
+
+def choose_examples(examples: Tensor, count: int, stream: str, *, seed: int = 0) -> Tensor:
+    """Return `count` of the examples, chosen at random; all of them in their order if there are no more."""
+    if len(examples) <= count:
+        return examples
+    order = torch.randperm(len(examples), generator=stream_generator(seed, stream))
+    return examples[order[:count].to(examples.device)]
+
+
+def _read_images(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Read the images in a folder or .zip, resized to `shape`."""
     files = [file for file in image_files(path) if Path(file.name).name != GRID]
     if not files:
         raise DataError(f"{path} holds no images")
@@ -42,42 +76,44 @@ def from_images(path: Path, shape: tuple[int, ...]) -> Tensor:
     if shape[0] == 3:
         return pixels
     if not torch.equal(pixels[:, 0], pixels[:, 1]) or not torch.equal(pixels[:, 0], pixels[:, 2]):
-        raise DataError(f"{path} holds images in colour, where the data are grey")
+        raise DataError(f"{path} holds images in colour, but the data are grey")
     return pixels[:, :1].contiguous()
 
 
-def array(path: Path) -> np.ndarray:
-    """The array in a .npy file, or the first one in a .npz. Raises DataError for what would run code or fill memory."""
+def _load_array(path: Path) -> np.ndarray:
+    """Load the array in a .npy file, or the first one in a .npz file.
+
+    Raises DataError for a file that would run code or fill the memory.
+    """
     try:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
                 size = sum(member.file_size for member in archive.infolist())
         else:
             size = path.stat().st_size
-        if size > LARGEST_BYTES:
-            raise DataError(f"{path} holds {size:,} bytes; {LARGEST_BYTES:,} are the most")
-        found = np.load(path, allow_pickle=False)
-        found = found[found.files[0]] if path.suffix == ".npz" else found
-        return found.astype(found.dtype.newbyteorder("="), copy=False)
+        if size > MAX_BYTES:
+            raise DataError(f"{path} holds {size:,} bytes; {MAX_BYTES:,} are the most")
+        loaded = np.load(path, allow_pickle=False)
+        array = loaded[loaded.files[0]] if path.suffix == ".npz" else loaded
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     except DataError:
         raise
     except Exception as error:  # damaged bytes raise many kinds
         raise DataError(f"{path} is no array that can be read: {one_line(str(error))}") from error
 
 
-def from_array(path: Path, found: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """An array as samples: points `[N, d]`, or images `[N, C, H, W]`, `[N, H, W, C]` or grey `[N, H, W]`, 8-bit or in
-    [0, 1]."""
+def _samples_from_array(path: Path, array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Convert points `[N, d]`, or images `[N, C, H, W]`, `[N, H, W, C]` or grey `[N, H, W]`, 8-bit or in [0, 1]."""
     layouts: dict[tuple[int, ...], Sequence[int]] = {shape: range(len(shape) + 1)}
     if len(shape) == 3:
         layouts |= {(*shape[1:], shape[0]): (0, 3, 1, 2)}
         if shape[0] == 1:
-            found = found[:, None] if found.shape[1:] == shape[1:] else found
-    known = found.dtype.kind in "fu" and found.dtype.itemsize <= LARGEST_ITEM
-    if found.size == 0 or found.shape[1:] not in layouts or not known:
+            array = array[:, None] if array.shape[1:] == shape[1:] else array
+    is_number = array.dtype.kind in "fu" and array.dtype.itemsize <= MAX_ITEM_BYTES
+    if array.size == 0 or array.shape[1:] not in layouts or not is_number:
         wanted = f"samples of shape {list(shape)} as uint8, float32 or float64"
-        raise DataError(f"{path} holds {found.dtype} {list(found.shape)}; {wanted} are needed")
-    values = torch.from_numpy(np.ascontiguousarray(found.transpose(*layouts[found.shape[1:]])))
+        raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; {wanted} are needed")
+    values = torch.from_numpy(np.ascontiguousarray(array.transpose(*layouts[array.shape[1:]])))
     if len(shape) == 1:
         points = values.float()
         if not bool(points.isfinite().all()):
@@ -87,9 +123,4 @@ def from_array(path: Path, found: np.ndarray, shape: tuple[int, ...]) -> Tensor:
         return values
     if not values.is_floating_point() or not bool(((values >= 0) & (values <= 1)).all()):
         raise DataError(f"{path} holds pixels that are neither 8-bit nor in [0, 1]")
-    return quantised(values)
-
-
-def quantised(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1] as 8-bit ones, which all real images are; what is compared then differs in nothing else."""
-    return pixels.mul(255).round().clamp(0, 255).byte()
+    return to_uint8(values)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import data, networks
 from gantrain.config import checks
+from gantrain.console import show_progress
+from gantrain.devices import FEW_MULTIPLY_ADDS
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
 from gantrain.seeding import preserved_randomness, stream_seed
 from gantrain.training import optimizers
@@ -23,10 +25,6 @@ if TYPE_CHECKING:
     from gantrain.networks.summary import LayerSummary
     from gantrain.training.setup import Execution, Experiment, Schedule
     from gantrain.training.state import State
-
-# Multiply-adds a batch below which a CPU's threads cost more than they share, 20 times more where the cores are busy
-# (the digits' perceptrons, 2e7, on two cores: the same speed alone; the paper's network: 1e10).
-FEW_MULTIPLY_ADDS = 10**8
 
 
 def build(settings: Mapping[str, Any], load: Callable[..., Dataset] = data.load) -> tuple[Experiment, State]:
@@ -73,29 +71,23 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def build_evaluation(settings: Mapping[str, Any], dataset: Dataset) -> Evaluation | None:
-    """How samples are measured while training, or None; a classifier that is missing is trained first.
+    """Build the evaluation of samples while training, or None; a classifier that is missing is trained first.
 
     Raises ConfigError for a best.metric that such data do not have, DataError for too few examples.
     """
     asked, best = settings["evaluate"], settings["best"]["metric"]
     if asked["every_images"] is None:
         return None
-    from gantrain.commands.classifier import chosen, eyes_for, progress
-    from gantrain.evaluation.evaluation import Evaluation, Yardstick, real_examples, refuse_few, training_examples
-    from gantrain.evaluation.features import network_for
+    from gantrain.evaluation.evaluation import Evaluation, EvaluationSettings, build_reference_set
 
     device = choose_device(settings["device"])
     if not isinstance(dataset, data.Images):
         dataset = data.load(**settings["dataset"], device=device)  # the same real points for every seed
-    network = network_for(dataset, asked, best)
-    metrics = chosen(asked, dataset, settings["dataset"], network, best)
-    real, split = real_examples(dataset, asked["count"])
-    count = asked["count"] or len(real)
-    refuse_few(count, len(real))
-    eyes = eyes_for(asked, dataset, settings["dataset"], network, metrics, device)
-    reference = None if split == "training" else training_examples(dataset, count)
-    yardstick = Yardstick.of(dataset, real, split, eyes, metrics, reference, progress)
-    return Evaluation(yardstick, count, best)
+    wanted = EvaluationSettings(**{key: value for key, value in asked.items() if key != "every_images"})
+    reference_set = build_reference_set(
+        dataset, settings["dataset"], wanted, device=device, best=best, progress=show_progress
+    )
+    return Evaluation(reference_set, best)
 
 
 def execution(settings: Mapping[str, Any]) -> Execution:

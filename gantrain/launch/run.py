@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from gantrain import data
 from gantrain.config import checks
 from gantrain.console import say
+from gantrain.devices import keep_thread_count
 from gantrain.errors import CheckpointError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory
 from gantrain.files import reason, write_whole
 from gantrain.launch import build as parts
@@ -56,7 +57,7 @@ def launched(
 ) -> Generator[None, None, None]:
     """`launch`, which yields before every iteration; `load` may know data that are loaded already."""
     secrets = from_environment(composed)
-    with threads_given_back(), folder.locked(), StopRequest() as stop:
+    with keep_thread_count(), folder.locked(), StopRequest() as stop:
         if bundle is None:
             folder.refuse_progress()
         with summarised(folder, secrets) as summary, explained_errors(folder, secrets):
@@ -82,10 +83,6 @@ def _trained(
     say(f"{folder.path}: {experiment.data.label}{how_many(experiment)}, on {summary['device']}")
     say("\n".join(filter(None, [*explained(experiment.objective), checks.unusual(settings)])))
     experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
-    if experiment.evaluation and (network := experiment.evaluation.network):
-        # So that a resumed run, too, looks through it, and measures the same, whatever is present then.
-        OmegaConf.update(composed, "evaluate.features", network)
-        OmegaConf.update(composed, "evaluate.metrics", list(experiment.evaluation.yardstick.metrics))
     weighting = experiment.objective.weighting
     if OmegaConf.select(composed, "gen_weights") is not None:  # so that a resumed run keeps what was the default
         OmegaConf.update(composed, "gen_weights", {"normalise": weighting.normalise, "spread": weighting.spread})
@@ -174,18 +171,6 @@ def recorded(summary: dict[str, Any], state: State, reporter: Reporter) -> Itera
         if weights:
             summary["weights"] = weights
         summary["metrics"] = {name: value if math.isfinite(value) else None for name, value in reporter.latest.items()}
-
-
-@contextmanager
-def threads_given_back() -> Iterator[None]:
-    """The number of threads, which a run may change, is afterwards as it was."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -33,14 +33,14 @@ class Step:
 class Network(nn.Sequential):
     """The layers of a table's rows in sequence, with dropout on the inputs of those that have it.
 
-    `judges_alone` is True if the output of a sample does not depend on the other samples of the batch.
+    `is_samplewise` is True if the output of a sample does not depend on the other samples of the batch.
     """
 
     def __init__(self, steps: Sequence[Step], tables: Tables, *ending: nn.Module) -> None:
         super().__init__(*build_layers(steps, tables), *ending)
         dropped = [(i, step.row.dropout, step.inputs) for i, step in enumerate(steps) if step.row.dropout > 0]
         self.dropouts = Dropouts(dropped)
-        self.judges_alone = all(step.row.norm != "batch" for step in steps)
+        self.is_samplewise = all(step.row.norm != "batch" for step in steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Samples [B, …] through every layer."""

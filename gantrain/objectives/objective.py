@@ -124,7 +124,7 @@ class Objective:
         import torch
 
         real, fake = self.regularizer.disturb(real), self.regularizer.disturb(fake)
-        if not getattr(discriminator, "judges_alone", False):
+        if not getattr(discriminator, "is_samplewise", False):
             return raw_output(discriminator, real), raw_output(discriminator, fake)
         v_real, v_fake = raw_output(discriminator, torch.cat([real, fake])).split([len(real), len(fake)])
         return v_real, v_fake

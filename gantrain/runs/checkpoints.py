@@ -77,7 +77,7 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = Fal
         folder.mkdir(exist_ok=True)  # without parents: a run folder that vanished is not made again
         if shutil.disk_usage(folder).free < len(content) + SPARE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        _write(path, content)
+        write_with_checksum(path, content)
         if best:
             point(BEST, path)
         point(LAST, path)
@@ -113,7 +113,8 @@ def _mebibytes(count: int) -> int:
     return -(-count // 2**20)
 
 
-def _write(path: Path, content: memoryview) -> None:
+def write_with_checksum(path: Path, content: memoryview) -> None:
+    """Write `content` to `path`, read it back, and write its checksum beside it. Raises OSError."""
     checksum = hashlib.sha256(content).hexdigest()
     with replacing(path, durable=True) as file:
         file.write(content)
@@ -162,9 +163,20 @@ def _prune(folder: Path, keep: int, newest: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The bundle in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or no bundle of ours.
+    """The bundle in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or no bundle of ours."""
+    bundle, _ = load_verified(path, "checkpoint", remedy="take another checkpoint")
+    check_contents(path, bundle, FORMAT, CONTENTS)
+    if not 0 <= bundle["images"] < MOST_IMAGES:
+        raise CheckpointError(f"{path}: its clock, {bundle['images']}, is no number of images")
+    return bundle
+
+
+def load_verified(path: Path, kind: str, *, remedy: str) -> tuple[Any, str]:
+    """Load the plain data in `path` onto the CPU; returns them and the file's SHA-256.
 
     The file is opened once, so that what is loaded is what was verified, even while training replaces or prunes it.
+    Raises CheckpointError, which calls it a `kind`, if it is missing, damaged (then with the remedy), packed, or holds
+    anything but finite plain data.
     """
     import torch
 
@@ -173,33 +185,34 @@ def load(path: Path) -> dict[str, Any]:
     recorded = _recorded(path)
     try:
         with path.open("rb") as file:
-            refuse_damaged(path, file, recorded)
+            checksum = refuse_damaged(path, file, recorded, remedy)
             size = refuse_packed(path, file)
             bundle = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # torch.load raises many kinds for a file that is no checkpoint
+    except Exception as error:  # torch.load raises many kinds for a file that is none of ours
         first_line = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} is no checkpoint that can be loaded safely: {first_line}") from error
-    refuse_invalid(path, bundle, size)
-    return bundle
+        raise CheckpointError(f"{path} is no {kind} that can be loaded safely: {first_line}") from error
+    for fault in faults(bundle, size):
+        raise CheckpointError(f"{path}: {one_line(fault)}")
+    return bundle, checksum
 
 
-def refuse_damaged(path: Path, file: io.BufferedReader, recorded: set[str]) -> None:
-    """Raise CheckpointError unless the open `file` at `path` has a `recorded` checksum, or one recorded by now."""
+def refuse_damaged(path: Path, file: io.BufferedReader, recorded: set[str], remedy: str = "") -> str:
+    """The checksum of the open `file` at `path`. Raises CheckpointError unless it is `recorded`, or recorded by now."""
     checksum = hashlib.file_digest(file, "sha256").hexdigest()
     size = file.tell()
     file.seek(0)
     if checksum in recorded or checksum in (recorded := recorded | _recorded(path)):
-        return
+        return checksum
     if not recorded:
         raise CheckpointError(
             f"{path} has no checksum beside it, in {_checksum_file(path).name}; a copy needs both files"
         )
     raise CheckpointError(
-        f"{path} ({size:,} bytes) does not have the checksum recorded beside it; it is damaged: take another checkpoint"
+        f"{path} ({size:,} bytes) does not have the checksum recorded beside it; it is damaged: {remedy}"
     )
 
 
@@ -214,19 +227,15 @@ def refuse_packed(path: Path, file: io.BufferedReader) -> int:
     return size
 
 
-def refuse_invalid(path: Path, bundle: Any, size: int) -> None:
-    """Raise CheckpointError unless the `bundle` in `path`, a file of `size` bytes, has our format and its parts, and
-    holds nothing but plain data, finite and no larger than the file."""
-    for fault in faults(bundle, size):
-        raise CheckpointError(f"{path}: {one_line(fault)}")
+def check_contents(path: Path, bundle: Any, version: int, contents: Mapping[str, type], *, remedy: str = "") -> None:
+    """Raise CheckpointError unless the `bundle` in `path` has this format version and these keys with their types."""
     found = bundle.get("format") if isinstance(bundle, dict) else type(bundle).__name__
-    if type(found) is not int or found != FORMAT:
-        raise CheckpointError(f"{path} has format {found}; this version of gantrain reads format {FORMAT}")
-    for key, kind in CONTENTS.items():
+    if type(found) is not int or found != version:
+        way_out = f"; {remedy}" if remedy else ""
+        raise CheckpointError(f"{path} has format {found}; this version of gantrain reads format {version}{way_out}")
+    for key, kind in contents.items():
         if not isinstance(bundle.get(key), kind):
             raise CheckpointError(f"{path} has no {key}, or not of type {kind.__name__}")
-    if not 0 <= bundle["images"] < MOST_IMAGES:
-        raise CheckpointError(f"{path}: its clock, {bundle['images']}, is no number of images")
 
 
 def faults(bundle: Any, size: int) -> Iterator[str]:
@@ -274,8 +283,9 @@ def is_whole(path: Path) -> bool:
 
 
 def _recorded(path: Path) -> set[str]:
-    """The checksum beside a checkpoint; for `last.pt` and `best.pt`, those of the checkpoints that they may be."""
-    beside = [_checksum_file(path)] if NAME.fullmatch(path.name) else path.parent.glob("*.pt.sha256")
+    """The checksum beside a file; for `last.pt` and `best.pt`, those of the checkpoints that they may be."""
+    own = _checksum_file(path)
+    beside = [own] if NAME.fullmatch(path.name) or own.exists() else path.parent.glob("*.pt.sha256")
     return {checksum for file in beside for checksum in _first_word(file)}
 
 

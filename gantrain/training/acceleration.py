@@ -243,15 +243,15 @@ def check_device(execution: Execution, device: torch.device) -> None:
         raise ConfigError(f"graph=on needs a CUDA device, not device={device.type}; choose graph=auto")
 
 
-def check_networks(judges_alone: bool | None, execution: Execution, precision: str) -> None:
-    """Raise ConfigError for an execution that a D with or without `judges_alone` does not support; None is unknown."""
-    if execution.update == "simultaneous" and not judges_alone:
-        reason = "mixes the samples of a batch (batch norm)" if judges_alone is False else "is not known to do so"
+def check_networks(is_samplewise: bool | None, execution: Execution, precision: str) -> None:
+    """Raise ConfigError for an execution that a D with or without `is_samplewise` does not support; None is unknown."""
+    if execution.update == "simultaneous" and not is_samplewise:
+        reason = "mixes the samples of a batch (batch norm)" if is_samplewise is False else "is not known to do so"
         raise ConfigError(
             "update=simultaneous needs a discriminator that judges each sample alone, so that one backward pass "
             f"serves both players; this one {reason}. Choose update=alternating"
         )
-    if precision == "bf16" and judges_alone is None:
+    if precision == "bf16" and is_samplewise is None:
         raise ConfigError(
             "precision=bf16 keeps D's last layer in float32, which is known only of networks from tables, and not of "
             "architecture.object; choose precision=float32"

@@ -55,7 +55,7 @@ class Iteration:
         self.state, self.experiment, self.say = state, experiment, say
         self.precision = chosen_precision(experiment.execution.precision, state.device)
         check_device(experiment.execution, state.device)
-        check_networks(getattr(state.discriminator, "judges_alone", None), experiment.execution, self.precision)
+        check_networks(getattr(state.discriminator, "is_samplewise", None), experiment.execution, self.precision)
         self.algorithm = UPDATES[experiment.execution.update]
         if guard_on_device is None:
             guard_on_device = state.device.type == "cuda" and can_guard_on_device(state)

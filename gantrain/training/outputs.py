@@ -22,7 +22,7 @@ from gantrain.data import Images
 from gantrain.errors import CheckpointError, is_out_of_memory
 from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import Evaluation
-from gantrain.evaluation.samples import quantised
+from gantrain.evaluation.samples import to_uint8
 from gantrain.networks.latents import Latents
 from gantrain.precision import chosen_precision, rounded, tf32
 from gantrain.reporting.health import watched
@@ -154,32 +154,32 @@ class Writer:
         made_by, images = "averaged generator" if self.state.average is not None else "generator", self.state.images
         try:
             samples = self._samples(self.evaluation)
-            result = self.evaluation.yardstick.measure(samples, self.reporter.watching)
+            result = self.evaluation.reference_set.measure(samples, self.reporter.watching)
         except Exception as error:
             if not isinstance(error, NOT_MEASURED) and not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
             self.reporter.note(f"samples of the {made_by} at {images:,} images cannot be measured: {reason}")
-            return dict.fromkeys(self.evaluation.yardstick.reference, math.nan)
+            return dict.fromkeys(self.evaluation.reference_set.reference, math.nan)
         facts = {"images": images, "checkpoint": checkpoints.name_at(images), "samples_from": made_by}
-        self.evaluated = evaluation.document(result, facts, self.evaluation.seed)
+        self.evaluated = evaluation.build_document(result, facts, self.evaluation.seed)
         self.improved = self.evaluation.improves(self.evaluated, self.best)
         best = f"; the best {self.evaluation.best} so far" if self.improved else ""
-        self.reporter.note(f"the {made_by} at {images:,} images: {self.evaluation.shown(result)}{best}")
+        self.reporter.note(f"the {made_by} at {images:,} images: {self.evaluation.summarize(result)}{best}")
         if images >= self.schedule.images:
             with self.reporter.sparing_the_run():
-                evaluation.write(self.folder.path, self.evaluated)
+                evaluation.write_document(self.folder.path, self.evaluated)
                 if isinstance(self.data, Images):
                     evaluation.draw_neighbours(samples, self.data.train, self.folder.path)
         return result.metrics
 
     def _samples(self, evaluated: Evaluation) -> Tensor:
         """What `gantrain evaluate` would measure: 8-bit images, or points. Raises FloatingPointError."""
-        latents = self.latents.draw(evaluated.count, stream_generator(evaluated.seed, "sample"))
+        latents = self.latents.draw(evaluated.reference_set.count, stream_generator(evaluated.seed, "sample"))
         samples = generate(self.state.best_generator, latents)
         if not bool(samples.isfinite().all()):
             raise FloatingPointError("they are not finite")
-        return quantised(samples) if self.pictures else samples
+        return to_uint8(samples) if self.pictures else samples
 
     def _best_so_far(self) -> Mapping[str, Any] | None:
         """The evaluation of best.pt, and none where there is no such file; a run that was killed between two names may

@@ -19,7 +19,7 @@ from faults.runs import assert_same_run, assert_same_sweep, sweeping, training
 from gantrain.launch import sweep
 from gantrain.runs import checkpoints
 
-WRITE = "gantrain.runs.checkpoints:_write"
+WRITE = "gantrain.runs.checkpoints:write_with_checksum"
 
 
 def kill_after(seconds: float, log: Path, *arguments: object) -> None:

@@ -115,7 +115,7 @@ def fill(disk: Path, spare: int) -> None:
 
 def fill_within_a_write(disk: Path) -> None:
     """It does so after the free space has been looked at."""
-    when_called("gantrain.runs.checkpoints:_write", lambda *_: fill(disk, 2**20), call=4)
+    when_called("gantrain.runs.checkpoints:write_with_checksum", lambda *_: fill(disk, 2**20), call=4)
 
 
 @as_root

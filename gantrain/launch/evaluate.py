@@ -1,0 +1,169 @@
+"""Evaluation of runs, sweeps and stored samples: where samples come from, and the data that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantrain import data
+from gantrain.console import Progress, no_progress, say
+from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError
+from gantrain.evaluation import evaluation
+from gantrain.evaluation.evaluation import EvaluationSettings, ReferenceSet, Result
+from gantrain.files import reason
+from gantrain.launch import sweep
+from gantrain.runs import checkpoints
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gantrain.data import Dataset
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """Where samples come from. `draw(count, shape)` gives at most `count` of them: uint8 images, or points."""
+
+    draw: Callable[[int, tuple[int, ...]], Tensor]
+    facts: dict[str, Any]  # for evaluation.json
+    seed: int
+    config: Mapping[str, Any] | None = None  # of the run
+    fingerprint: str | None = None  # of the images it was trained on
+
+
+def is_run(path: Path) -> bool:
+    """Return whether `path` is a run folder or a checkpoint, rather than stored samples."""
+    return path.suffix == ".pt" or (path / "checkpoints").is_dir()
+
+
+def run_folder(path: Path) -> Path:
+    """Return the folder of the run that `path`, a run folder or a checkpoint, belongs to."""
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
+
+
+def open_run(path: Path, seed: int, device: torch.device, *, object: str | None = None) -> SampleSource:
+    """Load the generator of a run or a checkpoint. Raises CheckpointError if there is none that is whole."""
+    from gantrain.evaluation.samples import to_uint8
+    from gantrain.training import state
+
+    problems: list[str] = []
+    if path.is_dir():
+        path, bundle, problems = checkpoints.newest(path / "checkpoints")
+    else:
+        bundle = checkpoints.load(path)
+    for problem in problems:
+        say(f"passed over: {problem}")
+    generator = state.load(path, object=object).to(device)
+
+    def draw(count: int, shape: tuple[int, ...]) -> Tensor:
+        samples = generator.sample(count, seed)
+        if not bool(samples.isfinite().all()):
+            raise DivergedError(f"{path}: samples are not finite; the generator has diverged")
+        if samples.shape[1:] != shape:
+            raise ConfigError(f"{path} makes samples of shape {list(samples.shape[1:])}, the data have {list(shape)}")
+        return to_uint8(samples) if len(shape) == 3 else samples
+
+    facts = {
+        "images": generator.images,
+        "checkpoint": path.name,
+        "samples_from": "averaged generator" if "average" in bundle["state"] else "generator",
+    }
+    return SampleSource(draw, facts, seed, bundle["config"], bundle["data"].get("fingerprint"))
+
+
+def open_samples(path: Path, seed: int) -> SampleSource:
+    """Return the samples in a folder, a .zip or an array, which are read when they are drawn."""
+
+    def draw(count: int, shape: tuple[int, ...]) -> Tensor:
+        from gantrain.evaluation.samples import choose_examples, read_samples
+
+        return choose_examples(read_samples(path, shape), count, "samples", seed=seed)
+
+    return SampleSource(draw, {"images": None, "checkpoint": None, "samples_from": path.name}, seed)
+
+
+class ReferenceCache:
+    """One dataset, and its reference sets by number of samples, which the runs of a sweep share."""
+
+    def __init__(self, settings: EvaluationSettings, device: torch.device, progress: Progress = no_progress) -> None:
+        self.settings, self.device, self.progress = settings, device, progress
+        self._dataset: tuple[dict[str, Any], Dataset] | None = None
+        self._sets: dict[int, ReferenceSet] = {}
+
+    def load_dataset(self, dataset_settings: dict[str, Any]) -> Dataset:
+        """Return the dataset with these settings. Raises ConfigError for metrics that it does not have."""
+        if self._dataset is None or self._dataset[0] != dataset_settings:
+            self._dataset, self._sets = None, {}  # first: two datasets at a time might not fit in memory
+            evaluation.choose_metrics(self.settings, dataset_settings["name"])
+            self._dataset = dataset_settings, data.load(**dataset_settings, device=self.device)
+        return self._dataset[1]
+
+    def build_reference_set(self, dataset_settings: dict[str, Any], count: int) -> ReferenceSet:
+        """Return the reference set of a dataset for `count` samples."""
+        dataset = self.load_dataset(dataset_settings)
+        if count not in self._sets:
+            self._sets[count] = evaluation.build_reference_set(
+                dataset, dataset_settings, self.settings, device=self.device, count=count, progress=self.progress
+            )
+        return self._sets[count]
+
+
+def evaluate_source(
+    source: SampleSource, dataset_settings: dict[str, Any], references: ReferenceCache, *, out: Path
+) -> Result:
+    """Measure samples, and write evaluation.json and neighbours.png to `out`.
+
+    Raises CheckpointError if the data are not those that the source was trained on, StorageError.
+    """
+    from gantrain.evaluation.samples import select_real_examples
+
+    dataset, settings = references.load_dataset(dataset_settings), references.settings
+    if source.fingerprint not in (None, dataset.fingerprint):
+        raise CheckpointError(
+            f"{dataset.label} has changed since the run was trained: its fingerprint is {dataset.fingerprint}, was "
+            f"{source.fingerprint}; restore the images, or name the data to compare with: dataset=…"
+        )
+    real, _ = select_real_examples(dataset, settings.count, settings.split)
+    samples = source.draw(settings.count or len(real), dataset.shape)
+    reference_set = references.build_reference_set(dataset_settings, len(samples))
+    result = reference_set.measure(samples, references.progress)
+    with _storage_errors(out):
+        if isinstance(dataset, data.Images):
+            evaluation.draw_neighbours(samples, dataset.train, out)
+        evaluation.write_document(out, evaluation.build_document(result, source.facts, source.seed))
+    return result
+
+
+@contextmanager
+def _storage_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or out} cannot be written: {reason(error)}; or give another out=DIR"
+        ) from error
+
+
+def evaluate_sweep(root: Path, evaluate_run: Callable[[Path], None]) -> None:
+    """Evaluate every run of a sweep and update its report. Raises RunFailed at the end if one could not be measured."""
+    failed: dict[str, GantrainError] = {}
+    for run in sorted(root.glob("*/checkpoints"), key=lambda path: sweep.job_number(path.parent)):
+        say(f"\n{run.parent}")
+        try:
+            evaluate_run(run.parent)
+        except GantrainError as error:
+            failed[run.parent.name] = error
+            say(f"failed: {error}", error=True)
+    say("")
+    sweep.compare_runs(root)
+    if failed:
+        count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
+        reasons = sweep.listed_reasons({name: str(error) for name, error in failed.items()})
+        code = next(iter(failed.values())).exit_code
+        raise sweep.RunFailed(f"{count} could not be measured:\n{reasons}", code)
