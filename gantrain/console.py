@@ -1,43 +1,208 @@
-"""Text on its way to a terminal: names from files must not steer it, and a reader may leave."""
+"""Text, tables and progress bars on a terminal or in a pipe.
+
+Text that comes from files must not steer the terminal, nothing is interpreted as markup, and output that nobody reads
+any more (`| head`, a closed terminal) is no error.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TextIO
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PIPE_WIDTH = 10_000  # columns, so that no row of a table is folded in a pipe
+SECONDS_BEFORE_FIRST_LINE, SECONDS_BETWEEN_LINES = 10.0, 60.0  # of progress that is written to a pipe
+LARGEST_IN_FULL = 1e6
+
+# Opens the progress display of a task; it yields `update(steps done, steps in all)`.
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int | None], None]]]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text
 
 
 def printable(text: str) -> str:
-    """The text with every control character but the newline replaced."""
+    """Return `text` with every control character but the newline replaced."""
     return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
 
 
 def one_line(text: str) -> str:
-    """A name from outside as it may stand in a message: line breaks are replaced too."""
+    """Return `text` as it may stand inside a message: control characters and line breaks are replaced."""
     return printable(text).replace("\n", "\ufffd")
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print text that may hold names from outside."""
+    """Print text that may hold names from outside, to standard error if `error` is set."""
     stream = sys.stderr if error else sys.stdout
-    with seen_or_not(stream):
+    with ignore_closed_output(stream):
         print(printable(text), file=stream, flush=True)
 
 
 @contextmanager
-def seen_or_not(stream: TextIO | None = None) -> Iterator[None]:
-    """Write to standard output (or `stream`) and go on if that fails: a terminal that was closed, `| head`, a log on a
-    full disk."""
+def ignore_closed_output(stream: TextIO | None = None) -> Iterator[None]:
+    """Go on if writing to `stream` (standard output by default) fails; later output is then discarded."""
     try:
         yield
     except OSError:
-        go_on_unseen(stream)
+        discard_output(stream)
 
 
-def go_on_unseen(stream: TextIO | None = None) -> None:
-    """Send standard output (or `stream`) nowhere from now on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, (stream or sys.stdout).fileno())
-    os.close(nowhere)
+def discard_output(stream: TextIO | None = None) -> None:
+    """Redirect `stream` (standard output by default) to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, (stream or sys.stdout).fileno())
+    os.close(null)
+
+
+def format_number(value: float | None, spec: str = "") -> str:
+    """Format a number with a real minus sign and ∞; an empty string for None.
+
+    `spec` is a format specification such as `.4f`. By default a number has four significant digits, and one between
+    10,000 and a million is written in full.
+    """
+    if value is None:
+        return ""
+    if not spec:
+        spec = ",.0f" if 10_000 <= abs(value) < LARGEST_IN_FULL else ".4g"
+    return format(float(value), f"z{spec}").replace("inf", "∞").replace("-", "−")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+class Screen(Console):
+    """A console that raises BrokenPipeError when its reader has left, for `ignore_closed_output` to handle."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def make_console(pipe_width: int = PIPE_WIDTH, *, error: bool = False) -> Screen:
+    """Return a console on standard output or standard error: as wide as the terminal, and `pipe_width` in a pipe."""
+    screen = Screen(markup=False, highlight=False, stderr=error)
+    return screen if screen.is_terminal else Screen(markup=False, highlight=False, stderr=error, width=pipe_width)
+
+
+def build_table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Collection[str] = (),
+    title: str = "",
+    sums: Sequence[str] = (),
+) -> Table:
+    """Return a table without a frame.
+
+    Args:
+        heads: Column names.
+        rows: Cells, as many as there are heads.
+        right: Names of the columns that are aligned right.
+        title: A line above the table.
+        sums: Cells of a last row that is set apart.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    style = box.SIMPLE_HEAD if make_console().is_terminal else None
+    table = Table(title=title or None, title_justify="left", box=style, show_footer=any(sums), pad_edge=False)
+    for index, head in enumerate(heads):
+        footer = Text(printable(sums[index])) if sums else ""
+        whole = index == 0 or head in right  # names and numbers stay on one line, other text is folded
+        table.add_column(
+            Text(printable(head)),
+            footer,
+            justify="right" if head in right else "left",
+            no_wrap=whole,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
+def print_tables(*tables: Table) -> None:
+    """Print tables to standard output."""
+    screen = make_console()
+    with ignore_closed_output():
+        for table in tables:
+            screen.print(table)
+
+
+def split_columns(columns: Iterable[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """Split columns, each a list of its cells, into groups that are no wider than `width`, or have a single column."""
+    group: list[list[str]] = []
+    for column in columns:
+        if group and sum(map(column_width, [*group, column])) > width:
+            yield group
+            group = []
+        group.append(column)
+    yield group
+
+
+def column_width(column: list[str]) -> int:
+    """Return the width of a column, with the gap beside it."""
+    return max(map(len, column)) + 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Progress
+
+
+@contextmanager
+def no_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show nothing: the default of functions that take a `Progress`."""
+    yield lambda done, total: None
+
+
+@contextmanager
+def show_progress(what: str, *, error: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """Show how far the task `what` is, and how long it will take; yields `update(steps done, steps in all)`.
+
+    A terminal shows a bar that vanishes at the end. A pipe gets a line after ten seconds and then one a minute. The
+    output is standard error if `error` is set.
+    """
+    from rich import progress
+
+    screen = make_console(error=error)
+    due, first = time.monotonic() + SECONDS_BEFORE_FIRST_LINE, (0, time.monotonic())
+    columns = (
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task(printable(what), total=None)
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal due, first
+            bar.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if first[0] == 0:
+                first = done, now  # the first step is often slower than the others
+            if screen.is_terminal or now < due or total is None or not first[0] < done < total:
+                return
+            due = now + SECONDS_BETWEEN_LINES
+            seconds = (now - first[1]) / (done - first[0]) * (total - done)
+            say(f"{what}: {done / total:.0%}, about {format_duration(seconds)} left", error=error)
+
+        yield update
+
+
+def format_duration(seconds: float) -> str:
+    """Format a length of time in seconds or minutes."""
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+# Former names, until their callers have changed.
+seen_or_not, go_on_unseen = ignore_closed_output, discard_output
