@@ -93,6 +93,7 @@ def write(samples: Tensor, out: Path) -> None:
     import numpy as np
 
     from gantrain import plotting
+    from gantrain.reporting import pictures
 
     out.mkdir(parents=True, exist_ok=True)
     if samples.dim() == 4:
@@ -101,4 +102,4 @@ def write(samples: Tensor, out: Path) -> None:
     else:
         np.save(out / "samples.npy", samples.numpy())
         if samples.shape[1] <= 2:
-            plotting.save_scatter(samples, out / "scatter.png")
+            pictures.save_scatter(samples, out / "scatter.png")
