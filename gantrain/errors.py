@@ -1,7 +1,7 @@
-"""What gantrain refuses, and the exit code each refusal carries.
+"""Exceptions of gantrain, each with the exit code of the command line.
 
-A message names the rule, the value that broke it and the way out, on one screen. The command line prints it and exits
-with `exit_code`; from Python the same exceptions are raised.
+A message states the rule, the value found and the way out, on one screen. The command line prints it and exits with
+`exit_code`; from Python the same exceptions are raised.
 """
 
 from __future__ import annotations
@@ -58,46 +58,57 @@ class MemoryExhaustedError(GantrainError):
     exit_code = 8
 
 
-EXHAUSTED = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")  # as CUDA, its libraries, MPS and a CPU say it
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is exhausted, on the host or on a device; torch has no class for most."""
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in EXHAUSTED)
-    return said or isinstance(error, MemoryError)
-
-
 class CheckFailedError(GantrainError):
     """A number that contradicts what is known to be true."""
 
     exit_code = 9
 
 
-# Names less alike than this have nothing to do with each other; one wrong letter in two stays above it.
-RESEMBLANCE = 0.5
-CUT_SHORT = 0.95  # the likeness of a name to one that begins with it
+# How CUDA, its libraries, MPS and the CPU report exhausted memory; torch has no exception class for most of them.
+OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error reports exhausted memory, of the host or of a device."""
+    reported = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return reported or isinstance(error, MemoryError)
+
+
+SIMILARITY = 0.5  # of two names that may be one: one wrong letter in two is above it
+
+
+def find_nearest(name: str, choices: Iterable[str]) -> list[str]:
+    """Return the choices that `name` may stand for, nearest first: those that begin with it, then similar ones."""
+    originals = {choice.lower(): choice for choice in reversed(list(choices))}
+    similar = difflib.get_close_matches(name.lower(), originals, n=max(len(originals), 1), cutoff=SIMILARITY)
+    longer = sorted((key for key in originals if len(name) > 1 and key.startswith(name.lower())), key=len)
+    return [originals[key] for key in dict.fromkeys([*longer, *similar])]
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """Return the question that ends an error message, `; did you mean adam?`, or nothing if no choice is similar."""
+    nearest = find_nearest(name, choices)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def describe_choice(key: str, name: object, choices: Iterable[str | None]) -> str:
+    """Return the error message that refuses `key=name` and lists the choices, nearest first."""
+    known = list(map(str, choices))
+    ranked = dict.fromkeys([*find_nearest(str(name), known), *known])
+    return f"{key}={name} is not one of the choices{suggest(str(name), known)}\n  choices: {', '.join(ranked)}"
+
+
+# Former names, until their callers have changed.
+meant, one_of, RESEMBLANCE = suggest, describe_choice, SIMILARITY
 
 
 def likeness(name: str, choice: str) -> float:
-    """How much two names are alike: the share of their letters that they have in common, in order; nearly 1 where the
-    choice begins with the name."""
+    """Return how similar two names are, from 0 to 1."""
     name, choice = name.lower(), choice.lower()
     ratio = difflib.SequenceMatcher(None, name, choice, autojunk=False).ratio()
-    return max(ratio, CUT_SHORT) if len(name) > 1 and choice.startswith(name) else ratio
+    return max(ratio, 0.95) if len(name) > 1 and choice.startswith(name) else ratio
 
 
 def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
-    """The choices, the ones most like `name` first."""
+    """Return the choices, those most like `name` first."""
     return sorted(choices, key=lambda choice: likeness(name, choice), reverse=True)
-
-
-def meant(name: str, choices: Iterable[str]) -> str:
-    """The question that ends a refusal, `; did you mean adam?`, or nothing where no choice is like `name`."""
-    nearest = nearest_first(name, choices)[:1]
-    return "".join(f"; did you mean {choice}?" for choice in nearest if likeness(name, choice) >= RESEMBLANCE)
-
-
-def one_of(key: str, name: object, choices: Iterable[str | None]) -> str:
-    """The sentence that refuses `key=name` and lists the choices, nearest first."""
-    ranked = nearest_first(str(name), map(str, choices))
-    return f"{key}={name} is not one of the choices{meant(str(name), ranked)}\n  choices: {', '.join(ranked)}"

@@ -1,16 +1,21 @@
-"""Files that are whole or absent, written beside their place and renamed into it; and logs of whole records."""
+"""Files that are whole or absent, logs of whole records, locks, and JSON."""
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
+from typing import Any
 
-# What to do about a failure of storage, by its number.
+from gantrain.errors import StorageError
+
+# What to do about an OSError, by its number.
 REMEDIES = {
     errno.ENOSPC: "free some space on its disk",
     errno.EDQUOT: "free some of the quota",
@@ -24,23 +29,40 @@ REMEDIES = {
     errno.EEXIST: "there is a file where a folder is wanted",
     errno.ENOTDIR: "there is a file where a folder is wanted",
 }
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
 
 
-def reason(error: OSError) -> str:
-    """What failed and what to do about it, in one line."""
+def describe_os_error(error: OSError) -> str:
+    """Return what failed and what to do about it, in one line."""
     return f"{error.strerror or error}; {REMEDIES.get(error.errno or 0, 'look at its disk')}"
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = False) -> Iterator[BufferedRandom]:
-    """A new file that takes the place of `path` when the block ends, and vanishes if the block fails.
+def convert_write_errors(what: object, way_out: str = "") -> Iterator[None]:
+    """Raise an OSError of the block as StorageError with the message "WHAT cannot be written: …; WAY OUT"."""
+    try:
+        yield
+    except OSError as error:
+        end = f"; {way_out}" if way_out else ""
+        raise StorageError(f"{what} cannot be written: {describe_os_error(error)}{end}") from error
 
-    The temporary file stands in the same folder, is opened exclusively and follows no link. `durable` waits until the
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+@contextmanager
+def replace_file(path: Path, *, durable: bool = False) -> Iterator[BufferedRandom]:
+    """Open a new file that replaces `path` when the block ends, and is removed if the block fails.
+
+    The temporary file is in the same folder, is opened exclusively and follows no link. `durable` waits until the
     bytes and the name are on the disk. Raises OSError.
     """
-    temporary = temporary_beside(path)
-    temporary.unlink(missing_ok=True)  # left by a process of the same number that was killed
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    temporary = temporary_path(path)
+    temporary.unlink(missing_ok=True)  # of a process with the same number that was killed
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, 0o644)
     try:
         with open(descriptor, "w+b") as file:
             yield file
@@ -55,44 +77,43 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BufferedRandom]:
         sync_folder(path.parent)
 
 
-def temporary_beside(path: Path) -> Path:
-    """The name under which this process writes what will be `path`."""
+def temporary_path(path: Path) -> Path:
+    """Return the name under which this process writes a file that will become `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: Path, names: str) -> None:
-    """Remove what killed processes left under temporary names of files whose name matches `names`."""
+    """Remove temporary files of killed processes that would have become files whose name matches `names`."""
     leftover = re.compile(rf"\.({names})\.\d+\.tmp")
     for path in folder.iterdir():
         if leftover.fullmatch(path.name) and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes | str, *, durable: bool = False) -> None:
-    """Write `content` to `path` so that no reader ever sees a part of it."""
-    with replacing(path, durable=durable) as file:
+def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> None:
+    """Write `content` to `path` so that no reader ever sees a part of it. Raises OSError."""
+    with replace_file(path, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def append_whole(path: Path, data: bytes) -> None:
-    """Append all of `data` or nothing: half a record would spoil the one after it. Links are not followed.
-
-    Raises OSError where storage is full, read-only or failing; the file is then as it was.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    with open(descriptor, "ab", buffering=0) as file:
+def append_record(path: Path, data: bytes) -> None:
+    """Append all of `data` to a file, or nothing if that fails. Links are not followed. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[file.write(rest) :]
         except BaseException:
-            file.truncate(size)
+            file.truncate(size)  # half a record would spoil the one after it
             raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk."""
+    """Wait until the names in `folder` are on the disk; does nothing where a folder cannot be opened, as on Windows."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,11 +121,59 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def cache() -> Path:
-    """Where files that serve many runs are kept: $XDG_CACHE_HOME/gantrain, by default ~/.cache/gantrain."""
+@contextmanager
+def lock_file(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock `path`, a file in an existing folder, until the block or the process ends.
+
+    Raises TimeoutError if another process holds it and `wait` is off, and another OSError if it cannot be opened.
+    """
+    from filelock import FileLock
+
+    with FileLock(path, timeout=-1 if wait else 0, mode=0o644):
+        yield
+
+
+def cache_folder() -> Path:
+    """Return the folder of files that serve many runs: $XDG_CACHE_HOME/gantrain, by default ~/.cache/gantrain."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gantrain"
 
 
 def safe_name(text: str) -> str:
-    """`text` as one name of a file: only letters, digits, `.`, `_` and `-`, and no leading dot."""
+    """Return `text` as a file name: only letters, digits, `.`, `_` and `-`, and no leading dot."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip(".")[:200] or "-"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plain data
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as strict JSON, with null for numbers that are not finite. Raises OSError."""
+    write_file(path, json.dumps(replace_non_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def replace_non_finite(value: Any) -> Any:
+    """Return nested plain data with None in place of every float that is not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: replace_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_non_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def iterate_leaves(value: Any, key: str = "", *, into_lists: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield every value of a nested mapping under its dotted key; lists are values if `into_lists` is off."""
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif into_lists and isinstance(value, list | tuple):
+        items = list(enumerate(value))
+    else:
+        yield key, value
+        return
+    for name, item in items:
+        yield from iterate_leaves(item, f"{key}.{name}" if key else str(name), into_lists=into_lists)
+
+
+# Former names, until their callers have changed.
+reason, replacing, write_whole, append_whole = describe_os_error, replace_file, write_file, append_record
+temporary_beside, cache = temporary_path, cache_folder

@@ -1,366 +1,147 @@
-"""Pictures of a run: sample grids, scatter plots of densities, loss and divergence curves.
+"""The style of every figure, and how figures and images become files.
 
-Every picture is drawn from plain tensors or from the rows of metrics.jsonl, is written whole (beside, then renamed into
-place), and is byte for byte the same for the same input. Nothing here touches matplotlib's global state: figures are
-objects, and no display is needed.
+Files are written whole and are the same, byte for byte, for the same input. Nothing here touches matplotlib's global
+state: figures are objects, and no display is needed.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gantrain.console import format_number
 from gantrain.errors import DivergedError
-from gantrain.files import write_whole
+from gantrain.files import write_file
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
     from torch import Tensor
 
-Reports = Sequence[Mapping[str, float | None]]
-
-CELL_PIXELS = 48
-GAP_PIXELS = 2
-SMOOTHED_FROM = 200  # reports
-LINEAR_LOSSES = 20  # losses beyond are drawn on a logarithmic axis
-BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#2f6fb5", "#d9622b", "#3a8f5c", "#8055a8", "#b9b9b9", "#333333"
-# Keys of matplotlib.rcParams.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+BLUE, ORANGE, GREEN, PURPLE, *_ = PALETTE
+GREY, INK = "#b9b9b9", "#333333"
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+# Keys of matplotlib.rcParams; the salt makes the names inside an SVG the same every time.
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#888888",
     "axes.labelcolor": INK,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.grid.axis": "y",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
+    "lines.linewidth": 1.5,
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "legend.fontsize": 9,
     "legend.frameon": False,
-    "legend.labelcolor": "linecolor",
     "grid.color": "#ececec",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gantrain",
+    "text.color": INK,
     "text.usetex": False,
 }
+METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+CELL_PIXELS, GAP_PIXELS = 48, 2  # of a grid
+
+
+def use_style(changes: Mapping[Any, Any] | None = None) -> AbstractContextManager[None]:
+    """Return a context in which figures have the style of gantrain, with `changes` of matplotlib's rcParams."""
+    import matplotlib
+
+    return matplotlib.rc_context({**STYLE, **(changes or {})})
+
+
+def make_figure(rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `width` × `height` inches and its axes, one below the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def format_axis(axis: Axis, spec: str = "g") -> None:
+    """Write the numbers of an axis with a real minus sign."""
+    axis.set_major_formatter(lambda value, _: format_number(value, spec))
+
+
+def encode_figure(figure: Figure, kind: str, **options: Any) -> bytes:
+    """Return a figure as a file of the kind `png` or `svg`."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=METADATA[kind], **options)
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by the suffix of `path`. Raises OSError."""
+    write_file(path, encode_figure(figure, path.suffix.removeprefix(".")))
 
 
 def save_grid(images: Tensor, path: Path) -> None:
     """Write images, float `[N, C, H, W]` in [0, 1], grey or colour, as one near-square grid.
 
-    Small images are enlarged by a whole factor without smoothing, so that a pixel of theirs stays a square.
+    Small images are enlarged by a whole factor without smoothing, so that each of their pixels stays a square.
 
     Raises:
         DivergedError: A pixel is not finite.
         ValueError: There is no image, or it has neither 1 nor 3 channels.
     """
-    pixels = _as_bytes(images)
-    scale = math.ceil(CELL_PIXELS / max(pixels.shape[1:3]))
-    pixels = pixels.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    write_whole(path, _png(_tile(pixels)))
+    from torchvision.utils import make_grid
+
+    pixels = to_pixels(images)
+    scale = math.ceil(CELL_PIXELS / max(pixels.shape[2:]))
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    columns = math.ceil(math.sqrt(len(pixels)))
+    write_file(path, encode_pixels(make_grid(pixels, columns, padding=GAP_PIXELS, pad_value=255)))
 
 
 def save_images(images: Tensor, folder: Path, start: int = 0) -> None:
-    """Write images, float `[N, C, H, W]` in [0, 1], unscaled as `00000.png`, … counted from `start`.
+    """Write images, float `[N, C, H, W]` in [0, 1], unscaled as `00000.png`, … numbered from `start`.
 
     Raises:
         DivergedError: A pixel is not finite.
         ValueError: There is no image, or it has neither 1 nor 3 channels.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for number, pixels in enumerate(_as_bytes(images), start):
-        write_whole(folder / f"{number:05d}.png", _png(pixels))
+    for number, pixels in enumerate(to_pixels(images), start):
+        write_file(folder / f"{number:05d}.png", encode_pixels(pixels))
 
 
-def save_scatter(
-    samples: Tensor,
-    path: Path,
-    real: Tensor | None = None,
-    limits: tuple[float, float] | None = None,
-    log_density: Callable[[Tensor], Tensor] | None = None,
-    name: str = "samples",
-) -> None:
-    """Draw samples of a density, `[N, 1]` as a histogram or `[N, 2]` as points, over the real ones.
-
-    Args:
-        samples: Generated points.
-        path: The PNG to write.
-        real: Real points of the same dimension.
-        limits: The view, the same for both axes; what holds the real points (else the samples) when None.
-        log_density: The true log density, `[M, d]` → `[M]`, drawn as a curve or as shades.
-        name: What the samples are called.
-
-    Raises:
-        DivergedError: A sample is not finite.
-        ValueError: The samples are not `[N, 1]` or `[N, 2]`.
-    """
-    if samples.ndim != 2 or samples.shape[1] not in (1, 2) or len(samples) == 0:
-        raise ValueError(
-            f"a density is drawn in one or two dimensions, from [N, 1] or [N, 2]; got {list(samples.shape)}"
-        )
-    _refuse_non_finite(samples, "samples")
-    samples = samples.detach().float().cpu()
-    real = None if real is None else real.detach().float().cpu()
-    low, high = limits or _view(samples if real is None else real)
-    outside = int(((samples < low) | (samples > high)).any(1).sum())
-    label = f"{name}, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")
-    draw, width, height = (_draw_histogram, 7, 4.2) if samples.shape[1] == 1 else (_draw_points, 6, 6.4)
-    with style():
-        figure, (axes,) = new_figure(1, width, height)
-        draw(axes, samples, label, real, (low, high), log_density)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, markerscale=3, labelcolor=INK)
-        save_figure(figure, path)
-
-
-def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), title: str = "") -> None:
-    """Draw the losses, the bounds and the log-ratio of a run against images shown to D.
-
-    Args:
-        reports: Rows of metrics.jsonl; a missing or null value is a gap.
-        path: The PNG to write.
-        highlight: The trained divergences, whose bounds are drawn in colour; the others are thin and grey.
-        title: A line above, e.g. dataset, divergences and seed.
-    """
-    if not reports:
-        raise ValueError("curves need at least one report")
-    panels: list[Callable[[Axes], None]] = [lambda axes: _draw_losses(axes, reports)]
-    if _names(reports, "bound/") or _names(reports, "training_bound/"):
-        panels.append(lambda axes: _draw_bounds(axes, reports, highlight))
-    if _names(reports, "ratio/"):
-        panels.append(lambda axes: _draw_log_ratio(axes, reports))
-    with style():
-        figure, all_axes = new_figure(len(panels), width=8.5, height=0.4 + 2.6 * len(panels))
-        for draw, axes in zip(panels, all_axes, strict=True):
-            draw(axes)
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        _label_clock(all_axes[-1], reports)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
-        save_figure(figure, path)
-
-
-def _draw_losses(axes: Axes, reports: Reports) -> None:
-    axes.set_title("losses", color=INK)
-    _curve(axes, reports, "loss/discriminator", BLUE, label="discriminator")
-    _curve(axes, reports, "loss/generator", ORANGE, label="generator")
-    if max(map(abs, axes.get_ylim())) > LINEAR_LOSSES:
-        axes.set_yscale("symlog", linthresh=1)
-
-
-def _draw_bounds(axes: Axes, reports: Reports, highlight: Sequence[str]) -> None:
-    """Every bound, the trained ones in colour, on an axis that is linear within ±0.1 and logarithmic beyond."""
-    group = "bound/" if _names(reports, "bound/") else "training_bound/"
-    axes.set_title(f"lower bounds on divergences, {'held-out' if group == 'bound/' else 'training'} data", color=INK)
-    names = _names(reports, group)
-    trained = [name for name in dict.fromkeys(highlight) if name in names]
-    others = [name for name in names if name not in trained]
-    for name, colour in zip(trained, (BLUE, ORANGE, GREEN, PURPLE), strict=False):
-        _curve(axes, reports, group + name, colour, label=name, zorder=3)
-    for index, name in enumerate(others):
-        _curve(axes, reports, group + name, GREY, label="" if index else f"{len(others)} others", linewidth=0.8)
-    axes.set_yscale("symlog", linthresh=0.1)
-    low, high = axes.get_ylim()
-    # The bounds that nothing trains may run off by many powers of ten; they do not set the scale.
-    seen = [value for name in trained for report in reports if (value := report.get(group + name)) is not None]
-    low, high = max(low, 10 * min([*seen, -0.1])), min(high, 10 * max([*seen, 1.0]))
-    axes.set_ylim(min(low, -0.1), max(high, 1))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
-    _mark_zero(axes)
-
-
-def _draw_log_ratio(axes: Axes, reports: Reports) -> None:
-    axes.set_title("log-ratio r in nats; log E$_p$[e$^{-r}$] and log E$_q$[e$^r$] are 0 for the exact one", color=INK)
-    _curve(axes, reports, "ratio/real_mean", BLUE, label="mean of r, real")
-    _curve(axes, reports, "ratio/fake_mean", ORANGE, label="mean of r, fake")
-    _curve(axes, reports, "ratio/calibration_p", GREEN, label=r"log E$_p$[e$^{-r}$], real", log=True)
-    _curve(axes, reports, "ratio/calibration_q", PURPLE, label=r"log E$_q$[e$^r$], fake", log=True)
-    _mark_zero(axes)
-
-
-def _curve(axes: Axes, reports: Reports, name: str, colour: str, log: bool = False, **line: Any) -> None:
-    """One scalar, or its logarithm, against the clock, with gaps where it is missing.
-
-    Many reports are drawn faint, under their running mean.
-    """
-    import numpy as np
-
-    images = np.array([report["images"] for report in reports], dtype=float)
-    values = np.array([report.get(name) for report in reports], dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.log(values) if log else values
-    values[~np.isfinite(values)] = np.nan
-    if len(reports) >= SMOOTHED_FROM:
-        if colour != GREY:
-            axes.plot(images, values, color=colour, linewidth=0.6, alpha=0.25)
-        values = _running_mean(values, _window(reports))
-    axes.plot(images, values, color=colour, marker="o" if len(reports) < 20 else "", markersize=3, **line)
-
-
-def _window(reports: Reports) -> int:
-    """The reports in a running mean: a fiftieth of the run, odd, so that the mean stands in their middle."""
-    return len(reports) // 50 | 1
-
-
-def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """The mean of the `window` values around each, of those that there are; a gap stays a gap."""
-    import numpy as np
-
-    ones, present = np.ones(window), ~np.isnan(values)
-    sums = np.convolve(np.where(present, values, 0), ones, mode="same")
-    counts = np.convolve(present, ones, mode="same")
-    return np.where(present, sums / np.maximum(counts, 1), np.nan)
-
-
-def _names(reports: Reports, group: str) -> list[str]:
-    """The names after `group` that occur in any report, in the order of their first occurrence."""
-    return list(dict.fromkeys(name[len(group) :] for report in reports for name in report if name.startswith(group)))
-
-
-def _mark_zero(axes: Axes) -> None:
-    axes.axhline(0, color="#888888", linewidth=0.8, zorder=1)
-
-
-def _label_clock(axes: Axes, reports: Reports) -> None:
-    smoothed = f"; bold: mean of {_window(reports)} reports" if len(reports) >= SMOOTHED_FROM else ""
-    axes.set_xlabel(f"images shown to D{smoothed}")
-    axes.xaxis.set_major_formatter(lambda images, _: _thousands(images))
-    axes.set_xlim(0, 1.02 * max(report["images"] or 1 for report in reports))
-
-
-def _draw_histogram(
-    axes: Axes,
-    samples: Tensor,
-    label: str,
-    real: Tensor | None,
-    limits: tuple[float, float],
-    log_density: Callable[[Tensor], Tensor] | None,
-) -> None:
-    import torch
-
-    edges = torch.linspace(*limits, 81).tolist()
-
-    # Weights rather than density=True, which would count only what lies in view.
-    def draw(points: Tensor, **look: Any) -> None:
-        weight = 1 / (len(points) * (edges[1] - edges[0]))
-        axes.hist(points[:, 0].numpy(), edges, weights=[weight] * len(points), **look)
-
-    draw(samples, color=ORANGE, alpha=0.65, label=label)
-    if real is not None:
-        draw(real, histtype="step", color=INK, label=f"real, {len(real):,}")
-    if log_density is not None:
-        x = torch.linspace(*limits, 500)
-        axes.plot(x.numpy(), log_density(x[:, None]).exp().numpy(), color=BLUE, label="true density")
-    axes.set(xlim=limits, ylabel="density")
-
-
-def _draw_points(
-    axes: Axes,
-    samples: Tensor,
-    label: str,
-    real: Tensor | None,
-    limits: tuple[float, float],
-    log_density: Callable[[Tensor], Tensor] | None,
-) -> None:
-    if log_density is not None:
-        _draw_shades(axes, limits, log_density)
-    if real is not None:
-        x, y = real.numpy().T
-        axes.scatter(x, y, s=5, color="#8c8c8c", linewidths=0, label=f"real, {len(real):,}")
-    x, y = samples.numpy().T
-    axes.scatter(x, y, s=5, color=ORANGE, linewidths=0, alpha=0.7, label=label)
-    axes.grid(visible=False)
-    axes.set(xlim=limits, ylim=limits, aspect="equal")
-
-
-def _draw_shades(axes: Axes, limits: tuple[float, float], log_density: Callable[[Tensor], Tensor]) -> None:
-    """The density as shades of blue, by its square root so that faint modes are seen beside strong ones."""
-    import torch
-    from matplotlib.colors import LinearSegmentedColormap
-
-    ticks = torch.linspace(*limits, 400)
-    root = (log_density(torch.cartesian_prod(ticks, ticks)) / 2).exp().reshape(400, 400)
-    shades = LinearSegmentedColormap.from_list("shades", ["white", BLUE])
-    axes.imshow(root.T.numpy(), origin="lower", extent=(*limits, *limits), cmap=shades)
-
-
-def _view(points: Tensor) -> tuple[float, float]:
-    """One range for all axes that holds every point, with a margin."""
-    low, high = points.min().item(), points.max().item()
-    margin = 0.1 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
-def style() -> Any:
-    """The look of every picture, in a `with`."""
-    import matplotlib
-
-    return matplotlib.rc_context(STYLE)
-
-
-def new_figure(rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` × `height` inches, with axes one below the other."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
-    return figure, list(axes)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG whole, the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_whole(path, buffer.getvalue())
-
-
-def _thousands(images: float) -> str:
-    """A count of images as a person says it: 800, 50k, 1.25M."""
-    for unit, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(images) >= unit:
-            return f"{images / unit:g}{letter}"
-    return f"{images:g}"
-
-
-def _as_bytes(images: Tensor) -> Tensor:
-    """Images as uint8 `[N, H, W, 3]`."""
+def to_pixels(images: Tensor) -> Tensor:
+    """Return images as uint8 `[N, 3, H, W]` on the CPU."""
     import torch
 
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(f"pictures are made from [N, C, H, W] with 1 or 3 channels, N ≥ 1; got {list(images.shape)}")
-    _refuse_non_finite(images, "pixels")
-    pixels = images.detach().float().mul(255).round().clamp(0, 255).to("cpu", torch.uint8)
-    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    check_finite(images, "pixels")
+    return images.detach().float().mul(255).round().clamp(0, 255).to("cpu", torch.uint8).expand(-1, 3, -1, -1)
 
 
-def _refuse_non_finite(values: Tensor, what: str) -> None:
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise DivergedError if a value is not finite."""
     bad = int((~values.isfinite()).sum())
     if bad:
         raise DivergedError(f"{bad:,} of {values.numel():,} {what} are not finite; the generator has diverged")
 
 
-def _tile(pixels: Tensor) -> Tensor:
-    """Images `[N, H, W, 3]` side by side with white gaps, row by row: `[rows·(H + gap) + gap, …, 3]`."""
-    count, height, width, _ = pixels.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    tall, wide = height + GAP_PIXELS, width + GAP_PIXELS
-    grid = pixels.new_full((rows * tall + GAP_PIXELS, columns * wide + GAP_PIXELS, 3), 255)
-    for index, image in enumerate(pixels):
-        top, left = GAP_PIXELS + index // columns * tall, GAP_PIXELS + index % columns * wide
-        grid[top : top + height, left : left + width] = image
-    return grid
-
-
-def _png(pixels: Tensor) -> bytes:
-    """Pixels, uint8 `[H, W, 3]`, as a PNG."""
+def encode_pixels(pixels: Tensor) -> bytes:
+    """Return pixels, uint8 `[3, H, W]`, as a PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(buffer, format="PNG")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+# Former names, until their callers have changed.
+style, new_figure = use_style, make_figure

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gantrain.errors import CheckpointError, DivergedError, StorageError
-from gantrain.runs import checkpoints
+from gantrain.runs import bundles, checkpoints
 
 
 def bundle(images: int, size: int = 100) -> dict:
@@ -42,11 +42,11 @@ def test_last_is_the_newest_whole_file(tmp_path):
 def test_the_best_outlives_what_is_pruned_until_there_is_a_better_one(tmp_path):
     for images in (1000, 2000, 3000, 4000):
         checkpoints.save(tmp_path, bundle(images), keep=2, best=images == 1000)
-    assert [checkpoints.images_at(path) for path in checkpoints.listed(tmp_path)] == [4000, 3000, 1000]
+    assert [checkpoints.read_clock(path) for path in checkpoints.list_files(tmp_path)] == [4000, 3000, 1000]
     assert checkpoints.load(tmp_path / "best.pt")["images"] == 1000
-    assert os.path.samefile(tmp_path / "best.pt", tmp_path / checkpoints.name_at(1000))
+    assert os.path.samefile(tmp_path / "best.pt", tmp_path / checkpoints.file_name(1000))
     checkpoints.save(tmp_path, bundle(5000), keep=2, best=True)
-    assert [checkpoints.images_at(path) for path in checkpoints.listed(tmp_path)] == [5000, 4000]
+    assert [checkpoints.read_clock(path) for path in checkpoints.list_files(tmp_path)] == [5000, 4000]
     assert checkpoints.load(tmp_path / "best.pt")["images"] == 5000
 
 
@@ -58,7 +58,7 @@ def test_the_best_outlives_pruning_where_there_are_no_hard_links(tmp_path, monke
     for images in (1000, 2000, 3000, 4000):
         checkpoints.save(tmp_path, bundle(images), keep=2, best=images == 1000)
     assert checkpoints.load(tmp_path / "best.pt")["images"] == 1000
-    assert not os.path.samefile(tmp_path / "best.pt", tmp_path / checkpoints.name_at(1000))
+    assert not os.path.samefile(tmp_path / "best.pt", tmp_path / checkpoints.file_name(1000))
 
 
 def test_every_flipped_bit_is_found(tmp_path):
@@ -75,11 +75,11 @@ def test_every_flipped_bit_is_found(tmp_path):
 def test_the_newest_whole_one_is_used_and_the_damaged_named(tmp_path):
     for images in (1000, 2000):
         checkpoints.save(tmp_path, bundle(images), keep=3)
-    torn = tmp_path / checkpoints.name_at(2000)
+    torn = tmp_path / checkpoints.file_name(2000)
     torn.write_bytes(torn.read_bytes()[:-1])
-    os.utime(tmp_path / checkpoints.name_at(1000), (0, 0))
-    path, loaded, problems = checkpoints.newest(tmp_path)
-    assert (path.name, loaded["images"]) == (checkpoints.name_at(1000), 1000)
+    os.utime(tmp_path / checkpoints.file_name(1000), (0, 0))
+    path, loaded, problems = checkpoints.load_newest(tmp_path)
+    assert (path.name, loaded["images"]) == (checkpoints.file_name(1000), 1000)
     assert len(problems) == 1
     assert torn.name in problems[0]
     assert torn.exists()
@@ -87,25 +87,25 @@ def test_the_newest_whole_one_is_used_and_the_damaged_named(tmp_path):
 
 def test_nothing_usable_is_an_error_not_a_fresh_start(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        checkpoints.newest(tmp_path)
+        checkpoints.load_newest(tmp_path)
     checkpoints.save(tmp_path, bundle(1000), keep=2)
-    (tmp_path / f"{checkpoints.name_at(1000)}.sha256").unlink()
-    with pytest.raises(CheckpointError, match=rf"put a copy of one there[^$]*{checkpoints.name_at(1000)}"):
-        checkpoints.newest(tmp_path)
+    (tmp_path / f"{checkpoints.file_name(1000)}.sha256").unlink()
+    with pytest.raises(CheckpointError, match=rf"put a copy of one there[^$]*{checkpoints.file_name(1000)}"):
+        checkpoints.load_newest(tmp_path)
 
 
 def test_pruning_counts_only_whole_files_up_to_the_new_one(tmp_path):
     for images in (1000, 1500, 2000, 2500):
         checkpoints.save(tmp_path, bundle(images), keep=9)
     for images in (1500, 2000, 2500):
-        (tmp_path / checkpoints.name_at(images)).write_bytes(b"damaged")
+        (tmp_path / checkpoints.file_name(images)).write_bytes(b"damaged")
     checkpoints.save(tmp_path, bundle(1200), keep=2)  # what a run that resumed from 1000 saves next
-    assert checkpoints.newest(tmp_path)[1]["images"] == 1200
-    assert [path.name for path in checkpoints.listed(tmp_path) if checkpoints.is_whole(path)] == [
-        checkpoints.name_at(1200),
-        checkpoints.name_at(1000),
+    assert checkpoints.load_newest(tmp_path)[1]["images"] == 1200
+    assert [path.name for path in checkpoints.list_files(tmp_path) if bundles.is_whole(path)] == [
+        checkpoints.file_name(1200),
+        checkpoints.file_name(1000),
     ]
-    assert len(checkpoints.listed(tmp_path)) == 5
+    assert len(checkpoints.list_files(tmp_path)) == 5
 
 
 @pytest.mark.parametrize("key", ["images", "config", "generator", "data", "made_with", "state"])
@@ -125,7 +125,7 @@ def test_foreign_files_are_ignored_and_kept_and_what_a_kill_left_goes(tmp_path):
         (tmp_path / name).write_text("mine")
     for images in (1000, 2000, 3000, 4000):
         checkpoints.save(tmp_path, bundle(images), keep=2)
-    assert checkpoints.newest(tmp_path)[1]["images"] == 4000
+    assert checkpoints.load_newest(tmp_path)[1]["images"] == 4000
     assert all((tmp_path / name).read_text() == "mine" for name in foreign)
     assert not any((tmp_path / name).exists() for name in left)
 
@@ -142,7 +142,7 @@ class Bomb:
 
 @pytest.mark.parametrize("write", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
 def test_a_checkpoint_executes_nothing(tmp_path, write):
-    path = tmp_path / checkpoints.name_at(1)
+    path = tmp_path / checkpoints.file_name(1)
     write(Bomb(tmp_path / "executed"), path)
     (tmp_path / f"{path.name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(CheckpointError, match="safely"):
@@ -177,7 +177,7 @@ def test_a_failing_disk_costs_no_older_checkpoint(tmp_path, monkeypatch, step):
         checkpoints.save(tmp_path, bundle(2000), keep=2)
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path)) == before
-    assert checkpoints.newest(tmp_path)[1]["images"] == 1000
+    assert checkpoints.load_newest(tmp_path)[1]["images"] == 1000
 
 
 def test_links_in_the_folder_are_not_written_through(tmp_path):
@@ -185,11 +185,11 @@ def test_links_in_the_folder_are_not_written_through(tmp_path):
     outside.write_text("mine")
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    for name in (checkpoints.name_at(1000), "last.pt", f"{checkpoints.name_at(1000)}.sha256"):
+    for name in (checkpoints.file_name(1000), "last.pt", f"{checkpoints.file_name(1000)}.sha256"):
         (folder / name).symlink_to(outside)
     checkpoints.save(folder, bundle(1000), keep=2)
     assert outside.read_text() == "mine"
-    assert checkpoints.newest(folder)[1]["images"] == 1000
+    assert checkpoints.load_newest(folder)[1]["images"] == 1000
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"bytes", 1j, torch.float32, object()])
@@ -202,28 +202,28 @@ def test_what_could_not_be_read_back_is_not_saved(tmp_path, value):
 def test_what_is_pruned_while_it_is_looked_for_is_looked_for_again(tmp_path, monkeypatch):
     """A reader that is slower than training: all that it had listed is gone when it comes to read it."""
     checkpoints.save(tmp_path, bundle(1000), keep=2)
-    listed, calls = checkpoints.listed, []
+    listed, calls = checkpoints.list_files, []
 
     def slow(folder):
         found = listed(folder)
         if not calls:
             for images in (2000, 3000, 4000):
                 calls.append(images)
-                (tmp_path / checkpoints.name_at(1000)).unlink(missing_ok=True)
+                (tmp_path / checkpoints.file_name(1000)).unlink(missing_ok=True)
                 checkpoints.save(tmp_path, bundle(images), keep=2)
         return found
 
-    monkeypatch.setattr(checkpoints, "listed", slow)
-    path, loaded, problems = checkpoints.newest(tmp_path)
-    assert (path.name, loaded["images"], problems) == (checkpoints.name_at(4000), 4000, [])
+    monkeypatch.setattr(checkpoints, "list_files", slow)
+    path, loaded, problems = checkpoints.load_newest(tmp_path)
+    assert (path.name, loaded["images"], problems) == (checkpoints.file_name(4000), 4000, [])
 
 
 def test_what_is_no_file_is_passed_over(tmp_path):
     checkpoints.save(tmp_path, bundle(1000), keep=2)
-    (tmp_path / checkpoints.name_at(2000)).mkdir()
-    os.mkfifo(tmp_path / checkpoints.name_at(3000))
-    path, _, problems = checkpoints.newest(tmp_path)
-    assert path.name == checkpoints.name_at(1000)
+    (tmp_path / checkpoints.file_name(2000)).mkdir()
+    os.mkfifo(tmp_path / checkpoints.file_name(3000))
+    path, _, problems = checkpoints.load_newest(tmp_path)
+    assert path.name == checkpoints.file_name(1000)
     assert len(problems) == 2
 
 
@@ -232,5 +232,5 @@ def test_without_hard_links_last_is_a_copy(tmp_path, monkeypatch):
     for images in (1000, 2000):
         checkpoints.save(tmp_path, bundle(images), keep=2)
     assert checkpoints.load(tmp_path / "last.pt")["images"] == 2000
-    assert not (tmp_path / "last.pt").samefile(tmp_path / checkpoints.name_at(2000))
+    assert not (tmp_path / "last.pt").samefile(tmp_path / checkpoints.file_name(2000))
     assert not list(tmp_path.glob(".*"))

@@ -470,7 +470,9 @@ def test_a_density_is_drawn_once_in_its_own_picture(
     gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, dict[str, Any]] = {}
-    monkeypatch.setattr("gantrain.plotting.save_scatter", lambda points, path, **how: drawn.update({path.name: how}))
+    monkeypatch.setattr(
+        "gantrain.reporting.pictures.save_scatter", lambda points, path, **how: drawn.update({path.name: how})
+    )
     assert gantrain("train", "run_dir=run", "dataset=ring", "train.images=200", "train.batch_size=100").code == 0
     own, samples = drawn["real.png"], drawn["images_000000000200.png"]
     assert (own["real"], own["name"]) == (None, "real")

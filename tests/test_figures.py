@@ -12,6 +12,7 @@ from PIL import Image
 from gantrain import plotting
 from gantrain.data import published
 from gantrain.errors import DivergedError
+from gantrain.reporting import pictures
 
 
 def digits(count: int) -> torch.Tensor:
@@ -50,7 +51,7 @@ def many_rows(count: int) -> list[dict[str, float | None]]:
     ]
 
 
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (5, 3, 2), (7, 3, 3), (64, 8, 8)])
+@pytest.mark.parametrize(("count", "columns", "rows"), [(2, 2, 1), (5, 3, 2), (7, 3, 3), (64, 8, 8)])
 def test_each_cell_of_a_grid_is_its_image_enlarged(tmp_path, count, columns, rows):
     images = digits(count)
     plotting.save_grid(images, tmp_path / "grid.png")
@@ -64,6 +65,11 @@ def test_each_cell_of_a_grid_is_its_image_enlarged(tmp_path, count, columns, row
             np.testing.assert_array_equal(cell[..., channel], expected)
     assert (picture[:2] == 255).all()
     assert (picture[:, :2] == 255).all()
+
+
+def test_a_grid_of_one_image_is_that_image(tmp_path):
+    plotting.save_grid(digits(1), tmp_path / "grid.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "grid.png")[::6, ::6, 0], np.round(digits(1)[0, 0].numpy() * 255))
 
 
 def test_large_colour_images_keep_their_size_and_channels(tmp_path):
@@ -95,7 +101,7 @@ def test_pictures_of_what_is_not_finite_are_refused(tmp_path, bad):
     with pytest.raises(DivergedError, match="1 of 256 pixels"):
         plotting.save_grid(images, tmp_path / "grid.png")
     with pytest.raises(DivergedError, match="1 of 4 samples"):
-        plotting.save_scatter(torch.tensor([[0.0], [1.0], [bad], [2.0]]), tmp_path / "scatter.png")
+        pictures.save_scatter(torch.tensor([[0.0], [1.0], [bad], [2.0]]), tmp_path / "scatter.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,11 +114,11 @@ def test_a_grid_names_the_shape_it_cannot_draw(tmp_path, shape):
 @pytest.mark.parametrize("shape", [(0, 2), (5, 3), (5,)])
 def test_a_scatter_names_the_shape_it_cannot_draw(tmp_path, shape):
     with pytest.raises(ValueError, match=r"\[N, 1\] or \[N, 2\]"):
-        plotting.save_scatter(torch.zeros(shape), tmp_path / "scatter.png")
+        pictures.save_scatter(torch.zeros(shape), tmp_path / "scatter.png")
 
 
 def test_points_are_drawn_where_they_are(tmp_path):
-    plotting.save_scatter(torch.tensor([[0.75, -0.75]]), tmp_path / "points.png", limits=(-1, 1))
+    pictures.save_scatter(torch.tensor([[0.75, -0.75]]), tmp_path / "points.png", limits=(-1, 1))
     plot = pixels(tmp_path / "points.png").astype(int)[60:]  # without the legend
     height, width, _ = plot.shape
     row, column = np.argwhere(plot[..., 0] - plot[..., 2] > 60).mean(0)
@@ -122,7 +128,7 @@ def test_points_are_drawn_where_they_are(tmp_path):
 
 def test_the_view_is_that_of_the_real_points(tmp_path):
     real = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
-    plotting.save_scatter(torch.full((5, 2), 100.0), tmp_path / "scatter.png", real=real)
+    pictures.save_scatter(torch.full((5, 2), 100.0), tmp_path / "scatter.png", real=real)
     plot = pixels(tmp_path / "scatter.png").astype(int)[60:]
     assert not (plot[..., 0] - plot[..., 2] > 60).any()
     assert has_colour(plot, "#8c8c8c")
@@ -135,8 +141,8 @@ def test_a_density_is_drawn_under_its_samples(tmp_path, dimension):
     def log_density(x: torch.Tensor) -> torch.Tensor:
         return -(x**2).sum(1) / 2 - dimension * math.log(2 * math.pi) / 2
 
-    plotting.save_scatter(samples, tmp_path / "without.png", real=samples + 0.1)
-    plotting.save_scatter(samples, tmp_path / "with.png", real=samples + 0.1, log_density=log_density)
+    pictures.save_scatter(samples, tmp_path / "without.png", real=samples + 0.1)
+    pictures.save_scatter(samples, tmp_path / "with.png", real=samples + 0.1, log_density=log_density)
     assert not has_colour(pixels(tmp_path / "without.png"), plotting.BLUE)
     assert has_colour(pixels(tmp_path / "with.png"), plotting.BLUE)
 
@@ -144,8 +150,8 @@ def test_a_density_is_drawn_under_its_samples(tmp_path, dimension):
 def test_equal_input_gives_equal_bytes(tmp_path):
     for name in ("first", "second"):
         plotting.save_grid(digits(9), tmp_path / f"{name}-grid.png")
-        plotting.save_scatter(digits(9).reshape(-1, 2), tmp_path / f"{name}-scatter.png")
-        plotting.save_curves(many_rows(30), tmp_path / f"{name}-curves.png", highlight=["kl"], title="a title")
+        pictures.save_scatter(digits(9).reshape(-1, 2), tmp_path / f"{name}-scatter.png")
+        pictures.save_curves(many_rows(30), tmp_path / f"{name}-curves.png", highlight=["kl"], title="a title")
     for kind in ("grid", "scatter", "curves"):
         first, second = (tmp_path / f"{name}-{kind}.png" for name in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
@@ -155,7 +161,7 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("count", [1, 2, 30, 3000])
 def test_curves_of_any_length_are_drawn(tmp_path, count):
-    plotting.save_curves(many_rows(count), tmp_path / "losses.png", highlight=["kl", "absent"])
+    pictures.save_curves(many_rows(count), tmp_path / "losses.png", highlight=["kl", "absent"])
     picture = pixels(tmp_path / "losses.png")
     assert has_colour(picture, plotting.BLUE)
     assert has_colour(picture, plotting.ORANGE)
@@ -169,35 +175,35 @@ def test_missing_null_and_huge_values_are_tolerated(tmp_path):
         row(10, loss__generator=1e30, bound__neyman=-1e38, bound__kl=None),
         row(20, loss__discriminator=math.inf, ratio__calibration_q=math.nan),
     ]
-    plotting.save_curves(rows, tmp_path / "losses.png", title=r"no formula: $\frac$")
-    plotting.save_curves([row(0)], tmp_path / "nothing.png")
+    pictures.save_curves(rows, tmp_path / "losses.png", title=r"no formula: $\frac$")
+    pictures.save_curves([row(0)], tmp_path / "nothing.png")
 
 
 def test_panels_without_a_value_are_left_out(tmp_path):
     without_ratio = [row(10, loss__discriminator=1.0, loss__generator=2.0)]
-    plotting.save_curves(without_ratio, tmp_path / "one.png")
-    plotting.save_curves(many_rows(3), tmp_path / "three.png")
-    plotting.save_curves([row(10, training_bound__kl=0.5)], tmp_path / "two.png")
+    pictures.save_curves(without_ratio, tmp_path / "one.png")
+    pictures.save_curves(many_rows(3), tmp_path / "three.png")
+    pictures.save_curves([row(10, training_bound__kl=0.5)], tmp_path / "two.png")
     heights = [pixels(tmp_path / f"{name}.png").shape[0] for name in ("one", "two", "three")]
     assert heights[0] < heights[1] < heights[2]
 
 
 def test_curves_need_a_report(tmp_path):
     with pytest.raises(ValueError, match="at least one report"):
-        plotting.save_curves([], tmp_path / "losses.png")
+        pictures.save_curves([], tmp_path / "losses.png")
 
 
 def test_the_running_mean_is_over_what_is_there():
     values = np.array([1.0, 2.0, math.nan, 4.0, 6.0])
     expected = [1.5, 1.5, math.nan, 5.0, 5.0]
-    np.testing.assert_allclose(plotting._running_mean(values, 3), expected)
+    np.testing.assert_allclose(pictures._smooth(values, 3), expected)
 
 
 @pytest.mark.parametrize(
     ("images", "text"), [(0, "0"), (800, "800"), (50_000, "50k"), (200_000, "200k"), (1.25e6, "1.25M")]
 )
 def test_the_clock_is_said_in_thousands(images, text):
-    assert plotting._thousands(images) == text
+    assert pictures._format_count(images) == text
 
 
 def test_a_failed_write_leaves_the_last_picture_and_nothing_else(tmp_path, monkeypatch):
@@ -219,5 +225,5 @@ def test_no_global_state_of_matplotlib_is_touched(tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    plotting.save_curves(many_rows(3), tmp_path / "losses.png")
+    pictures.save_curves(many_rows(3), tmp_path / "losses.png")
     assert dict(matplotlib.rcParams) == before

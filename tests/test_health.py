@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gantrain.objectives import divergences
-from gantrain.reporting.health import watched
+from gantrain.reporting.health import Health
 
 HEALTHY = {
     "bound/gan": 0.2,
@@ -24,28 +24,28 @@ ILL = {
 
 
 def gan_health():
-    return watched(divergences.get("gan"), supremum=2 * math.log(2))
+    return Health(divergences.get("gan"), supremum=2 * math.log(2))
 
 
 def test_a_healthy_run_is_told_nothing():
     health = gan_health()
-    assert [sentence for _ in range(100) for sentence in health.told(HEALTHY)] == []
+    assert [sentence for _ in range(100) for sentence in health.check(HEALTHY)] == []
 
 
 def test_missing_and_non_finite_figures_are_no_alarm_of_their_own():
-    assert gan_health().told({}) == []
+    assert gan_health().check({}) == []
 
 
 @pytest.mark.parametrize("name", ILL)
 def test_a_state_is_told_when_it_has_lasted_and_again_after_it_was_left(name):
     change, reports = ILL[name]
     health = gan_health()
-    told = [health.told(HEALTHY | change) for _ in range(3 * reports)]
+    told = [health.check(HEALTHY | change) for _ in range(3 * reports)]
     assert [number for number, sentences in enumerate(told, start=1) if sentences] == [reports]
     (sentence,) = told[reports - 1]
     assert sentence.startswith(name)
-    assert health.told(HEALTHY) == []
-    assert [bool(health.told(HEALTHY | change)) for _ in range(reports)] == [False] * (reports - 1) + [True]
+    assert health.check(HEALTHY) == []
+    assert [bool(health.check(HEALTHY | change)) for _ in range(reports)] == [False] * (reports - 1) + [True]
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,16 @@ def test_a_state_is_told_when_it_has_lasted_and_again_after_it_was_left(name):
 )
 def test_other_ways_into_a_state(change):
     health = gan_health()
-    assert any(health.told(HEALTHY | change) for _ in range(5))
+    assert any(health.check(HEALTHY | change) for _ in range(5))
 
 
 def test_a_single_bad_report_is_forgiven():
     health = gan_health()
     for _ in range(20):
-        assert health.told(HEALTHY | {"ratio/calibration_q": 100.0, "bound/gan": 1.38}) == []
-        assert health.told(HEALTHY) == []
+        assert health.check(HEALTHY | {"ratio/calibration_q": 100.0, "bound/gan": 1.38}) == []
+        assert health.check(HEALTHY) == []
 
 
 def test_no_supremum_no_victory_by_bound():
-    health = watched(divergences.get("kl"), supremum=math.inf)
-    assert [s for _ in range(9) for s in health.told(HEALTHY | {"bound/kl": 1e9})] == []
+    health = Health(divergences.get("kl"), supremum=math.inf)
+    assert [s for _ in range(9) for s in health.check(HEALTHY | {"bound/kl": 1e9})] == []

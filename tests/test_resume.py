@@ -80,7 +80,7 @@ def train(folder: Path, *overrides: str) -> int:
 
 def train_until(monkeypatch, images: int, folder: Path, *overrides: str) -> int:
     """Train, and send this process SIGTERM at the first step that reaches `images`."""
-    progress = Reporter.progress
+    progress = Reporter.advance
 
     def interrupting(reporter, clock):
         if clock >= images:
@@ -88,7 +88,7 @@ def train_until(monkeypatch, images: int, folder: Path, *overrides: str) -> int:
         progress(reporter, clock)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "progress", interrupting)
+        patch.setattr(Reporter, "advance", interrupting)
         return train(folder, *overrides)
 
 

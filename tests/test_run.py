@@ -12,13 +12,14 @@ import pytest
 from support.waiting import PATIENCE_SECONDS
 
 from gantrain.errors import BusyError, CheckpointError, StorageError
-from gantrain.files import safe_name, write_whole
-from gantrain.runs.folder import Interrupted, RunFolder, StopRequest, claim
+from gantrain.files import safe_name, write_file
+from gantrain.runs.folder import RunFolder, claim_folder
+from gantrain.runs.signals import Interrupted, StopRequest
 
 HOLD = """
 import sys, time
 from gantrain.runs.folder import RunFolder
-with RunFolder(sys.argv[1]).locked():
+with RunFolder(sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -26,7 +27,7 @@ with RunFolder(sys.argv[1]).locked():
 
 def test_a_name_is_claimed_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: claim(tmp_path / "runs", "now"), range(20)))
+        folders = list(pool.map(lambda _: claim_folder(tmp_path / "runs", "now"), range(20)))
     assert len(set(folders)) == 20
     assert folders[0].parent == tmp_path / "runs"
 
@@ -34,7 +35,7 @@ def test_a_name_is_claimed_once(tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        claim(tmp_path / "file", "now")
+        claim_folder(tmp_path / "file", "now")
 
 
 def test_two_processes_never_share_a_folder(tmp_path):
@@ -43,12 +44,12 @@ def test_two_processes_never_share_a_folder(tmp_path):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BusyError, match=f"process {holder.pid} on"), RunFolder(tmp_path).locked():
+        with pytest.raises(BusyError, match=f"process {holder.pid} on"), RunFolder(tmp_path).lock():
             pass
     finally:
         holder.kill()
         holder.communicate()
-    with RunFolder(tmp_path).locked(), RunFolder(tmp_path).locked():  # the lock died with its process
+    with RunFolder(tmp_path).lock(), RunFolder(tmp_path).lock():  # the lock died with its process
         pass
 
 
@@ -102,7 +103,7 @@ def test_a_folder_that_was_removed_and_made_anew_is_not_ours(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     folder.refuse_if_replaced()  # held by nobody
-    with folder.locked():
+    with folder.lock():
         folder.refuse_if_replaced()
         shutil.rmtree(folder.path)
         with pytest.raises(StorageError, match="is gone"):
@@ -129,9 +130,9 @@ def test_names_keep_to_safe_characters(text):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    write_whole(tmp_path / "f", "old")
+    write_file(tmp_path / "f", "old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
     with pytest.raises(OSError, match="no"):
-        write_whole(tmp_path / "f", "new")
+        write_file(tmp_path / "f", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_text() == "old"

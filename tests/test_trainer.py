@@ -21,7 +21,7 @@ from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.acceleration import LossFunctions
 from gantrain.training.loop import train
-from gantrain.training.outputs import fixed_latents
+from gantrain.training.outputs import draw_fixed_latents
 from gantrain.training.setup import Experiment, Schedule, passed
 from gantrain.training.state import State, Statistics, averaged, update_average
 from gantrain.training.step import Step
@@ -227,8 +227,8 @@ def test_statistics_are_means_since_the_last_report():
 
 
 def test_grids_use_the_same_latents_in_every_run():
-    assert torch.equal(fixed_latents(Latents(8), 64, seed=3), fixed_latents(Latents(8), 64, seed=3))
-    assert not torch.equal(fixed_latents(Latents(8), 64, seed=3), fixed_latents(Latents(8), 64, seed=4))
+    assert torch.equal(draw_fixed_latents(Latents(8), 64, seed=3), draw_fixed_latents(Latents(8), 64, seed=3))
+    assert not torch.equal(draw_fixed_latents(Latents(8), 64, seed=3), draw_fixed_latents(Latents(8), 64, seed=4))
 
 
 @pytest.mark.parametrize(("prior", "mean", "sd"), [("normal", 0.0, 1.0), ("uniform", 0.0, 1 / math.sqrt(3))])

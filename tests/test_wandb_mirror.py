@@ -109,24 +109,24 @@ def test_a_folder_of_an_earlier_run_is_no_package(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(ConfigError, match="pip install"):
-        wandb_mirror.refuse_missing()
+        wandb_mirror.check_installed()
 
 
 @pytest.mark.parametrize("kept", ["", "../../elsewhere", "UPPER"])
 def test_an_id_that_is_none_is_made_anew(tmp_path: Path, kept: str) -> None:
     (tmp_path / "wandb_id").write_text(kept)
-    made = wandb_mirror.identity(tmp_path)
+    made = wandb_mirror.read_identity(tmp_path)
     assert wandb_mirror.ID.fullmatch(made)
-    assert wandb_mirror.identity(tmp_path) == made
+    assert wandb_mirror.read_identity(tmp_path) == made
 
 
 def test_a_mirror_that_cannot_be_opened_costs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def failing() -> wandb_mirror.Mirror:
-        with wandb_mirror.failures():
+        with wandb_mirror.convert_errors():
             raise RuntimeError("no such project")
         raise AssertionError
 
-    with Reporter(tmp_path, 100, mirror=failing) as reporter:
+    with Reporter(tmp_path, 100, loggers=[failing]) as reporter:
         reporter.report(100, {"loss/discriminator": 1.0})
     assert "the run goes on without them: Weights & Biases: no such project" in capsys.readouterr().out
     assert [row["images"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [100]

@@ -10,7 +10,8 @@ from gantrain.commands.resume import refuse_sweep
 from gantrain.config import overrides
 from gantrain.config.schema import number
 from gantrain.console import say
-from gantrain.errors import ConfigError, StorageError
+from gantrain.errors import ConfigError
+from gantrain.files import convert_write_errors
 from gantrain.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -60,21 +61,17 @@ def sample(source: Path, options: Options) -> Path:
     from gantrain.training import state
 
     refuse_sweep(source, "sample")
-    run_folder = (
-        source.parent.parent if source.parent.name == "checkpoints" else source if source.is_dir() else source.parent
-    )
-    out = Path(options.out) if options.out else run_folder / "samples" / f"seed{options.seed}"
+    run = RunFolder.containing(source)
+    out = Path(options.out) if options.out else run.samples / f"seed{options.seed}"
     if options.out is None:
-        RunFolder(run_folder).refuse_links()
+        run.refuse_links()
     refuse_older(out, options.count)
     generator = state.load(source, object=options.object).to(choose_device(options.device))
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)
-    try:
+    with convert_write_errors(f"out={out}"):
         write(samples, out)
-    except OSError as error:
-        raise StorageError(f"out={out} cannot be written: {error.strerror or error}") from error
     say(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
     return out
 
@@ -93,6 +90,7 @@ def write(samples: Tensor, out: Path) -> None:
     import numpy as np
 
     from gantrain import plotting
+    from gantrain.reporting import pictures
 
     out.mkdir(parents=True, exist_ok=True)
     if samples.dim() == 4:
@@ -101,4 +99,4 @@ def write(samples: Tensor, out: Path) -> None:
     else:
         np.save(out / "samples.npy", samples.numpy())
         if samples.shape[1] <= 2:
-            plotting.save_scatter(samples, out / "scatter.png")
+            pictures.save_scatter(samples, out / "scatter.png")

@@ -27,7 +27,7 @@ from gantrain.data.images import Images, pixels
 from gantrain.errors import CheckpointError
 from gantrain.files import cache, safe_name
 from gantrain.precision import tf32
-from gantrain.runs import checkpoints
+from gantrain.runs import bundles
 
 FORMAT = 3
 BATCH = 256  # images a step of computing features
@@ -176,14 +176,14 @@ def save_classifier(path: Path, contents: Mapping[str, Any]) -> None:
     """Write the contents, and their checksum beside them. Raises OSError."""
     torch.save({"format": FORMAT, **contents}, buffer := io.BytesIO())
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_with_checksum(path, buffer.getbuffer())
+    bundles.write_with_checksum(path, buffer.getbuffer())
 
 
 def load_classifier(path: Path) -> StoredClassifier:
     """Load a stored classifier, on the CPU. Raises CheckpointError for a file that is missing, damaged or another."""
-    bundle, checksum = checkpoints.load_verified(path, "classifier", remedy="delete it")
+    bundle, checksum = bundles.load_verified(path, "classifier", remedy="delete it")
     remedy = "train another: gantrain evaluate dataset=NAME classifier=NEW_FILE"
-    checkpoints.check_contents(path, bundle, FORMAT, CONTENTS, remedy=remedy)
+    bundles.check_contents(path, bundle, FORMAT, CONTENTS, remedy=remedy)
     shape, classes = tuple(bundle["shape"]), tuple(map(str, bundle["classes"]))
     try:
         with torch.device("meta"):  # takes no memory, however large the numbers in the file

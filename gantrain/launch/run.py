@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -18,22 +19,28 @@ from gantrain.config import checks
 from gantrain.console import say
 from gantrain.devices import keep_thread_count
 from gantrain.errors import CheckpointError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory
-from gantrain.files import reason, write_whole
+from gantrain.files import iterate_leaves, reason, replace_non_finite, write_whole
 from gantrain.launch import build as parts
 from gantrain.objectives.divergences import CATALOGUE
+from gantrain.reporting.tensorboard import TensorBoard, select_hyperparameters
 from gantrain.reporting.wandb import Mirror
-from gantrain.runs import metrics_file
-from gantrain.runs.folder import RunFolder, StopRequest
-from gantrain.runs.summary import concealed, described, from_environment, hyperparameters, summarised
-from gantrain.seeding import made_with
+from gantrain.runs.folder import RunFolder
+from gantrain.runs.metrics_file import last_tenth_means
+from gantrain.runs.signals import StopRequest
+from gantrain.runs.summary import conceal_secrets, keep_summary
+from gantrain.seeding import describe_machine
 from gantrain.theory import properties
 from gantrain.theory.explanation import explained
 
 if TYPE_CHECKING:
+    import torch
+
     from gantrain.data import Dataset
-    from gantrain.reporting.reporter import Reporter
+    from gantrain.reporting.reporter import Logger, Reporter
     from gantrain.training.setup import Experiment
     from gantrain.training.state import State
+
+SHORTEST_SECRET = 6  # letters of a value from the environment that is concealed
 
 
 def launch(
@@ -56,11 +63,11 @@ def launched(
     load: Callable[..., Dataset] = data.load,
 ) -> Generator[None, None, None]:
     """`launch`, which yields before every iteration; `load` may know data that are loaded already."""
-    secrets = from_environment(composed)
-    with keep_thread_count(), folder.locked(), StopRequest() as stop:
+    secrets = find_secrets(composed)
+    with keep_thread_count(), folder.lock(), StopRequest() as stop:
         if bundle is None:
             folder.refuse_progress()
-        with summarised(folder, secrets) as summary, explained_errors(folder, secrets):
+        with keep_summary(folder, secrets) as summary, explained_errors(folder, secrets):
             checks.refuse_untyped_object(composed, typed)
             settings = checks.checked(composed)
             yield from _trained(settings, composed, folder, bundle, stop, summary, load)
@@ -79,7 +86,7 @@ def _trained(
     if bundle is not None:
         restore(state, experiment, bundle)
         summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
-    summary |= described(settings, experiment.data, state.device)
+    summary |= describe_run(settings, experiment.data, state.device)
     say(f"{folder.path}: {experiment.data.label}{how_many(experiment)}, on {summary['device']}")
     say("\n".join(filter(None, [*explained(experiment.objective), checks.unusual(settings)])))
     experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
@@ -106,7 +113,7 @@ def _trained(
         if (path := trajectory(state, experiment, folder.metrics)) is not None:
             summary["trajectory"] = path.summary()
             say(path.text())
-            with reporter.sparing_the_run():
+            with reporter.tolerate_failures():
                 save_trajectory(path, folder.path / "trajectory.png")
 
 
@@ -125,7 +132,7 @@ def restore(state: State, experiment: Experiment, bundle: Mapping[str, Any]) -> 
         state.load_state_dict(bundle["state"], bundle["images"])
     except CheckpointError as error:
         raise CheckpointError(f"{error}; restore what the run was trained with, or start a new run") from error
-    for key, value in made_with(state.device).items():
+    for key, value in describe_machine(state.device).items():
         if (before := bundle["made_with"].get(key)) != value:
             say(f"{key} was {before} and is {value}: the last digits of what follows may differ")
 
@@ -143,16 +150,21 @@ def reporter_for(
 
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     split = "" if experiment.data.has_held_out else "training_"
+    tensorboard = partial(
+        TensorBoard,
+        folder.path,
+        start_images,
+        config_text=OmegaConf.to_yaml(composed),
+        hparams=select_hyperparameters(plain),
+        suprema={name: top for name, d in CATALOGUE.items() if math.isfinite(top := properties.supremum(d))},
+    )
+    known: dict[str, Callable[[], Logger]] = {"tensorboard": tensorboard, "wandb": partial(Mirror, folder.path, plain)}
     return Reporter(
         folder.path,
         total_images=experiment.schedule.images,
         start_images=start_images,
-        config_text=OmegaConf.to_yaml(composed),
-        hparams=hyperparameters(plain),
         bound=f"{split}bound/{experiment.objective.disc_div.name}",
-        suprema={name: top for name, d in CATALOGUE.items() if math.isfinite(top := properties.supremum(d))},
-        tensorboard="tensorboard" in loggers,
-        mirror=partial(Mirror, folder.path, plain) if "wandb" in loggers else None,
+        loggers=[known[name] for name in dict.fromkeys(loggers)],
     )
 
 
@@ -167,10 +179,37 @@ def recorded(summary: dict[str, Any], state: State, reporter: Reporter) -> Itera
         summary["images"] = state.images
         summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
         summary["images_per_second"] = round((state.images - begin) / max(seconds, 1e-9), 3)
-        weights = metrics_file.last_tenth_means(reporter.folder / metrics_file.NAME, "weights/")
-        if weights:
+        if weights := last_tenth_means(reporter.metrics, "weights/"):
             summary["weights"] = weights
-        summary["metrics"] = {name: value if math.isfinite(value) else None for name, value in reporter.latest.items()}
+        summary["metrics"] = replace_non_finite(reporter.latest)
+
+
+def describe_run(settings: Mapping[str, Any], dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """Return what the numbers of a run depend on beside its config, for `summary.json`."""
+    made = describe_machine(device)
+    return {
+        "data": {
+            "label": dataset.label,
+            "training_images": dataset.size,
+            "held_out": dataset.has_held_out,
+            "skipped_files": dataset.skipped,
+            "fingerprint": dataset.fingerprint,
+        },
+        "samples_from": "averaged generator" if settings["ema"] else "generator",
+        "seed": settings["seed"],
+        "device": made["device"],
+        "threads": made["threads"],
+        "versions": {"python": platform.python_version(), "torch": made["torch"]},
+    }
+
+
+def find_secrets(composed: DictConfig) -> dict[str, str]:
+    """Return the values that the config takes from environment variables, each with the text that stands for it."""
+    plain = OmegaConf.to_container(composed, resolve=False)
+    taken = {key: text for key, text in iterate_leaves(plain) if isinstance(text, str) and "${oc.env:" in text}
+    values = {str(OmegaConf.select(composed, key)): text for key, text in taken.items()}
+    # A number or a short word is no secret, and would be found inside other words.
+    return {value: text for value, text in values.items() if len(value) >= SHORTEST_SECRET and not value.isdecimal()}
 
 
 @contextmanager
@@ -191,7 +230,7 @@ def explained_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[
             raise StorageError(f"{error.filename or folder.path}: {reason(error)}") from error
         from gantrain.files import append_whole
 
-        append_whole(folder.log, concealed(traceback.format_exc(), secrets).encode())
+        append_whole(folder.log, conceal_secrets(traceback.format_exc(), secrets).encode())
         raise GantrainError(
             f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"
         ) from error

@@ -1,14 +1,15 @@
-"""States of a run that have a name and a remedy, told from its reports; a healthy run is in none of them.
+"""Diagnoses: states in which training goes wrong, each with a name and a remedy, found in the reports of a run.
 
-Each is a rule on one report, and is told when the rule has held at several reports in a row, and again only after it
-has been left.
+Each is a rule on one report. It is given when the rule has held at several reports in a row, and again only after it
+has stopped holding. A healthy run gets none.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gantrain.objectives.divergences import Divergence
 
@@ -16,82 +17,86 @@ Scalars = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class State:
-    """`holds(report)`, at `reports` reports in a row, means `text`."""
+class Diagnosis:
+    """A rule and the advice to give when it `holds` at `reports` reports in a row."""
 
     name: str
     holds: Callable[[Scalars], bool]
     reports: int
-    text: str
+    advice: str
 
 
-@dataclass
 class Health:
-    """Which states the run is in. `told(report)` gives the sentences to print after each report."""
+    """Checks the reports of a run whose discriminator is trained on `disc_div`, with a bound of at most `supremum`."""
 
-    states: list[State]
-    in_a_row: dict[str, int] = field(default_factory=dict)
+    def __init__(self, disc_div: Divergence, supremum: float) -> None:
+        self.diagnoses = list_diagnoses(disc_div, supremum)
+        self.in_a_row: Counter[str] = Counter()
 
-    def told(self, scalars: Scalars) -> list[str]:
-        """The states that have just been entered, in plain words."""
+    def check(self, scalars: Scalars) -> list[str]:
+        """Return the diagnoses that the latest report completes, in plain words."""
         sentences = []
-        for state in self.states:
-            count = self.in_a_row.get(state.name, 0) + 1 if state.holds(scalars) else 0
-            self.in_a_row[state.name] = count
-            if count == state.reports:
-                sentences.append(f"{state.name}: {state.text}")
+        for diagnosis in self.diagnoses:
+            count = self.in_a_row[diagnosis.name] + 1 if diagnosis.holds(scalars) else 0
+            self.in_a_row[diagnosis.name] = count
+            if count == diagnosis.reports:
+                sentences.append(f"{diagnosis.name}: {diagnosis.advice}")
         return sentences
 
 
-def watched(disc_div: Divergence, supremum: float) -> Health:
-    """The states of a run whose discriminator is trained on `disc_div`, whose bound cannot exceed `supremum`."""
+def list_diagnoses(disc_div: Divergence, supremum: float) -> list[Diagnosis]:
+    """Return the diagnoses of a run whose discriminator is trained on `disc_div`."""
     bounds = [f"{split}bound/{disc_div.name}" for split in ("", "training_")]
 
-    def won(scalars: Scalars) -> bool:
+    def has_won(scalars: Scalars) -> bool:
         bound = max(scalars.get(name, 0.0) for name in bounds)
         near_supremum = math.isfinite(supremum) and bound > 0.95 * supremum
         return near_supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
 
-    def vanished(scalars: Scalars) -> bool:
-        return scalars.get("grad_norm/generator", 1.0) < 1e-4 * scalars.get("grad_norm/discriminator", 0.0)
+    return [
+        Diagnosis(
+            "the discriminator has won",
+            has_won,
+            3,
+            "it tells nearly every sample from data, and the ratio says little about how to change them. "
+            "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or a generator "
+            "divergence whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
+        ),
+        Diagnosis(
+            "the generator's gradient has vanished",
+            has_vanished,
+            3,
+            "it is less than a ten-thousandth of the discriminator's. Under matched, gen_div=softened_reverse_kl "
+            "keeps a gradient where samples are far from data",
+        ),
+        Diagnosis(
+            "the ratio is uncalibrated",
+            is_uncalibrated,
+            5,
+            "E_q[e^r] is 1 for a true ratio and is off by more than a factor of 10, so bounds other than the "
+            "trained one are loose. Train the discriminator more (train.discriminator_steps=2) or regularize it",
+        ),
+        Diagnosis(
+            "few samples carry the ratio's weight",
+            is_concentrated,
+            5,
+            "the effective sample size is below 2 %: estimates rest on a handful of samples, and mode-covering "
+            "generator objectives follow those alone",
+        ),
+    ]
 
-    def uncalibrated(scalars: Scalars) -> bool:
-        mean = scalars.get("ratio/calibration_q", 1.0)
-        return not mean > 0 or abs(math.log(mean)) > math.log(10)
 
-    def concentrated(scalars: Scalars) -> bool:
-        return scalars.get("ratio/effective_sample_size", 1.0) < 0.02
+def has_vanished(scalars: Scalars) -> bool:
+    """Return whether the generator's gradient is negligible beside the discriminator's."""
+    return scalars.get("grad_norm/generator", 1.0) < 1e-4 * scalars.get("grad_norm/discriminator", 0.0)
 
-    return Health(
-        [
-            State(
-                "the discriminator has won",
-                won,
-                3,
-                "it tells nearly every sample from data, and the ratio says little about how to change them. "
-                "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or a generator "
-                "divergence whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
-            ),
-            State(
-                "the generator's gradient has vanished",
-                vanished,
-                3,
-                "it is less than a ten-thousandth of the discriminator's. Under matched, gen_div=softened_reverse_kl "
-                "keeps a gradient where samples are far from data",
-            ),
-            State(
-                "the ratio is uncalibrated",
-                uncalibrated,
-                5,
-                "E_q[e^r] is 1 for a true ratio and is off by more than a factor of 10, so bounds other than the "
-                "trained one are loose. Train the discriminator more (train.discriminator_steps=2) or regularize it",
-            ),
-            State(
-                "few samples carry the ratio's weight",
-                concentrated,
-                5,
-                "the effective sample size is below 2 %: estimates rest on a handful of samples, and mode-covering "
-                "generator objectives follow those alone",
-            ),
-        ]
-    )
+
+def is_uncalibrated(scalars: Scalars) -> bool:
+    """Return whether E_q[e^r] is off by more than a factor of ten."""
+    mean = scalars.get("ratio/calibration_q", 1.0)
+    return not mean > 0 or abs(math.log(mean)) > math.log(10)
+
+
+def is_concentrated(scalars: Scalars) -> bool:
+    """Return whether the effective sample size is below 2 %."""
+    return scalars.get("ratio/effective_sample_size", 1.0) < 0.02

@@ -1,58 +1,70 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard, and one line on the screen.
+"""What a run shows while it trains: metrics.jsonl, loggers such as TensorBoard, and one line on the screen.
 
-All three show the same numbers under the same names at the same clock, images shown to D. A resumed run first takes
-back the reports that lie after its checkpoint, so every report stands exactly once and no curve folds back.
+All of them show the same numbers under the same names at the same clock, images shown to D. A resumed run first
+removes the reports that lie after its checkpoint, so every report stands exactly once and no curve folds back.
 
-Logs and pictures never cost a run: when their storage fails, the run says so once and goes on
-(`Reporter.sparing_the_run`).
+Logs and pictures never cost a run: a logger that fails is dropped with one message, and other failures of their storage
+are reported once (`Reporter.tolerate_failures`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from gantrain.console import printable, seen_or_not
+from gantrain.console import SECONDS_BETWEEN_LINES, Screen, ignore_closed_output, printable
 from gantrain.errors import DataError
-from gantrain.reporting.tensorboard import EventFile
 from gantrain.runs import metrics_file
-from gantrain.screen import Screen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gantrain.reporting.wandb import Mirror
-
 SECONDS_BETWEEN_REDRAWS = 0.25
-# Plain lines: after each of so many equal parts of the run, and after so long.
-LINES_A_RUN, SECONDS_BETWEEN_LINES = 20, 60.0
+LINES_A_RUN = 20  # plain lines, one after each of so many equal parts of the run
+
+
+class Logger(Protocol):
+    """A copy of the reports in another form. Every method raises OSError if it fails."""
+
+    name: str
+
+    @property
+    def place(self) -> str:
+        """Where the copy is, if that is worth a line."""
+
+    def add_scalars(
+        self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write numbers, and the distributions of some, at the clock `images`."""
+
+    def add_picture(self, images: int, tag: str, path: Path) -> None:
+        """Write an image file at the clock `images`."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Write what is left; `failed` if the run was ended by an exception."""
 
 
 class Reporter:
-    """The metrics file, the TensorBoard events and the progress line of one run.
+    """Writes the reports of one run to its metrics file, its loggers and the console.
 
-    Close it, or use it in a `with`: the line gives the cursor back, and the hyperparameters reach TensorBoard beside
-    the last report.
+    Close it, or use it in a `with`.
 
     Args:
         folder: The run folder, which exists.
         total_images: The clock at which the run is done.
-        start_images: The clock at which this process begins; reports after it are taken back.
-        console: Where the line goes; standard output when None. Plain lines, of some reports, when it is no terminal.
-        config_text: The composed configuration as YAML, for TensorBoard's text page.
-        hparams: Names and values for TensorBoard's HParams page.
+        start_images: The clock at which this process begins; reports after it are removed.
+        console: Console of the progress line, standard output by default. If it is no terminal, it gets plain lines, of
+            some reports.
         bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
-        suprema: The largest value of each divergence that has one, by name, for TensorBoard.
-        tensorboard: Whether TensorBoard's events are written.
-        mirror: Opens the mirror of numbers and pictures elsewhere, where there is one.
+        loggers: Functions that open the loggers.
     """
 
     def __init__(
@@ -60,115 +72,118 @@ class Reporter:
         folder: Path,
         total_images: int,
         start_images: int = 0,
+        *,
         console: Console | None = None,
-        config_text: str = "",
-        hparams: Mapping[str, Any] | None = None,
         bound: str = "",
-        suprema: Mapping[str, float] | None = None,
-        tensorboard: bool = True,
-        mirror: Callable[[], Mirror] | None = None,
+        loggers: Sequence[Callable[[], Logger]] = (),
     ) -> None:
-        self.folder = Path(folder)
         self.total_images = total_images
-        self.hparams = dict(hparams or {})
         self.bound = bound
         self.console = console or Screen()
         self.latest: dict[str, float] = {}
-        self._metrics = self.folder / metrics_file.NAME
-        self._images = self._latest_images = start_images
+        self.metrics = Path(folder) / "metrics.jsonl"
+        self._images = start_images
         self._checkpoint = ""
-        self._told: set[int | None] = set()
+        self._failures: set[int | None] = set()
         self._next_redraw = 0.0
         self._part = -1
-        self._bar = _progress_bar(self.console, total_images)
-        self._events = EventFile(self.folder, start_images, suprema) if tensorboard else None
-        self._mirror: Mirror | None = None
-        with self.sparing_the_run():
-            kept = metrics_file.drop_reports_after(self._metrics, start_images)
+        self._bar = _make_bar(self.console, total_images)
+        self._loggers: list[Logger] = []
+        with self.tolerate_failures():
+            kept = metrics_file.drop_reports_after(self.metrics, start_images)
+            kept.pop("images", None)
             self.latest = {name: math.nan if value is None else value for name, value in kept.items()}
-            self._latest_images = int(self.latest.pop("images", start_images))
-        if mirror is not None:
-            with self.sparing_the_run():
-                self._mirror = mirror()
-                self.note(f"the run is mirrored to {self._mirror.place}")
-        if config_text and start_images == 0 and self._events is not None:
-            with self.sparing_the_run():
-                self._events.config(config_text)
+        for open_logger in loggers:
+            with self.tolerate_failures():
+                self._loggers.append(logger := open_logger())
+                if place := logger.place:
+                    self.note(f"the run is mirrored to {place}")
         if self._bar is not None:
             self._redraw()
-            with seen_or_not():
+            with ignore_closed_output():
                 self._bar.start()
 
     def report(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
-        """Write one report at the clock `images`: a metrics row, the TensorBoard curves, the progress line."""
+        """Write one report at the clock `images`, and show it on the progress line."""
         self.latest = {}
         self.record(images, scalars, histograms)
         if self._bar is not None:
             self._redraw()
         elif self._is_due(images):
-            self._print(self._line())
+            self.note(self._format_line())
 
     def record(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
         """Write numbers at the clock `images` without moving the progress line."""
         self.latest |= scalars
-        self._latest_images = self._images = images
-        with self.sparing_the_run():
-            metrics_file.append_report(self._metrics, images, scalars)
-        if self._events is not None:
-            with self.sparing_the_run():
-                self._events.scalars(images, scalars, histograms or {})
-        if self._mirror is not None:
-            with self.sparing_the_run():
-                self._mirror.scalars(images, scalars)
+        self._images = images
+        with self.tolerate_failures():
+            metrics_file.append_report(self.metrics, images, scalars)
+        self._write_to_loggers(lambda logger: logger.add_scalars(images, scalars, histograms))
 
-    def picture(self, images: int, tag: str, picture: Tensor | Path) -> None:
-        """Show a picture in TensorBoard: a float tensor `[C, H, W]` in [0, 1], or an image file, which is mirrored."""
-        if self._events is not None:
-            with self.sparing_the_run():
-                self._events.picture(images, tag, picture)
-        if self._mirror is not None and isinstance(picture, Path):
-            with self.sparing_the_run():
-                self._mirror.picture(images, tag, picture)
+    def add_picture(self, images: int, tag: str, path: Path) -> None:
+        """Copy an image file to the loggers."""
+        self._write_to_loggers(lambda logger: logger.add_picture(images, tag, path))
 
-    def progress(self, images: int) -> None:
-        """Move the progress line; cheap enough for every iteration: it draws at most four times a second."""
+    def advance(self, images: int) -> None:
+        """Move the progress line; cheap enough for every iteration, as it draws at most four times a second."""
         self._images = images
         if self._bar is not None and time.monotonic() >= self._next_redraw:
             self._redraw()
 
     def note(self, text: str) -> None:
         """Print a line of its own, above the progress line."""
-        self._print(text)
+        with ignore_closed_output():
+            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
-    def checkpoint(self, name: str) -> None:
+    def note_checkpoint(self, name: str) -> None:
         """Note a saved checkpoint, which the progress line names from now on."""
         self._checkpoint = name
         self.note(f"checkpoint {name}")
 
     @contextmanager
-    def sparing_the_run(self) -> Iterator[None]:
-        """Write what is not worth a run, a log or a picture: a failure is told once for each cause, and forgotten."""
+    def show_progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
+        """Show work between two iterations; yields `update(steps done, steps in all)`, as `console.show_progress`.
+
+        Its share takes the place of the progress line, or is a plain line now and then.
+        """
+        interval = SECONDS_BETWEEN_LINES if self._bar is None else SECONDS_BETWEEN_REDRAWS
+        due = time.monotonic() + interval
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal due
+            if time.monotonic() >= due and total:
+                due = time.monotonic() + interval
+                (self.note if self._bar is None else self._redraw)(f"{what}: {done / total:.0%}")
+
+        yield update
+
+    @contextmanager
+    def tolerate_failures(self) -> Iterator[None]:
+        """Go on if a log or a picture cannot be written; a failure is reported once for each cause."""
         try:
             yield
-        except (OSError, DataError) as error:  # DataError is a metrics file that somebody damaged
+        except (OSError, DataError) as error:  # DataError: a metrics file that was damaged
             cause = getattr(error, "errno", None)
-            if cause not in self._told:
-                self._told.add(cause)
+            if cause not in self._failures:
+                self._failures.add(cause)
                 self.note(f"cannot write logs or pictures, the run goes on without them: {error}")
 
+    def _write_to_loggers(self, write: Callable[[Logger], None]) -> None:
+        """Call `write` for each logger, and drop those that fail."""
+        for logger in [*self._loggers]:
+            try:
+                write(logger)
+            except OSError as error:
+                self._loggers.remove(logger)
+                self.note(f"cannot write to {logger.name}, the run goes on without it: {error}")
+
     def close(self, *, failed: bool = False) -> None:
-        """Write the hyperparameters beside the last report, end mirror and progress line; may be called again."""
-        if self._events is not None and self.hparams and self.latest:
-            with self.sparing_the_run():
-                self._events.hparams(self._latest_images, self.hparams)
-            self.hparams = {}
-        if self._mirror is not None:
-            with self.sparing_the_run():
-                self._mirror.finish(failed=failed)
-            self._mirror = None
+        """End the loggers and the progress line; may be called again."""
+        self._write_to_loggers(lambda logger: logger.close(failed=failed))
+        self._loggers.clear()
         if self._bar is not None:
             self._redraw()
-            with seen_or_not():
+            with ignore_closed_output():
                 self._bar.stop()
             self._bar = None
 
@@ -178,12 +193,12 @@ class Reporter:
     def __exit__(self, *exception: object) -> None:
         self.close(failed=exception[0] is not None)
 
-    def _line(self) -> str:
-        """E.g. `images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08`."""
+    def _format_line(self) -> str:
+        """Return e.g. `images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08`."""
         parts = [f"images {self._images:,}/{self.total_images:,}"]
         rate = self.latest.get("speed/images_per_second", math.nan)
         if rate > 0:
-            parts += [f"{rate:,.0f} images/s", f"left {_clock_time((self.total_images - self._images) / rate)}"]
+            parts += [f"{rate:,.0f} images/s", f"left {_format_clock((self.total_images - self._images) / rate)}"]
         if "loss/discriminator" in self.latest:
             losses = self.latest["loss/discriminator"], self.latest.get("loss/generator", math.nan)
             parts.append("loss D {:.3g} G {:.3g}".format(*losses))
@@ -193,20 +208,6 @@ class Reporter:
         if self._checkpoint and self._bar is not None:
             parts.append(self._checkpoint)
         return "  ".join(parts)
-
-    @contextmanager
-    def watching(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Work between two iterations, told step by step: its share takes the place of the line, or is a plain line."""
-        interval = SECONDS_BETWEEN_LINES if self._bar is None else SECONDS_BETWEEN_REDRAWS
-        due = time.monotonic() + interval
-
-        def told(step: int, steps: int) -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                due = time.monotonic() + interval
-                (self._print if self._bar is None else self._redraw)(f"{what}: {step / steps:.0%}")
-
-        yield told
 
     def _is_due(self, images: int) -> bool:
         """Whether the report at `images` is worth a plain line: the first, the last, and some between them."""
@@ -219,17 +220,14 @@ class Reporter:
     def _redraw(self, line: str = "") -> None:
         assert self._bar is not None
         self._next_redraw = time.monotonic() + SECONDS_BETWEEN_REDRAWS
-        self._bar.update(self._bar.task_ids[0], completed=self._images, description=printable(line or self._line()))
-        with seen_or_not():
+        text = printable(line or self._format_line())
+        self._bar.update(self._bar.task_ids[0], completed=self._images, description=text)
+        with ignore_closed_output():
             self._bar.refresh()
 
-    def _print(self, text: str) -> None:
-        with seen_or_not():
-            self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
-
-def _progress_bar(console: Console, total_images: int) -> Progress | None:
-    """A bar with a line of text, which is folded where it is too long, or None where lines cannot be redrawn."""
+def _make_bar(console: Console, total_images: int) -> Progress | None:
+    """A bar with a line of text, which is folded if it is too long, or None if lines cannot be redrawn."""
     if not console.is_terminal or console.is_dumb_terminal:
         return None
     line = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
@@ -238,7 +236,7 @@ def _progress_bar(console: Console, total_images: int) -> Progress | None:
     return bar
 
 
-def _clock_time(seconds: float) -> str:
+def _format_clock(seconds: float) -> str:
     """Seconds as `hours:minutes:seconds`."""
     minutes, seconds = divmod(round(max(seconds, 0)), 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"

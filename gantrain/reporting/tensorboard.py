@@ -1,25 +1,22 @@
-"""TensorBoard's view of a run: one event file a process, of the same numbers under the same names at the same clock."""
+"""TensorBoard's event files: the numbers of metrics.jsonl, under the same names and at the same clock."""
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import socket
-import time
+import sys
+import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain.files import append_whole
+from gantrain.files import iterate_leaves
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
+    from torch.utils.tensorboard import SummaryWriter
 
-EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d{10})\.")
 LARGEST_BINNED = 1e12  # beyond, NumPy has no room for bins around equal values
+NEVER = 10**6  # seconds between flushes by the writer's own thread: reports are flushed at once
 # TensorBoard's page of custom charts: regular expressions of scalar names.
 CHARTS = {
     "training": {"losses": ["Multiline", ["loss/.*"]]},
@@ -44,111 +41,113 @@ CHARTS = {
 }
 
 
-class EventFile:
-    """A TensorBoard event file, of which every addition is written whole or not at all.
+class TensorBoard:
+    """Writes a run's event file. A resumed run's file tells TensorBoard to forget the steps after `start_images`.
 
-    SummaryWriter hands events to a thread, which on a full disk dies with a traceback and takes every later event with
-    it; here an addition is one write by the caller, and the next one may succeed again. The file begins with the first
-    addition. A resumed run's file first tells TensorBoard to forget the steps after `start_images`, and its name sorts
-    last, whatever the clock says: TensorBoard reads files in that order. Every method raises OSError.
+    Every method raises OSError if the file cannot be written.
 
     Args:
         folder: The run folder.
         start_images: The clock at which this process begins.
+        config_text: The composed configuration as YAML, for the page of texts.
+        hparams: Names and values for the page of hyperparameters.
         suprema: The largest value of each divergence that has one, by name: lines in the chart of all bounds.
     """
 
-    def __init__(self, folder: Path, start_images: int = 0, suprema: Mapping[str, float] | None = None) -> None:
-        stamps = [int(found[1]) for path in folder.iterdir() if (found := EVENT_FILE.match(path.name))]
-        stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
-        self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self.start_images = start_images
-        self.suprema = dict(suprema or {})
-        self._begun = False
+    name, place = "TensorBoard", ""  # its place is the run folder
 
-    def config(self, text: str) -> None:
-        """The composed configuration, YAML, as a page of text; and how the page of charts is laid out."""
-        from torch.utils.tensorboard import summary
+    def __init__(
+        self,
+        folder: Path,
+        start_images: int = 0,
+        *,
+        config_text: str = "",
+        hparams: Mapping[str, Any] | None = None,
+        suprema: Mapping[str, float] | None = None,
+    ) -> None:
+        self.images = start_images
+        self.hparams, self.suprema = dict(hparams or {}), dict(suprema or {})
+        resumed = start_images > 0 or any(folder.glob("events.out.tfevents.*"))
+        self.writer = open_writer(folder, purge_step=start_images + 1 if resumed else None)
+        if config_text and start_images == 0:
+            self.writer.add_text("config", f"```yaml\n{config_text}\n```", 0)
+            self.writer.add_custom_scalars(CHARTS)
+            self.writer.flush()
 
-        self.add(0, summary.text("config", f"```yaml\n{text}\n```"), summary.custom_scalars(CHARTS))
+    def add_scalars(
+        self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write numbers, and the distributions of some, at the clock `images`."""
+        self.images = images
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, images)
+        for name, value in self.suprema.items():
+            self.writer.add_scalar(f"supremum/{name}", value, images)
+        for name, values in (histograms or {}).items():
+            values = values.detach().float().cpu().flatten()
+            finite = values[values.isfinite()].clamp(-LARGEST_BINNED, LARGEST_BINNED)
+            if len(finite):
+                self.writer.add_histogram(name, finite, images, bins=64)
+        self.writer.flush()
 
-    def scalars(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor]) -> None:
-        """Numbers, and the distributions of some, at the clock `images`."""
-        from torch.utils.tensorboard import summary
+    def add_picture(self, images: int, tag: str, path: Path) -> None:
+        """Write an image file at the clock `images`."""
+        import numpy as np
+        from PIL import Image
 
-        curves = [summary.scalar(name, value) for name, value in scalars.items()]
-        curves += [summary.scalar(f"supremum/{name}", value) for name, value in self.suprema.items()]
-        counts = [_histogram(name, values) for name, values in histograms.items()]
-        self.add(images, *curves, *filter(None, counts))
+        with Image.open(path) as image:
+            self.writer.add_image(tag, np.asarray(image.convert("RGB")), images, dataformats="HWC")
+        self.writer.flush()
 
-    def picture(self, images: int, tag: str, picture: Tensor | Path) -> None:
-        """A float tensor `[C, H, W]` in [0, 1], or an image file, at the clock `images`."""
-        from torch.utils.tensorboard import summary
+    def close(self, *, failed: bool = False) -> None:
+        """Write the hyperparameters beside the last report, and close the file."""
+        from torch.utils.tensorboard.summary import hparams
 
-        if isinstance(picture, Path):
-            self.add(images, summary.image(tag, _pixels(picture), dataformats="HWC"))
-        else:
-            self.add(images, summary.image(tag, picture, dataformats="CHW"))
-
-    def hparams(self, images: int, hparams: Mapping[str, Any]) -> None:
-        """Hyperparameters, beside the report at the clock `images`."""
-        # SummaryWriter.add_hparams would open a second run inside the folder.
-        from torch.utils.tensorboard import summary
-
-        # The page would take its columns from the first run's description of the experiment; without any it takes them
-        # from all runs, and puts first what differs. The metrics are then the last values of all curves.
-        _, start, end = summary.hparams({name: _hparam(value) for name, value in hparams.items()}, {})
-        self.add(images, start, end)
-
-    def add(self, step: int, *summaries: Any) -> None:
-        """Append summaries, as the functions of `torch.utils.tensorboard.summary` make them, at `step`."""
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        now = time.time()
-        events = [] if self._begun else self._header(now)
-        events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
-        append_whole(self.path, _records(events))
-        self._begun = True
-
-    def _header(self, now: float) -> list[Any]:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        version = Event(wall_time=now, file_version="brain.Event:2")
-        if self.start_images == 0 and not any(self.path.parent.glob("events.out.tfevents.*")):
-            return [version]
-        restart = SessionLog(status=SessionLog.START)
-        return [version, Event(wall_time=now, step=self.start_images + 1, session_log=restart)]
+        if self.hparams:
+            # `add_hparams` would open a second run inside the folder. Without a description of the experiment the page
+            # takes its columns from all runs, with those that differ first; the metrics are the last values of all
+            # curves.
+            _, start, end = hparams({name: format_hparam(value) for name, value in self.hparams.items()}, {})
+            file: Any = self.writer.file_writer
+            for summary in (start, end):
+                file.add_summary(summary, self.images)
+        self.writer.close()
 
 
-def _records(events: list[Any]) -> bytes:
-    """The events in TensorBoard's record format (length, checksums, message)."""
-    from tensorboard.summary.writer.record_writer import RecordWriter
+def open_writer(folder: Path, purge_step: int | None) -> SummaryWriter:
+    """Return a writer of an event file in `folder`. Raises OSError."""
+    import tensorboard.compat
 
-    buffer = io.BytesIO()
-    writer = RecordWriter(buffer)
-    for event in events:
-        writer.write(event.SerializeToString())
-    return buffer.getvalue()
+    # The name that makes TensorBoard leave TensorFlow alone where it is installed.
+    sys.modules.setdefault("tensorboard.compat.notf", tensorboard.compat)
+    from torch.utils.tensorboard import SummaryWriter
 
-
-def _histogram(name: str, values: Tensor) -> Any:
-    """A histogram of the finite values, None where there are none."""
-    from torch.utils.tensorboard import summary
-
-    values = values.detach().float().cpu().flatten()
-    finite = values[values.isfinite()].clamp(-LARGEST_BINNED, LARGEST_BINNED)
-    return summary.histogram(name, finite, bins=64) if len(finite) else None
+    silence_writer_threads()
+    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=NEVER)
 
 
-def _pixels(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 `[H, W, 3]`."""
-    import numpy as np
-    from PIL import Image
+@cache
+def silence_writer_threads() -> None:
+    """Print no traceback of a SummaryWriter's thread: the writer's next method raises the same exception."""
+    previous = threading.excepthook
 
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if type(failure.thread).__name__ != "_AsyncWriterThread":
+            previous(failure)
+
+    threading.excepthook = hook
 
 
-def _hparam(value: Any) -> bool | float | str:
-    """What the page can show; `null`, as in the config, so that every run has the same keys."""
+def format_hparam(value: Any) -> bool | float | str:
+    """Return a value as the page of hyperparameters shows it; None is `null`, so that every run has the same keys."""
     return value if isinstance(value, (bool, int, float, str)) else "null" if value is None else str(value)
+
+
+def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested config under dotted keys, without lists of anything but numbers, as networks' tables have."""
+    flat = iterate_leaves(config, into_lists=False)
+    return {
+        key: value
+        for key, value in flat
+        if not isinstance(value, list) or all(isinstance(item, int | float) for item in value)
+    }

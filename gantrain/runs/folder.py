@@ -1,44 +1,37 @@
-"""The run folder: its names, its lock, its summary, and the signals that end a run early.
-
-Everything a run produced is found from this folder alone.
-"""
+"""The run folder: the names of its files, its lock and its summary. A run is found from this folder alone."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
-import signal
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 from gantrain.console import one_line
 from gantrain.errors import BusyError, CheckpointError, StorageError
-from gantrain.files import reason, write_whole
+from gantrain.files import convert_write_errors, describe_os_error, lock_file, write_json
 from gantrain.runs import checkpoints
+from gantrain.runs.signals import Interrupted, StopRequest
 
+__all__ = ["Interrupted", "RunFolder", "StopRequest", "claim", "claim_folder", "refuse_link"]
 
-class Interrupted(BaseException):
-    """The signal `number` ended the run; `exit_code` is 128 + its number.
-
-    Like KeyboardInterrupt it is no Exception, so that it also ends a sweep, which goes on after a failed run.
-    """
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.number, self.exit_code = number, 128 + number
+# Files and folders of a run that must not be links; inside `wandb`, the package makes links of its own.
+FOLDERS = (".hydra", "checkpoints", "samples", "wandb")
+FILES = (
+    *(".lock", "metrics.jsonl", "summary.json", "train.log", "losses.png", "trajectory.png"),
+    *("evaluation.json", "neighbours.png", "wandb_id"),
+)
 
 
 class RunFolder:
     """One run's files. Creating the object touches nothing on disk."""
 
-    _held: ClassVar[dict[Path, int]] = {}  # open locks of this process
+    _held: ClassVar[dict[Path, os.stat_result]] = {}  # the lock files that this process holds
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -48,29 +41,37 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.log = self.path / "train.log"
         self.config = self.path / ".hydra" / "config.yaml"
+        self._lock = self.path / ".lock"
+
+    @classmethod
+    def containing(cls, path: Path | str) -> RunFolder:
+        """Return the folder of a run that is given by its folder or by one of its checkpoints."""
+        path = Path(path)
+        if path.is_dir():
+            return cls(path)
+        return cls(path.parent.parent if path.parent.name == "checkpoints" else path.parent)
 
     @property
     def has_progress(self) -> bool:
         """Whether something was trained here that a new start would lose."""
-        return self.read_summary().get("status") == "finished" or bool(checkpoints.listed(self.checkpoints))
+        return self.read_summary().get("status") == "finished" or bool(checkpoints.list_files(self.checkpoints))
 
     def refuse_links(self) -> None:
-        """Raise CheckpointError where one of the run's own names is a link or special file, and leads elsewhere."""
-        names = (".lock", ".hydra", "checkpoints", "samples", "metrics.jsonl", "summary.json", "train.log")
-        for name in (*names, "losses.png", "trajectory.png", "evaluation.json", "neighbours.png", "wandb_id"):
+        """Raise CheckpointError if one of the run's files is a link or a special file, through which it would write
+        elsewhere."""
+        for name in (*FILES, *FOLDERS):
             refuse_link(self.path / name)
-            for path in (self.path / name).rglob("*"):
+            for path in (self.path / name).rglob("*") if name != "wandb" else ():
                 refuse_link(path)
-        refuse_link(self.path / "wandb")  # inside, wandb makes links of its own, and new folders to write to
 
     def refuse_progress(self) -> None:
-        """Raise BusyError where a new start would lose something."""
+        """Raise BusyError if a new start would lose something."""
         if self.has_progress:
             resume = f"gantrain resume {shlex.quote(str(self.path))}"
             raise BusyError(f"{self.path} already holds a run; go on with `{resume}`, or give another run_dir")
 
     def read_summary(self) -> dict[str, Any]:
-        """What `summary.json` holds; empty when there is none. Raises CheckpointError for a damaged one."""
+        """Return the content of `summary.json`, empty if there is none. Raises CheckpointError for a damaged one."""
         try:
             summary = json.loads(self.summary.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -81,56 +82,57 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace `summary.json`. Raises StorageError."""
-        try:
-            write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
-        except OSError as error:
-            raise StorageError(f"{self.summary} could not be written: {reason(error)}") from error
+        with convert_write_errors(self.summary):
+            write_json(self.summary, summary)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; the lock dies with it. Raises BusyError naming the other holder.
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock ends with it. Raises BusyError naming another holder.
 
-        A process that holds it already may ask again.
+        A process that holds the folder already may lock it again.
         """
         if (here := self.path.resolve()) in self._held:
             yield
             return
-        try:
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StorageError(f"{self.path} cannot hold a run: {reason(error)}, or give another run_dir") from error
-        with open(descriptor, "r+", encoding="utf-8") as file:
+        with ExitStack() as stack:
+            holder = self._read_holder()
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = file.readline(300).strip() or "another process"
+                stack.enter_context(lock_file(self._lock, wait=False))
+            except TimeoutError as error:
                 raise BusyError(f"{self.path} is in use by {holder}; wait for it, or give another run_dir") from error
             except OSError as error:
-                raise StorageError(f"the file system of {self.path} has no locks; give another run_dir") from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            self._held[here] = file.fileno()
-            try:
-                yield
-            finally:
-                del self._held[here]
+                reason = describe_os_error(error)
+                raise StorageError(f"{self.path} cannot hold a run: {reason}, or give another run_dir") from error
+            self._held[here] = self._lock.stat()
+            stack.callback(self._held.pop, here)
+            with suppress(OSError):  # it only serves the message of another process
+                self._lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+            yield
+
+    locked = lock  # former name, until its callers have changed
+
+    def _read_holder(self) -> str:
+        holder = ""
+        refuse_link(self._lock)
+        with suppress(OSError, UnicodeDecodeError), open(self._lock, encoding="utf-8") as file:
+            holder = one_line(file.readline(300).strip())
+        return holder or "another process"
 
     def refuse_if_replaced(self) -> None:
-        """Raise StorageError where the folder that this process holds is no longer the one at its path."""
+        """Raise StorageError if the folder that this process holds is no longer the one at its path."""
         held = self._held.get(self.path.resolve())
         if held is None:
             return
         try:
-            same = os.path.samestat(os.fstat(held), os.stat(self.path / ".lock"))
+            same = os.path.samestat(held, self._lock.stat())
         except OSError as error:
-            raise StorageError(f"{self.path} is gone: {reason(error)}") from error
+            raise StorageError(f"{self.path} is gone: {describe_os_error(error)}") from error
         if not same:
             raise StorageError(f"{self.path} was removed and made anew while this run trained; it is left alone")
 
 
 def refuse_link(path: Path) -> None:
-    """Raise CheckpointError where a name is a link or a special file, and leads elsewhere."""
+    """Raise CheckpointError if a path is a link or a special file."""
     if os.path.lexists(path) and not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode)):
         raise CheckpointError(
             f"{one_line(str(path))} is a link or a special file, through which a run would write elsewhere; "
@@ -138,68 +140,19 @@ def refuse_link(path: Path) -> None:
         )
 
 
-def claim(parent: Path, name: str) -> Path:
-    """A new folder `parent/name`, or `name-2`, `name-3`, … where that is taken: never shared by two processes."""
+def claim_folder(parent: Path, name: str) -> Path:
+    """Make the folder `parent/name`, or `name-2`, `name-3`, … if that is taken; two processes never get the same."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, 10_000):
             path = parent / (name if number == 1 else f"{name}-{number}")
-            try:
+            with suppress(FileExistsError):
                 path.mkdir()
-            except FileExistsError:
-                continue
-            return path
+                return path
     except OSError as error:
         raise StorageError(f"the run folder {parent / name} cannot be made: {error.strerror or error}") from error
     raise StorageError(f"{parent} already has 9,999 folders named {name}-…; choose another run_dir")
 
 
-class StopRequest:
-    """Turns SIGINT, SIGTERM and SIGHUP into Interrupted: at once, or after `defer` when the loop looks between steps.
-
-    A second SIGINT then stops at once: files are whole at any moment. Inside another block this one is that other one,
-    so a signal ends a run and the sweep that it belongs to. A signal that is ignored, as under nohup, stays so.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    active: ClassVar[StopRequest | None] = None
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.deferred = False
-        self.previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if StopRequest.active is not None:
-            self.deferred = StopRequest.active.deferred
-            return StopRequest.active
-        StopRequest.active = self
-        heeded = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self.previous = {number: signal.signal(number, self._receive) for number in heeded}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        if StopRequest.active is self:
-            StopRequest.active = None
-        elif StopRequest.active is not None:
-            StopRequest.active.deferred = self.deferred  # as it was outside
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
-            return
-        self.number = number
-        if signal.SIGINT in self.previous:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not self.deferred:
-            self.raise_if_asked("nothing was lost")
-
-    def defer(self) -> None:
-        """From here to the end of the block a signal waits for `raise_if_asked`."""
-        self.deferred = True
-
-    def raise_if_asked(self, where: str) -> None:
-        """Raise Interrupted when a signal has come; `where` says how to go on."""
-        if self.number is not None:
-            raise Interrupted(f"stopped by {signal.Signals(self.number).name}; {where}", self.number)
+# Former names, until their callers have changed.
+claim = claim_folder

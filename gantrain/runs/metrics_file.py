@@ -1,39 +1,36 @@
-"""`metrics.jsonl`, which keeps every number that a run reports.
+"""`metrics.jsonl`: every number that a run reports.
 
-One strict JSON object a report, `{"images": …, "loss/discriminator": …}`, with null for a value that is not finite.
+Each line is a strict JSON object, `{"images": …, "loss/discriminator": …}`, with null for a value that is not finite.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gantrain.errors import DataError
-from gantrain.files import append_whole
-
-NAME = "metrics.jsonl"
+from gantrain.files import append_record, replace_non_finite
 
 
 def append_report(path: Path, images: int, scalars: Mapping[str, float]) -> None:
-    """Add one report, at the clock `images`. Raises OSError; the file is then as it was."""
-    values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-    append_whole(path, (json.dumps({"images": images, **values}, allow_nan=False) + "\n").encode())
+    """Append one report at the clock `images`. Raises OSError; the file is then unchanged."""
+    report = {"images": images, **replace_non_finite(scalars)}
+    append_record(path, (json.dumps(report, allow_nan=False) + "\n").encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The reports of a metrics file, in the order of the clock; a last line torn by a kill is left out.
+    """Return the reports of a metrics file, in the order of the clock; a last line torn by a kill is left out.
 
-    Raises DataError where the file is missing, or another line than the last is not a report.
+    Raises DataError if the file is missing, or if another line than the last is not a report.
     """
     try:
         lines = Path(path).read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    reports = [_parsed(line) for line in lines]
+    reports = [_parse_report(line) for line in lines]
     if reports and reports[-1] is None:
         reports.pop()
     for number, report in enumerate(reports, start=1):
@@ -43,7 +40,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def last_tenth_means(path: Path, group: str) -> dict[str, float]:
-    """Means of the scalars called `group…` over the last tenth of the run whose metrics file is `path`.
+    """Return the means of the scalars `group…` over the last tenth of a run, under their names without the group.
 
     As `means_over_last_tenth`, and empty for a file that cannot be read.
     """
@@ -66,19 +63,19 @@ def means_over_last_tenth(reports: Sequence[Mapping[str, Any]], group: str) -> d
 
 
 def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
-    """Cut a metrics file before its first report beyond the clock `images`; a torn last line goes too.
+    """Cut a metrics file before its first report beyond the clock `images`; a torn last line is dropped too.
 
-    Returns the last value of each number that stays, with the clock of the last report; empty when there is none.
+    Returns the last value of each number that is kept, with the clock of the last report; empty if there is none.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         return {}
     last: dict[str, Any] = {}
     with open(descriptor, "r+b") as file:
         kept = 0
         for line in file:
-            report = _parsed(line)
+            report = _parse_report(line)
             if not line.endswith(b"\n") or (report is not None and report["images"] > images):
                 break
             kept += len(line)
@@ -87,8 +84,8 @@ def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
     return last
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The report on a line, or None for a line that is torn or is no report."""
+def _parse_report(line: bytes) -> dict[str, Any] | None:
+    """Return the report on a line, or None if the line is torn or is no report."""
     try:
         report = json.loads(line)
     except (ValueError, RecursionError):

@@ -21,7 +21,8 @@ from typing import Any
 
 from gantrain.errors import DivergedError, StorageError
 from gantrain.reporting.reporter import Reporter
-from gantrain.runs.folder import RunFolder, StopRequest
+from gantrain.runs.folder import RunFolder
+from gantrain.runs.signals import StopRequest
 from gantrain.seeding import preserved_randomness
 from gantrain.training.iteration import Iteration
 from gantrain.training.outputs import Writer
@@ -64,13 +65,13 @@ def training(
     state.generator.train()
     state.discriminator.train()
     with preserved_randomness(state.device), last_words(writer):
-        writer.show_data()
+        writer.draw_data()
         while state.images < schedule.images:
             yield
             begin = state.images
             iteration.play()  # k updates of D, one of G
 
-            reporter.progress(state.images)
+            reporter.advance(state.images)
             done = state.images >= schedule.images
             stopping = stop is not None and stop.number is not None
             report_due = done or passed(schedule.report_every_images, begin, state.images)
@@ -84,9 +85,9 @@ def training(
             if report_due or evaluation_due:
                 writer.report(training=report_due, samples=evaluation_due)
             if sample_due:
-                writer.sample()
+                writer.draw_samples()
             if checkpoint_due or writer.improved:
-                writer.checkpoint(now=done or stopping or writer.improved)
+                writer.save_checkpoint(now=done or stopping or writer.improved)
             if stop is not None and stopping and not done:
                 stop.raise_if_asked(f"go on with: gantrain resume {shlex.quote(str(folder.path))}")
 
@@ -97,6 +98,6 @@ def last_words(writer: Writer) -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
-        raise DivergedError(f"{error}\n{writer.largest_log_ratio()}{writer.standing()}") from error
+        raise DivergedError(f"{error}\n{writer.describe_log_ratio()}{writer.describe_checkpoint()}") from error
     except StorageError as error:
-        raise StorageError(f"{error}\n{writer.standing()}") from error
+        raise StorageError(f"{error}\n{writer.describe_checkpoint()}") from error

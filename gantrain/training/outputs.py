@@ -1,12 +1,12 @@
-"""What a run writes while it trains; nothing here changes what comes next.
+"""Files that a run writes while it trains: reports, pictures and checkpoints.
 
-It draws from streams of its own, never from torch's default generators, and leaves every network in the mode it was in.
+Nothing here changes the training: random numbers come from streams of their own, never from torch's default generators,
+and every network is left in the mode it was in.
 """
 
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 import sys
 import time
@@ -24,13 +24,14 @@ from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.evaluation.samples import to_uint8
 from gantrain.networks.latents import Latents
-from gantrain.precision import chosen_precision, rounded, tf32
-from gantrain.reporting.health import watched
+from gantrain.precision import allow_tf32, autocast_products, choose_precision
+from gantrain.reporting import pictures
+from gantrain.reporting.health import Health
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
-from gantrain.seeding import made_with, stream_generator
+from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
 from gantrain.training.setup import Experiment
 from gantrain.training.state import State, evaluating, generate
@@ -39,13 +40,12 @@ from gantrain.training.trajectory import parameter_values
 GRID_IMAGES = 64
 SCATTER_POINTS = 2000
 SECONDS_BETWEEN_CURVES = 60.0
-# What measuring samples may raise, beside a programmer's mistake and want of memory.
-NOT_MEASURED = (FloatingPointError, torch.linalg.LinAlgError)
+# Errors of metrics that cost no run, beside exhausted memory.
+METRIC_ERRORS = (FloatingPointError, torch.linalg.LinAlgError)
 
 
 class Writer:
-    """Writes a run's reports, sample grids, curves and checkpoints into its folder, when the loop says that they are
-    due.
+    """Writes a run's reports, sample grids, curves and checkpoints into its folder, when the loop asks for them.
 
     `provenance` goes into every checkpoint: "config", and "generator" ("architecture" and "latent", from which
     `gantrain.load` makes the network).
@@ -62,67 +62,67 @@ class Writer:
         self.state, self.folder, self.reporter = state, folder, reporter
         self.objective, self.data, self.latents = experiment.objective, experiment.data, experiment.latents
         self.schedule, self.seed, self.provenance = experiment.schedule, experiment.seed, provenance
-        self.precision = chosen_precision(experiment.execution.precision, state.device)
+        self.precision = choose_precision(experiment.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images = state.images
-        self.good = checkpoints.newest_whole(folder.checkpoints)
-        self.health = watched(self.objective.disc_div, properties.supremum(self.objective.disc_div))
+        self.good = checkpoints.find_newest(folder.checkpoints)
+        self.health = Health(self.objective.disc_div, properties.supremum(self.objective.disc_div))
         self.evaluation = experiment.evaluation
-        self.evaluated: dict[str, Any] = {}  # the last evaluation, as evaluation.json tells it
-        self.best = self._best_so_far()
+        self.evaluated: dict[str, Any] = {}  # the last evaluation, as in evaluation.json
+        self.best = self._find_best()
         self.improved = False  # since the last checkpoint
 
     @property
-    def pictures(self) -> bool:
+    def has_images(self) -> bool:
         """Whether the data are images, rather than points of a density."""
         return len(self.data.shape) == 3
 
-    def show_data(self) -> None:
-        """`samples/real.png`, once."""
+    def draw_data(self) -> None:
+        """Draw `samples/real.png`, once."""
         path = self.folder.samples / "real.png"
         if not path.exists():
-            with self.reporter.sparing_the_run():
+            with self.reporter.tolerate_failures():
                 self.folder.samples.mkdir(exist_ok=True)
-                self._draw(self.data.held_out(GRID_IMAGES if self.pictures else SCATTER_POINTS), path, name="real")
+                self._draw(self.data.held_out(GRID_IMAGES if self.has_images else SCATTER_POINTS), path, name="real")
 
     def report(self, *, training: bool = True, samples: bool = False) -> None:
-        """One row of numbers: how training goes, what samples are worth, or both."""
-        measured = self._measured() if samples else {}
+        """Report the state of training, the metrics of samples, or both."""
+        metrics = self._measure_samples() if samples else {}
         if training:
-            self._report(measured)
-        elif measured:
-            self.reporter.record(self.state.images, measured)
+            self._report_training(metrics)
+        elif metrics:
+            self.reporter.record(self.state.images, metrics)
 
-    def _report(self, measured: Mapping[str, float]) -> None:
-        """Means since the last report, what D says of held-out data, and what was `measured` of samples."""
-        v_real, v_fake = self.held_out_outputs()
-        scalars = self.state.statistics.means() | self._estimates(v_real, v_fake) | self._rates()
+    def _report_training(self, metrics: Mapping[str, float]) -> None:
+        """Report means since the last report, estimates from held-out data, rates, and the `metrics` of samples."""
+        v_real, v_fake = self.compute_held_out_outputs()
+        scalars = self.state.statistics.means() | self._estimate(v_real, v_fake) | self._measure_rates()
         scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
-        scalars |= measured
+        scalars |= metrics
         histograms = {"log_ratio/real": v_real, "log_ratio/fake": v_fake}
         histograms = {name: r for name, v in histograms.items() if (r := self.objective.log_ratio(v)) is not None}
         self.reporter.report(self.state.images, scalars, histograms)
-        for sentence in self.health.told(scalars):
+        for sentence in self.health.check(scalars):
             self.reporter.note(sentence)
         if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES or self.state.images >= self.schedule.images:
-            self.curves()
+            self.draw_curves()
 
-    def _estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
-        """The objective's estimates; bounds and divergences are named `training_…` where no data were held out."""
+    def _estimate(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
+        """Return the objective's estimates; bounds and divergences are named `training_…` if no data are held out."""
         estimates = self.objective.estimates(v_real, v_fake)
         if self.data.has_held_out:
             return estimates
         return {name if name.startswith("ratio/") else f"training_{name}": v for name, v in estimates.items()}
 
     @torch.no_grad()
-    def held_out_outputs(self) -> tuple[Tensor, Tensor]:
-        """D's raw outputs on held-out data and on as many new samples of G, both in evaluation mode."""
+    def compute_held_out_outputs(self) -> tuple[Tensor, Tensor]:
+        """Return D's raw outputs `[N]` on held-out data and on as many new samples, in evaluation mode."""
         real = self.data.held_out(self.schedule.held_out_images)
         z = self.latents.draw(len(real), stream_generator(self.seed, "report", self.state.images))
         with (
             evaluating(self.state.generator, self.state.discriminator),
-            tf32(self.precision == "tf32"),
-            rounded(self.precision, self.state.device),
+            allow_tf32(self.precision == "tf32"),
+            autocast_products(self.precision, self.state.device),
         ):
             chunks = zip(real.split(self.schedule.batch_size), z.split(self.schedule.batch_size), strict=True)
             outputs = [
@@ -132,68 +132,73 @@ class Writer:
         v_real, v_fake = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
         return v_real, v_fake
 
-    def _rates(self) -> dict[str, float]:
+    def _measure_rates(self) -> dict[str, float]:
         now, images = time.monotonic(), self.state.images
         seconds, self.reported = now - self.reported, now
         shown, self.reported_images = images - self.reported_images, images
         rates = {
             "speed/images_per_second": shown / max(seconds, 1e-9),
             "system/checkpoint_age_seconds": now - self.saved,
-            "system/memory_bytes": most_memory(),
+            "system/memory_bytes": measure_peak_memory(),
         }
-        with self.reporter.sparing_the_run():
+        with self.reporter.tolerate_failures():
             rates["system/free_disk_bytes"] = float(shutil.disk_usage(self.folder.path).free)
         if self.state.device.type == "cuda":
             rates["system/device_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.state.device))
         return rates
 
-    def _measured(self) -> dict[str, float]:
-        """The numbers of the evaluation at this clock; NaN where samples cannot be measured, which costs no run."""
+    def _measure_samples(self) -> dict[str, float]:
+        """Evaluate the generator and return its metrics; NaN if samples cannot be measured, which costs no run."""
         if self.evaluation is None:
             return {}
         made_by, images = "averaged generator" if self.state.average is not None else "generator", self.state.images
         try:
-            samples = self._samples(self.evaluation)
-            result = self.evaluation.reference_set.measure(samples, self.reporter.watching)
+            samples = self._draw_evaluated(self.evaluation)
+            result = self.evaluation.reference_set.measure(samples, self.reporter.show_progress)
         except Exception as error:
-            if not isinstance(error, NOT_MEASURED) and not is_out_of_memory(error):
+            if not isinstance(error, METRIC_ERRORS) and not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
             self.reporter.note(f"samples of the {made_by} at {images:,} images cannot be measured: {reason}")
             return dict.fromkeys(self.evaluation.reference_set.reference, math.nan)
-        facts = {"images": images, "checkpoint": checkpoints.name_at(images), "samples_from": made_by}
+        facts = {"images": images, "checkpoint": checkpoints.file_name(images), "samples_from": made_by}
         self.evaluated = evaluation.build_document(result, facts, self.evaluation.seed)
         self.improved = self.evaluation.improves(self.evaluated, self.best)
         best = f"; the best {self.evaluation.best} so far" if self.improved else ""
         self.reporter.note(f"the {made_by} at {images:,} images: {self.evaluation.summarize(result)}{best}")
         if images >= self.schedule.images:
-            with self.reporter.sparing_the_run():
+            with self.reporter.tolerate_failures():
                 evaluation.write_document(self.folder.path, self.evaluated)
                 if isinstance(self.data, Images):
                     evaluation.draw_neighbours(samples, self.data.train, self.folder.path)
         return result.metrics
 
-    def _samples(self, evaluated: Evaluation) -> Tensor:
-        """What `gantrain evaluate` would measure: 8-bit images, or points. Raises FloatingPointError."""
+    def _draw_evaluated(self, evaluated: Evaluation) -> Tensor:
+        """Return the samples that `gantrain evaluate` would measure, 8-bit images or points.
+
+        Raises FloatingPointError if they are not finite.
+        """
         latents = self.latents.draw(evaluated.reference_set.count, stream_generator(evaluated.seed, "sample"))
         samples = generate(self.state.best_generator, latents)
         if not bool(samples.isfinite().all()):
             raise FloatingPointError("they are not finite")
-        return to_uint8(samples) if self.pictures else samples
+        return to_uint8(samples) if self.has_images else samples
 
-    def _best_so_far(self) -> Mapping[str, Any] | None:
-        """The evaluation of best.pt, and none where there is no such file; a run that was killed between two names may
-        have left the newest checkpoint without this one."""
+    def _find_best(self) -> Mapping[str, Any] | None:
+        """Return the evaluation in best.pt, None if there is no such file.
+
+        A run that was killed between two names may have left its newest checkpoint without this one; it is made here.
+        """
         if self.evaluation is None or self.evaluation.best is None:
             return None
-        best, newest = (self._evaluation_of(path) for path in (self.folder.checkpoints / checkpoints.BEST, self.good))
+        best, newest = (self._read_evaluation(path) for path in (self.folder.checkpoints / checkpoints.BEST, self.good))
         if self.good is None or newest is None or not self.evaluation.improves(newest, best):
             return best
-        checkpoints.point(checkpoints.BEST, self.good)
+        checkpoints.link_file(checkpoints.BEST, self.good)
         return newest
 
-    def _evaluation_of(self, path: Path | None) -> Mapping[str, Any] | None:
-        """What a checkpoint up to this clock tells of its samples."""
+    def _read_evaluation(self, path: Path | None) -> Mapping[str, Any] | None:
+        """Return the evaluation in a checkpoint, None for one beyond this clock."""
         try:
             bundle = checkpoints.load(path) if path is not None else {}
         except CheckpointError:
@@ -201,34 +206,34 @@ class Writer:
         found = bundle.get("evaluation")
         return found if isinstance(found, Mapping) and bundle["images"] <= self.state.images else None
 
-    def sample(self) -> None:
-        """A grid (or a scatter plot) from the run's fixed latents."""
+    def draw_samples(self) -> None:
+        """Draw a grid (or a scatter plot) of samples from the run's fixed latents."""
         path = self.folder.samples / f"images_{self.state.images:012d}.png"
-        count = GRID_IMAGES if self.pictures else SCATTER_POINTS
-        samples = generate(self.state.best_generator, fixed_latents(self.latents, count, self.seed))
-        with self.reporter.sparing_the_run():
+        count = GRID_IMAGES if self.has_images else SCATTER_POINTS
+        samples = generate(self.state.best_generator, draw_fixed_latents(self.latents, count, self.seed))
+        with self.reporter.tolerate_failures():
             path.parent.mkdir(exist_ok=True)
-            self._draw(samples, path, real=None if self.pictures else self.data.held_out(SCATTER_POINTS))
-            self.reporter.picture(self.state.images, "samples", path)
+            self._draw(samples, path, real=None if self.has_images else self.data.held_out(SCATTER_POINTS))
+            self.reporter.add_picture(self.state.images, "samples", path)
 
     def _draw(self, points: Tensor, path: Path, *, real: Tensor | None = None, name: str = "samples") -> None:
-        if self.pictures:
+        if self.has_images:
             plotting.save_grid(points, path)
         else:
             log_density = getattr(self.data, "log_density", None)
-            plotting.save_scatter(points, path, real=real, log_density=log_density, name=name)
+            pictures.save_scatter(points, path, real=real, log_density=log_density, name=name)
 
-    def curves(self) -> None:
-        """`losses.png`, from the metrics file."""
+    def draw_curves(self) -> None:
+        """Draw `losses.png` from the metrics file."""
         trained = (self.objective.disc_div.name, self.objective.gen_div.name)
-        with self.reporter.sparing_the_run():
+        with self.reporter.tolerate_failures():
             reports = [row for row in read_metrics(self.folder.metrics) if "loss/discriminator" in row]
             if reports:
-                plotting.save_curves(reports, self.folder.path / "losses.png", highlight=trained)
+                pictures.save_curves(reports, self.folder.path / "losses.png", highlight=trained)
         self.drawn = time.monotonic()
 
-    def checkpoint(self, *, now: bool) -> None:
-        """Save the state bundle, unless the last one is younger than `checkpoint_min_seconds` and it can wait."""
+    def save_checkpoint(self, *, now: bool) -> None:
+        """Save the state, unless the last checkpoint is younger than `checkpoint_min_seconds` and `now` is off."""
         if not now and time.monotonic() - self.saved < self.schedule.checkpoint_min_seconds:
             return
         bundle = {
@@ -236,7 +241,7 @@ class Writer:
             "images": self.state.images,
             **self.provenance,
             "data": {"shape": list(self.data.shape), "fingerprint": self.data.fingerprint},
-            "made_with": made_with(self.state.device),
+            "made_with": describe_machine(self.state.device),
             "state": self.state.state_dict(),
         }
         if self.evaluated.get("images") == self.state.images:
@@ -247,28 +252,32 @@ class Writer:
         if best:
             self.best, self.improved = self.evaluated, False
         self.saved = time.monotonic()
-        self.reporter.checkpoint(self.good.name)
+        self.reporter.note_checkpoint(self.good.name)
 
-    def standing(self) -> str:
-        """What the run leaves if it ends here."""
+    def describe_checkpoint(self) -> str:
+        """Return a sentence about the last good checkpoint, for the message of an error that ends the run."""
         if self.good is None:
             return "there is no good checkpoint yet"
         gone = "" if self.good.exists() else ", which is no longer there"
         return f"the last good checkpoint is {self.good}{gone}"
 
-    def largest_log_ratio(self) -> str:
-        """The largest |r|, of held-out data and samples; empty where there is no ratio."""
-        outputs = [self.objective.log_ratio(v) for v in self.held_out_outputs()]
+    def describe_log_ratio(self) -> str:
+        """Return a line about the largest |r| of held-out data and samples; empty if there is no ratio."""
+        outputs = [self.objective.log_ratio(v) for v in self.compute_held_out_outputs()]
         largest = [float(r.abs().max()) for r in outputs if r is not None]
         return f"the largest |r| on held-out data is {max(largest):.6g}\n" if largest else ""
 
 
-def fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
-    """The latents of every grid of a run: the same for all runs with the same seed, whatever the device."""
+def draw_fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
+    """Return the latents of every grid of a run: the same for all runs with the same seed, on every device."""
     return latents.draw(count, stream_generator(seed, "grid"))
 
 
-def most_memory() -> float:
-    """The most memory that this process has held so far, in bytes."""
+def measure_peak_memory() -> float:
+    """Return the most memory that this process has held so far, in bytes; NaN on Windows."""
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -269,11 +269,7 @@ def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
     path = Path(run)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
-    problems: list[str] = []
-    if path.is_file():
-        bundle = checkpoints.load(path)
-    else:
-        path, bundle, problems = checkpoints.newest(path / "checkpoints")
+    path, bundle, problems = checkpoints.load_run(path)
     config, shape = bundle["generator"], bundle["data"].get("shape")
     described = config.keys() == {"architecture", "latent"} and isinstance(shape, list)
     if not described or not all(isinstance(part, dict) for part in config.values()):

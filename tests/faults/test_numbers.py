@@ -22,6 +22,7 @@ from gantrain.nested import leaves
 from gantrain.networks.latents import Latents
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
+from gantrain.reporting import pictures
 from gantrain.runs import checkpoints
 from gantrain.training.acceleration import LossFunctions
 from gantrain.training.iteration import Iteration
@@ -150,5 +151,5 @@ def test_a_grid_with_pixels_that_are_no_numbers_is_not_drawn(tried, value, tmp_p
                 draw(images, tmp_path / "pictures")
             assert not (tmp_path / "pictures").is_file()
         with pytest.raises(DivergedError, match="finite"):
-            plotting.save_scatter(images.view(-1, 2), tmp_path / "scatter.png")
+            pictures.save_scatter(images.view(-1, 2), tmp_path / "scatter.png")
         assert not list(tmp_path.glob("**/*.png"))

@@ -24,7 +24,7 @@ PHASES = {
     "a step of D": ("gantrain.training.step:Step.discriminator_step", 7),
     "a step of G": ("gantrain.training.step:Step.generator_step", 7),
     "a report": ("gantrain.reporting.reporter:Reporter.report", 2),
-    "evaluation": ("gantrain.training.outputs:Writer.held_out_outputs", 2),
+    "evaluation": ("gantrain.training.outputs:Writer.compute_held_out_outputs", 2),
     "sampling": ("gantrain.plotting:save_grid", 2),
     "saving": ("gantrain.runs.checkpoints:save", 2),
     "the write of a checkpoint": ("gantrain.files:sync_folder", 3),

@@ -15,7 +15,7 @@ import pytest
 
 from faults.processes import Command, Fault, run, stand_still, when_called
 from faults.runs import assert_same_run, training
-from gantrain.runs import checkpoints
+from gantrain.runs import bundles, checkpoints
 
 SAVE = "gantrain.runs.checkpoints:save"
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
@@ -38,7 +38,7 @@ def assert_stopped_by_storage(code: int, output: str, *, remedy: str) -> None:
     assert remedy in message
     assert "the last good checkpoint is " in message
     good = Path(message.rpartition("the last good checkpoint is ")[2].strip())
-    assert checkpoints.is_whole(good)
+    assert bundles.is_whole(good)
     assert "Traceback" not in output
 
 
@@ -115,7 +115,7 @@ def fill(disk: Path, spare: int) -> None:
 
 def fill_within_a_write(disk: Path) -> None:
     """It does so after the free space has been looked at."""
-    when_called("gantrain.runs.checkpoints:write_with_checksum", lambda *_: fill(disk, 2**20), call=4)
+    when_called("gantrain.runs.bundles:replace_file", lambda *_, **__: fill(disk, 2**20), call=4)
 
 
 @as_root
@@ -124,7 +124,7 @@ def test_a_folder_that_becomes_read_only(tried, uninterrupted, tmp_path):
     with tried("a run folder that becomes read-only"):
         go = tmp_path / "go"
         command = Command(log, *training(folder), fault=partial(stand_still, SAVE, go, call=3))
-        command.wait_until(lambda: len(checkpoints.listed(folder / "checkpoints")) >= 2)
+        command.wait_until(lambda: len(checkpoints.list_files(folder / "checkpoints")) >= 2)
         with mounted("--bind", str(folder), str(folder)):
             subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
             go.touch()
@@ -182,7 +182,7 @@ def test_logs_and_pictures_that_cannot_be_written_cost_nothing(tried, uninterrup
         code, output = run(log, *training(folder))
         assert code == 0, output
         assert "the run goes on without them" in output
-        ours, theirs = (checkpoints.newest(run / "checkpoints")[1]["images"] for run in (folder, uninterrupted))
+        ours, theirs = (checkpoints.load_newest(run / "checkpoints")[1]["images"] for run in (folder, uninterrupted))
         assert ours == theirs
 
 
@@ -194,10 +194,10 @@ def test_a_limit_that_only_logs_exceed(tried, tmp_path):
         code, output = run(log, *training(folder, *overrides), fault=partial(limit_file_size, 80_000))
         assert code == 0, output
         assert "File too large" in output
-        assert checkpoints.newest(folder / "checkpoints")[1]["images"] == 500
+        assert checkpoints.load_newest(folder / "checkpoints")[1]["images"] == 500
 
 
 def test_a_full_disk_under_standard_output_costs_nothing(tried, tmp_path):
     with tried("standard output on a full disk"):
         assert Command(Path("/dev/full"), *training(tmp_path / "run")).wait() == 0
-        assert checkpoints.newest(tmp_path / "run" / "checkpoints")[1]["images"] == 500
+        assert checkpoints.load_newest(tmp_path / "run" / "checkpoints")[1]["images"] == 500

@@ -1,0 +1,71 @@
+"""Signals that end a run early: they wait until the loop has saved a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any, ClassVar
+
+
+class Interrupted(BaseException):
+    """The run was ended by the signal `number`; `exit_code` is 128 + its number.
+
+    Like KeyboardInterrupt it is no Exception, so that it also ends a sweep, which goes on after a failed run.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number, self.exit_code = number, 128 + number
+
+
+class StopRequest:
+    """Context manager that turns SIGINT, SIGTERM and SIGHUP into `Interrupted`.
+
+    The exception is raised at once, or after `defer` when the loop calls `raise_if_asked` between steps. A second
+    SIGINT then raises KeyboardInterrupt at once, which is safe because files are whole at any moment. Inside another
+    block the outer object is used, so a signal ends a run and the sweep that it belongs to. A signal that is ignored,
+    as under nohup, stays ignored.
+    """
+
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+    active: ClassVar[StopRequest | None] = None
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.deferred = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if StopRequest.active is not None:
+            self.deferred = StopRequest.active.deferred
+            return StopRequest.active
+        StopRequest.active = self
+        handled = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self.previous = {number: signal.signal(number, self._receive) for number in handled}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        if StopRequest.active is self:
+            StopRequest.active = None
+        elif StopRequest.active is not None:
+            StopRequest.active.deferred = self.deferred  # as before the inner block
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            return
+        self.number = number
+        if signal.SIGINT in self.previous:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not self.deferred:
+            self.raise_if_asked("nothing was lost")
+
+    def defer(self) -> None:
+        """Let signals wait for `raise_if_asked` from here to the end of the block."""
+        self.deferred = True
+
+    def raise_if_asked(self, where: str) -> None:
+        """Raise Interrupted if a signal has come; `where` says how to go on."""
+        if self.number is not None:
+            raise Interrupted(f"stopped by {signal.Signals(self.number).name}; {where}", self.number)
