@@ -36,9 +36,6 @@ UPWARD = {
     ("gantrain.config.compose", "gantrain.launch.sweep"),
     ("gantrain.evaluation.evaluation", "gantrain.comparison.comparison"),
     ("gantrain.launch.build", "gantrain.commands.classifier"),
-    ("gantrain.launch.packed", "gantrain.commands.train"),
-    ("gantrain.launch.packed.opened", "gantrain.commands.resume"),
-    ("gantrain.launch.packed.opened", "gantrain.commands.train"),
     ("gantrain.launch.sweep", "gantrain.commands.compare"),
     ("gantrain.runs.summary", "gantrain.data"),
 }
