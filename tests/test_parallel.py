@@ -55,7 +55,7 @@ class Sweep:
     @property
     def runs(self) -> list[RunFolder]:
         """The runs that have begun."""
-        return [RunFolder(path) for path in sorted(self.folder.glob("?-*"))]
+        return [RunFolder(path) for path in sorted(self.folder.glob("[0-9]*"))]
 
     def wait_until_saved(self, count: int) -> None:
         """Wait until this many runs have a checkpoint."""
