@@ -45,12 +45,12 @@ def test_a_measurement_is_a_table_and_a_file(bench, tmp_path, capsys):
     assert "| float32 simultaneous | 2 |" in capsys.readouterr().out
 
 
-def test_a_sweep_is_timed_in_turns(bench, capsys):
-    short = ["float32 simultaneous", "--rounds=1", "--iterations=1", "--warm-up=1", "--batch-sizes", "2", "--sweep=2"]
-    (row,) = bench["in_turns"](bench["parsed"](short))
-    assert (row["runs"], row["least"]) == (2, row["most"])
+def test_a_sweep_is_timed_in_processes(bench, capsys):
+    short = ["float32 simultaneous", "--rounds=1", "--iterations=1", "--threads=1", "--batch-sizes", "2", "--sweep=1"]
+    (row,) = bench["sweep"](bench["parsed"](short))
+    assert (row["runs"], row["least"]) == (1, row["most"])
     assert 0 < row["ratio"] < 10
-    assert "2 runs side by side" in capsys.readouterr().out
+    assert "1 runs in parallel" in capsys.readouterr().out
 
 
 def test_a_whole_run_is_held_against_its_iterations(bench, capsys):

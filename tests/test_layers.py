@@ -34,9 +34,6 @@ KNOWS_HYDRA = {"config", "launch", "commands"}
 # Imports that are still to be removed.
 UPWARD = {
     ("gantrain.config.compose", "gantrain.launch.sweep"),
-    ("gantrain.launch.packed", "gantrain.commands.train"),
-    ("gantrain.launch.packed.opened", "gantrain.commands.resume"),
-    ("gantrain.launch.packed.opened", "gantrain.commands.train"),
     ("gantrain.runs.summary", "gantrain.data"),
 }
 

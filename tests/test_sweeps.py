@@ -192,7 +192,7 @@ def test_a_sweep_writes_through_no_link(gantrain, tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "as it was"
 
 
-@pytest.mark.parametrize("launcher", ["basic", "packed"])
+@pytest.mark.parametrize("launcher", ["basic", "parallel"])
 def test_a_damaged_summary_ends_that_run_alone(gantrain, tmp_path: Path, launcher: str) -> None:
     assert gantrain("train", "-m", "seed=0,1,2", *TINY, f"hydra/launcher={launcher}", "run_dir=s").code == 0
     (tmp_path / "s/1-seed-1/summary.json").write_text("{")

@@ -50,6 +50,7 @@ CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__)
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
 CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
+RENAMED_CHOICES = {"hydra/launcher/packed": "hydra/launcher=parallel"}
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 
@@ -163,6 +164,11 @@ def _wrong_choice(error: BaseException) -> str | None:
     where = f"{place[1]}.yaml: " if place else ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if renamed := RENAMED_CHOICES.get(error.missing_cfg_file):
+            return (
+                f"{where}{group}={name} is now {renamed}; a sweep that was begun with {name} goes on with its own "
+                f"command, {renamed} and resume=auto"
+            )
         ours = options(group) if group in GROUPS else ()
         if choices := dict.fromkeys([*(error.options or ()), *ours]):
             return where + one_of(group, name, choices)

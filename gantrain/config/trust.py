@@ -30,12 +30,21 @@ ALLOWED = ("sweep.subdir", "mode", "sweeper.params")
 FILLED_IN = ("runtime", "overrides", "searchpath", "job.name", "job.override_dirname", "job.config_name", "job.id")
 # Settings of launchers that may come from a file; others hold commands for a shell, or folders.
 LAUNCHER_SETTINGS = (
-    *("jobs", "n_jobs", "array_parallelism", "batch_size", "pre_dispatch", "verbose", "backend", "prefer", "timeout"),
-    *("timeout_min", "max_num_timeout", "signal_delay_s", "stderr_to_stdout", "nodes", "tasks_per_node", "mem_gb"),
+    *("jobs", "devices", "n_jobs", "array_parallelism", "batch_size", "pre_dispatch", "verbose", "backend", "prefer"),
+    *(
+        "timeout",
+        "timeout_min",
+        "max_num_timeout",
+        "signal_delay_s",
+        "stderr_to_stdout",
+        "nodes",
+        "tasks_per_node",
+        "mem_gb",
+    ),
     *("cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task", "mem_per_cpu", "mem_per_gpu"),
     *("partition", "qos", "account", "constraint", "gres"),
 )
-LAUNCHER_SETTING = re.compile(rf"launcher\.({'|'.join(LAUNCHER_SETTINGS)})=[\w.:-]*")
+LAUNCHER_SETTING = re.compile(rf"launcher\.({'|'.join(LAUNCHER_SETTINGS)})(\.\d+)?=(\[[\w.:,-]*\]|[\w.:-]*)")
 LARGEST_BYTES = 2**20
 MOST_VALUES = 10_000
 DEEPEST = 50

@@ -83,8 +83,6 @@ def _run(log: Path, arguments: list[str], fault: Fault | None) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The server blocks it where a packed sweep of another test has begun it.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(1)
     if fault is not None:
         fault()
