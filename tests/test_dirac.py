@@ -18,9 +18,10 @@ from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing, Regularizer
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.theory.dirac import Linear, linearised
+from gantrain.training.iteration import Iteration
 from gantrain.training.setup import Execution, Experiment, Schedule
 from gantrain.training.state import State
-from gantrain.training.step import UPDATES, Iteration
+from gantrain.training.step import UPDATES
 from gantrain.training.trajectory import extent, parameter_values, trajectory
 
 START = 0.5

@@ -47,6 +47,7 @@ NEEDS_TORCH = {
     "gantrain.evaluation.classifier_training",
     "gantrain.training.endpoint",
     "gantrain.training.acceleration",
+    "gantrain.training.iteration",
     "gantrain.training.step",
     "gantrain.objectives.slopes",
     "gantrain.precision",
