@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences, heads
-from gantrain.objectives.divergences import CATALOGUE, LARGEST, alpha, get
+from gantrain.objectives.divergences import CATALOGUE, alpha, get
+from gantrain.objectives.finite_range import LARGEST
 from gantrain.objectives.heads import RATIO_CLIP
 
 TypedFormula = Callable[[Any, Any], Any]

@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gantrain.errors import ConfigError
 from gantrain.objectives.divergences import CATALOGUE, Part, get
 from gantrain.objectives.heads import HEADS
-from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective, continued, outside, raw_output
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective, raw_output
 from gantrain.objectives.regularizers import R1, REGULARIZERS, GradientPenalty
 
 
@@ -51,8 +51,8 @@ def normal(count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Ten
 def test_continued_is_the_formula_inside_its_range(name: str, part: Part) -> None:
     limits = get(name).finite_range(part)
     r = torch.linspace(max(limits.low, -60), min(limits.high, 60), 201)
-    assert torch.equal(continued(get(name), part, r), getattr(get(name), part)(r))
-    assert float(outside(get(name), part, r)) == 0
+    assert torch.equal(get(name).evaluate(part, r), getattr(get(name), part)(r))
+    assert float(get(name).outside_share(part, r)) == 0
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -64,7 +64,7 @@ def test_continued_joins_its_tangents_without_a_jump_or_a_kink(name: str, part: 
         if math.isinf(end):
             continue
         r = end + 1e-4 * torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
-        values, slopes = continued(divergence, part, r), slope(lambda r: continued(divergence, part, r), r)
+        values, slopes = divergence.evaluate(part, r), slope(lambda r: divergence.evaluate(part, r), r)
         np.testing.assert_allclose(slopes.numpy(), tangent, rtol=2e-3, atol=1e-12)
         assert float(values.diff().abs().max()) <= 2.1e-4 * abs(tangent) + 1e-12
 
@@ -75,7 +75,7 @@ def test_the_slope_does_not_drop_out_at_the_very_end_of_the_range(part: Part) ->
         limits = divergence.finite_range(part)
         for end, tangent in ((limits.low, limits.low_slope), (limits.high, limits.high_slope)):
             if math.isfinite(end):
-                at_end = slope(lambda r, f=divergence: continued(f, part, r), torch.tensor([end]))
+                at_end = slope(lambda r, f=divergence: f.evaluate(part, r), torch.tensor([end]))
                 assert float(at_end) == pytest.approx(tangent, rel=1e-5)
 
 
@@ -83,18 +83,18 @@ def test_the_slope_does_not_drop_out_at_the_very_end_of_the_range(part: Part) ->
 def test_losses_and_gradients_are_finite_at_every_float32_output_up_to_ten_thousand(name: str) -> None:
     r = torch.tensor([-1e4, -800.0, -89.0, -44.4, -18.42, 0.0, 18.42, 44.4, 89.0, 800.0, 1e4])
     for part in PARTS:
-        values = continued(get(name), part, r)
+        values = get(name).evaluate(part, r)
         assert values.isfinite().all()
-        assert slope(lambda r, part=part: continued(get(name), part, r), r).isfinite().all()
-        assert float(outside(get(name), part, r)) <= 8 / 11
+        assert slope(lambda r, part=part: get(name).evaluate(part, r), r).isfinite().all()
+        assert float(get(name).outside_share(part, r)) <= 8 / 11
 
 
 @pytest.mark.parametrize("name", [name for name in SMOOTH if name != "le_cam"])
 def test_the_discriminator_always_learns_from_a_grave_mistake(name: str) -> None:
     """real on data at r ≪ 0 or fake on samples at r ≫ 0 keeps a slope: only Le Cam's are both bounded."""
     r = torch.tensor([18.42, 30.0, 60.0, 100.0, 1000.0, 1e4])
-    wrong_data = slope(lambda r: continued(get(name), "real", r), -r)
-    wrong_samples = slope(lambda r: continued(get(name), "fake", r), r)
+    wrong_data = slope(lambda r: get(name).evaluate("real", r), -r)
+    wrong_samples = slope(lambda r: get(name).evaluate("fake", r), r)
     assert (wrong_data + wrong_samples > 0.1).all()
 
 
@@ -109,7 +109,7 @@ def test_nothing_saturates_at_the_logarithm_of_an_epsilon() -> None:
 def test_a_nan_is_not_hidden(name: str) -> None:
     for part in PARTS:
         if part == "f" or get(name).invertible:
-            assert continued(get(name), part, torch.tensor([0.5, math.nan])).isnan().tolist() == [False, True]
+            assert get(name).evaluate(part, torch.tensor([0.5, math.nan])).isnan().tolist() == [False, True]
 
 
 def test_the_limited_share_is_reported() -> None:

@@ -22,21 +22,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
 from gantrain.errors import ConfigError, one_of
+from gantrain.objectives.finite_range import Formula, Range, extend_linearly, find_finite_range, share_outside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Formula = Callable[["Tensor"], "Tensor"]
 Part = Literal["real", "fake", "f"]
-
-# Values and slopes up to 2^100 leave float32 (2^128) room to sum a batch and to continue along a tangent.
-LARGEST = 2.0**100
 
 
 def softplus(r: Tensor) -> Tensor:
@@ -67,21 +63,6 @@ def _with_slope(formula: Formula, log_slope: Formula) -> Formula:
         return WithSlope.apply(r, formula, log_slope)
 
     return evaluate
-
-
-@dataclass(frozen=True)
-class Range:
-    """Where a formula is finite in float32, and its slopes at the two ends (0 where there is no end)."""
-
-    low: float
-    high: float
-    low_slope: float
-    high_slope: float
-
-    @property
-    def everywhere(self) -> bool:
-        """Whether the formula is finite at every r."""
-        return math.isinf(self.low) and math.isinf(self.high)
 
 
 @dataclass(frozen=True)
@@ -159,43 +140,23 @@ class Divergence:
         )
 
     def finite_range(self, part: Part) -> Range:
-        """The interval of r on which `part` and its slope stay below 2^100 in float32."""
+        """Return the interval of r on which `part` and its slope stay below 2^100 in float32.
+
+        Raises ConfigError if there is none around r = 0.
+        """
         if part not in self.ranges:
-            self.ranges[part] = _finite_range(self, part)
+            # f's factors too: rounded to 0 or ∞, they would cancel.
+            factors = [each for each in (self.ratio, self.real, self.fake) if each is not None] if part == "f" else []
+            self.ranges[part] = find_finite_range(getattr(self, part), factors, self.name)
         return self.ranges[part]
 
+    def evaluate(self, part: Part, r: Tensor) -> Tensor:
+        """Evaluate a formula elementwise, extended along its tangents beyond `finite_range` (C1)."""
+        return extend_linearly(getattr(self, part), self.finite_range(part), r)
 
-def _finite_range(divergence: Divergence, part: Part) -> Range:
-    import torch
-
-    # The first caller's modes are not to be kept.
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
-        low, low_slope = _finite_end(divergence, part, sign=-1)
-        high, high_slope = _finite_end(divergence, part, sign=+1)
-    return Range(low, high, low_slope, high_slope)
-
-
-def _finite_end(divergence: Divergence, part: Part, sign: int) -> tuple[float, float]:
-    """The last r of a fine geometric grid, walked from 0, at which everything is finite; its slope there."""
-    import torch
-
-    r = (sign * torch.logspace(-20, 20, 16001, base=2.0, dtype=torch.float32)).requires_grad_()
-    values = getattr(divergence, part)(r)
-    # A constant formula has no gradient graph; adding 0·r gives it one.
-    (slopes,) = torch.autograd.grad((values + 0 * r).sum(), r)
-    finite = (values.abs() <= LARGEST) & (slopes.abs() <= LARGEST)
-    if part == "f":  # its factors too: rounded to 0 or ∞, they would cancel
-        for factor in (divergence.ratio, divergence.real, divergence.fake):
-            finite &= factor(r).abs() <= LARGEST if factor is not None else True
-    r = r.detach()
-    count = int(finite.int().cumprod(0).sum())
-    if count == len(r):
-        return sign * math.inf, 0.0
-    if count == 0:
-        raise ConfigError(
-            f"{divergence.name} leaves float32's range already beside r = 0; choose a smaller number in it"
-        )
-    return float(r[count - 1]), float(slopes[count - 1])
+    def outside_share(self, part: Part, r: Tensor) -> Tensor:
+        """Return the share of `r` at which `evaluate` follows a tangent: a scalar."""
+        return share_outside(self.finite_range(part), r)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -141,10 +141,10 @@ class Objective:
         divergence, smoothing = self.head.divergence, self.regularizer.smoothing
         s_real, s_fake = self.head.coordinate(v_real), self.head.coordinate(v_fake)
 
-        on_data = continued(divergence, "real", s_real)
+        on_data = divergence.evaluate("real", s_real)
         if smoothing:
-            on_data = (1 - smoothing) * on_data - smoothing * continued(divergence, "fake", s_real)
-        loss = continued(divergence, "fake", s_fake).mean() - on_data.mean()
+            on_data = (1 - smoothing) * on_data - smoothing * divergence.evaluate("fake", s_real)
+        loss = divergence.evaluate("fake", s_fake).mean() - on_data.mean()
         return loss, {"loss/discriminator": loss} | self._view(v_real, v_fake, s_real.detach(), s_fake.detach())
 
     def generator_loss(self, discriminator: Discriminator, fake: Tensor) -> tuple[Tensor, Statistics]:
@@ -159,8 +159,8 @@ class Objective:
         """
         part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
         s = self.head.coordinate(v_fake)
-        loss = sign * continued(self.gen_formulas, part, s).mean()
-        statistics = {"loss/generator": loss, "ratio/limited_share": outside(self.gen_formulas, part, s)}
+        loss = sign * self.gen_formulas.evaluate(part, s).mean()
+        statistics = {"loss/generator": loss, "ratio/limited_share": self.gen_formulas.outside_share(part, s)}
         if not self.has_weights:
             return loss, statistics
         weights, weight_statistics = self.weighting.weigh(self.gen_formulas, s)
@@ -200,7 +200,7 @@ class Objective:
         known = {d.name: d for d in (self.disc_div, self.gen_div)} | CATALOGUE
         return (
             {f"bound/{name}": bound(d, s_real, s_fake) for name, d in known.items()}
-            | {f"estimate/{name}": float(continued(d, "f", s_fake).mean()) - d.f_at_one for name, d in known.items()}
+            | {f"estimate/{name}": float(d.evaluate("f", s_fake).mean()) - d.f_at_one for name, d in known.items()}
             | calibration(s_real, s_fake)
         )
 
@@ -210,29 +210,6 @@ def raw_output(discriminator: Discriminator, x: Tensor) -> Tensor:
     import torch
 
     return (v := discriminator(x)).to(torch.promote_types(v.dtype, torch.float32))
-
-
-def continued(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
-    """A formula of `divergence`, elementwise, along its tangents beyond the range where float32 holds it (C1)."""
-    import torch
-
-    formula = getattr(divergence, part)
-    limits = divergence.finite_range(part)
-    with torch.autocast(r.device.type, enabled=False):
-        if limits.everywhere:
-            return formula(r)
-        above, below = (r - limits.high).relu(), (limits.low - r).relu()
-        # Not clamp, whose gradient is 0 at the ends themselves.
-        inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
-        return formula(inside) + limits.high_slope * above - limits.low_slope * below
-
-
-def outside(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
-    """The share of `r` at which `continued` follows a tangent: a scalar."""
-    limits = divergence.finite_range(part)
-    if limits.everywhere:
-        return r.new_zeros(())
-    return ((r < limits.low) | (r > limits.high)).mean(dtype=r.dtype)
 
 
 def bound(divergence: Divergence, r_real: Tensor, r_fake: Tensor) -> float:
