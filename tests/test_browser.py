@@ -114,11 +114,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with everything: long names, wide tables, a failure, curves, points, classes, endpoints."""
+    """A report with everything: long names, wide tables, a failure, curves, points, classes."""
     root = tmp_path_factory.mktemp("runs")
     quality = (f"quality/{name}" for name in ("fid_classifier", "kid_classifier", "kid_classifier_error", "precision"))
     metrics = (*quality, "diversity/recall", "diversity/class_tv")
-    rest = {"reached": [0.1, 1.0], "theory": {"outcome": "collapses"}, "optimum": {"mean": 0, "std": 1}}
     for number, name in enumerate(("kl", "softened_reverse_kl", "dual_alpha_0.123456789")):
         for seed in range(2):
             values = dict.fromkeys(metrics, 0.123 + number + seed)
@@ -128,7 +127,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "optimizer": {"lr": number + 0.1},
             }
             told = {"metrics": values, "reference": values}
-            make_run(root / f"{name}{seed}", settings | {"seed": seed}, evaluation=told, endpoint=rest)
+            make_run(root / f"{name}{seed}", settings | {"seed": seed}, evaluation=told)
     reason = f"loss/generator is not finite\nlook at {'a/very/long/path/' * 9}"
     make_run(root / "failed", {"gen_div": {"name": "x" * 70}}, status="failed", reason=reason)
     found = compare([root])

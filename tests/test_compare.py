@@ -484,11 +484,10 @@ def test_a_narrow_terminal_gets_more_tables_and_loses_nothing() -> None:
 def test_the_page_is_whole_in_itself(tmp_path: Path) -> None:
     sweep(tmp_path / "a")
     disc = {"disc_div": {"name": "js"}, "seed": 0}
-    rest = {"reached": [0.1, 1.0], "theory": {"outcome": "collapses"}, "optimum": {"mean": 0, "std": 1}}
-    make_run(tmp_path / "b", disc, evaluation={}, endpoint=rest)
+    make_run(tmp_path / "b", disc, evaluation={})
     found = compare([tmp_path])
     drawn = plots.build_plots(found)
-    assert [plot.name for plot in drawn] == ["plane", "curves", "heatmap", "classes", "endpoints"]
+    assert [plot.name for plot in drawn] == ["plane", "curves", "heatmap", "classes"]
     text = report.render_page(found, drawn)
     page = Page(text)
     assert "http://" not in text
@@ -647,36 +646,6 @@ def test_fewer_training_examples_than_samples_are_counted(
     page = page_of(tmp_path / "s").text
     assert name in page
     assert f"{count} training examples" in page, "where the numbers come from"
-
-
-def test_endpoints_have_their_verdict(tmp_path: Path) -> None:
-    theory = {"outcome": "rests", "mean": 0.0, "std": 1.0}
-    rest = {"theory": theory, "optimum": {"mean": 0, "std": 1}, "tolerance": 0.03}
-    for seed, distance in enumerate((0.01, 0.02, 0.06)):
-        end = rest | {"reached": [distance, 1.0], "distance": distance, "within": distance <= 0.03}
-        make_run(tmp_path / f"kl{seed}", {"seed": seed}, endpoint=end)
-    unsure = rest | {"reached": [0.5, 1.0], "distance": 0.5, "within": None, "promise": "nothing"}
-    make_run(tmp_path / "neyman", {"gen_div": {"name": "neyman"}}, endpoint=unsure)
-    make_run(tmp_path / "other", {"gen_div": {"name": "js"}})
-    text = page_of(tmp_path, drawn=True).text
-    start = text.index("as promised")
-    assert text[start + 1 :][:21] == [
-        *("kl", "0.030 ± 0.026", "1 ± 0", "(0.0000, 1.0000)", "(0.0000, 1.0000)", "0.030 ± 0.026", "2 of 3"),
-        *("neyman", "0.5", "1", "(0.0000, 1.0000)", "(0.0000, 1.0000)", "0.5", "nothing promised"),
-        *("js", "—", "—", "—", "—", "—", "—"),
-    ]
-
-
-def test_paths_of_a_dirac_gan_are_a_table(tmp_path: Path) -> None:
-    for seed in range(2):
-        theory = {"eigenvalues": [[0.0, 1.0], [0.0, -1.0]], "turns": 3.0, "distance": [1.5, 1.25]}
-        path = {"turns": 3.0 + seed, "distance": [1.5, 1.0 + seed], "theory": theory}
-        make_run(tmp_path / f"{seed}", {"seed": seed}, trajectory=path)
-    make_run(tmp_path / "other", {"gen_div": {"name": "js"}}, trajectory={"turns": "many", "distance": [1.0]})
-    text = page_of(tmp_path).text
-    start = text.index("distance, last, linear theory")
-    assert text[start + 1 :][:6] == ["kl", "3.50 ± 0.71", "1.5 ± 0", "1.50 ± 0.71", "3 ± 0", "1.25 ± 0"]
-    assert text[start + 7 :][:6] == ["js", "—", "1", "—", "—", "—"]
 
 
 def test_runs_that_differ_in_where_their_numbers_come_from_are_named(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""The Dirac-GAN: recorded paths against the recursion of Mescheder et al. 2018, linear theory against the catalogue."""
+"""The Dirac-GAN of examples/dirac.py: paths against the recursion of Mescheder et al. 2018, and against theory."""
 
-import json
 import math
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +17,17 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing, Regularizer
+from gantrain.objectives.regularizers import R1, REGULARIZERS
 from gantrain.runs.metrics_file import read_metrics
-from gantrain.theory.dirac import Linear, linearised
 from gantrain.training.iteration import Iteration
+from gantrain.training.outputs import parameter_values
 from gantrain.training.setup import Execution, Experiment, Schedule
 from gantrain.training.state import State
 from gantrain.training.step import UPDATES
-from gantrain.training.trajectory import extent, parameter_values, trajectory
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import dirac
+from dirac import LinearGame, linearise
 
 START = 0.5
 RATE = 0.1
@@ -37,6 +42,10 @@ TABLE = {
 
 def game(disc_div="gan", gen_div="gan", gen_objective="matched", regularizer=None) -> Objective:
     return Objective(divergences.get(disc_div), divergences.get(gen_div), gen_objective, regularizer=regularizer)
+
+
+def r1(weight: float) -> dict[str, object]:
+    return {"name": "r1", "weight": weight}
 
 
 def new_state(optimizer=torch.optim.SGD, start=START, **settings) -> State:
@@ -78,26 +87,29 @@ def recorded(run) -> np.ndarray:
     return np.array([[report[THETA], report[PSI]] for report in read_metrics(run / "metrics.jsonl")])
 
 
-# The command line
+# The command line and the example
 
 
-def test_without_a_penalty_the_players_circle(gantrain, tmp_path):
+def test_without_a_penalty_the_players_circle(gantrain, tmp_path, capsys):
     run = tmp_path / "run"
     answer = gantrain("train", "experiment=dirac", *SHORT, f"run_dir={run}")
     assert (answer.code, answer.err) == (0, "")
     path = recorded(run)
     np.testing.assert_allclose(path, recursion(140, gamma=0)[2::2], atol=2e-5)
+    assert answer.out.count(" images/s ") < len(path) / 2  # plain lines are fewer than reports
     # ω = f''(1) = 1/2 a unit of time, and slower by (1 + I₀(R²/2))/2 at radius R: here 0.8 %.
     turns = 138 * 2 * math.asin(RATE / 4) / (2 * math.pi)
-    summary = json.loads((run / "summary.json").read_text())["trajectory"]
-    assert summary["turns"] == pytest.approx(turns, rel=0.015)
-    assert summary["theory"]["turns"] == pytest.approx(turns, rel=0.005)
-    assert summary["theory"]["eigenvalues"] == [[0, 0.5], [0, -0.5]]
-    assert summary["distance"] == pytest.approx(summary["theory"]["distance"], rel=0.02)
-    assert answer.out.count(" images/s ") < len(path) / 2  # plain lines are fewer than reports
-    assert "(θ, ψ) made 1.1 turns about (0, 0)" in answer.out
-    assert "eigenvalues ±0.5i" in answer.out
-    assert (run / "trajectory.png").read_bytes().startswith(b"\x89PNG")
+    theory = dirac.read_path(run).theory
+    measured, predicted = dirac.measure_path(path), dirac.measure_path(theory.points)
+    assert (measured[0], predicted[0]) == (pytest.approx(turns, rel=0.015), pytest.approx(turns, rel=0.005))
+    assert measured[1:] == pytest.approx(predicted[1:], rel=0.02)
+    assert theory.eigenvalues == (0.5j, -0.5j)
+
+    assert dirac.main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{run}: (θ, ψ) made 1.1 turns about (0, 0)")
+    assert "eigenvalues ±0.5i" in said
+    assert (run / "dirac.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_under_r1_they_come_to_rest_also_when_interrupted(gantrain, tmp_path):
@@ -113,16 +125,57 @@ def test_under_r1_they_come_to_rest_also_when_interrupted(gantrain, tmp_path):
     distance = np.hypot(*path.T)
     measured = math.log(distance[turn // 2] / distance[0]) / (turn * RATE)
     assert measured == pytest.approx(-gamma / 2, rel=0.03)
-    summary = json.loads((whole / "summary.json").read_text())["trajectory"]
-    assert summary["theory"]["eigenvalues"] == [pytest.approx([-0.15, angular]), pytest.approx([-0.15, -angular])]
+    assert dirac.read_path(whole).theory.eigenvalues == pytest.approx((-0.15 + 1j * angular, -0.15 - 1j * angular))
 
     assert gantrain("train", *arguments, "train.images=6000", f"run_dir={parted}").code == 0
     assert gantrain("resume", parted, "train.images=14000").code == 0
     assert np.array_equal(recorded(parted), path)
-    assert json.loads((parted / "summary.json").read_text())["trajectory"] == summary
+    assert dirac.describe_path(dirac.read_path(parted)) == dirac.describe_path(dirac.read_path(whole))
 
     assert gantrain("sample", whole, "count=5", f"out={tmp_path / 'samples'}").code == 0
     assert np.load(tmp_path / "samples/samples.npy") == pytest.approx(np.full((5, 1), path[-1, 0]))
+
+
+def test_a_sweep_is_described_run_by_run_and_normalised_weights_are_known(gantrain, tmp_path, capsys):
+    """With weights of one, θ' = ψ: b = 1 in place of f''(1) = 1/2."""
+    sweep = tmp_path / "sweep"
+    weights = "gen_weights.normalise=false,true"
+    assert gantrain("train", "-m", "experiment=dirac", *SHORT, weights, f"run_dir={sweep}").code == 0
+    paths = [dirac.read_path(run) for run in sorted(sweep.glob("*-*"))]
+    assert [path.theory.eigenvalues[0] for path in paths] == [0.5j, pytest.approx(1j * math.sqrt(0.5))]
+    for path in paths:
+        assert dirac.measure_path(path.points)[0] == pytest.approx(dirac.measure_path(path.theory.points)[0], rel=0.02)
+    capsys.readouterr()
+    assert dirac.main([str(sweep)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(list(sweep.glob("*/dirac.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    ["optimizer.momentum=0.5", "optimizer.weight_decay=0.1", "optimizer=adam", "regularizer=gradient_penalty"],
+)
+def test_other_optimizers_and_kinks_have_a_path_without_theory(gantrain, tmp_path, overrides):
+    run = tmp_path / "run"
+    assert gantrain("train", "experiment=dirac", *SHORT, "train.images=800", overrides, f"run_dir={run}").code == 0
+    path = dirac.read_path(run)
+    assert path.theory is None
+    assert re.fullmatch(
+        r"\(θ, ψ\) made \S+ turns about \(0, 0\), at distance \S+ first and \S+ last", dirac.describe_path(path)
+    )
+    dirac.draw_path(path, tmp_path / "path.png")
+
+
+def test_other_runs_have_no_such_path(gantrain, tmp_path, capsys):
+    few = ["dataset=mixture1d", "train.images=1000", "train.report_every_images=500"]
+    assert gantrain("train", *few, f"run_dir={tmp_path / 'run'}").code == 0
+    assert dirac.main([str(tmp_path)]) == 2
+    assert "examples/dirac.py SWEEP" in capsys.readouterr().err
+
+
+def test_turns_and_distances():
+    assert dirac.measure_path(np.array([[1, 1], [0, 1], [-1, 1.0]])) == pytest.approx(
+        (0.25, math.sqrt(2), math.sqrt(2))
+    )
 
 
 # Linear theory
@@ -144,7 +197,7 @@ def test_the_pulls_are_the_curvatures_of_f(name):
     d = divergences.get(name)
     curvature = pytest.approx(second_derivative(d.f), rel=1e-4)
     for objective in GENERATOR_OBJECTIVES:
-        linear = linearised(game(name, name, objective))
+        linear = linearise(game(name, name, objective))
         slope = pytest.approx(-float(d.real(torch.zeros(1, dtype=torch.float64))), abs=1e-12)
         assert linear == (curvature, slope if objective == "ratio" else curvature, 0)
 
@@ -152,17 +205,18 @@ def test_the_pulls_are_the_curvatures_of_f(name):
 @pytest.mark.parametrize(
     ("regularizer", "eigenvalue"),
     [
-        (Regularizer(), 0.5j),
-        (R1(0.3), -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
-        (R1(1.0), -0.5),  # the paper's optimum, γ = 2 f'(0): where turning just ends
-        (R1(10.0), -5 + math.sqrt(25 - 0.25)),
-        (GradientPenalty(0.15, target=0), -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
-        (InstanceNoise(0.7), -(0.7**2) / 4 + 1j * math.sqrt(0.25 - 0.7**4 / 16)),  # Mescheder et al., lemma on noise
-        (LabelSmoothing(0.1), 0.5j),
+        ({"name": "none"}, 0.5j),
+        (r1(0.3), -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
+        (r1(1.0), -0.5),  # the paper's optimum, γ = 2 f'(0): where turning just ends
+        (r1(10.0), -5 + math.sqrt(25 - 0.25)),
+        ({"name": "gradient_penalty", "weight": 0.15, "target": 0}, -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
+        # Mescheder et al., lemma on noise
+        ({"name": "instance_noise", "std": 0.7}, -(0.7**2) / 4 + 1j * math.sqrt(0.25 - 0.7**4 / 16)),
+        ({"name": "label_smoothing", "smoothing": 0.1}, 0.5j),
     ],
 )
 def test_eigenvalues_are_the_papers(regularizer, eigenvalue):
-    linear = linearised(game(regularizer=regularizer))
+    linear = linearise(game(), regularizer)
     first, second = linear.eigenvalues
     assert first == pytest.approx(eigenvalue, abs=1e-12)
     # A small alternating step is one of the flow.
@@ -171,8 +225,9 @@ def test_eigenvalues_are_the_papers(regularizer, eigenvalue):
     assert [field.trace(), np.linalg.det(field)] == pytest.approx([first + second, first * second], abs=1e-5)
 
 
-def test_a_penalty_with_a_kink_has_no_linear_theory():
-    assert linearised(game(regularizer=GradientPenalty(1.0, target=1))) is None
+def test_every_regularizer_has_its_damping_and_a_kink_has_none():
+    assert set(dirac.DAMPING) == set(REGULARIZERS)
+    assert linearise(game(), {"name": "gradient_penalty", "weight": 1.0, "target": 1}) is None
 
 
 @pytest.mark.parametrize(
@@ -190,7 +245,8 @@ def test_a_penalty_with_a_kink_has_no_linear_theory():
 def test_small_paths_are_linear_theorys(disc_div, gen_div, gen_objective, gamma, k, update):
     objective = game(disc_div, gen_div, gen_objective, R1(gamma))
     path = played(objective, 60, start=1e-4, discriminator_steps=k, update=update)
-    step = linearised(objective).iteration(RATE, RATE, k, simultaneous=update == "simultaneous")
+    linear = linearise(game(disc_div, gen_div, gen_objective), r1(gamma))
+    step = linear.iteration(RATE, RATE, k, simultaneous=update == "simultaneous")
     predicted = [path[0] @ np.linalg.matrix_power(step, n).T for n in range(61)]
     np.testing.assert_allclose(path, predicted, atol=3e-5 * np.abs(path).max())
 
@@ -200,8 +256,8 @@ def test_a_turn_takes_two_pi_over_the_root_of_the_curvatures(gen_div, curvature)
     angle = 2 * math.asin(RATE * math.sqrt(0.5 * curvature) / 2)  # of an alternating step
     steps = round(2 * math.pi / angle)
     path = played(game(gen_div=gen_div), steps, start=0.05)
-    assert extent(path)["turns"] == pytest.approx(1, abs=0.01)
-    determinant = np.linalg.det(linearised(game(gen_div=gen_div)).iteration(RATE, RATE))
+    assert dirac.measure_path(path)[0] == pytest.approx(1, abs=0.01)
+    determinant = np.linalg.det(linearise(game(gen_div=gen_div)).iteration(RATE, RATE))
     assert determinant == pytest.approx(1)
 
 
@@ -225,38 +281,14 @@ def test_beyond_first_order_the_third_derivatives_decide(gen_div, second, third)
 
 
 def test_only_networks_of_few_parameters_are_recorded():
-    values = parameter_values(generator=nn.Linear(2, 1), discriminator=nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)))
+    values = parameter_values(
+        generator=nn.LinearGame(2, 1), discriminator=nn.Sequential(nn.LinearGame(1, 1), nn.LinearGame(1, 1))
+    )
     assert list(values) == [
         *(f"parameters/generator/{name}" for name in ("weight", "weight.1", "bias")),
         *(f"parameters/discriminator/{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")),
     ]
-    assert parameter_values(generator=nn.Linear(3, 3)) == {}
-
-
-@pytest.mark.parametrize("settings", [{"momentum": 0.5}, {"weight_decay": 0.1}, {"optimizer": torch.optim.Adam}])
-def test_other_optimizers_have_a_path_without_theory(tmp_path, settings):
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps({"images": n, THETA: 1 - n, PSI: 1.0}) + "\n" for n in (0, 1, 2)))
-    experiment = Experiment(game(), data.load("dirac"), Latents(1), Schedule(images=2, batch_size=1))
-    found = trajectory(new_state(**settings), experiment, metrics)
-    assert found.text() == "(θ, ψ) made 0.2 turns about (0, 0), at distance 1.41 first and 1.41 last"
-    assert found.summary() == {"turns": pytest.approx(0.25), "distance": pytest.approx([math.sqrt(2)] * 2)}
-    assert trajectory(new_state(), experiment, metrics).theory is not None
-
-
-@pytest.mark.parametrize(
-    ("dataset", "generator", "discriminator"),
-    [
-        ("mixture1d", TABLE["generator"], TABLE["discriminator"]),
-        ("dirac", [{"op": "affine", "features": 1}], TABLE["discriminator"]),
-        ("dirac", TABLE["generator"], [{"op": "linear", "features": 1}]),
-    ],
-)
-def test_other_runs_have_no_such_path(tmp_path, dataset, generator, discriminator):
-    networks = architectures.build({"name": "other", "generator": generator, "discriminator": discriminator}, (1,), 1)
-    state = State(*networks, *(torch.optim.SGD(network.parameters()) for network in networks))
-    experiment = Experiment(game(), data.load(dataset), Latents(1), Schedule(images=2))
-    assert trajectory(state, experiment, tmp_path / "metrics.jsonl") is None
+    assert parameter_values(generator=nn.LinearGame(3, 3)) == {}
 
 
 # Its parts
@@ -284,9 +316,9 @@ def test_rows_begin_where_they_are_told():
 def test_alternating_steps_are_stable_up_to_their_limit():
     """|tr M| < 2 where k η_D η_G a b < 4; with a penalty η γ has to stay below 2 also."""
     for product, inside in ((3.99, True), (4.01, False)):
-        radius = max(abs(np.linalg.eigvals(Linear(product, 1, 0).iteration(0.5, 1.0, 2))))
+        radius = max(abs(np.linalg.eigvals(LinearGame(product, 1, 0).iteration(0.5, 1.0, 2))))
         assert bool(radius < 1 + 1e-6) is inside
-    (growth,) = set(abs(np.linalg.eigvals(Linear(0.5, 0.5, 0).iteration(0.1, 0.1, simultaneous=True))))
+    (growth,) = set(abs(np.linalg.eigvals(LinearGame(0.5, 0.5, 0).iteration(0.1, 0.1, simultaneous=True))))
     assert growth == pytest.approx(math.sqrt(1 + 0.05**2))
-    assert max(abs(np.linalg.eigvals(linearised(game(regularizer=R1(10.0))).iteration(0.2, 0.2)))) > 1
-    assert max(abs(np.linalg.eigvals(linearised(game(regularizer=R1(10.0))).iteration(0.1, 0.1)))) < 1
+    assert max(abs(np.linalg.eigvals(linearise(game(), r1(10.0)).iteration(0.2, 0.2)))) > 1
+    assert max(abs(np.linalg.eigvals(linearise(game(), r1(10.0)).iteration(0.1, 0.1)))) < 1

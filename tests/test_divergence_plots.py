@@ -33,19 +33,21 @@ def curve(axes: Axes, name: str, chosen: list[divergences.Divergence]) -> tuple[
 
 
 def names(axes: Axes) -> list[str]:
-    return [text.get_text() for text in axes.texts if text.get_position()[0] > 1]
+    legend = axes.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The figures of two divergences."""
     folder = tmp_path_factory.mktemp("figures")
-    assert plots.save(TWO, folder) == list(plots.FIGURES)
+    assert plots.save_divergence_figures(TWO, folder) == list(plots.FIGURES)
     return folder
 
 
 def test_the_same_divergences_give_the_same_files(saved: Path, tmp_path: Path) -> None:
-    plots.save(TWO, tmp_path)
+    plots.save_divergence_figures(TWO, tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert {*written} == {f"{name}.{kind}" for name in plots.FIGURES for kind in ("png", "svg")}
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == written
@@ -62,33 +64,17 @@ def test_files_are_pictures_without_a_date(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("draw", FIGURES)
-def test_every_line_has_a_name_and_a_look_of_its_own(draw) -> None:
+def test_every_line_has_a_look_of_its_own_and_a_name_in_the_order_of_their_ends(draw) -> None:
     looks: dict[str, set[str]] = {}
     for axes in draw(ALL).axes:
-        lines, shown = curves(axes), names(axes)
-        assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in lines}) == len(lines)
-        assert len(lines) == len(shown) == len({*shown})
-        assert {*shown} <= {*CATALOGUE}
-        for leader in (line for line in axes.lines if len(line.get_xdata()) == 4):
-            label = next(text for text in axes.texts if text.get_position()[1] == leader.get_ydata()[-1])
-            looks.setdefault(label.get_text(), set()).add(f"{leader.get_color()} {leader._unscaled_dash_pattern}")
+        found = {str(line.get_label()): f"{line.get_color()} {line._unscaled_dash_pattern}" for line in curves(axes)}
+        assert len({*found.values()}) == len(found) == len(curves(axes))
+        assert {*found} <= {*CATALOGUE}
+        ends = {str(line.get_label()): np.asarray(line.get_ydata())[-1] for line in curves(axes)}
+        assert names(axes) == sorted(found, key=lambda name: -ends[name])
+        for name, look in found.items():
+            looks.setdefault(name, set()).add(look)
     assert {name: len(found) for name, found in looks.items()} == dict.fromkeys(looks, 1)  # the same in every panel
-
-
-@pytest.mark.parametrize("draw", FIGURES)
-@pytest.mark.parametrize("count", [1, 5, 12])
-def test_names_keep_apart_and_stay_beside_the_axes(draw, count: int) -> None:
-    for axes in draw(ALL[:count]).axes:
-        heights = sorted(text.get_position()[1] for text in axes.texts if text.get_position()[0] > 1)
-        assert 0 <= heights[0] <= heights[-1] <= 1
-        assert (np.diff(heights) > 0.04).all()
-
-
-def test_a_lone_name_stands_at_the_end_of_its_line() -> None:
-    (axes,) = plots.draw_f([divergences.kl]).axes
-    (name,) = (text for text in axes.texts if text.get_text() == "kl")
-    height = axes.transAxes.inverted().transform(axes.transData.transform((3, 3 * math.log(3))))[1]
-    assert name.get_position()[1] == pytest.approx(height)
 
 
 def test_lines_are_the_functions_that_they_are_named_after() -> None:

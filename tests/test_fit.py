@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from gantrain.commands import fit
+from gantrain.data.mixtures import gaussian, mixture1d
 from gantrain.objectives.divergences import CATALOGUE
-from gantrain.theory import fit_plots
-from gantrain.theory.quadrature import Mixture, gaussian
+from gantrain.theory import plots
 
 Gantrain = Callable[..., Any]
-EXAMPLE = Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
+EXAMPLE = mixture1d()
 
 
 def rows(folder: Path) -> dict[str, dict[str, Any]]:
@@ -38,10 +38,10 @@ def test_the_papers_figure(gantrain: Gantrain, tmp_path: Path) -> None:
     answer = gantrain("fit", *typed.split())
     assert (answer.code, answer.err) == (0, "")
     head, data, kl, reverse_kl, _, dual_kl, last = answer.out.splitlines()
-    assert columns(head) == ["divergence", "μ", "σ", "D_f − f(1)", "mass near -1.5", "mass near 2"]
-    assert columns(data)[:3] == ["data", "-0.1000", "1.8472"]
-    assert columns(kl)[:3] == ["kl", "-0.1000", "1.8472"]
-    assert columns(reverse_kl)[:3] == ["reverse_kl", "-1.4690", "0.6387"]
+    assert columns(head) == ["divergence", "μ", "σ", "D_f − f(1)", "mass near −1.5", "mass near 2"]
+    assert columns(data)[:3] == ["data", "−0.1000", "1.8472"]
+    assert columns(kl)[:3] == ["kl", "−0.1000", "1.8472"]
+    assert columns(reverse_kl)[:3] == ["reverse_kl", "−1.4690", "0.6387"]
     assert columns(dual_kl)[1:] == columns(reverse_kl)[1:]
     assert last == "fit.json and fit.png in DIR"
     found = rows(tmp_path / "DIR")
@@ -94,7 +94,7 @@ def test_infinite_is_said_and_is_null(gantrain: Gantrain, tmp_path: Path) -> Non
 
 def test_what_an_objective_cannot_train_is_left_out_or_refused(gantrain: Gantrain, monkeypatch: Any) -> None:
     options = fit.Options(target="effective")
-    assert {d.name for d in fit.chosen_divergences(options)} == set(CATALOGUE) - {"total_variation"}
+    assert {d.name for d in fit.choose_divergences(options)} == set(CATALOGUE) - {"total_variation"}
     answer = gantrain("fit", "target=effective", "gen_div=total_variation")
     assert (answer.code, answer.out) == (2, "")
     assert "gen_objective=ratio" in answer.err
@@ -162,27 +162,27 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_the_figure_shows_the_data_and_every_different_gaussian(tmp_path: Path) -> None:
-    one, two = fit_plots.Curve("kl", -0.1, 1.85), fit_plots.Curve("reverse_kl", -1.5, 0.64)
+    one, two = plots.Curve("kl", -0.1, 1.85), plots.Curve("reverse_kl", -1.5, 0.64)
     same, spike = (
-        fit_plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9),
-        fit_plots.Curve("js", 0.5, 1e-4, collapsed=True),
+        plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9),
+        plots.Curve("js", 0.5, 1e-4, collapsed=True),
     )
     pictures = []
     for index, curves in enumerate([[], [one], [one, two], [one, two, spike]]):
         path = tmp_path / f"{index}.png"
-        fit_plots.save_fits(EXAMPLE, curves, path, "title")
+        plots.save_fits(EXAMPLE, curves, path, "title")
         pictures.append(pixels(path))
         assert (np.abs(pictures[-1] - 0xDD).max(-1) == 0).sum() > 1000  # the data's grey
     coloured = [int((np.ptp(picture, axis=-1) > 60).sum()) for picture in pictures]
     assert coloured[0] == 0 < coloured[1] < coloured[2]
-    assert [curve.label for curve in fit_plots._merged(EXAMPLE, [one, two, same])] == [
+    assert [curve.label for curve in plots.merge_curves(EXAMPLE, [one, two, same])] == [
         "kl, dual_reverse_kl",
         "reverse_kl",
     ]
 
 
 def test_the_same_fits_give_the_same_bytes(tmp_path: Path) -> None:
-    curves = [fit_plots.Curve(", ".join(CATALOGUE), 0.0, 1.0)]  # a long list of names still leaves room for the axes
+    curves = [plots.Curve(", ".join(CATALOGUE), 0.0, 1.0)]  # a long list of names still leaves room for the axes
     for name in ("a", "b"):
-        fit_plots.save_fits(EXAMPLE, curves, tmp_path / f"{name}.png")
+        plots.save_fits(EXAMPLE, curves, tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

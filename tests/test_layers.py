@@ -45,7 +45,6 @@ NEEDS_TORCH = {
     "gantrain.networks.summary",
     "gantrain.evaluation.classifier",
     "gantrain.evaluation.classifier_training",
-    "gantrain.training.endpoint",
     "gantrain.training.acceleration",
     "gantrain.training.iteration",
     "gantrain.training.step",
@@ -54,7 +53,6 @@ NEEDS_TORCH = {
     *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "prdc", "samples")),
     "gantrain.training.state",
     "gantrain.training.loop",
-    "gantrain.training.trajectory",
     "gantrain.training.outputs",
 }
 SLOW = ["torch", "torchvision", "matplotlib", "scipy", "tensorboard"]

@@ -2,7 +2,7 @@
 
 Where the page's other formulas are checked: f, real, fake, their laws and duals in test_divergences; the bound,
 calibration and the gradients of the three objectives in test_objective; infinite divergences and best Gaussians in
-test_exact; costs, suprema and integrals of effective divergences in test_portraits; the Dirac-GAN in test_dirac.
+test_quadrature; costs, suprema and integrals of effective divergences in test_properties; the Dirac-GAN in test_dirac.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from test_divergences import SMOOTH, TYPED, slope, typed_alpha
 
+from gantrain.data.mixtures import gaussian, mixture1d
 from gantrain.objectives.divergences import CATALOGUE, get
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.theory import properties, quadrature
@@ -78,7 +79,7 @@ def test_the_game_of_goodfellow_is_worth_two_jsd_minus_log_four() -> None:
     worth = integral(lambda x: p.pdf(x) * math.log(best(x)) + q.pdf(x) * math.log1p(-best(x)))
     two_jsd = integral(lambda x: sum(a.pdf(x) * math.log(2 * a.pdf(x) / (p.pdf(x) + q.pdf(x))) for a in (p, q)))
     assert worth == pytest.approx(two_jsd - math.log(4), rel=1e-9)
-    found = quadrature.value(get("gan"), quadrature.gaussian(0, 1), quadrature.gaussian(1.2, 1.6))
+    found = quadrature.integrate_divergence(get("gan"), gaussian(0, 1), gaussian(1.2, 1.6))
     assert found == pytest.approx(two_jsd, rel=1e-9)
     assert get("gan").f_at_one == pytest.approx(-math.log(4))
 
@@ -108,9 +109,9 @@ def test_near_equality_every_divergence_is_half_its_curvature_times_chi_square(n
 
     def remainder(t: float, last: int) -> float:
         """What D_f has beyond the terms up to `last`, over t^last: it is halved with t."""
-        p = quadrature.Mixture((1 - t, t), (0.0, 1.0), (1.0, 0.8))
+        p = mixture1d((1 - t, t), (0.0, 1.0), (1.0, 0.8))
         known = sum(term(order, t) for order in range(2, last + 1))
-        return (quadrature.value(get(name), p, quadrature.gaussian(0, 1)) - known) / t**last
+        return (quadrature.integrate_divergence(get(name), p, gaussian(0, 1)) - known) / t**last
 
     for last in (2, 3):
         far, near = remainder(0.02, last), remainder(0.01, last)
@@ -127,7 +128,7 @@ def test_near_equality_every_divergence_is_half_its_curvature_times_chi_square(n
 def test_the_loss_is_what_it_is_called_and_its_slope_the_effective_curvature(name: str, objective: str) -> None:
     """−dh/dr = u² f_h''(u), f_h'' by central differences of the integral that gives f_h."""
     expected = [float(LOSSES[objective](name, u)) for u in RATIOS]
-    np.testing.assert_allclose(properties.loss(get(name), objective, log_ratio(RATIOS)), expected, atol=1e-12)
+    np.testing.assert_allclose(properties.generator_loss(get(name), objective, log_ratio(RATIOS)), expected, atol=1e-12)
     for u in RATIOS:
         assert effective_curvature(name, objective, u) == pytest.approx(
             -loss_slope(name, objective, u) / u, rel=1e-5, abs=1e-6
@@ -155,8 +156,8 @@ def test_a_divergence_that_an_objective_is_said_to_descend_has_its_slope() -> No
         (name, objective, other, factor)
         for name in CATALOGUE
         for objective in ("alternative", "ratio")
-        for other, factor in properties.follows(get(name), objective).items()
-        if not properties.refusal(get(name), objective)
+        for other, factor in properties.effective_names(get(name), objective).items()
+        if not properties.training_error(get(name), objective)
     ]
     assert {name for name, *_ in rows} >= {"kl", "reverse_kl", "js", "gan", "pearson", "neyman", "non_saturating"}
     for name, objective, other, factor in rows:
@@ -180,7 +181,7 @@ def test_ratio_kl_descends_minus_half_the_mean_square_of_r(mean: float, std: flo
     on_mean = (descended(mean + h, std) - descended(mean - h, std)) / (2 * h)
     on_std = (descended(mean, std + h) - descended(mean, std - h)) / (2 * h)
     loss = quadrature.Loss(get("kl"), *GENERATOR_OBJECTIVES["ratio"])
-    found = quadrature.slope(loss, quadrature.Mixture(weights, means, stds), mean, std)
+    found = quadrature.loss_slopes(loss, mixture1d(weights, means, stds), mean, std)
     assert found == pytest.approx((on_mean, on_std), rel=1e-5)
 
 
@@ -194,5 +195,5 @@ def integral(integrand: Callable[[float], float]) -> float:
 def effective_curvature(name: str, objective: str, u: float) -> float:
     """f_h''(u), by differences of fourth order."""
     step = 1e-2 * u
-    at = properties.effective(get(name), objective, log_ratio([u + k * step for k in (-2, -1, 0, 1, 2)])).numpy()
+    at = properties.effective_f(get(name), objective, log_ratio([u + k * step for k in (-2, -1, 0, 1, 2)])).numpy()
     return float(at @ [-1, 16, -30, 16, -1]) / (12 * step**2)

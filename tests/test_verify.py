@@ -19,8 +19,9 @@ from gantrain.errors import CheckFailedError, ConfigError, DivergedError
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
-from gantrain.theory import verification
-from gantrain.theory.verification import ALLOWED_ERRORS, CASES, PARTS, Finding, Reading, Training, Truth
+from gantrain.theory import cases, verification
+from gantrain.theory.cases import CASES, Truth
+from gantrain.theory.verification import ALLOWED_ERRORS, PARTS, Finding, Reading, Training
 
 GAN = Objective(divergences.gan, divergences.gan)
 MLP = yaml.safe_load((checks.CONF / "architecture" / "mlp.yaml").read_text(encoding="utf-8"))
@@ -81,13 +82,17 @@ def expectation(case, integrand):
     return sum(pieces)
 
 
+def measure(discriminator, case, seed=0):
+    return verification.measure_discriminator(discriminator, GAN, case, seed=seed, draws=20_000)
+
+
 @pytest.fixture(scope="module")
 def exact_ratio():
     """What the exact log-ratio, in a discriminator's place, says of every case: readings over two seeds."""
 
     def readings(case):
-        runs = [verification.measured(lambda x: verification.log_ratio(case, x), GAN, case, s, 20_000) for s in (0, 1)]
-        return {name: verification.over_seeds([run[name] for run in runs]) for name in runs[0]}
+        runs = [measure(lambda x: cases.true_log_ratio(case, x), case, s) for s in (0, 1)]
+        return {name: verification.average_over_seeds([run[name] for run in runs]) for name in runs[0]}
 
     return {name: readings(case) for name, case in CASES.items()}
 
@@ -95,7 +100,7 @@ def exact_ratio():
 @pytest.fixture(scope="module")
 def truths():
     return {
-        name: {each.name: verification.truth(each, case.p, case.q) for each in CATALOGUE.values()}
+        name: {each.name: cases.compute_truth(each, case.p, case.q) for each in CATALOGUE.values()}
         for name, case in CASES.items()
     }
 
@@ -168,8 +173,12 @@ def test_the_scatter_is_infinite_where_q_has_far_wider_tails(truths):
 
 @pytest.mark.parametrize("case", ["mixture", "ring"])
 def test_q_has_the_mean_and_width_of_p(case):
-    p, q = (verification.marginal(side) for side in (CASES[case].p, CASES[case].q))
+    p, q = (first_coordinate(side) for side in (CASES[case].p, CASES[case].q))
     assert (q.mean, q.std) == pytest.approx((p.mean, p.std), abs=0.005)
+
+
+def first_coordinate(mixture):
+    return mixture._replace(means=tuple(mean[:1] for mean in mixture.means))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -182,9 +191,11 @@ def test_the_error_is_the_larger_of_parts_and_seeds():
     apart = alike + np.array([[0], [5], [10]])
     over_parts = math.sqrt(alike.var(1, ddof=1).mean() / alike.size)
     over_seeds = apart.mean(1).std(ddof=1) / math.sqrt(3)
-    assert verification.over_seeds(apart.tolist()) == pytest.approx((apart.mean(), over_seeds))
-    assert verification.over_seeds(alike[:1].tolist()).error == pytest.approx(alike[0].std(ddof=1) / math.sqrt(PARTS))
-    assert verification.over_seeds([alike[0].tolist()] * 3).error == pytest.approx(
+    assert verification.average_over_seeds(apart.tolist()) == pytest.approx((apart.mean(), over_seeds))
+    assert verification.average_over_seeds(alike[:1].tolist()).error == pytest.approx(
+        alike[0].std(ddof=1) / math.sqrt(PARTS)
+    )
+    assert verification.average_over_seeds([alike[0].tolist()] * 3).error == pytest.approx(
         alike[0].std(ddof=1) / math.sqrt(3 * PARTS)
     )
     assert over_parts < over_seeds
@@ -210,19 +221,19 @@ def test_a_bound_exceeds_beyond_four_of_its_largest_error(bound, error, variance
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_exact_ratio_reaches_the_truth_and_exceeds_nowhere(exact_ratio, truths, case):
-    findings = verification.compared(truths[case], exact_ratio[case], draws=40_000)
+    findings = verification.compare_with_truth(truths[case], exact_ratio[case], draws=40_000)
     assert [each.name for each in findings] == list(CATALOGUE)
     for each in findings:
         assert not each.exceeds, each
         assert math.isinf(each.truth.value) or abs(each.bound.mean - each.truth.value) < each.allowed, each
-    command.refuse_excess({case: findings})
+    command.check_bounds({case: findings})
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_ratios_readings_of_the_exact_ratio(exact_ratio, case):
-    true = verification.true_ratio_values(CASES[case])
+    true = cases.true_ratio_values(CASES[case])
     assert true["ratio/effective_sample_size"] == pytest.approx(
-        1 / (1 + verification.true_value(divergences.pearson, CASES[case].p, CASES[case].q)[0])
+        1 / (1 + cases.true_value(divergences.pearson, CASES[case].p, CASES[case].q)[0])
     )
     for name in true.keys() - {"ratio/calibration_p"}:  # whose variance is infinite
         reading = exact_ratio[case][name]
@@ -232,8 +243,8 @@ def test_the_ratios_readings_of_the_exact_ratio(exact_ratio, case):
 
 def test_a_ratio_that_is_wrong_has_a_lower_bound_and_a_known_error():
     case = CASES["gaussians"]
-    parts = verification.measured(lambda x: 0.5 + verification.log_ratio(case, x), GAN, case, 0, 20_000)
-    right = verification.measured(lambda x: verification.log_ratio(case, x), GAN, case, 0, 20_000)
+    parts = measure(lambda x: 0.5 + cases.true_log_ratio(case, x), case)
+    right = measure(lambda x: cases.true_log_ratio(case, x), case)
     assert np.mean(parts["ratio/rms_error_p"]) == pytest.approx(0.5)
     assert np.mean(parts["ratio/rms_error_q"]) == pytest.approx(0.5)
     assert np.mean(parts["bound/kl"]) == pytest.approx(np.mean(right["bound/kl"]) + 0.5 - math.exp(0.5) + 1, abs=0.02)
@@ -242,14 +253,14 @@ def test_a_ratio_that_is_wrong_has_a_lower_bound_and_a_known_error():
 @pytest.mark.parametrize("case", CASES)
 def test_against_a_truth_that_is_too_small_the_check_fails(exact_ratio, truths, case):
     halved = {name: true._replace(value=true.value / 2) for name, true in truths[case].items()}
-    findings = verification.compared(halved, exact_ratio[case], draws=40_000)
+    findings = verification.compare_with_truth(halved, exact_ratio[case], draws=40_000)
     too_high = {each.name for each in findings if each.exceeds}
     judged = {each.name for each in findings if math.isfinite(each.allowed)}
     assert {"kl", "gan", "squared_hellinger", "le_cam", "total_variation"} <= too_high <= judged
     with pytest.raises(
         CheckFailedError, match=rf"^{len(too_high)} of {len(CATALOGUE)} bounds .*{case} kl: "
     ) as refusal:
-        command.refuse_excess({case: findings})
+        command.check_bounds({case: findings})
     assert refusal.value.exit_code == 9
     assert "\n" not in str(refusal.value)
 
@@ -260,31 +271,33 @@ def test_against_a_truth_that_is_too_small_the_check_fails(exact_ratio, truths, 
 
 def test_the_draws_of_p_and_q_and_of_two_seeds_have_nothing_in_common():
     same = CASES["gaussians"]._replace(q=CASES["gaussians"].p)
-    draws = [side.held_out(50) for seed in (0, 1) for side in verification.drawn(same, seed)]
+    draws = [side.held_out(50) for seed in (0, 1) for side in verification.draw_from(same, seed)]
     assert len(torch.cat(draws).unique()) == 200
 
 
 def test_a_trained_discriminator_learns_the_ratio_and_leaves_the_random_state_alone():
     case, before = CASES["gaussians"], torch.get_rng_state()
     heard: list[int] = []
-    d = verification.trained(case, GAN, MLP, Training(images=60_100, batch_size=200), seed=0, progress=heard.append)
+    d = verification.train_discriminator(
+        case, GAN, MLP, training=Training(images=60_100, batch_size=200), seed=0, progress=heard.append
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert sum(heard) == 60_200, "whole batches"
-    parts = verification.measured(d, GAN, case, 0, 20_000)
+    parts = measure(d, case)
     assert np.mean(parts["ratio/rms_error_p"]) < 0.15
-    assert np.mean(parts["bound/kl"]) > 0.8 * verification.true_value(divergences.kl, case.p, case.q)[0]
+    assert np.mean(parts["bound/kl"]) > 0.8 * cases.true_value(divergences.kl, case.p, case.q)[0]
 
 
 def test_training_that_is_not_finite_stops():
     absurd = Training(images=20_000, batch_size=200, lr=1e30)
     with pytest.raises(DivergedError, match="lower lr=1e\\+30"):
-        verification.trained(CASES["gaussians"], GAN, MLP, absurd, seed=0)
+        verification.train_discriminator(CASES["gaussians"], GAN, MLP, training=absurd, seed=0)
 
 
 def test_a_discriminator_without_a_ratio_is_refused():
     tv = divergences.total_variation
     with pytest.raises(ConfigError, match="total_variation has no invertible"):
-        verification.verify(CASES["gaussians"], Objective(tv, tv), MLP, Training(), [0], 1000)
+        verification.verify_case(CASES["gaussians"], Objective(tv, tv), MLP, training=Training(), seeds=[0], draws=1000)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -326,8 +339,8 @@ def test_the_same_command_gives_the_same_files(gantrain, tmp_path):
 
 
 def test_a_bound_above_the_truth_exits_with_9_after_all_is_written(gantrain, monkeypatch, tmp_path):
-    true_value = verification.true_value
-    monkeypatch.setattr(verification, "true_value", lambda *each: (true_value(*each)[0] - 1, "injected"))
+    true_value = cases.true_value
+    monkeypatch.setattr(cases, "true_value", lambda *each: (true_value(*each)[0] - 1, "injected"))
     answer = gantrain("verify", *FAST, "out=out")
     assert answer.code == 9
     assert answer.err.startswith("gantrain: ")

@@ -21,7 +21,6 @@ from gantrain import plotting
 from gantrain.comparison.comparison import Comparison
 from gantrain.comparison.configurations import Configuration
 from gantrain.files import write_whole
-from gantrain.theory.plots import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 PANEL = (4.4, 3.0)  # inches
 TITLE_WIDTH = 52  # letters of a panel's title on a line
 MOST_COLUMNS = 3
-PALETTE = (*COLOURS, "#8c564b", "#7f7f7f")
+PALETTE = (*plotting.PALETTE, "#8c564b", "#7f7f7f")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))  # in widths of the line
 MOST_NAMES, LONGEST_NAME = 12, 24  # beside points; otherwise points have the numbers of the table
 # Keys of matplotlib.rcParams. Text stays text, and a label from a config is not read as a formula.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import plotting
-from gantrain.comparison import endpoints
 from gantrain.comparison.comparison import Comparison, direction_arrow
 from gantrain.comparison.configurations import Configuration, Estimate
 from gantrain.comparison.panels import (
@@ -44,7 +43,6 @@ def build_plots(comparison: Comparison) -> list[Plot]:
         Plot("curves", curve_panels(comparison), keyed=True),
         Plot("heatmap", heatmap_panels(comparison)),
         Plot("classes", class_panels(comparison)),
-        Plot("endpoints", endpoints.endpoint_panels(comparison), keyed=True),
     ]
     return [plot for plot in plots if plot.panels]
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gantrain.comparison import endpoints, panels, plots, tables
+from gantrain.comparison import panels, plots, tables
 from gantrain.comparison.comparison import Comparison
 from gantrain.comparison.configurations import Configuration, error_metric, short_key
 from gantrain.comparison.panels import Plot
@@ -79,7 +79,6 @@ def render_page(comparison: Comparison, drawn: Sequence[Plot]) -> str:
             svgs=svgs,
             keyed={plot.name for plot in drawn if plot.keyed},
             looks=panels.configuration_looks(comparison),
-            endpoints=endpoints,
             origins=list(_origins(comparison)),
         )
     )

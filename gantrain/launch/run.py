@@ -30,7 +30,7 @@ from gantrain.runs.signals import StopRequest
 from gantrain.runs.summary import conceal_secrets, keep_summary
 from gantrain.seeding import describe_machine
 from gantrain.theory import properties
-from gantrain.theory.explanation import explained
+from gantrain.theory.description import describe_objective
 
 if TYPE_CHECKING:
     import torch
@@ -88,33 +88,22 @@ def _trained(
         summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
     summary |= describe_run(settings, experiment.data, state.device)
     say(f"{folder.path}: {experiment.data.label}{how_many(experiment)}, on {summary['device']}")
-    say("\n".join(filter(None, [*explained(experiment.objective), checks.unusual(settings)])))
+    say("\n".join(filter(None, [*describe_objective(experiment.objective), checks.unusual(settings)])))
     experiment = replace(experiment, evaluation=parts.build_evaluation(settings, experiment.data))
     weighting = experiment.objective.weighting
     if OmegaConf.select(composed, "gen_weights") is not None:  # so that a resumed run keeps what was the default
         OmegaConf.update(composed, "gen_weights", {"normalise": weighting.normalise, "spread": weighting.spread})
     stop.defer()
 
-    from gantrain.training.endpoint import endpoint
     from gantrain.training.loop import training
-    from gantrain.training.trajectory import save_trajectory, trajectory
 
     folder.config.parent.mkdir(exist_ok=True)
     write_whole(folder.config, OmegaConf.to_yaml(composed))  # a resumed run's may have changed since Hydra wrote it
     generator = {"architecture": settings["architecture"], "latent": settings["latent"]}
     provenance = {"config": OmegaConf.to_container(composed, resolve=False), "generator": generator}
     reporter = reporter_for(composed, settings["logger"], experiment, folder, state.images)
-    with recorded(summary, state, reporter):
-        with reporter:
-            yield from training(state, experiment, folder, reporter, provenance=provenance, stop=stop)
-        if (end := endpoint(state.best_generator, experiment.data, experiment.objective)) is not None:
-            summary["endpoint"] = end.summary()
-            say(end.text())
-        if (path := trajectory(state, experiment, folder.metrics)) is not None:
-            summary["trajectory"] = path.summary()
-            say(path.text())
-            with reporter.tolerate_failures():
-                save_trajectory(path, folder.path / "trajectory.png")
+    with recorded(summary, state, reporter), reporter:
+        yield from training(state, experiment, folder, reporter, provenance=provenance, stop=stop)
 
 
 def restore(state: State, experiment: Experiment, bundle: Mapping[str, Any]) -> None:

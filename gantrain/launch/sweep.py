@@ -7,7 +7,6 @@ of Hydra's own keys only names of folders, parameters of the sweep, and a launch
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ from gantrain.comparison.comparison import compare
 from gantrain.comparison.tables import print_tables
 from gantrain.config import overrides
 from gantrain.config.trust import LAUNCHER_SETTING, ForeignSource, refuse_exhausting
-from gantrain.console import one_line, say, seen_or_not
+from gantrain.console import one_line, say
 from gantrain.errors import CheckpointError, ConfigError, GantrainError, StorageError
 from gantrain.files import reason, write_whole
 from gantrain.runs.folder import RunFolder, refuse_link
-from gantrain.screen import console
 
 COMMAND = "multirun.yaml"
 KEPT = ".multirun.yaml"  # a copy, as Hydra writes its own anew, and not at once, whenever the sweep goes on
@@ -156,7 +154,6 @@ def report(root: Path) -> None:
     failed = {folder.name: ending for folder in folders if (ending := failure(RunFolder(folder)))}
     say(f"\n{len(folders) - len(failed)} of {len(folders)} runs finished in {root}")
     compare_runs(root)
-    report_endpoints(folders)
     if failed:
         count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
         reasons = listed_reasons({name: reason for name, (reason, _) in failed.items()})
@@ -183,44 +180,6 @@ def compare_runs(root: Path) -> None:
         say(f"the report is {write_report(comparison, root)}")
     except Exception as error:
         say(f"the runs could not be compared: {error}", error=True)
-
-
-def report_endpoints(folders: Iterable[Path]) -> None:
-    """A table of where Gaussian generators ended and where theory says they must, if there are such runs."""
-    summaries = {job_number(folder): summary(folder) for folder in folders}
-    ends = {number: told for number, told in summaries.items() if "endpoint" in told}
-    if not ends:
-        return
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for heading in ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised"):
-        table.add_column(heading, no_wrap=True)
-    for number, told in ends.items():
-        gen_div, gen_objective, *cells = endpoint_cells(told["endpoint"])
-        table.add_row(str(number), gen_div, gen_objective, str(told["seed"]), *cells)
-    say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
-    with seen_or_not():
-        console().print(table)
-    for doubt in dict.fromkeys(end["doubt"] for told in ends.values() if (end := told["endpoint"])["doubt"]):
-        say(f"nothing is promised where {doubt}")
-
-
-def endpoint_cells(end: Mapping[str, Any]) -> list[str]:
-    """One run's endpoint, as its summary has it: what G followed, three Gaussians, the distance, the verdict."""
-    flow, optimum = end["theory"], end["optimum"]
-    rest = gaussian_text(flow["mean"], flow["std"]) if flow["outcome"] == "rests" else flow["outcome"]
-    near = "" if end["distance"] is None else f"{end['distance']:.3f}"
-    near += f" of {end['tolerance']:g}" if near and end["within"] is not None else ""
-    verdict = {True: "yes", False: "NO", None: "nothing promised"}[end["within"]]
-    reached, best = gaussian_text(*end["reached"]), gaussian_text(optimum["mean"], optimum["std"])
-    return [end["gen_div"], end["gen_objective"], reached, rest, best, near, verdict]
-
-
-def gaussian_text(mean: float | None, std: float | None) -> str:
-    """(μ, σ), as text; empty where there is none."""
-    return "" if mean is None or std is None else f"({mean:z.4f}, {std:.4f})"
 
 
 def failure(folder: RunFolder) -> tuple[str, int] | None:

@@ -23,7 +23,7 @@ __all__ = ["Interrupted", "RunFolder", "StopRequest", "claim", "claim_folder", "
 # Files and folders of a run that must not be links; inside `wandb`, the package makes links of its own.
 FOLDERS = (".hydra", "checkpoints", "samples", "wandb")
 FILES = (
-    *(".lock", "metrics.jsonl", "summary.json", "train.log", "losses.png", "trajectory.png"),
+    *(".lock", "metrics.jsonl", "summary.json", "train.log", "losses.png"),
     *("evaluation.json", "neighbours.png", "wandb_id"),
 )
 

@@ -1,21 +1,23 @@
-"""Figures that compare divergences: f, its two formulas, the generator losses, their pull, what they follow.
+"""Figures of divergences, f, its formulas, generator losses, effective divergences, and of Gaussian fits.
 
-Every line is named at its end, and told by dashes and one of Okabe and Ito's colours for colour-blind people.
-The same divergences give the same files, byte for byte.
+Every line has a colour of Okabe and Ito's palette for colour-blind people and a dash pattern. The same arguments give
+the same files, byte for byte.
 """
 
 from __future__ import annotations
 
-import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import plotting
-from gantrain.files import write_whole
+from gantrain.console import format_number
+from gantrain.data.mixtures import Mixture, gaussian
 from gantrain.objectives.divergences import Divergence
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
+from gantrain.plotting import DASHES, GREY, INK, PALETTE
 from gantrain.theory import properties
 
 if TYPE_CHECKING:
@@ -25,36 +27,25 @@ if TYPE_CHECKING:
 
     Curves = Mapping[str, Tensor]
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 POINTS = 801
 SMALLEST_RATIO, LARGEST_RATIO = 1e-3, 3.0
 LARGEST_LOG_RATIO = 4.0
-LABEL_HEIGHT = 0.046  # from one name to the next, in heights of the axes
-# Keys of matplotlib.rcParams; the salt makes the names inside an SVG the same every time.
-STYLE: dict[Any, Any] = {**plotting.STYLE, "axes.grid.axis": "both", "lines.linewidth": 1.6, "svg.hashsalt": "gantrain"}
+LEGEND_LETTERS = 40  # in a line of a fit's legend
+SAME_FIT = 1e-6  # difference of means and widths, in standard deviations of the data, of Gaussians drawn as one
 
 
-def save(chosen: Sequence[Divergence], folder: Path) -> list[str]:
-    """Write every figure of the chosen divergences into `folder`, as NAME.png and NAME.svg; returns the names.
+def save_divergence_figures(chosen: Sequence[Divergence], folder: Path) -> list[str]:
+    """Write every figure of the chosen divergences into `folder`, as NAME.png and NAME.svg; return the names.
 
     Raises:
         OSError: A file cannot be written.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
+    with plotting.use_style():
         for name, draw in FIGURES.items():
             figure = draw(chosen)
-            write_whole(folder / f"{name}.png", _encoded(figure, "png", {"Software": None}))
-            write_whole(folder / f"{name}.svg", _encoded(figure, "svg", {"Date": None, "Creator": None}))
+            for kind in ("png", "svg"):
+                plotting.save_figure(figure, folder / f"{name}.{kind}")
     return list(FIGURES)
-
-
-def _encoded(figure: Figure, kind: str, metadata: Mapping[str, None]) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=metadata)
-    return buffer.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -95,39 +86,44 @@ def draw_losses(chosen: Sequence[Divergence]) -> Figure:
     import torch
 
     d = torch.linspace(0.01, 0.99, POINTS, dtype=torch.float64)
-    trained = _trained(chosen)
-    figure, all_axes = _panels(len(trained))
-    for axes, (objective, those) in zip(all_axes, trained.items(), strict=True):
-        axes.set_title(f"gen_objective={objective}: loss of one sample")
-        _bend(axes, 1)
-        _draw_lines(axes, d, {each.name: properties.loss(each, objective, d.logit()) for each in those}, chosen)
-    all_axes[-1].set_xlabel("D(G(z)) = σ(r)")
+    figure, all_axes = _draw_objectives(
+        chosen, d, lambda divergence, objective: properties.generator_loss(divergence, objective, d.logit()), unit=1
+    )
+    for objective, axes in all_axes.items():
+        axes.set(title=f"gen_objective={objective}: loss of one sample")
+    axes.set_xlabel("D(G(z)) = σ(r)")
     return figure
 
 
 def draw_pulls(chosen: Sequence[Divergence]) -> Figure:
     """The weight of one sample in the gradient of every generator objective, −d loss/dr, against r."""
     r = _log_ratios()
-    trained = _trained(chosen)
-    figure, all_axes = _panels(len(trained))
-    for axes, (objective, those) in zip(all_axes, trained.items(), strict=True):
-        axes.set_title(f"gen_objective={objective}: pull on one sample, −d loss/dr")
-        _bend(axes, 0.1)
-        _draw_lines(axes, r, {each.name: properties.pull(each, objective, r) for each in those}, chosen)
+    figure, all_axes = _draw_objectives(
+        chosen, r, lambda divergence, objective: properties.sample_weight(divergence, objective, r), unit=0.1
+    )
+    for objective, axes in all_axes.items():
+        axes.set(title=f"gen_objective={objective}: pull on one sample, −d loss/dr")
         if (low := axes.get_ylim()[0]) < -0.1:
             axes.axhspan(low, 0, color="#f0f0f0", zorder=0)
             axes.text(0.01, 0.04, "to smaller u, away from the data", transform=axes.transAxes, color="#555555")
-    all_axes[-1].set_xlabel("log-ratio r = log p/q")
+    axes.set_xlabel("log-ratio r = log p/q")
     return figure
 
 
-def _trained(chosen: Sequence[Divergence]) -> dict[str, list[Divergence]]:
-    """The objectives, each with those of the divergences that it can train, where there are any."""
+def _draw_objectives(
+    chosen: Sequence[Divergence], x: Tensor, curve: Callable[[Divergence, str], Tensor], *, unit: float
+) -> tuple[Figure, dict[str, Axes]]:
+    """Draw one panel for each objective, with the curves of those divergences that it can train; return the panels."""
     trained = {
-        objective: [divergence for divergence in chosen if not properties.refusal(divergence, objective)]
+        objective: [divergence for divergence in chosen if not properties.training_error(divergence, objective)]
         for objective in GENERATOR_OBJECTIVES
     }
-    return {objective: those for objective, those in trained.items() if those}
+    trained = {objective: those for objective, those in trained.items() if those}
+    figure, all_axes = _panels(len(trained))
+    for axes, (objective, those) in zip(all_axes, trained.items(), strict=True):
+        _bend(axes, unit)
+        _draw_lines(axes, x, {each.name: curve(each, objective) for each in those}, chosen)
+    return figure, dict(zip(trained, all_axes, strict=True))
 
 
 def draw_effective(chosen: Sequence[Divergence]) -> Figure:
@@ -146,9 +142,7 @@ def draw_effective(chosen: Sequence[Divergence]) -> Figure:
         axes.remove()
     named = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
     handles = {name: handle for pairs in named for handle, name in pairs}
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside upper left", ncols=len(handles), labelcolor=plotting.INK
-    )
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=len(handles))
     figure.supxlabel("u = p/q", fontsize=10)
     figure.supylabel("f$_{eff}$(u) = −u ∫ loss/u² du", fontsize=10)
     return figure
@@ -159,23 +153,23 @@ def _draw_effective(axes: Axes, divergence: Divergence) -> None:
 
     u = torch.linspace(SMALLEST_RATIO, 4, POINTS, dtype=torch.float64)
     convex_to = math.inf
-    for objective, colour, dashes in zip(GENERATOR_OBJECTIVES, COLOURS, DASHES, strict=False):
-        if properties.refusal(divergence, objective):
+    for objective, colour, dashes in zip(GENERATOR_OBJECTIVES, PALETTE, DASHES, strict=False):
+        if properties.training_error(divergence, objective):
             continue
-        values = properties.effective(divergence, objective, u.log())
+        values = properties.effective_f(divergence, objective, u.log())
         axes.plot(u, values, color=colour, linestyle=dashes, label=objective)
-        convex_to = min(convex_to, properties.pulls_to(divergence, objective))
+        convex_to = min(convex_to, properties.fixed_point(divergence, objective))
     axes.axvspan(0, min(4, math.exp(min(convex_to, 2))), color="#e8eef4", zorder=0, label="all of them convex")
-    axes.plot(1, 0, "o", color=plotting.INK, markersize=3)
+    axes.plot(1, 0, "o", color=INK, markersize=3)
     axes.set(title=divergence.name, xlim=(0, 4), ylim=(-2, 3))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Lines and their names
+# Panels and lines
 
 
 def _panels(rows: int) -> tuple[Figure, list[Axes]]:
-    return plotting.new_figure(rows, width=8.5, height=0.6 + 4 * rows)
+    return plotting.make_figure(rows, width=8.5, height=0.6 + 4 * rows)
 
 
 def _bend(axes: Axes, unit: float) -> None:
@@ -183,7 +177,7 @@ def _bend(axes: Axes, unit: float) -> None:
     axes.set_yscale("asinh", linear_width=unit / 2)
     powers = [unit * 10**k for k in range(12)]
     axes.set_yticks([*(-power for power in reversed(powers)), 0, *powers])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.9g}".replace("-", "−"))
+    plotting.format_axis(axes.yaxis, ",.9g")
 
 
 def _log_ratios() -> Tensor:
@@ -193,33 +187,17 @@ def _log_ratios() -> Tensor:
 
 
 def _draw_lines(axes: Axes, x: Tensor, curves: Curves, chosen: Sequence[Divergence] = ()) -> None:
-    """A line a name, as the same divergence has it in every panel, with the name at its right end."""
+    """Draw a line a name, alike in every panel, and a legend in the order in which the lines end."""
     order = [divergence.name for divergence in chosen] or list(curves)
-    looks = {name: (COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i, name in enumerate(order)}
+    handles = {}
     for name, y in curves.items():
-        axes.plot(x, y, color=looks[name][0], linestyle=looks[name][1])
+        dashes, colour = divmod(order.index(name), len(PALETTE))
+        look: dict[str, Any] = {"color": PALETTE[colour], "linestyle": DASHES[dashes % len(DASHES)]}
+        (handles[name],) = axes.plot(x, y, label=name, **look)
     axes.set(xlim=(round(float(x[0])), float(x[-1])), ylim=axes.get_ylim())
-    for name, at, label_at in _places(axes, {name: float(y[-1]) for name, y in curves.items()}):
-        colour, dashes = looks[name]
-        corners = ([1, 1.02, 1.05, 1.09], [at, at, label_at, label_at])
-        axes.plot(*corners, transform=axes.transAxes, clip_on=False, color=colour, linestyle=dashes, linewidth=1.2)
-        axes.text(1.1, label_at, name, transform=axes.transAxes, va="center", fontsize=9, color=plotting.INK)
-
-
-def _places(axes: Axes, ends: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """For each line its name, its end and its name's place, in heights of the axes.
-
-    The places nearest to the ends, in squares, that keep the names a gap apart are an isotonic regression.
-    """
-    import numpy as np
-    from scipy.optimize import isotonic_regression
-
-    transform = axes.transScale + axes.transLimits
-    at = {name: min(max(float(transform.transform((0, end))[1]), 0.0), 1.0) for name, end in ends.items()}
-    names = sorted(at, key=lambda name: at[name])
-    gaps = LABEL_HEIGHT * np.arange(len(names))
-    places = isotonic_regression(np.array([at[name] for name in names]) - gaps).x.clip(0, max(1 - gaps[-1], 0)) + gaps
-    return [(name, at[name], float(place)) for name, place in zip(names, places, strict=True)]
+    names = sorted(curves, key=lambda name: float(curves[name][-1]), reverse=True)
+    look = {"loc": "upper left", "bbox_to_anchor": (1, 1), "handlelength": 3.5}
+    axes.legend(handles=[handles[name] for name in names], **look)
 
 
 FIGURES: dict[str, Callable[[Sequence[Divergence]], Figure]] = {
@@ -229,3 +207,80 @@ FIGURES: dict[str, Callable[[Sequence[Divergence]], Figure]] = {
     "pull": draw_pulls,
     "effective": draw_effective,
 }
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gaussian fits
+
+
+class Curve(NamedTuple):
+    """A Gaussian and the names of the divergences that it fits; drawn as a vertical line if it has collapsed."""
+
+    label: str
+    mean: float
+    std: float
+    collapsed: bool = False
+
+
+def save_fits(p: Mixture, curves: Sequence[Curve], path: Path, title: str = "") -> None:
+    """Draw a density in grey, and one curve for every different Gaussian, from the widest to the narrowest.
+
+    Args:
+        p: The data, on the line.
+        curves: The Gaussians; equal ones become one curve with all their names.
+        path: The PNG to write.
+        title: A line above.
+    """
+    import numpy as np
+    import torch
+
+    ordered = sorted(merge_curves(p, curves), key=lambda curve: (curve.collapsed, -curve.std))
+    shown = [*zip(p.line_means, p.stds, strict=True), *((curve.mean, curve.std) for curve in ordered)]
+    x = torch.from_numpy(np.linspace(min(m - 3 * s for m, s in shown), max(m + 3 * s for m, s in shown), POINTS))
+    with plotting.use_style({"axes.grid.axis": "y"}):
+        figure, (axes,) = plotting.make_figure(1, width=9, height=4.2)
+        label = _fit_label(p, Curve("data", p.mean, p.std))
+        axes.fill_between(x, p.log_density(x).exp(), color="#dddddd", linewidth=0, label=label)
+        for index, curve in enumerate(ordered):
+            _draw_fit(axes, x, curve, colour=index / len(ordered), label=_fit_label(p, curve))
+        axes.set(xlim=(x[0], x[-1]), xlabel="x", ylabel="density")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title="(μ, σ)", alignment="left")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
+        plotting.save_figure(figure, path)
+
+
+def merge_curves(p: Mixture, curves: Sequence[Curve]) -> list[Curve]:
+    """Return the curves, with equal ones as one that has all their names."""
+    merged: list[Curve] = []
+    for curve in curves:
+        for index, other in enumerate(merged):
+            if max(abs(curve.mean - other.mean), abs(curve.std - other.std)) < SAME_FIT * p.std:
+                merged[index] = other._replace(label=f"{other.label}, {curve.label}")
+                break
+        else:
+            merged.append(curve)
+    return merged
+
+
+def _draw_fit(axes: Axes, x: Tensor, curve: Curve, *, colour: float, label: str) -> None:
+    """Draw a Gaussian in a colour between dark (0) and light (1), or a collapsed one as a grey line."""
+    import matplotlib
+
+    if curve.collapsed:
+        axes.axvline(curve.mean, color=GREY, linewidth=1.0, linestyle=DASHES[1], label=label)
+        return
+    density = gaussian(curve.mean, curve.std).log_density(x).exp()
+    shade = matplotlib.colormaps["plasma"](0.88 * colour)
+    dashes = DASHES[len(axes.lines) % len(DASHES)]  # neighbours differ in more than their colour
+    axes.plot(x, density, color=shade, linewidth=1.7, linestyle=dashes, label=label)
+
+
+def _fit_label(p: Mixture, curve: Curve) -> str:
+    places = f".{decimal_places(p)}f"
+    std = "→ 0" if curve.collapsed else format_number(curve.std, places)
+    return f"{textwrap.fill(curve.label, LEGEND_LETTERS)}  ({format_number(curve.mean, places)}, {std})"
+
+
+def decimal_places(p: Mixture) -> int:
+    """Return how many decimals show four digits or more of the data's scale."""
+    return max(0, 4 - math.floor(math.log10(p.std)))

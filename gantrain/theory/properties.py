@@ -1,4 +1,4 @@
-r"""What follows from a divergence's two formulas, computed rather than typed.
+r"""Properties of a divergence and of a generator's loss, computed from the divergence's two formulas.
 
 With u = p/q and r = log u, as in `gantrain.objectives.divergences`, a convex f costs, once f(1) + f'(1) (u − 1) is
 taken away,
@@ -8,16 +8,15 @@ taken away,
 
 and their sum, reached where p and q do not overlap, is the supremum of D_f (Vajda 1972).
 
-A generator's loss h(r) whose ratio stays put while the generator moves has the gradient of another f, the effective one
-with f_eff − u f_eff' = h, that is f_eff(u) = −u ∫ h(u)/u² du. Then −dh/dr = u² f_eff''(u): the pull on a sample toward
-larger u is positive exactly where f_eff is convex. −fake and −real fall for every convex f, so that `matched` and
-`alternative` follow a divergence at every u; f itself, the loss of `ratio`, falls only up to its minimum.
+A generator's loss h(r) whose ratio stays fixed while the generator moves has the gradient of another f, the effective
+one with f_eff − u f_eff' = h, that is f_eff(u) = −u ∫ h(u)/u² du. Then −dh/dr = u² f_eff''(u): a sample is moved toward
+larger u exactly where f_eff is convex. −fake and −real fall for every convex f, so that `matched` and `alternative`
+follow a divergence at every u; f itself, the loss of `ratio`, falls only up to its minimum.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gantrain.errors import ConfigError
@@ -41,39 +40,33 @@ class Costs(NamedTuple):
 
 
 def costs(divergence: Divergence) -> Costs:
-    """The cost of mass of q where p has none, and of mass of p that q misses; either may be ∞."""
+    """Return the cost of mass of q where p has none, and of mass of p that q misses; either may be ∞."""
     real, fake = divergence.real, divergence.fake
-    return Costs(
-        invented=_at(fake, 0) - _at(fake, -math.inf),
-        missed=_at(real, math.inf) - _at(real, 0),
-    )
+    return Costs(invented=_at(fake, 0) - _at(fake, -math.inf), missed=_at(real, math.inf) - _at(real, 0))
 
 
 def supremum(divergence: Divergence) -> float:
-    """The largest value of D_f(p‖q) − f(1), which p and q without overlap have."""
+    """Return the largest value of D_f(p‖q) − f(1), that of p and q without overlap."""
     return sum(costs(divergence))
 
 
-def leaning(divergence: Divergence) -> Literal["mode-covering", "mode-seeking", "balanced"]:
-    """Mode-covering where missed mass costs more, mode-seeking where invented mass does.
-
-    Balanced where both cost the same, or both ∞.
-    """
+def mode_behaviour(divergence: Divergence) -> Literal["mode-covering", "mode-seeking", "balanced"]:
+    """Return `mode-covering` if missed mass costs more, `mode-seeking` if invented mass does, else `balanced`."""
     invented, missed = costs(divergence)
     if math.isclose(invented, missed):
         return "balanced"
     return "mode-covering" if missed > invented else "mode-seeking"
 
 
-def extent(formula: Formula) -> tuple[float, float]:
-    """What `real` or `fake`, which never fall, rise from and to as r goes from −∞ to ∞."""
+def value_range(formula: Formula) -> tuple[float, float]:
+    """Return the values of `real` or `fake`, which never fall, at r → −∞ and r → ∞."""
     return _at(formula, -math.inf), _at(formula, math.inf)
 
 
 def _at(formula: Formula, r: float) -> float:
-    """A formula in float64 at r, or its limit at r = ±∞, which IEEE arithmetic carries.
+    """Return a formula's value at r in float64, or its limit at r = ±∞ by IEEE arithmetic.
 
-    Where it meets ∞ − ∞ there, as 1/u − log(1 + 1/u) does, the value farthest out that is a number.
+    If that meets ∞ − ∞, as 1/u − log(1 + 1/u) does, it is the value farthest out that is a number.
     """
     import torch
 
@@ -83,32 +76,33 @@ def _at(formula: Formula, r: float) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One divergence under several names: fake(r) − fake(0) tells f up to a term c (u − 1) and f(1).
+# One divergence under several names: fake(r) − fake(0) determines f up to a term c (u − 1) and f(1).
 
 
-def same_as(divergence: Divergence) -> dict[str, float]:
-    """Other names of this divergence, up to a term c (u − 1): {name: k} where it is k times that one."""
-    found = _recognised(_rise(divergence), divergence)
-    return {name: factor for name, factor in found.items() if name != divergence.name}
+def equivalent_names(divergence: Divergence) -> dict[str, float]:
+    """Return other names of this divergence, up to a term c (u − 1): {name: k} if it is k times that one."""
+    names = _known_names(_rise(divergence), divergence)
+    return {name: factor for name, factor in names.items() if name != divergence.name}
 
 
 def is_symmetric(divergence: Divergence) -> bool:
-    """Whether D_f(p‖q) = D_f(q‖p): f(u) and u f(1/u) differ by a term c (u − 1)."""
+    """Return whether D_f(p‖q) = D_f(q‖p): f(u) and u f(1/u) differ by a term c (u − 1)."""
     return _factor(_dual_rise(divergence), _rise(divergence)) == 1
 
 
 def dual_name(divergence: Divergence) -> str:
-    """A name under which the catalogue knows this divergence with p and q exchanged."""
+    """Return a name under which the catalogue knows this divergence with p and q exchanged."""
     if is_symmetric(divergence):
         return divergence.name
-    known = (name for name, factor in _recognised(_dual_rise(divergence), divergence).items() if factor == 1)
-    return next(known, f"dual_{divergence.name}")
+    names = (name for name, factor in _known_names(_dual_rise(divergence), divergence).items() if factor == 1)
+    return next(names, f"dual_{divergence.name}")
 
 
-def follows(divergence: Divergence, objective: str) -> dict[str, float]:
-    """Known names of the effective divergence of a generator objective: {name: k} where it is k times that one."""
+def effective_names(divergence: Divergence, gen_objective: str) -> dict[str, float]:
+    """Return known names of a loss's effective divergence: {name: k} if it is k times that one."""
     r = _grid()
-    return _recognised(loss(divergence, objective, 0 * r) - loss(divergence, objective, r), divergence)
+    rise = generator_loss(divergence, gen_objective, 0 * r) - generator_loss(divergence, gen_objective, r)
+    return _known_names(rise, divergence)
 
 
 def _grid() -> Tensor:
@@ -125,8 +119,8 @@ def _dual_rise(divergence: Divergence) -> Tensor:
     return divergence.real(0 * _grid()) - divergence.real(-_grid())
 
 
-def _recognised(rise: Tensor, own: Divergence) -> dict[str, float]:
-    """The divergence itself, entries of the catalogue and the α-divergence that a rise on the grid is a multiple of."""
+def _known_names(rise: Tensor, own: Divergence) -> dict[str, float]:
+    """Return which of `own`, the catalogue and the α-divergences the rise on the grid is a multiple of."""
     candidates = [own, *CATALOGUE.values()]
     # For (e^{αr} − 1)/α the rise to r and the fall to −r are as e^{αr} to 1.
     if (ratio := float(-rise[-1] / rise[0])) > 0 and math.isfinite(ratio):
@@ -136,54 +130,54 @@ def _recognised(rise: Tensor, own: Divergence) -> dict[str, float]:
 
 
 def _factor(a: Tensor, b: Tensor) -> float | None:
-    """The k > 0 with a = k b, or None."""
+    """Return the k > 0 with a = k b, or None."""
     factor = float(a[-1] / b[-1])
-    same = bool(((a - factor * b).abs() <= SAME * a.abs().max()).all())
-    return round(factor, 6) if factor > 0 and same else None
+    is_same = bool(((a - factor * b).abs() <= SAME * a.abs().max()).all())
+    return round(factor, 6) if factor > 0 and is_same else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The generator's side
+# The generator's loss
 
 
-def refusal(divergence: Divergence, objective: str) -> str:
-    """Why `objective` cannot train a generator on this divergence, whatever gives the ratio; empty where it can."""
+def training_error(divergence: Divergence, gen_objective: str) -> str:
+    """Return why `gen_objective` cannot train a generator on this divergence at all, or an empty string."""
     try:
-        Objective(divergences.gan, divergence, objective)
+        Objective(divergences.gan, divergence, gen_objective)
     except ConfigError as error:
         return str(error)
     return ""
 
 
-def loss(divergence: Divergence, objective: str, r: Tensor) -> Tensor:
-    """The generator's loss h per sample. Shapes as `r`."""
-    part, sign = GENERATOR_OBJECTIVES[objective]
+def generator_loss(divergence: Divergence, gen_objective: str, r: Tensor) -> Tensor:
+    """Return the generator's loss h(r) per sample. Shapes as `r`."""
+    part, sign = GENERATOR_OBJECTIVES[gen_objective]
     value: Tensor = getattr(divergence, part)(r)
     return sign * value
 
 
-def pull(divergence: Divergence, objective: str, r: Tensor) -> Tensor:
-    """−dh/dr: how strongly a sample is moved toward larger u; negative where toward smaller. Shapes as `r`."""
+def sample_weight(divergence: Divergence, gen_objective: str, r: Tensor) -> Tensor:
+    """Return −dh/dr, how strongly a sample is moved toward larger u; negative if toward smaller. Shapes as `r`."""
     import torch
 
     r = r.detach().requires_grad_()
     # A constant formula has no gradient graph; adding 0·r gives it one.
-    (slope,) = torch.autograd.grad((loss(divergence, objective, r) + 0 * r).sum(), r)
+    (slope,) = torch.autograd.grad((generator_loss(divergence, gen_objective, r) + 0 * r).sum(), r)
     return -slope
 
 
-def pulls_to(divergence: Divergence, objective: str) -> float:
-    """The r at which the loss is lowest, which samples on both sides are pulled to; ±∞ where it never turns.
+def fixed_point(divergence: Divergence, gen_objective: str) -> float:
+    """Return the r at which the loss is lowest and to which samples are moved from both sides; ±∞ if it is monotonic.
 
     The effective divergence is convex exactly below it.
     """
-    part, _ = GENERATOR_OBJECTIVES[objective]
+    part, _ = GENERATOR_OBJECTIVES[gen_objective]
     return _root(divergence.real) if part == "f" else math.inf
 
 
 def _root(rising: Formula) -> float:
-    """Where a formula that never falls passes zero; ±∞ where it does not."""
-    first, last = extent(rising)
+    """Return where a formula that never falls passes zero; ±∞ if it does not."""
+    first, last = value_range(rising)
     if first >= 0 or last <= 0:
         return -math.inf if last > 0 else math.inf
     low, high = -FARTHEST, FARTHEST
@@ -193,8 +187,8 @@ def _root(rising: Formula) -> float:
     return round(high, 9) + 0.0  # no −0
 
 
-def effective(divergence: Divergence, objective: str, r: Tensor) -> Tensor:
-    """f_eff(e^r) = −e^r ∫₀^r (h(s) − h(0)) e^−s ds, with f_eff(1) = f_eff'(1) = 0, by Gauss's quadrature.
+def effective_f(divergence: Divergence, gen_objective: str, r: Tensor) -> Tensor:
+    """Return f_eff(e^r) = −e^r ∫₀^r (h(s) − h(0)) e^−s ds, with f_eff(1) = f_eff'(1) = 0, by Gauss's quadrature.
 
     Shapes as `r`, in float64.
     """
@@ -204,27 +198,5 @@ def effective(divergence: Divergence, objective: str, r: Tensor) -> Tensor:
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(QUADRATURE_NODES))
     r = r.double()
     s = r[..., None] * (1 + nodes) / 2  # [..., nodes], from 0 to r
-    h = loss(divergence, objective, s) - loss(divergence, objective, 0 * s)
+    h = generator_loss(divergence, gen_objective, s) - generator_loss(divergence, gen_objective, 0 * s)
     return -r.exp() * r / 2 * (h * (-s).exp() @ weights) + 0.0  # no −0
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A formula as a line of text
-
-FRACTION = r"\\frac\{([^{}]*)\}\{([^{}]*)\}"
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-SIGNS = {"½": r"\frac{1}{2}", "α": r"\alpha", "log": r"\log", " ": "\\ ", "−": "-"}
-
-
-def readable(formula: str) -> str:
-    """A formula of the catalogue, written in LaTeX, as a line of text; LaTeX that is not known here stays."""
-    for sign, latex in SIGNS.items():
-        formula = formula.replace(latex, sign)
-    formula = re.sub(rf"log ({FRACTION})", r"log(\1)", formula)
-    formula = re.sub(FRACTION, lambda part: f"{_bracketed(part[1])} / {_bracketed(part[2])}", formula)
-    formula = re.sub(r"\\sqrt\{(\w)\}", r"√\1", formula)
-    return re.sub(r"\^(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), formula)
-
-
-def _bracketed(term: str) -> str:
-    return term if len(term) == 1 else f"({term})"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantrain import plotting
 from gantrain.data import Images
@@ -35,10 +35,10 @@ from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
 from gantrain.training.setup import Experiment
 from gantrain.training.state import State, evaluating, generate
-from gantrain.training.trajectory import parameter_values
 
 GRID_IMAGES = 64
 SCATTER_POINTS = 2000
+FEW_PARAMETERS = 8
 SECONDS_BETWEEN_CURVES = 60.0
 # Errors of metrics that cost no run, beside exhausted memory.
 METRIC_ERRORS = (FloatingPointError, torch.linalg.LinAlgError)
@@ -271,6 +271,22 @@ class Writer:
 def draw_fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
     """Return the latents of every grid of a run: the same for all runs with the same seed, on every device."""
     return latents.draw(count, stream_generator(seed, "grid"))
+
+
+def parameter_values(**networks: nn.Module) -> dict[str, float]:
+    """Return all parameters of networks that have at most FEW_PARAMETERS, as `parameters/<player>/<name>`.
+
+    The name is the last part of the parameter's own if that is unique. Numbers after the first have an index: `mean.1`.
+    """
+    values = {}
+    for player, network in networks.items():
+        parameters = dict(network.named_parameters())
+        if sum(parameter.numel() for parameter in parameters.values()) <= FEW_PARAMETERS:
+            short = {name.rpartition(".")[2]: parameter for name, parameter in parameters.items()}
+            for name, parameter in (short if len(short) == len(parameters) else parameters).items():
+                for index, value in enumerate(parameter.flatten().tolist()):
+                    values[f"parameters/{player}/{name}" + (f".{index}" if index else "")] = value
+    return values
 
 
 def measure_peak_memory() -> float:

@@ -23,10 +23,7 @@ from gantrain.cli import main
 
 PRELOADED = [
     *("torch", "torch.utils.tensorboard", "hydra", "matplotlib.backends.backend_agg", "pytest"),
-    *(
-        f"gantrain.{name}"
-        for name in ("cli", "commands.train", "commands.sample", "training.loop", "plotting", "training.endpoint")
-    ),
+    *(f"gantrain.{name}" for name in ("cli", "commands.train", "commands.sample", "training.loop", "plotting")),
 ]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["__main__", *PRELOADED])

@@ -1,21 +1,24 @@
-"""Training with samples alone ends where quadrature says, within the stated tolerance: a rest, or a collapse."""
+"""examples/figure1.py: training with samples alone ends where quadrature says, in a rest within the tolerance or a
+collapse."""
 
-import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
-from torch import nn
 
-from gantrain import data, networks
+from gantrain.data.mixtures import gaussian, mixture1d
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.objectives.regularizers import InstanceNoise, LabelSmoothing
-from gantrain.theory import quadrature
-from gantrain.training.endpoint import TOLERANCE, Endpoint, doubted, ended_as, endpoint, judged, settles
+from gantrain.objectives.weighting import Weighting
+from gantrain.theory.gaussian_fit import Ending
+from gantrain.theory.quadrature import Loss, gaussian_kl
 
-ROW = {"op": "linear", "features": 1}
-AFFINE = {"name": "affine", "generator": [{"op": "affine", "features": "data"}], "discriminator": [ROW]}
-P = quadrature.Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import figure1
+from figure1 import TOLERANCE, find_doubt, has_ended_like, has_variance, judge
+
+P = mixture1d()
 # Σwμ = .6·(−1.5) + .4·2 and √(Σw(σ² + μ²) − (Σwμ)²), which KL matches.
 MEAN, STD = -0.1, (0.6 * (0.36 + 2.25) + 0.4 * (0.64 + 4.0) - 0.01) ** 0.5
 
@@ -24,8 +27,8 @@ def game(gen_div="kl", gen_objective="matched", disc_div="gan", **settings):
     return Objective(divergences.get(disc_div), divergences.get(gen_div), gen_objective, **settings)
 
 
-def verdict(reached, flow, p=P):
-    return ended_as(quadrature.Ending(*flow), p, *reached)
+def verdict(reached, flow):
+    return has_ended_like(Ending(*flow), P, reached)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -33,11 +36,11 @@ def verdict(reached, flow, p=P):
 
 
 def train(gantrain, folder, *overrides, images):
-    """One run of the experiment: its endpoint, and what the command printed."""
+    """The verdict on one run of the experiment."""
     fewer = [f"train.{event}_every_images={images}" for event in ("report", "sample", "checkpoint")]
     answer = gantrain("train", "experiment=figure1", f"train.images={images}", *fewer, *overrides, f"run_dir={folder}")
     assert answer.code == 0
-    return json.loads((folder / "summary.json").read_text())["endpoint"], answer.out
+    return figure1.judge_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -50,41 +53,62 @@ def train(gantrain, folder, *overrides, images):
 )
 def test_training_rests_where_the_exact_flow_does(gantrain, tmp_path, gen_div, gen_objective, rest):
     chosen = (f"gen_div={gen_div}", f"gen_objective={gen_objective}")
-    end, said = train(gantrain, tmp_path / "run", *chosen, images=1_000_000)
-    assert end["theory"] == {"outcome": "rests", "mean": pytest.approx(rest[0], abs=1e-4)} | {
-        "std": pytest.approx(rest[1], abs=1e-4)
-    }
-    assert math.dist(end["reached"], rest) / rest[1] < TOLERANCE
-    assert (end["promise"], end["within"]) == ("rests", True)
-    assert "ended at (μ, σ) = (" in said
-    assert f"within the tolerance of {TOLERANCE:g}" in said
+    end = train(gantrain, tmp_path / "run", *chosen, images=1_000_000)
+    assert end.flow == ("rests", pytest.approx(rest[0], abs=1e-4), pytest.approx(rest[1], abs=1e-4))
+    assert math.dist(end.reached, rest) / rest[1] < TOLERANCE
+    assert (end.doubt, end.kept) == ("", True)
+    assert end.describe().startswith("ended at (μ, σ) = (")
+    assert end.describe().endswith(f"within the tolerance of {TOLERANCE:g}")
 
 
 def test_training_collapses_where_the_exact_flow_does(gantrain, tmp_path):
-    end, said = train(gantrain, tmp_path / "run", "gen_div=kl", "gen_objective=ratio", images=1_500_000)
-    assert end["theory"]["outcome"] == end["promise"] == "collapses"
-    assert end["reached"][1] < 0.6 / 3
-    assert end["within"] is True
-    assert "theory promises that it collapses, and it does" in said
+    end = train(gantrain, tmp_path / "run", "gen_div=kl", "gen_objective=ratio", images=1_500_000)
+    assert end.flow.outcome == "collapses"
+    assert end.reached[1] < 0.6 / 3
+    assert end.kept is True
+    assert end.describe().endswith("theory promises that it collapses, and it does")
 
 
-def test_a_sweep_ends_in_a_table_of_endpoints(gantrain, tmp_path):
+def test_a_sweep_has_a_line_a_run_a_table_and_figures(gantrain, tmp_path, capsys):
     few = ["train.images=5000", "train.report_every_images=5000", f"run_dir={tmp_path / 'sweep'}"]
-    answer = gantrain("train", "-m", "experiment=figure1", "gen_div=kl,neyman", "gen_objective=matched,ratio", *few)
-    assert answer.code == 0
-    table = answer.out.partition("Where the Gaussians")[2].splitlines()
-    rows = [line.split() for line in table[2:6]]
-    assert [row[:4] for row in rows] == [
-        ["0", "kl", "matched", "0"],
-        ["1", "kl", "ratio", "0"],
-        ["2", "neyman", "matched", "0"],
-        ["3", "neyman", "ratio", "0"],
+    swept = ["gen_div=kl,neyman", "gen_objective=matched,ratio", "seed=0,1"]
+    assert gantrain("train", "-m", "experiment=figure1", *swept, *few).code == 0
+    capsys.readouterr()
+    assert figure1.main([str(tmp_path / "sweep")]) == 0
+    *lines, blank, heads, _, kl, ratio, neyman, neyman_ratio = capsys.readouterr().out.splitlines()
+    assert (len(lines), blank, heads.count("|")) == (8, "", 10)
+    assert [row.split("|")[1:4] for row in (kl, ratio, neyman, neyman_ratio)] == [
+        [" `kl` ", " `matched` ", " 2 "],
+        [" `kl` ", " `ratio` ", " 2 "],
+        [" `neyman` ", " `matched` ", " 2 "],
+        [" `neyman` ", " `ratio` ", " 2 "],
     ]
-    assert [row[-1] for row in rows] == ["NO", "NO", "promised", "promised"]  # too short, and nothing promised
-    assert "(-0.1000, 1.8472)" in table[2]
-    assert f"of {TOLERANCE:g}" in table[2]
-    assert "collapses" in table[3]
-    assert table[6].startswith("nothing is promised where at the start a sample's gradient has an infinite variance")
+    assert "(−0.1000, 1.8472)" in kl
+    assert kl.endswith("| 0 of 2 |")  # too short
+    assert "| collapses |" in ratio
+    assert neyman.endswith("| nothing promised |")
+    assert any(
+        "theory promises nothing here: at the start a sample's gradient has an infinite" in line for line in lines
+    )
+    written = sorted(path.name for path in (tmp_path / "sweep").glob("figure1-*.png"))
+    assert written == ["figure1-matched.png", "figure1-ratio.png"]
+
+
+def test_other_runs_have_no_verdict(gantrain, tmp_path, capsys):
+    for dataset in ("ring", "mixture1d"):
+        few = ["architecture=mlp", "train.images=500", f"run_dir={tmp_path / dataset}"]
+        assert gantrain("train", f"dataset={dataset}", *few).code == 0
+    capsys.readouterr()
+    assert figure1.main([str(tmp_path)]) == 2
+    assert "examples/figure1.py SWEEP" in capsys.readouterr().err
+
+
+def test_an_untrained_generator_is_where_it_began(gantrain, tmp_path):
+    found = train(gantrain, tmp_path, "optimizer.generator.lr=0", images=500)
+    assert found.reached == (0.0, 1.0)
+    assert found.distance == pytest.approx(math.dist((0, 1), (MEAN, STD)) / STD, rel=1e-6)
+    assert found.kept is False
+    assert "OUTSIDE" in found.describe()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,10 +128,10 @@ def test_a_rest_is_met_within_the_tolerance_in_every_direction(rest):
 def test_the_distance_tells_the_divergence_from_the_rest():
     """KL ≈ ((Δμ)² + 2 (Δσ)²) / 2σ²: at the tolerance at most a thousandth."""
     for reached in ((MEAN + TOLERANCE * STD, STD), (MEAN, STD * (1 + TOLERANCE)), (MEAN, STD * (1 - TOLERANCE))):
-        found = judged(game(), P, reached)
+        found = judge(game(), P, reached)
         assert found.distance == pytest.approx(TOLERANCE, rel=1e-6)
         shift, widening = reached[0] - MEAN, reached[1] - STD
-        kl = quadrature.gaussian_kl(quadrature.gaussian(MEAN, STD), quadrature.gaussian(*reached))
+        kl = gaussian_kl(gaussian(MEAN, STD), gaussian(*reached))
         assert kl == pytest.approx((shift**2 + 2 * widening**2) / (2 * STD**2), rel=0.1)
         assert kl < 1e-3
 
@@ -147,73 +171,45 @@ HEAVY = {
 
 @pytest.mark.parametrize(("std", "gen_objective"), HEAVY)
 def test_where_a_sample_s_gradient_has_no_variance(std, gen_objective):
-    losses = [quadrature.Loss(d, *GENERATOR_OBJECTIVES[gen_objective]) for d in divergences.CATALOGUE.values()]
-    found = {loss.divergence.name for loss in losses if not settles(loss, P, quadrature.gaussian(0, std))}
+    losses = [Loss(d, *GENERATOR_OBJECTIVES[gen_objective]) for d in divergences.CATALOGUE.values()]
+    found = {loss.divergence.name for loss in losses if not has_variance(loss, P, gaussian(0, std))}
     assert found == HEAVY[std, gen_objective]
 
 
 @pytest.mark.parametrize(("std", "settled"), [(0.97, True), (0.99, False)])
 def test_the_variance_of_neyman_ends_where_three_precisions_of_q_are_two_of_p(std, settled):
-    assert settles(quadrature.Loss(divergences.get("neyman"), "fake", -1), P, quadrature.gaussian(0, std)) is settled
+    assert has_variance(Loss(divergences.get("neyman"), "fake", -1), P, gaussian(0, std)) is settled
 
 
 def test_neyman_is_promised_nothing_from_so_wide_a_start():
-    found = judged(game("neyman"), P, (-1.484, 0.6177))
+    found = judge(game("neyman"), P, (-1.484, 0.6177))
     assert found.doubt.startswith("at the start a sample's gradient has an infinite variance")
-    assert found.within is None
+    assert found.kept is None
     assert found.distance < TOLERANCE
 
 
 @pytest.mark.parametrize(
-    ("played", "reason"),
+    ("played", "regularizer", "reason"),
     [
-        (game(regularizer=InstanceNoise(0.1)), "regularized"),
-        (game(regularizer=LabelSmoothing(0.1)), "regularized"),
-        (game(head="ratio"), "clips"),
-        (game("pearson", disc_div="pearson", head="nowozin"), "no log-ratio"),
-        (game("neyman", "alternative"), "infinite at the start"),
+        (game(), "instance_noise", "regularized"),
+        (game(weighting=Weighting(spread=0.5)), "none", "rescaled weights"),
+        (game(head="ratio"), "none", "clips"),
+        (game("pearson", disc_div="pearson", head="nowozin"), "none", "no log-ratio"),
+        (game("neyman", "alternative"), "none", "infinite at the start"),
     ],
 )
-def test_nothing_is_promised_without_the_exact_ratio_or_a_flow_that_ends(played, reason):
-    found = judged(played, P, (MEAN, STD))
+def test_nothing_is_promised_without_the_exact_ratio_or_a_flow_that_ends(played, regularizer, reason):
+    found = judge(played, P, (MEAN, STD), regularizer)
     assert reason in found.doubt
-    assert found.within is None
-    assert found.verdict().startswith("theory promises nothing here: ")
-    assert found.summary()["promise"] == "nothing"
+    assert found.kept is None
+    assert "theory promises nothing here: " in found.describe()
 
 
 @pytest.mark.parametrize("outcome", ["unstable", "stalls", "infinite"])
 def test_a_flow_without_an_end_promises_nothing(outcome):
-    loss = quadrature.Loss(divergences.get("kl"), "fake", -1)
-    assert outcome in doubted(game(), P, loss, quadrature.Ending(outcome, 0.0, 1.0))
+    assert outcome in find_doubt(game(), P, Ending(outcome, 0.0, 1.0))
 
 
 @pytest.mark.parametrize("disc_div", ["kl", "js", "jeffreys"])
 def test_the_promise_is_the_same_whatever_trains_the_discriminator(disc_div):
-    assert judged(game(disc_div=disc_div), P, (MEAN, STD)) == judged(game(), P, (MEAN, STD))
-
-
-def test_a_summary_is_plain_json():
-    flow, nowhere = quadrature.Ending("stalls", 0.0, 1.0), quadrature.Fit(math.nan, math.nan, math.inf)
-    one = Endpoint("kl", "matched", (0.0, 1.0), flow, nowhere, distance=None, doubt="it stalls", within=None)
-    assert json.loads(json.dumps(one.summary(), allow_nan=False))["optimum"] == {"mean": None, "std": None}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "generator"),
-    [("ring", nn.Linear(2, 2)), ("mixture1d", nn.Linear(1, 1)), ("digits", nn.Linear(64, 64))],
-)
-def test_other_runs_have_no_endpoint(name, generator):
-    assert endpoint(generator, data.load(name), game()) is None
-
-
-def test_an_untrained_generator_is_where_it_began():
-    generator, _ = networks.build(AFFINE, (1,), 1)
-    found = endpoint(generator, data.load("mixture1d"), game())
-    assert found.reached == (0.0, 1.0)
-    assert found.distance == pytest.approx(math.dist((0, 1), (MEAN, STD)) / STD, rel=1e-6)
-    assert found.within is False
-    assert "OUTSIDE" in found.text()
+    assert judge(game(disc_div=disc_div), P, (MEAN, STD)) == judge(game(), P, (MEAN, STD))

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.theory import properties
+from gantrain.theory import description, properties
 
 Array = NDArray[np.float64]
 INF = math.inf
@@ -125,15 +125,15 @@ def test_the_supremum_is_what_densities_without_overlap_have(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("leaning", "names"),
+    ("behaviour", "names"),
     {
         "mode-covering": ["kl", "pearson", "alpha_0.7", "alpha_3", "alpha_0.500001", "dual_non_saturating"],
         "mode-seeking": ["reverse_kl", "neyman", "non_saturating", "softened_reverse_kl", "alpha_0.3", "alpha_-2"],
         "balanced": ["js", "gan", "squared_hellinger", "jeffreys", "le_cam", "total_variation", "alpha_0.5"],
     }.items(),
 )
-def test_leaning(leaning: str, names: list[str]) -> None:
-    assert {name: properties.leaning(divergences.get(name)) for name in names} == dict.fromkeys(names, leaning)
+def test_mode_behaviour(behaviour: str, names: list[str]) -> None:
+    assert {name: properties.mode_behaviour(divergences.get(name)) for name in names} == dict.fromkeys(names, behaviour)
 
 
 @pytest.mark.parametrize("name", F)
@@ -184,8 +184,8 @@ def test_the_dual_has_a_name_that_can_be_typed(name: str, dual: str) -> None:
     ],
 )
 def test_one_divergence_under_several_names(name: str, others: dict[str, float]) -> None:
-    assert properties.same_as(divergences.get(name)) == others
-    assert properties.same_as(divergences.get(name).shifted(0.7)) == others
+    assert properties.equivalent_names(divergences.get(name)) == others
+    assert properties.equivalent_names(divergences.get(name).shifted(0.7)) == others
 
 
 @pytest.mark.parametrize(
@@ -202,12 +202,12 @@ def test_one_divergence_under_several_names(name: str, others: dict[str, float])
     ],
 )
 def test_what_a_generator_objective_follows_is_recognised(name: str, objective: str, found: dict[str, float]) -> None:
-    assert properties.follows(divergences.get(name), objective) == found
+    assert properties.effective_names(divergences.get(name), objective) == found
 
 
 @pytest.mark.parametrize("name", F)
 def test_matched_follows_the_divergence_itself(name: str) -> None:
-    assert properties.follows(divergences.get(name), "matched")[name] == 1
+    assert properties.effective_names(divergences.get(name), "matched")[name] == 1
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_published_losses_under_the_gan_discriminator(
     name: str, objective: str, published: Callable[[Array], Array]
 ) -> None:
     d = np.array([0.01, 0.1, 0.5, 0.9, 0.99])
-    found = properties.loss(divergences.get(name), objective, torch.from_numpy(d).logit())
+    found = properties.generator_loss(divergences.get(name), objective, torch.from_numpy(d).logit())
     np.testing.assert_allclose(found, published(d), atol=1e-12)
 
 
@@ -240,13 +240,13 @@ def test_published_losses_under_the_gan_discriminator(
     ],
 )
 def test_the_pull_is_the_slope_of_the_loss(name: str, objective: str, expected: Callable[[str, Array], Array]) -> None:
-    found = properties.pull(divergences.get(name), objective, log(RATIOS))
+    found = properties.sample_weight(divergences.get(name), objective, log(RATIOS))
     np.testing.assert_allclose(found, expected(name, RATIOS), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", F)
 def test_ratio_pulls_to_where_f_is_lowest(name: str) -> None:
-    r = properties.pulls_to(divergences.get(name), "ratio")
+    r = properties.fixed_point(divergences.get(name), "ratio")
     lowest = minimize_scalar(lambda r: F[name](np.exp(r)), bounds=(-9, 9), method="bounded", options={"xatol": 1e-9}).x
     assert lowest == pytest.approx(max(min(r, 9), -9), abs=1e-4)
 
@@ -269,8 +269,8 @@ def test_ratio_pulls_to_where_f_is_lowest(name: str) -> None:
 )
 def test_where_ratio_pulls_to_in_closed_form(name: str, affine: float, u: float) -> None:
     divergence = divergences.get(name).shifted(affine)
-    assert math.exp(properties.pulls_to(divergence, "ratio")) == pytest.approx(u, rel=1e-8)
-    assert properties.pulls_to(divergence, "matched") == properties.pulls_to(divergence, "alternative") == INF
+    assert math.exp(properties.fixed_point(divergence, "ratio")) == pytest.approx(u, rel=1e-8)
+    assert properties.fixed_point(divergence, "matched") == properties.fixed_point(divergence, "alternative") == INF
 
 
 @pytest.mark.parametrize("name", F)
@@ -280,7 +280,7 @@ def test_the_effective_divergence_of_ratio_is_its_integral(name: str) -> None:
         return -u * quad(lambda t: (F[name](np.array(t)) - at_one) / t**2, 1, u, epsabs=1e-12)[0]
 
     u = np.array([0.05, 0.3, 1, 1.7, 4])
-    found = properties.effective(divergences.get(name), "ratio", log(u))
+    found = properties.effective_f(divergences.get(name), "ratio", log(u))
     np.testing.assert_allclose(found, [expected(each) for each in u], rtol=1e-9, atol=1e-11)
 
 
@@ -288,13 +288,13 @@ def test_the_effective_divergence_of_ratio_is_its_integral(name: str) -> None:
 def test_the_effective_divergence_of_matched_is_f_itself(name: str) -> None:
     one, u = np.array(1.0), np.array([0.05, 0.3, 1, 1.7, 4])
     expected = F[name](u) - F[name](one) - first(name, one) * (u - 1)
-    np.testing.assert_allclose(properties.effective(divergences.get(name), "matched", log(u)), expected, atol=1e-8)
+    np.testing.assert_allclose(properties.effective_f(divergences.get(name), "matched", log(u)), expected, atol=1e-8)
 
 
 def test_the_effective_divergence_of_ratio_kl_in_closed_form() -> None:
     u = np.linspace(0.1, 4, 9)
     np.testing.assert_allclose(
-        properties.effective(divergences.kl, "ratio", log(u)), -u * np.log(u) ** 2 / 2, atol=1e-14
+        properties.effective_f(divergences.kl, "ratio", log(u)), -u * np.log(u) ** 2 / 2, atol=1e-14
     )
 
 
@@ -303,25 +303,25 @@ def test_the_effective_divergence_of_ratio_kl_in_closed_form() -> None:
 def test_it_is_convex_exactly_below_the_u_that_samples_are_pulled_to(name: str, objective: str) -> None:
     divergence, u, step = divergences.get(name), np.exp(np.linspace(-2.05, 2.05, 42)), 1e-3
     below, at, above = (
-        properties.effective(divergence, objective, log(u * k)).numpy() for k in (1 - step, 1, 1 + step)
+        properties.effective_f(divergence, objective, log(u * k)).numpy() for k in (1 - step, 1, 1 + step)
     )
     curved = below - 2 * at + above > 0
-    np.testing.assert_array_equal(curved, np.log(u) < properties.pulls_to(divergence, objective))
+    np.testing.assert_array_equal(curved, np.log(u) < properties.fixed_point(divergence, objective))
 
 
 @pytest.mark.parametrize("name", F)
 def test_refused_is_what_has_no_gradient(name: str) -> None:
     divergence = divergences.get(name)
     for objective in GENERATOR_OBJECTIVES:
-        flat = bool((properties.pull(divergence, objective, log(RATIOS[RATIOS != 1])) == 0).all())
-        assert bool(properties.refusal(divergence, objective)) == flat
+        flat = bool((properties.sample_weight(divergence, objective, log(RATIOS[RATIOS != 1])) == 0).all())
+        assert bool(properties.training_error(divergence, objective)) == flat
 
 
 @pytest.mark.parametrize("name", [*F, "alpha_0", "alpha_1"])
 def test_formulas_never_fall_between_their_ends(name: str) -> None:
     divergence, r = divergences.get(name), torch.linspace(-20, 20, 401, dtype=torch.float64)
     for formula in (divergence.real, divergence.fake):
-        low, high = properties.extent(formula)
+        low, high = properties.value_range(formula)
         assert low <= float(formula(r).min()) <= float(formula(r).max()) <= high
 
 
@@ -341,9 +341,9 @@ def test_formulas_never_fall_between_their_ends(name: str) -> None:
     ],
 )
 def test_formulas_read_as_text(formula: str, text: str) -> None:
-    assert properties.readable(formula) == text
+    assert description.format_formula(formula) == text
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_no_formula_of_the_catalogue_stays_latex(name: str) -> None:
-    assert not {*properties.readable(CATALOGUE[name].formula)} & {*"\\{}^"}
+    assert not {*description.format_formula(CATALOGUE[name].formula)} & {*"\\{}^"}

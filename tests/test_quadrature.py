@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
+from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.theory import quadrature
-from gantrain.theory.quadrature import GAUSSIAN_CLOSED_FORMS, Loss, Mixture, fit, follow, gaussian, slope, value
+from gantrain.theory.gaussian_fit import Ending, fit_gaussian, follow_loss
+from gantrain.theory.quadrature import GAUSSIAN_CLOSED_FORMS, Loss, integrate_divergence, loss_slopes
 
-EXAMPLE = Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
-CLOSE = Mixture((0.6, 0.4), (-0.5, 0.7), (0.6, 0.8))
-OTHER = Mixture((0.6, 0.4), (-2.0, 2.0), (0.8, 1.1))
+EXAMPLE = mixture1d()
+CLOSE = mixture1d((0.6, 0.4), (-0.5, 0.7), (0.6, 0.8))
+OTHER = mixture1d((0.6, 0.4), (-2.0, 2.0), (0.8, 1.1))
 
 # f(u) and f'(u), typed anew.
 TYPED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -51,13 +52,13 @@ def test_every_divergence_is_typed():
 
 
 def density(mixture: Mixture, x: Any) -> Any:
-    parts = zip(*mixture, strict=True)
+    parts = zip(mixture.weights, mixture.line_means, mixture.stds, strict=True)
     return sum(w * np.exp(-(((x - m) / s) ** 2) / 2) / (s * math.sqrt(2 * math.pi)) for w, m, s in parts)
 
 
 def random_mixture(generator: np.random.Generator, count: int, spread: float = 2.0) -> Mixture:
     weights = generator.dirichlet(np.full(count, 3.0))
-    return Mixture(tuple(weights), tuple(generator.normal(0, spread, count)), tuple(generator.uniform(0.5, 1.2, count)))
+    return mixture1d(weights, generator.normal(0, spread, count), generator.uniform(0.5, 1.2, count))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,7 +103,11 @@ def test_quadrature_gives_the_closed_forms_from_near_to_far(name):
         p, q = gaussian(1 + distance, s1), gaussian(1, s2)
         expected = GAUSSIAN_CLOSED_FORMS[name](p, q)
         # What is left of a square after 1 is taken away is known to rounding errors of 1.
-        assert value(divergences.get(name), p, q) == pytest.approx(expected, rel=1e-8, abs=1e-12), (s1, s2, distance)
+        assert integrate_divergence(divergences.get(name), p, q) == pytest.approx(expected, rel=1e-8, abs=1e-12), (
+            s1,
+            s2,
+            distance,
+        )
         finite += math.isfinite(expected)
     assert finite > 20
 
@@ -119,11 +124,11 @@ def test_mixtures_against_another_quadrature(name):
         def integrand(x: float, p: Mixture = p, q: Mixture = q) -> float:
             return float(density(q, x) * (f(density(p, x) / density(q, x)) - f(1.0)))
 
-        centres = [*p.means, *q.means]
+        centres = [*p.line_means, *q.line_means]
         low, high = min(centres) - 14, max(centres) + 14
         pieces = np.linspace(low, high, 81)
         expected = sum(quad(integrand, a, b, epsabs=1e-12, epsrel=1e-10)[0] for a, b in itertools.pairwise(pieces))
-        assert value(divergences.get(name), p, q) == pytest.approx(expected, rel=1e-6), (p, q)
+        assert integrate_divergence(divergences.get(name), p, q) == pytest.approx(expected, rel=1e-6), (p, q)
 
 
 @pytest.mark.parametrize("name", TYPED)
@@ -131,17 +136,17 @@ def test_laws_of_values(name):
     """0 at p = q, positive elsewhere, dual with p and q exchanged, the same for every affine representative."""
     f, dual = divergences.get(name), divergences.get(f"dual_{name}")
     p, q = EXAMPLE, gaussian(0.2, 0.75)
-    assert value(f, p, p) == pytest.approx(0, abs=1e-14)
+    assert integrate_divergence(f, p, p) == pytest.approx(0, abs=1e-14)
     for a, b in ((p, q), (q, p)):
-        found = value(f, a, b)
+        found = integrate_divergence(f, a, b)
         assert found > 0
-        assert value(dual, b, a) == pytest.approx(found, rel=1e-9)
-        assert value(f.shifted(3.0), a, b) == pytest.approx(found, rel=1e-9)
+        assert integrate_divergence(dual, b, a) == pytest.approx(found, rel=1e-9)
+        assert integrate_divergence(f.shifted(3.0), a, b) == pytest.approx(found, rel=1e-9)
 
 
 @pytest.mark.parametrize("distance", [0.01, 0.7, 3, 60])
 def test_total_variation_of_two_equally_wide_gaussians(distance):
-    found = value(divergences.get("total_variation"), gaussian(distance, 1), gaussian(0, 1))
+    found = integrate_divergence(divergences.get("total_variation"), gaussian(distance, 1), gaussian(0, 1))
     assert found == pytest.approx(math.erf(distance / 2 / math.sqrt(2)), rel=1e-9)
 
 
@@ -162,11 +167,13 @@ def test_total_variation_of_two_equally_wide_gaussians(distance):
 )
 def test_where_a_divergence_is_infinite(name, p_std, finite_for):
     f = divergences.get(name)
-    p = Mixture((0.9, 0.1), (0.3, 0.0), (p_std / 2, p_std))  # the tails are those of the widest component
+    p = mixture1d((0.9, 0.1), (0.3, 0.0), (p_std / 2, p_std))  # the tails are those of the widest component
     for q_std in (0.3, 0.57, 0.58, 0.7, 0.71, 0.81, 0.82, 1.0, 1.41, 1.42, 1.63, 1.64, 2.44, 2.46, 9.0):
-        assert math.isfinite(value(f, p, gaussian(0, q_std))) == finite_for(q_std), q_std
+        assert math.isfinite(integrate_divergence(f, p, gaussian(0, q_std))) == finite_for(q_std), q_std
     if name in ("pearson", "neyman"):  # the boundary itself
-        assert value(f, gaussian(0, 1), gaussian(1, math.sqrt(0.5 if name == "pearson" else 2))) == math.inf
+        assert (
+            integrate_divergence(f, gaussian(0, 1), gaussian(1, math.sqrt(0.5 if name == "pearson" else 2))) == math.inf
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -198,7 +205,7 @@ def losses(name: str) -> dict[str, Callable[[Any], Any]]:
 def test_slopes_are_those_that_a_generator_meets(name, gen_objective):
     loss = Loss(divergences.get(name), *GENERATOR_OBJECTIVES[gen_objective])
     for mean, std in ((0.4, 0.7), (-1.0, 0.75)):
-        found = slope(loss, CLOSE, mean, std)
+        found = loss_slopes(loss, CLOSE, mean, std)
         expected = frozen_slope(losses(name)[gen_objective], CLOSE, mean, std)
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -208,16 +215,24 @@ def test_the_matched_slope_is_that_of_the_divergence(name):
     f, step = divergences.get(name), 1e-5
     for mean, std in ((0.4, 0.7), (-1.0, 0.8)):
         differences = (
-            (value(f, CLOSE, gaussian(mean + step, std)) - value(f, CLOSE, gaussian(mean - step, std))) / (2 * step),
-            (value(f, CLOSE, gaussian(mean, std + step)) - value(f, CLOSE, gaussian(mean, std - step))) / (2 * step),
+            (
+                integrate_divergence(f, CLOSE, gaussian(mean + step, std))
+                - integrate_divergence(f, CLOSE, gaussian(mean - step, std))
+            )
+            / (2 * step),
+            (
+                integrate_divergence(f, CLOSE, gaussian(mean, std + step))
+                - integrate_divergence(f, CLOSE, gaussian(mean, std - step))
+            )
+            / (2 * step),
         )
-        assert slope(Loss(f, "fake", -1), CLOSE, mean, std) == pytest.approx(differences, rel=1e-5, abs=1e-7)
+        assert loss_slopes(Loss(f, "fake", -1), CLOSE, mean, std) == pytest.approx(differences, rel=1e-5, abs=1e-7)
 
 
 def test_the_published_numbers():
     """THEORY: d/dμ at q = N(.3, 2²) of KL, of its `ratio` loss, and of reverse KL under both."""
     found = [
-        slope(Loss(divergences.get(name), part, sign), OTHER, 0.3, 2.0)[0]
+        loss_slopes(Loss(divergences.get(name), part, sign), OTHER, 0.3, 2.0)[0]
         for name in ("kl", "reverse_kl")
         for part, sign in (GENERATOR_OBJECTIVES["matched"], GENERATOR_OBJECTIVES["ratio"])
     ]
@@ -225,7 +240,7 @@ def test_the_published_numbers():
 
 
 def test_a_slope_of_an_infinite_loss_is_no_number():
-    assert all(map(math.isnan, slope(Loss(divergences.get("neyman"), "fake", -1), EXAMPLE, 0.0, 2.0)))
+    assert all(map(math.isnan, loss_slopes(Loss(divergences.get("neyman"), "fake", -1), EXAMPLE, 0.0, 2.0)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -242,30 +257,35 @@ def test_a_slope_of_an_infinite_loss_is_no_number():
     ],
 )
 def test_the_example(name, mean, std):
-    found = fit(divergences.get(name), EXAMPLE)
+    found = fit_gaussian(divergences.get(name), EXAMPLE)
     assert found[:2] == pytest.approx((mean, std), abs=5e-5)
 
 
 def test_neyman_is_narrower_than_what_practice_uses():
-    stds = [fit(divergences.get(name), EXAMPLE).std for name in ("neyman", "softened_reverse_kl", "reverse_kl", "kl")]
+    stds = [
+        fit_gaussian(divergences.get(name), EXAMPLE).std
+        for name in ("neyman", "softened_reverse_kl", "reverse_kl", "kl")
+    ]
     assert stds == sorted(stds)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_kl_matches_moments(seed):
     p = random_mixture(np.random.default_rng(seed), 1 + seed)
-    mean = np.dot(p.weights, p.means)
-    variance = np.dot(p.weights, np.square(p.means) + np.square(p.stds)) - mean**2
-    assert fit(divergences.get("kl"), p)[:2] == pytest.approx((mean, math.sqrt(variance)), rel=1e-7, abs=1e-7)
+    mean = np.dot(p.weights, p.line_means)
+    variance = np.dot(p.weights, np.square(p.line_means) + np.square(p.stds)) - mean**2
+    assert fit_gaussian(divergences.get("kl"), p)[:2] == pytest.approx((mean, math.sqrt(variance)), rel=1e-7, abs=1e-7)
 
 
 def brute_force(name: str, p: Mixture) -> tuple[float, float, float]:
     """The least D_f − f(1) over a grid of Gaussians, by the trapezoidal rule."""
     f = TYPED[name][0]
-    x = np.linspace(min(p.means) - 9, max(p.means) + 9, 801)
+    x = np.linspace(min(p.line_means) - 9, max(p.line_means) + 9, 801)
     on_p = density(p, x)
     best = (math.inf, 0.0, 0.0)
-    for mean, std in itertools.product(np.linspace(min(p.means), max(p.means), 41), np.geomspace(0.35, 6, 41)):
+    for mean, std in itertools.product(
+        np.linspace(min(p.line_means), max(p.line_means), 41), np.geomspace(0.35, 6, 41)
+    ):
         on_q = density(gaussian(mean, std), x)
         inside = (on_q > 1e-200) & (on_p > 1e-200)
         with np.errstate(over="ignore"):
@@ -282,7 +302,7 @@ def brute_force(name: str, p: Mixture) -> tuple[float, float, float]:
 )
 def test_no_gaussian_of_a_grid_is_better(name, seed):
     p = random_mixture(np.random.default_rng(seed), 3)
-    found, (height, mean, std) = fit(divergences.get(name), p), brute_force(name, p)
+    found, (height, mean, std) = fit_gaussian(divergences.get(name), p), brute_force(name, p)
     assert found.value <= height + 1e-6
     assert found.value == pytest.approx(height, rel=0.05)
     assert found[:2] == pytest.approx((mean, std), abs=0.4)
@@ -291,25 +311,27 @@ def test_no_gaussian_of_a_grid_is_better(name, seed):
 @pytest.mark.parametrize("name", TYPED)
 def test_a_fit_is_a_minimum_and_moves_with_the_data(name):
     f = divergences.get(name)
-    found = fit(f, EXAMPLE)
-    assert slope(Loss(f, "fake", -1), EXAMPLE, *found[:2]) == pytest.approx((0, 0), abs=1e-6)
+    found = fit_gaussian(f, EXAMPLE)
+    assert loss_slopes(Loss(f, "fake", -1), EXAMPLE, *found[:2]) == pytest.approx((0, 0), abs=1e-6)
     for mean, std in ((0.02, 1.0), (-0.02, 1.0), (0.0, 1.02), (0.0, 0.98)):
-        assert value(f, EXAMPLE, gaussian(found.mean + mean, found.std * std)) > found.value
-    moved = fit(f, EXAMPLE.rescaled(shift=30.0, scale=1e-3))
+        assert integrate_divergence(f, EXAMPLE, gaussian(found.mean + mean, found.std * std)) > found.value
+    moved = fit_gaussian(f, EXAMPLE.rescaled(shift=30.0, scale=1e-3))
     assert moved == pytest.approx(((found.mean - 30) / 1e-3, found.std / 1e-3, found.value), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", TYPED)
 def test_a_gaussian_is_its_own_fit(name):
-    assert fit(divergences.get(name), gaussian(5, 0.3)) == pytest.approx((5, 0.3, 0), abs=1e-9)
+    assert fit_gaussian(divergences.get(name), gaussian(5, 0.3)) == pytest.approx((5, 0.3, 0), abs=1e-9)
 
 
 def test_many_components_and_wide_spread():
-    p = Mixture((0.1,) * 10, tuple(float(k) for k in range(10)), (0.3,) * 10)
-    found = fit(divergences.get("kl"), p)
+    p = mixture1d((0.1,) * 10, range(10), (0.3,) * 10)
+    found = fit_gaussian(divergences.get("kl"), p)
     assert found[:2] == pytest.approx((p.mean, p.std), rel=1e-7)
-    apart = Mixture((0.6, 0.4), (0.0, 1e4), (1.0, 1.0))
-    assert fit(divergences.get("reverse_kl"), apart) == pytest.approx((0, 1, -math.log(0.6)), rel=1e-6, abs=1e-6)
+    apart = mixture1d((0.6, 0.4), (0.0, 1e4), (1.0, 1.0))
+    assert fit_gaussian(divergences.get("reverse_kl"), apart) == pytest.approx(
+        (0, 1, -math.log(0.6)), rel=1e-6, abs=1e-6
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -324,8 +346,8 @@ def descended(name: str, gen_objective: str, start: tuple[float, float], rate: f
     return theta
 
 
-def followed(name: str, gen_objective: str, start: tuple[float, float] = (0.0, 1.0)) -> quadrature.Ending:
-    return follow(Loss(divergences.get(name), *GENERATOR_OBJECTIVES[gen_objective]), EXAMPLE, start)
+def followed(name: str, gen_objective: str, start: tuple[float, float] = (0.0, 1.0)) -> Ending:
+    return follow_loss(Loss(divergences.get(name), *GENERATOR_OBJECTIVES[gen_objective]), EXAMPLE, start)
 
 
 def test_descent_of_reverse_kl_ends_in_a_local_minimum():
@@ -369,18 +391,18 @@ def test_ratio_rests_only_where_its_loss_falls_in_u():
 def test_other_endings():
     kl, gan, neyman = map(divergences.get, ("kl", "gan", "neyman"))
     one = gaussian(0, 1)
-    assert follow(Loss(neyman, "fake", -1), EXAMPLE, (0.0, 2.0)) == ("infinite", 0.0, 2.0)
-    assert follow(Loss(gan, "fake", -1), EXAMPLE, (150.0, 1.0)) == ("stalls", pytest.approx(150), pytest.approx(1))
-    assert follow(Loss(kl, "f", 1), one, (0.0, 1.0)) == ("unstable", 0.0, 1.0)
-    assert follow(Loss(kl.shifted(0.3), "f", 1), one, (0.0, 2.0)).outcome == "diverges"
-    assert follow(Loss(gan, "fake", -1), EXAMPLE, (1e5, 1.0)).outcome == "diverges"
-    assert follow(Loss(gan, "fake", -1), EXAMPLE, (0.0, 1e-5)).outcome == "collapses"
+    assert follow_loss(Loss(neyman, "fake", -1), EXAMPLE, (0.0, 2.0)) == ("infinite", 0.0, 2.0)
+    assert follow_loss(Loss(gan, "fake", -1), EXAMPLE, (150.0, 1.0)) == ("stalls", pytest.approx(150), pytest.approx(1))
+    assert follow_loss(Loss(kl, "f", 1), one, (0.0, 1.0)) == ("unstable", 0.0, 1.0)
+    assert follow_loss(Loss(kl.shifted(0.3), "f", 1), one, (0.0, 2.0)).outcome == "diverges"
+    assert follow_loss(Loss(gan, "fake", -1), EXAMPLE, (1e5, 1.0)).outcome == "diverges"
+    assert follow_loss(Loss(gan, "fake", -1), EXAMPLE, (0.0, 1e-5)).outcome == "collapses"
 
 
 def test_an_affine_term_changes_ratio_alone():
     gan = divergences.get("gan")
     plain, shifted = (
-        [follow(Loss(f, *GENERATOR_OBJECTIVES[name]), EXAMPLE, (0.0, 1.0)) for name in ("matched", "ratio")]
+        [follow_loss(Loss(f, *GENERATOR_OBJECTIVES[name]), EXAMPLE, (0.0, 1.0)) for name in ("matched", "ratio")]
         for f in (gan, gan.shifted(-0.3))
     )
     assert shifted[0][1:] == pytest.approx(plain[0][1:], rel=1e-6)

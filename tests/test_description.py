@@ -4,11 +4,13 @@ import pytest
 
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import Objective
-from gantrain.theory.explanation import explained
+from gantrain.theory.description import describe_objective
 
 
 def text(disc_div, gen_div, objective, **more):
-    return "\n".join(explained(Objective(divergences.get(disc_div), divergences.get(gen_div), objective, **more)))
+    return "\n".join(
+        describe_objective(Objective(divergences.get(disc_div), divergences.get(gen_div), objective, **more))
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, d in divergences.CATALOGUE.items() if d.invertible])

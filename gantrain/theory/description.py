@@ -1,0 +1,153 @@
+"""Objectives and divergences in words, as a run and `gantrain divergences` print them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from gantrain.console import format_number
+from gantrain.errors import ConfigError
+from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.heads import get_head
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.theory import properties
+from gantrain.theory.properties import effective_names, fixed_point
+
+LOSSES = {"fake": "fake(r)", "real": "real(r)", "f": "f(e^r)"}
+FRACTION = r"\\frac\{([^{}]*)\}\{([^{}]*)\}"
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+SIGNS = {"½": r"\frac{1}{2}", "α": r"\alpha", "log": r"\log", " ": "\\ ", "−": "-"}
+
+
+def describe_objective(objective: Objective) -> list[str]:
+    """Return lines that say what D maximises, what G minimises and which divergence G follows.
+
+    The last line is a warning if the objective drives samples away from p = q.
+    """
+    disc_div, gen_div = objective.disc_div, objective.gen_div
+    part, sign = GENERATOR_OBJECTIVES[objective.gen_objective]
+    loss = f"{'−' if sign < 0 else ''}{LOSSES[part]}"
+    lines = [
+        f"D maximises E_p[real(r)] − E_q[fake(r)] of {disc_div.name}, f(u) = {format_formula(disc_div.formula)}",
+        f"G minimises E_q[{loss}] of {gen_div.name}, f(u) = {format_formula(gen_div.formula)}",
+    ]
+    if not objective.head.has_log_ratio:
+        return [*lines, f"r is not recovered: with the {objective.head.name} head, D's output is T itself"]
+    if objective.weighting.is_on:
+        return lines + _describe_weights(gen_div.name, objective.weighting.spread)
+    return lines + _describe_generator_step(gen_div, objective.gen_objective)
+
+
+def _describe_weights(name: str, spread: float | None) -> list[str]:
+    if spread is None:
+        return [f"The weights of samples under {name} are divided by their mean over the batch: the same direction"]
+    return [
+        f"The weights w(r) of samples under {name} become w(βr), divided by their mean over the batch, with "
+        f"β = min(1, {spread:g}/sd(r))",
+        f"Each step of G follows the gradient of an f-divergence between reverse_kl (β → 0) and {name} (β = 1); "
+        f"reports show β, and gen_weights.normalise=false leaves {name} as it is",
+    ]
+
+
+def _describe_generator_step(gen_div: Divergence, gen_objective: str) -> list[str]:
+    turn = fixed_point(gen_div, gen_objective)
+    if math.isinf(turn):
+        names = effective_names(gen_div, gen_objective)
+        name = gen_div.name if gen_div.name in names else next(iter(names), "a divergence without a name of its own")
+        return [f"Each step of G follows the gradient of {name}"]
+    u = f"{math.exp(turn):.3g}"
+    lines = [
+        f"Each step of G pulls samples to u = p/q = {u}, which is no divergence's gradient: "
+        f"the effective f is convex only for u < {u}"
+    ]
+    if turn <= 0:
+        at = "is no stable rest" if turn == 0 else "is repelled"
+        advice = "take another gen_div"
+        if gen_div.invertible:  # otherwise the gradient under `matched` is zero
+            advice = f"gen_objective=matched follows {gen_div.name} itself"
+        lines.append(f"Warning: with this objective p = q {at}, and training often collapses; {advice}")
+    return lines
+
+
+def format_formula(formula: str) -> str:
+    """Return a formula of the catalogue, written in LaTeX, as a line of text; unknown LaTeX is left as it is."""
+
+    def bracket(term: str) -> str:
+        return term if len(term) == 1 else f"({term})"
+
+    for sign, latex in SIGNS.items():
+        formula = formula.replace(latex, sign)
+    formula = re.sub(rf"log ({FRACTION})", r"log(\1)", formula)
+    formula = re.sub(FRACTION, lambda part: f"{bracket(part[1])} / {bracket(part[2])}", formula)
+    formula = re.sub(r"\\sqrt\{(\w)\}", r"√\1", formula)
+    return re.sub(r"\^(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), formula)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A divergence
+
+
+def describe_divergence(divergence: Divergence) -> Iterator[str]:
+    """Yield sentences on a divergence's size, what it charges for, its symmetry and other names."""
+    invented, missed = map(format_number, properties.costs(divergence))
+    largest, at_one = properties.supremum(divergence), divergence.f_at_one
+    top = f"at most {format_number(largest)}" if math.isfinite(largest) else "without a bound"
+    subtracted = f" {'−' if at_one > 0 else '+'} {format_number(abs(at_one))}" if at_one else ""
+    yield f"D_f(p‖q) = E_q[f(u)]{subtracted} is 0 at p = q and {top} where p and q do not overlap."
+    yield (
+        f"A unit of q's mass where p has none costs {invented}, a unit of p's mass that q misses {missed}: "
+        f"{properties.mode_behaviour(divergence)}."
+    )
+    if properties.is_symmetric(divergence):
+        yield "It is symmetric: p and q may be exchanged."
+    else:
+        yield f"It is not symmetric: with p and q exchanged it is {properties.dual_name(divergence)}."
+    if others := properties.equivalent_names(divergence):
+        names = " and ".join(format_multiple(*other) for other in others.items())
+        yield f"Up to a constant and a multiple of u − 1 it is {names}."
+
+
+def describe_discriminator(divergence: Divergence) -> str:
+    """Return a sentence on what a discriminator trained on the divergence maximises and what it reveals."""
+    try:
+        head = get_head("log_ratio", divergence)
+    except ConfigError as error:
+        return str(error)
+    ranges = [f"{name}(r) in {format_range(divergence, name)}" for name in ("real", "fake")]
+    bound = f"D maximises E_p[real(r)] − E_q[fake(r)] ≤ D_f, with {' and '.join(ranges)}."
+    if head.has_log_ratio:
+        return f"{bound} Its output is r, so that any gen_div may train G."
+    return f"{bound} It gives no ratio, so that only gen_div={divergence.name} can train G."
+
+
+def describe_warnings(divergence: Divergence) -> Iterator[str]:
+    """Yield warnings of generator objectives that cannot train on the divergence or drive samples away from p = q."""
+    for objective in GENERATOR_OBJECTIVES:
+        lowest = fixed_point(divergence, objective)
+        if reason := properties.training_error(divergence, objective):
+            yield f"{objective} cannot train: {reason}"
+        elif lowest < math.inf:
+            yield (
+                f"{'Warning: ' if lowest <= 0 else ''}{objective} pulls every sample to u = {format_ratio(lowest)} "
+                f"(r = {format_number(lowest)}), where its loss is lowest; those with larger u move away from the data."
+            )
+            if lowest < 0:
+                yield f"f_eff is concave at u = 1, so that near p = q it is p = q that {objective} is repelled from."
+            elif lowest == 0:
+                yield f"f_eff turns concave at u = 1, so that p = q is no minimum of what {objective} follows."
+
+
+def format_range(divergence: Divergence, name: str) -> str:
+    """Return the range of values of `real` or `fake`."""
+    return " … ".join(map(format_number, properties.value_range(getattr(divergence, name))))
+
+
+def format_ratio(r: float) -> str:
+    """Return u = e^r as text."""
+    return format_number(math.exp(r) if r < 700 else math.inf)
+
+
+def format_multiple(name: str, factor: float) -> str:
+    """Return `name`, or `factor name` if the factor is not 1."""
+    return name if factor == 1 else f"{format_number(factor)} {name}"

@@ -1,0 +1,257 @@
+r"""The Gaussian that fits a mixture best under a divergence, and where a generator's loss leads a Gaussian.
+
+**One Gaussian for a mixture** (Poole et al. 2016, figure 1). `fit_gaussian` minimises D_f over q = N(μ, σ²), from many
+starts.
+
+**What a loss descends.** A generator x = μ + σz that follows the loss E_q[h(r)] does not see that r moves with it:
+
+    dθ/dt = −E_z[∂h(r(x))/∂x · ∂x/∂θ] = −∫ ∂q/∂θ h(r) dx,   θ = (μ, σ),   r always the exact log-ratio of the moment,
+
+by parts. `follow_loss` integrates this flow and says how it ends. With h = −fake it is the gradient flow of D_f itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+from gantrain.data.mixtures import Mixture, gaussian
+from gantrain.errors import ConfigError
+from gantrain.objectives.divergences import Divergence
+from gantrain.theory.quadrature import Loss, integrate_divergence, is_finite, loss_slopes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+SMALLEST_STD = 1e-6  # of the whole mixture's; below, float64 no longer places the component
+LARGEST = 1e100
+MOST_GROUPS = 8  # of neighbouring components, whose runs give the starts
+MINIMISED_STARTS = 8
+HIGHEST = 1e200  # the divergence at a start; its slopes still fit into float64
+# A flow has collapsed when σ is below this share of the narrowest component's, …
+COLLAPSED = 1e-3
+# … and diverged when the mean or σ is farther than this from the data, in standard deviations of the data.
+DIVERGED = 100.0
+FLOW_TIME = 1e5  # at a speed of at most 1, in standard deviations of the data and in log σ
+REST_SPEED = 1e-8
+BLOWN_UP = 1e100
+
+
+def build_mixture(weights: Sequence[float], means: Sequence[float], stds: Sequence[float]) -> Mixture:
+    """Return a mixture on the line whose numbers float64 can tell apart. Raises ConfigError."""
+    if not len(weights) == len(means) == len(stds) > 0:
+        raise ConfigError(
+            "weights, means and stds need one entry a component each; "
+            f"found {len(weights)}, {len(means)} and {len(stds)}"
+        )
+    for key, values in {"weights": weights, "means": means, "stds": stds}.items():
+        least = -LARGEST if key == "means" else 1 / LARGEST
+        if not all(least <= value <= LARGEST for value in values):
+            rule = f"between −{LARGEST:g} and {LARGEST:g}" if key == "means" else f"above 0 and at most {LARGEST:g}"
+            raise ConfigError(f"{key}={format_list(values)} must be {rule}")
+    total = math.fsum(weights)
+    shares = tuple(weight / total for weight in weights)
+    if abs(total - 1) > 1e-6:
+        raise ConfigError(
+            f"weights={format_list(weights)} sum to {total:g} and must sum to one, as in weights={format_list(shares)}"
+        )
+    p = Mixture(shares, tuple((mean,) for mean in means), tuple(stds))
+    if min(stds) < SMALLEST_STD * p.std:
+        raise ConfigError(
+            f"stds={format_list(stds)} must be at least {SMALLEST_STD:g} of the whole mixture's, {p.std:g}"
+        )
+    return p
+
+
+def format_list(values: Sequence[float]) -> str:
+    """Return numbers as they are typed on a command line."""
+    return f"[{','.join(f'{value:.6g}' for value in values)}]"
+
+
+class Fit(NamedTuple):
+    """A Gaussian and its D_f(p‖q) − f(1)."""
+
+    mean: float
+    std: float
+    value: float
+
+
+def fit_gaussian(divergence: Divergence, p: Mixture) -> Fit:
+    """Return the Gaussian q that minimises D_f(p‖q), the best of the minima reached from several starts.
+
+    The starts match the moments of every run of neighbouring components, once with their own and once with the widest
+    component's width; the best of them are followed by a trust-region Newton method. Mean and standard deviation are
+    NaN if float64 holds the divergence at no start.
+    """
+    shift, scale = p.mean, p.std
+    unit = p.rescaled(shift, scale)
+    starts = sorted((integrate_divergence(divergence, unit, gaussian(*start)), start) for start in set(_starts(unit)))
+    fits = [_minimise(divergence, unit, start) for height, start in starts[:MINIMISED_STARTS] if height < HIGHEST]
+    if not fits:
+        return Fit(math.nan, math.nan, math.inf)
+    best = min(fits, key=lambda fit: fit.value)
+    return Fit(shift + scale * best.mean, scale * best.std, best.value)
+
+
+def _starts(p: Mixture) -> Iterator[tuple[float, float]]:
+    """Yield mean and width of every run of neighbouring components, and that mean with the widest component's width."""
+    components = sorted(zip(p.means, p.stds, p.weights, strict=True))
+    count, groups = len(components), min(len(components), MOST_GROUPS)
+    cuts = [count * group // groups for group in range(groups + 1)]
+    for first, last in combinations(cuts, 2):
+        means, stds, weights = zip(*components[first:last], strict=True)
+        run = Mixture(tuple(w / math.fsum(weights) for w in weights), means, stds)
+        yield run.mean, run.std
+        yield run.mean, max(p.stds)
+
+
+def _minimise(divergence: Divergence, p: Mixture, start: tuple[float, float]) -> Fit:
+    """Return the local minimum below `start`, found in the coordinates mean and log std."""
+    from scipy.optimize import minimize
+
+    loss = Loss(divergence, "fake", -1)  # its slope is that of D_f
+
+    # log1p, which keeps the minima, lets Newton's steps descend from astronomical values.
+    def height(theta: Floats) -> float:
+        return math.log1p(integrate_divergence(divergence, p, gaussian(theta[0], math.exp(theta[1]))))
+
+    def slopes(theta: Floats) -> Floats:
+        return _log_slopes(loss, p, theta) / math.exp(height(theta))
+
+    found = minimize(
+        height,
+        (start[0], math.log(start[1])),
+        jac=slopes,
+        hess=lambda theta: _curvature(slopes, theta),
+        method="trust-exact",
+        options={"gtol": 1e-9, "initial_trust_radius": 0.2, "max_trust_radius": 1.0, "maxiter": 60},
+    )
+    return Fit(float(found.x[0]), math.exp(found.x[1]), math.expm1(found.fun))
+
+
+def _log_slopes(loss: Loss, p: Mixture, theta: Floats) -> Floats:
+    """Return `loss_slopes` in the coordinates θ = (mean, log std): `[2]`."""
+    import numpy as np
+
+    mean, std = float(theta[0]), math.exp(theta[1])
+    on_mean, on_std = loss_slopes(loss, p, mean, std)
+    return np.array([on_mean, on_std * std])
+
+
+def _curvature(slopes: Callable[[Floats], Floats], theta: Floats, step: float = 1e-4) -> Floats:
+    """Return second derivatives, by central differences of the first: `[2, 2]`; 1 beside an infinite divergence."""
+    import numpy as np
+
+    rows = np.array([(slopes(theta + d) - slopes(theta - d)) / (2 * step) for d in step * np.eye(2)])
+    return (rows + rows.T) / 2 if np.isfinite(rows).all() else np.eye(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where a loss leads
+
+OUTCOMES = {
+    "rests": "at a minimum of what its loss descends",
+    "unstable": "where the slope is zero, on a saddle or a maximum, which any disturbance leaves",
+    "stalls": "where it no longer moves, or hardly, though nothing holds it",
+    "collapses": f"σ → 0: below {COLLAPSED:g} of the narrowest component's, or so narrow that the loss is infinite",
+    "diverges": f"beyond {DIVERGED:g} standard deviations of the data, or so wide that the loss is infinite",
+    "infinite": "does not begin: the loss is infinite at the start",
+}
+
+
+class Ending(NamedTuple):
+    """How a flow ended, one of OUTCOMES, and the last Gaussian."""
+
+    outcome: str
+    mean: float
+    std: float
+
+
+def follow_loss(loss: Loss, p: Mixture, start: tuple[float, float]) -> Ending:
+    """Follow the generator x = μ + σz from `start` = (μ, σ) along a loss, at the exact log-ratio of each moment."""
+    import numpy as np
+
+    if not is_finite(loss.divergence, loss.part, p, gaussian(*start)):
+        return Ending("infinite", *start)
+    if outcome := early_outcome(p, *start):
+        return Ending(outcome, *start)
+    shift, scale = p.mean, p.std
+    theta = np.array([(start[0] - shift) / scale, math.log(start[1] / scale)])
+    outcome, theta = _integrate_flow(loss, p.rescaled(shift, scale), theta)
+    return Ending(outcome, shift + scale * float(theta[0]), scale * math.exp(theta[1]))
+
+
+def early_outcome(p: Mixture, mean: float, std: float) -> str:
+    """Return `collapses` or `diverges` if a flow ends at N(mean, std²) because it has done so, else an empty string."""
+    if std < COLLAPSED * min(p.stds):
+        return "collapses"
+    return "diverges" if max(abs(mean - p.mean), std) > DIVERGED * p.std else ""
+
+
+def check_start(p: Mixture, start: Sequence[float]) -> None:
+    """Raise ConfigError for a start that is no Gaussian, or at which a flow would already have ended."""
+    if len(start) != 2 or not all(map(math.isfinite, start)) or start[1] <= 0:
+        rule = "must be two numbers, a finite mean and a standard deviation above 0"
+    elif outcome := early_outcome(p, *start):
+        rule = f"is where a path would have ended: it {outcome}, {OUTCOMES[outcome]}"
+    else:
+        return
+    raise ConfigError(f"start={format_list(start)} {rule}")
+
+
+def _integrate_flow(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]:
+    """Return how the flow from θ = (mean, log std) ends, and where, for data of mean 0 and standard deviation 1."""
+    import numpy as np
+    from scipy.integrate import solve_ivp
+
+    @cache
+    def velocity(mean: float, log_std: float) -> tuple[float, float]:
+        """dθ/dt, from d(mean, std)/dt = −slope."""
+        on_mean, on_std = loss_slopes(loss, p, mean, math.exp(log_std))
+        return -on_mean, -on_std / math.exp(log_std)
+
+    def speed(theta: Floats) -> float:
+        norm = math.hypot(*velocity(*theta))
+        return norm if norm < BLOWN_UP else BLOWN_UP  # NaN, too
+
+    # A time that slows down where the flow is fast: the path is the same.
+    def direction(t: float, theta: Floats) -> Floats:
+        return np.array(velocity(*theta)) / (1 + s) if (s := speed(theta)) < BLOWN_UP else np.zeros(2)
+
+    def moving(t: float, theta: Floats) -> float:
+        return speed(theta) - REST_SPEED
+
+    def in_bounds(t: float, theta: Floats) -> float:
+        lost = speed(theta) == BLOWN_UP or early_outcome(p, theta[0], math.exp(theta[1]))
+        return -1.0 if lost else 1.0
+
+    if moving(0, theta) < 0:
+        return _classify_rest(loss, p, theta)
+    moving.terminal = in_bounds.terminal = True  # type: ignore[attr-defined]
+    path = solve_ivp(direction, (0, FLOW_TIME), theta, method="LSODA", events=[moving, in_bounds], rtol=1e-7, atol=1e-9)
+    last = path.y[:, -1]
+    if path.t_events[1].size:
+        return ("collapses" if math.exp(last[1]) < max(p.stds) else "diverges"), last
+    return _classify_rest(loss, p, last)
+
+
+def _classify_rest(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]:
+    """Return whether and where a flow that has become slow comes to rest."""
+    import numpy as np
+    from scipy.optimize import root
+
+    def slopes(theta: Floats) -> Floats:
+        return _log_slopes(loss, p, theta)
+
+    found = root(slopes, theta, jac=lambda theta: _curvature(slopes, theta), tol=1e-12)
+    is_near = bool(np.abs(found.x - theta).max() < 1e-3)
+    bends = np.linalg.eigvalsh(_curvature(slopes, found.x if is_near else theta))
+    if not is_near or min(abs(bends)) < 1e-7:
+        return "stalls", theta
+    return ("rests" if min(bends) > 0 else "unstable"), found.x
