@@ -4,6 +4,7 @@ import pytest
 
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import Objective
+from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
 from gantrain.theory.description import describe_objective
 
 
@@ -14,10 +15,28 @@ def text(disc_div, gen_div, objective, **more):
 
 
 @pytest.mark.parametrize("name", [name for name, d in divergences.CATALOGUE.items() if d.invertible])
-def test_matched_follows_its_own_divergence_without_a_warning(name):
+def test_matched_follows_its_own_divergence(name):
     said = text("gan", name, "matched")
-    assert said.endswith(f"follows the gradient of {name}")
+    assert f"Each step of G follows the gradient of {name}" in said
+    assert ("Warning" in said) == (name == "neyman")
+
+
+@pytest.mark.parametrize("name", ["neyman", "dual_pearson", "alpha_-1", "alpha_-0.2"])
+def test_a_divergence_whose_weights_lean_on_the_worst_samples_has_a_warning(name):
+    for weighting in (OFF, DEFAULT):
+        said = text("gan", name, "matched", weighting=weighting)
+        assert "Warning: under " in said
+        assert "gen_div=reverse_kl" in said
+    assert "farthest" not in text("gan", name, "ratio")
+
+
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "pearson", "dual_kl"])
+def test_what_tempered_weights_follow_is_said(name):
+    said = text("gan", name, "matched", weighting=DEFAULT)
+    assert f"an f-divergence between reverse_kl (β → 0) and {name} (β = 1)" in said
+    assert "0.5/sd(r)" in said
     assert "Warning" not in said
+    assert "same direction" in text("gan", name, "matched", weighting=Weighting(normalise=True))
 
 
 @pytest.mark.parametrize(

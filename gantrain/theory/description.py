@@ -35,8 +35,15 @@ def describe_objective(objective: Objective) -> list[str]:
     if not objective.head.has_log_ratio:
         return [*lines, f"r is not recovered: with the {objective.head.name} head, D's output is T itself"]
     if objective.weighting.is_on:
-        return lines + _describe_weights(gen_div.name, objective.weighting.spread)
-    return lines + _describe_generator_step(gen_div, objective.gen_objective)
+        lines += _describe_weights(gen_div.name, objective.weighting.spread)
+    else:
+        lines += _describe_generator_step(gen_div, objective.gen_objective)
+    if objective.has_weights and properties.favours_bad_samples(gen_div):
+        lines.append(
+            f"Warning: under {gen_div.name} the samples that are farthest from the data have the largest weights, and "
+            "training often misses modes; gen_div=reverse_kl weighs all samples alike"
+        )
+    return lines
 
 
 def _describe_weights(name: str, spread: float | None) -> list[str]:

@@ -85,6 +85,16 @@ def equivalent_names(divergence: Divergence) -> dict[str, float]:
     return {name: factor for name, factor in names.items() if name != divergence.name}
 
 
+def favours_bad_samples(divergence: Divergence) -> bool:
+    """Return whether the weight of a sample under `matched` grows without bound as r → −∞ (Neyman, α < 0)."""
+    import torch
+
+    if divergence.log_weight is None:
+        return False
+    near, far = divergence.log_weight(torch.tensor([-20.0, -40.0], dtype=torch.float64)).tolist()
+    return far - near > 0.01  # log w is linear there; a bounded weight has reached its limit
+
+
 def is_symmetric(divergence: Divergence) -> bool:
     """Return whether D_f(p‖q) = D_f(q‖p): f(u) and u f(1/u) differ by a term c (u − 1)."""
     return _factor(_dual_rise(divergence), _rise(divergence)) == 1
