@@ -19,7 +19,7 @@ from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise,
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.theory.dirac import Linear, linearised
 from gantrain.training.iteration import Iteration
-from gantrain.training.setup import Execution, Experiment, Schedule
+from gantrain.training.setup import Execution, Schedule, TrainingSetup
 from gantrain.training.state import State
 from gantrain.training.step import UPDATES
 from gantrain.training.trajectory import extent, parameter_values, trajectory
@@ -52,7 +52,9 @@ def played(objective: Objective, steps: int, start=START, discriminator_steps=1,
     schedule = Schedule(images=steps, batch_size=1, discriminator_steps=discriminator_steps)
     execution = Execution(update=update)
     state = new_state(start=start)
-    iteration = Iteration(state, Experiment(objective, data.load("dirac"), Latents(1), schedule, execution=execution))
+    iteration = Iteration(
+        state, TrainingSetup(objective, data.load("dirac"), Latents(1), schedule, execution=execution)
+    )
     path = [(start, start)]
     for _ in range(steps):
         iteration.play()
@@ -237,7 +239,7 @@ def test_only_networks_of_few_parameters_are_recorded():
 def test_other_optimizers_have_a_path_without_theory(tmp_path, settings):
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps({"images": n, THETA: 1 - n, PSI: 1.0}) + "\n" for n in (0, 1, 2)))
-    experiment = Experiment(game(), data.load("dirac"), Latents(1), Schedule(images=2, batch_size=1))
+    experiment = TrainingSetup(game(), data.load("dirac"), Latents(1), Schedule(images=2, batch_size=1))
     found = trajectory(new_state(**settings), experiment, metrics)
     assert found.text() == "(θ, ψ) made 0.2 turns about (0, 0), at distance 1.41 first and 1.41 last"
     assert found.summary() == {"turns": pytest.approx(0.25), "distance": pytest.approx([math.sqrt(2)] * 2)}
@@ -255,7 +257,7 @@ def test_other_optimizers_have_a_path_without_theory(tmp_path, settings):
 def test_other_runs_have_no_such_path(tmp_path, dataset, generator, discriminator):
     networks = architectures.build({"name": "other", "generator": generator, "discriminator": discriminator}, (1,), 1)
     state = State(*networks, *(torch.optim.SGD(network.parameters()) for network in networks))
-    experiment = Experiment(game(), data.load(dataset), Latents(1), Schedule(images=2))
+    experiment = TrainingSetup(game(), data.load(dataset), Latents(1), Schedule(images=2))
     assert trajectory(state, experiment, tmp_path / "metrics.jsonl") is None
 
 
@@ -277,7 +279,7 @@ def test_rows_begin_where_they_are_told():
     assert torch.equal(discriminator(torch.ones(3, 1)), torch.full((3,), -2.0))
     with pytest.raises(ConfigError, match="init_std"):
         architectures.check({"name": "tried", "init_std": 0.1} | rows)
-    with pytest.raises(ConfigError, match="bias=1 is not true or false"):
+    with pytest.raises(ConfigError, match="bias=1 must be true or false"):
         architectures.check(TABLE | {"discriminator": [{"op": "linear", "features": 1, "bias": 1}]})
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain.config import checks, overrides
+from gantrain.config import overrides
+from gantrain.config.groups import options as options_of
 from gantrain.config.schema import choice, number
 from gantrain.console import printable, say
 from gantrain.errors import ConfigError, StorageError
@@ -80,14 +81,14 @@ class Row:
 def help_text() -> str:
     """The command's help."""
     outcomes = "\n".join(f"  {name:10} {meaning}" for name, meaning in quadrature.OUTCOMES.items())
-    names = ", ".join(checks.options("gen_div"))
+    names = ", ".join(options_of("gen_div"))
     return HELP.format(objectives=", ".join(GENERATOR_OBJECTIVES), outcomes=outcomes, names=names)
 
 
 def run(arguments: list[str]) -> None:
     """Fit, print the table, write fit.json and fit.png."""
     arguments = [listed(argument) for argument in arguments]
-    options, typed = overrides.read(Options, arguments), overrides.values(arguments)
+    options, typed = overrides.parse_into(Options, arguments), overrides.single_values(overrides.parse(arguments))
     p, chosen = mixture(options), chosen_divergences(options)
     if options.target == "effective":
         check_start(p, options.start)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gantrain.config import checks, overrides
+from gantrain.config import overrides
+from gantrain.config.groups import CONF
 from gantrain.config.schema import choice, number
 from gantrain.errors import CheckFailedError, StorageError
 from gantrain.files import write_whole
@@ -83,7 +84,7 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Verify the cases asked for, print and write the results; raise CheckFailedError for a bound that is too high."""
-    options = overrides.read(Options, arguments)
+    options = overrides.parse_into(Options, arguments)
     disc_div = divergences.get(options.disc_div, "disc_div")
     objective = Objective(disc_div, disc_div)
     verification.refuse_without_ratio(objective)
@@ -102,7 +103,7 @@ def run(arguments: list[str]) -> None:
 
 def verified(options: Options, objective: Objective, screen: Console) -> dict[str, Result]:
     """The result of every case asked for, each printed when it is there."""
-    table = yaml.safe_load((checks.CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
+    table = yaml.safe_load((CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
     training = Training(options.images, options.batch_size, options.lr)
     names = [options.case] if options.case in CASES else list(CASES)
     results = {}

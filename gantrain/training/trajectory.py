@@ -21,7 +21,7 @@ from gantrain.data import PointMass
 from gantrain.networks.layers import Point
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.theory.dirac import linearised
-from gantrain.training.setup import Experiment
+from gantrain.training.setup import TrainingSetup
 from gantrain.training.state import State
 from gantrain.training.step import UPDATES, simultaneous
 
@@ -93,7 +93,7 @@ class Trajectory(NamedTuple):
         )
 
 
-def trajectory(state: State, experiment: Experiment, metrics: Path) -> Trajectory | None:
+def trajectory(state: State, experiment: TrainingSetup, metrics: Path) -> Trajectory | None:
     """The path that the metrics file of a Dirac-GAN tells in two reports or more; None for every other run."""
     if not is_dirac(state, experiment) or len(reports := read_metrics(metrics)) < 2:
         return None
@@ -105,7 +105,7 @@ def trajectory(state: State, experiment: Experiment, metrics: Path) -> Trajector
     return Trajectory(iterations, points, prediction(state, experiment, points[0], iterations[-1] - iterations[0]))
 
 
-def prediction(state: State, experiment: Experiment, start: Path2D, iterations: int) -> Prediction | None:
+def prediction(state: State, experiment: TrainingSetup, start: Path2D, iterations: int) -> Prediction | None:
     """What linear theory says of a number of iterations from a point; None where it says nothing."""
     discriminator_rate, generator_rate = rate(state.discriminator_optimizer), rate(state.generator_optimizer)
     game = linearised(experiment.objective)
@@ -121,7 +121,7 @@ def prediction(state: State, experiment: Experiment, start: Path2D, iterations: 
     return Prediction(np.array(list(points)), game.eigenvalues)
 
 
-def is_dirac(state: State, experiment: Experiment) -> bool:
+def is_dirac(state: State, experiment: TrainingSetup) -> bool:
     """Whether the data are a point mass on the line, G a point and D(x) = ψx."""
     generator, discriminator = (weighted(network) for network in (state.generator, state.discriminator))
     return (
