@@ -8,13 +8,12 @@ import shlex
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
 from gantrain.console import go_on_unseen, say
 from gantrain.errors import ConfigError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory, one_of
-from gantrain.files import reason
-from gantrain.runs.folder import Interrupted
+from gantrain.files import describe_os_error
+from gantrain.runs.signals import Interrupted
 
 # Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
 COMMANDS = {
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         go_on_unseen()
     except OSError as error:
-        return refuse(f"{error.filename or 'storage'}: {reason(error)}", StorageError.exit_code)
+        return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
     except Exception as error:
         if is_out_of_memory(error):
             said = str(error).partition("\n")[0]
@@ -96,11 +95,11 @@ def as_evaluate(arguments: list[str]) -> str:
 
 
 def complete(arguments: list[str]) -> None:
-    """Answer the shell: command names first, then the flags of `train`, and Hydra's own completion of its keys.
+    """Answer the shell: with the names of the commands, and for `train` with Hydra's completion of its keys.
 
-    Hydra's script calls the bare program with the typed line in COMP_LINE; all but the overrides is taken out of it.
+    Hydra's script calls the bare program, with the typed line in COMP_LINE.
     """
-    program, _, line = os.environ.get("COMP_LINE", "").partition(" ")
+    _, _, line = os.environ.get("COMP_LINE", "").partition(" ")
     name, blank, rest = line.lstrip().partition(" ")
     asked = arguments[1:2] and arguments[1].startswith("query=")
     if asked and not blank:
@@ -109,15 +108,7 @@ def complete(arguments: list[str]) -> None:
         return None
     from gantrain.commands import train
 
-    if not asked:
-        return train.hydra_main(arguments)
-    if (flags := train.completed(rest)) is not None:
-        return print(" ".join(flags))
-    before, _, word = rest.rpartition(" ")
-    with suppress(ConfigError):  # what is wrong is told once the command is given
-        os.environ["COMP_LINE"] = " ".join([program, *train.parse(before.split()).overrides, word])
-        train.hydra_main(arguments)
-    return None
+    return print(" ".join(train.complete(rest))) if asked else train.run_hydra(arguments)
 
 
 def refuse(message: str, exit_code: int) -> int:

@@ -1,4 +1,4 @@
-"""The number of threads that a computation on a CPU uses."""
+"""Devices by name, and the number of threads that a computation on a CPU uses."""
 
 from __future__ import annotations
 
@@ -7,12 +7,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from gantrain.errors import ConfigError, one_of
+
 if TYPE_CHECKING:
     import torch
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 # Multiply-adds a batch below which a CPU's threads cost more than they share, 20 times more where the cores are busy
 # (the digits' perceptrons, 2e7, on two cores: the same speed alone; the paper's network: 1e10).
 FEW_MULTIPLY_ADDS = 10**8
+
+
+def check_device_name(name: str) -> None:
+    """Raise ConfigError unless `name` is a device's; whether the machine has it, only torch knows."""
+    kind, colon, number = name.partition(":")
+    if kind.lower() == "gpu":
+        raise ConfigError(f"device={name} is called device=cuda{colon}{number} here, and on a Mac device=mps")
+    if name not in DEVICES and not (kind == "cuda" and colon and number.isdecimal()):
+        raise ConfigError(one_of("device", name, (*DEVICES, "cuda:1")))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is the first of CUDA, MPS and CPU that is present. Raises ConfigError."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, present in available.items() if present))
+    kind, colon, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not available.get(kind) or (colon and not (number.isdecimal() and int(number) < count)):
+        present = ", ".join(["auto", *(kind for kind, present in available.items() if present)])
+        raise ConfigError(f"device={name} is not on this machine; choose {present}")
+    return torch.device(name)
 
 
 @contextmanager
@@ -28,7 +55,7 @@ def keep_thread_count() -> Iterator[None]:
 
 
 @contextmanager
-def limit_threads(device: torch.device, multiply_adds: int) -> Iterator[None]:
+def limit_threads(device: torch.device, multiply_adds: float) -> Iterator[None]:
     """Use one thread in the block if a batch has few multiply-adds, unless the user set the number of threads."""
     import torch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gantrain.config.checks import options
+from gantrain.config.groups import options
 
 # Over 8×8 images and latents of size 5; batch norm has a scale and a shift, and the layer before it no bias:
 MINE = """

@@ -254,7 +254,7 @@ REFUSED = [  # (rows of the generator, what the message must hold)
     ([{"op": "conv", "kernal": 3, "features": 1}], ["row 1", "kernal", "did you mean kernel"]),
     ([{"op": "linear", "features": 3, "kernel": 3}], ["row 1", "kernel"]),
     ([{"op": "conv", "features": 3}], ["row 1", "conv needs kernel"]),
-    ([{"op": "linear", "features": 0}], ["row 1", "features=0", "whole number"]),
+    ([{"op": "linear", "features": 0}], ["row 1", "features=0", "at least 1"]),
     ([{"op": "linear", "features": True}], ["row 1", "features=True"]),
     ([{**LINEAR_DATA, "dropout": 1}], ["row 1", "dropout=1"]),
     ([{**LINEAR_DATA, "dropout": float("nan")}], ["row 1", "dropout=nan"]),

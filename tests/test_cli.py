@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import gantrain as package
 from gantrain.cli import COMMANDS, main
-from gantrain.config.checks import CONF, options
+from gantrain.config.groups import CONF, options
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES

@@ -31,8 +31,7 @@ from gantrain.comparison.runs import command_lines, provenance, read_run
 from gantrain.comparison.untrusted import LARGEST_BYTES
 from gantrain.errors import DataError
 from gantrain.evaluation.metrics import better_direction
-from gantrain.launch import sweep as sweeps
-from gantrain.launch import unbegun
+from gantrain.launch.sweep_folder import compare_sweep, pending_notes
 from gantrain.screen import fitting
 
 Gantrain = Callable[..., Answer]
@@ -766,7 +765,7 @@ def swept(root: Path, typed: list[str], of_files: dict[str, str] | None = None, 
 def test_runs_that_have_not_begun_are_named(
     typed: list[str], of_files: dict[str, str] | None, begun: tuple[int, ...], told: str, tmp_path: Path
 ) -> None:
-    notes = list(unbegun.notes([swept(tmp_path / "tree/s", typed, of_files, begun), tmp_path / "tree"]))
+    notes = list(pending_notes([swept(tmp_path / "tree/s", typed, of_files, begun), tmp_path / "tree"]))
     assert [note.split(". Unless")[0].replace(f" of {tmp_path}/tree/s have not begun", "") for note in notes] == (
         [told] if told else []
     )
@@ -785,13 +784,13 @@ def test_runs_that_have_not_begun_are_named(
     ids=lambda typed: typed[0],
 )
 def test_a_command_that_cannot_be_read_is_told(typed: list[str], tmp_path: Path) -> None:
-    (note,) = unbegun.notes([swept(tmp_path, typed)])
+    (note,) = pending_notes([swept(tmp_path, typed)])
     assert note.startswith(f"which runs of {tmp_path} have not begun cannot be told: ")
 
 
 def test_a_sweep_whose_runs_have_names_of_their_own_is_left_alone(tmp_path: Path) -> None:
     (swept(tmp_path, ["gen_div=kl,js"]) / "0-run").rename(tmp_path / "mine")
-    assert list(unbegun.notes([tmp_path])) == []
+    assert list(pending_notes([tmp_path])) == []
 
 
 def test_a_run_that_never_trained_is_named(gantrain: Gantrain, tmp_path: Path) -> None:
@@ -817,7 +816,7 @@ def test_a_file_in_place_of_the_folder_for_the_report(gantrain: Gantrain, tmp_pa
 
 def test_a_report_that_fails_changes_no_sweeps_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (sweep(tmp_path) / "compare.csv").mkdir()
-    sweeps.report(tmp_path)
+    compare_sweep(tmp_path)
     assert f"the runs could not be compared: out={tmp_path} cannot be written" in capsys.readouterr().err
 
 
@@ -899,7 +898,7 @@ def test_a_sweeps_command_is_read_only_where_it_lies(name: str, tmp_path: Path) 
     outside.write_text("secret: [")
     (root / name).unlink(missing_ok=True)
     (root / name).symlink_to(outside)
-    (note,) = unbegun.notes([root])
+    (note,) = pending_notes([root])
     assert "is a link out of the run folder" in note
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,22 @@ from torch import nn
 
 from gantrain import networks
 from gantrain.commands import train
-from gantrain.config import checks
-from gantrain.config import overrides as gantrain_overrides
-from gantrain.config.checks import DIVERGENCE_GROUPS, GROUPS, options
-from gantrain.config.compose import compose, preview, with_own_yaml
+from gantrain.config.checks import RunConfig, Settings, parse_regularizer, validate
+from gantrain.config.compose import compose, create_composer
+from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
+from gantrain.config.overrides import parse_train
 from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, shapes
 from gantrain.errors import ConfigError
-from gantrain.launch import build as parts
+from gantrain.launch.build import build_schedule, prepare
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
 from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.objectives.regularizers import REGULARIZERS
-from gantrain.training.optimizers import factories as optimizer_factories
+from gantrain.ranges import Choice, Numbers
+from gantrain.training.optimizers import create_factories
 
 Answer = Any
-Settings = dict[str, Any]
 
 PATTERNED = ["alpha_0.3", "alpha_-1", "dual_kl", "dual_alpha_0.3"]
 NATURAL_ARCHITECTURE = {
@@ -59,19 +60,31 @@ FITTING_DATASET = {name: dataset for dataset, name in NATURAL_ARCHITECTURE.items
 }
 SGD = {"name": "SGD", "lr": 0.01, "momentum": 0.0}
 CPU = torch.device("cpu")
-YAML = sorted(checks.CONF.rglob("*.yaml"))
+YAML = sorted(CONF.rglob("*.yaml"))
+
+
+def config(*overrides: str) -> RunConfig:
+    """What `gantrain train` makes of these arguments."""
+    typed = [argument.text for argument in parse_train(overrides)]
+    return validate(compose(typed), typed)
 
 
 def settings(*overrides: str) -> Settings:
-    """What `gantrain train` makes of these arguments."""
-    return checks.checked(compose(gantrain_overrides.checked(list(overrides))))
+    """The settings among it."""
+    return config(*overrides).settings
 
 
 def settings_from(folder: Path, *overrides: str) -> Settings:
     """The same with --config-dir."""
-    flags = train.parse(["--config-dir", str(folder), *overrides])
-    typed = with_own_yaml(gantrain_overrides.checked(flags.overrides), flags.config_dir)
-    return checks.checked(preview(typed, flags.config_dir)[0])
+    arguments = parse_train(overrides)
+    with create_composer(arguments, folder) as composer:
+        tree = composer.compose([argument.text for argument in arguments]).tree
+    return validate(tree, overrides).settings
+
+
+def name_of(section: Any) -> str:
+    """The name that a section begins with."""
+    return section["name"] if isinstance(section, dict) else section.name
 
 
 def chosen(group: str, option: str) -> list[str]:
@@ -96,7 +109,7 @@ def choices(message: str) -> list[str]:
 
 def sample_shape(composed: Settings) -> tuple[int, ...]:
     """The shape of the dataset's samples; of a folder's, in colour."""
-    return shapes(composed["dataset"]["name"], size=composed["dataset"]["size"])[0]
+    return shapes(composed.dataset.name, size=composed.dataset.size)[0]
 
 
 def write(path: Path, text: str) -> Path:
@@ -114,9 +127,13 @@ def fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield prefix + item.name, item
 
 
-NUMBERS = {key: item for key, item in fields(Config) if "limits" in item.metadata}
+NUMBERS = {key: item for key, item in fields(Config) if isinstance(item.metadata.get("accepted"), Numbers)}
 WHOLE = [key for key, item in NUMBERS.items() if "int" in item.type]
-CHOICES = {key: item.metadata["options"] for key, item in fields(Config) if "options" in item.metadata}
+CHOICES = {
+    key: item.metadata["accepted"].options
+    for key, item in fields(Config)
+    if isinstance(item.metadata.get("accepted"), Choice)
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,15 +146,15 @@ CHOICES = {key: item.metadata["options"] for key, item in fields(Config) if "opt
 )
 def test_every_option_composes(group: str, option: str) -> None:
     composed = settings(*chosen(group, option))
-    assert group == "experiment" or option.startswith(composed[group]["name"].lower())
+    assert group == "experiment" or option.startswith(name_of(getattr(composed, group)).lower())
 
 
 @pytest.mark.parametrize("name", [*CATALOGUE, *PATTERNED])
 def test_every_divergence_trains_the_discriminator_and_the_generator(name: str) -> None:
     """The one with a bounded head trains G on itself alone, and a step as f' trains G through f alone."""
     step = name == "total_variation"
-    as_disc = checks.objective(settings(f"disc_div={name}", *([f"gen_div={name}"] if step else [])))
-    as_gen = checks.objective(settings(f"gen_div={name}", *(["gen_objective=ratio"] if step else [])))
+    as_disc = settings(f"disc_div={name}", *([f"gen_div={name}"] if step else [])).objective
+    as_gen = settings(f"gen_div={name}", *(["gen_objective=ratio"] if step else [])).objective
     assert as_disc.disc_div.name == as_gen.gen_div.name == name
 
 
@@ -169,8 +186,8 @@ def test_files_hold_data_alone(path: Path) -> None:
 @pytest.mark.parametrize("name", options("architecture"))
 def test_every_architecture_builds_for_a_dataset_it_fits(name: str) -> None:
     composed = settings(f"dataset={FITTING_DATASET[name]}", f"architecture={name}")
-    shape, latent = sample_shape(composed), composed["latent"]["size"]
-    generator, discriminator = networks.build(composed["architecture"], shape, latent)
+    shape, latent = sample_shape(composed), composed.latent.size
+    generator, discriminator = networks.build(composed.architecture, shape, latent)
     samples = generator(torch.randn(2, latent))
     assert samples.shape == (2, *shape)
     assert discriminator(samples).shape == (2,)
@@ -178,16 +195,16 @@ def test_every_architecture_builds_for_a_dataset_it_fits(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("regularizer"))
 def test_every_regularizer_takes_its_files_values(name: str) -> None:
-    written = yaml.safe_load((checks.CONF / "regularizer" / f"{name}.yaml").read_text())
-    built = checks.regularizer(settings(f"regularizer={name}")["regularizer"])
+    written = yaml.safe_load((CONF / "regularizer" / f"{name}.yaml").read_text())
+    built = parse_regularizer(settings(f"regularizer={name}").regularizer)
     assert type(built) is REGULARIZERS[name]
     assert {"name": name} | dataclasses.asdict(built) == written
 
 
 @pytest.mark.parametrize("name", options("optimizer"))
 def test_every_optimizer_takes_its_files_values(name: str) -> None:
-    written = yaml.safe_load((checks.CONF / "optimizer" / f"{name}.yaml").read_text())
-    for build in optimizer_factories(settings(f"optimizer={name}")["optimizer"], CPU).values():
+    written = yaml.safe_load((CONF / "optimizer" / f"{name}.yaml").read_text())
+    for build in create_factories(settings(f"optimizer={name}").optimizers, CPU).values():
         optimizer = build(nn.Linear(2, 1))
         assert type(optimizer).__name__ == written["name"]
         for key in written.keys() - {"name"}:
@@ -197,28 +214,28 @@ def test_every_optimizer_takes_its_files_values(name: str) -> None:
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_brings_its_network_unless_one_is_chosen(name: str) -> None:
     typed = chosen("dataset", name)
-    assert settings(*typed)["architecture"]["name"] == NATURAL_ARCHITECTURE[name]
+    assert settings(*typed).architecture["name"] == NATURAL_ARCHITECTURE[name]
     composed = settings("architecture=conv8", *typed)
-    assert (composed["architecture"]["name"], composed["dataset"]["name"]) == ("conv8", name)
+    assert (composed.architecture["name"], composed.dataset.name) == ("conv8", name)
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_chosen_optimizer_keeps_the_rate_of_its_file(name: str) -> None:
     """What a dataset finds natural never reaches into a part that was chosen on the command line."""
-    assert settings(*chosen("dataset", name), "optimizer=sgd")["optimizer"] == SGD
+    assert settings(*chosen("dataset", name), "optimizer=sgd").optimizer == SGD
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_files_repeat_what_is_natural_for_a_dataset(name: str) -> None:
-    dataset = settings(*chosen("dataset", name))["dataset"]
-    assert (dataset["size"], dataset["flip"]) == (IMAGES[name].size, IMAGES[name].flip)
+    dataset = settings(*chosen("dataset", name)).dataset
+    assert (dataset.size, dataset.flip) == (IMAGES[name].size, IMAGES[name].flip)
 
 
 @pytest.mark.parametrize("name", [*DENSITIES, *POINT_MASSES])
 def test_a_densitys_latents_have_its_dimension(name: str) -> None:
     composed = settings(f"dataset={name}")
-    assert (composed["latent"]["size"],) == sample_shape(composed)
-    assert settings(f"dataset={name}", "latent.size=5")["latent"]["size"] == 5
+    assert (composed.latent.size,) == sample_shape(composed)
+    assert settings(f"dataset={name}", "latent.size=5").latent.size == 5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,29 +244,28 @@ def test_a_densitys_latents_have_its_dimension(name: str) -> None:
 
 def test_the_paper_experiment_and_what_beats_it() -> None:
     plain, paper = settings(), settings("experiment=paper")
-    assert (plain["gen_objective"], plain["dataset"]["name"]) == ("matched", "digits")
-    assert (paper["gen_objective"], paper["dataset"]["name"]) == ("ratio", "cifar10")
-    assert (paper["disc_div"]["name"], paper["gen_div"]["name"]) == ("gan", "non_saturating")
-    assert (paper["architecture"]["name"], paper["optimizer"]["name"]) == ("appendix", "Adam")
-    assert settings("experiment=paper", "dataset=digits")["optimizer"] == paper["optimizer"]
+    assert (plain.gen_objective, plain.dataset.name) == ("matched", "digits")
+    assert (paper.gen_objective, paper.dataset.name) == ("ratio", "cifar10")
+    assert (paper.disc_div.name, paper.gen_div.name) == ("gan", "non_saturating")
+    assert (paper.architecture["name"], paper.optimizer["name"]) == ("appendix", "Adam")
+    assert settings("experiment=paper", "dataset=digits").optimizer == paper.optimizer
     typed = settings(
         *("experiment=paper", "gen_objective=matched", "gen_div=kl", "dataset=digits", "dataset.flip=true"),
         *("architecture=conv8", "optimizer=sgd", "optimizer.lr=0.5", "train.batch_size=7"),
     )
-    assert (typed["gen_objective"], typed["gen_div"]["name"], typed["dataset"]["name"]) == (
+    assert (typed.gen_objective, typed.gen_div.name, typed.dataset.name) == (
         "matched",
         "kl",
         "digits",
     )
-    assert (typed["dataset"]["flip"], typed["architecture"]["name"]) == (True, "conv8")
-    assert (typed["optimizer"]["name"], typed["optimizer"]["lr"], typed["train"]["batch_size"]) == ("SGD", 0.5, 7)
+    assert (typed.dataset.flip, typed.architecture["name"]) == (True, "conv8")
+    assert (typed.optimizer["name"], typed.optimizer["lr"], typed.train.batch_size) == ("SGD", 0.5, 7)
 
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_is_a_game_that_can_train(name: str) -> None:
     composed = settings(f"experiment={name}")
-    checks.objective(composed)
-    networks.describe(composed["architecture"], sample_shape(composed), composed["latent"]["size"])
+    networks.describe(composed.architecture, sample_shape(composed), composed.latent.size)
 
 
 def test_an_experiment_of_the_users_own_beats_the_dataset_and_not_the_command_line(tmp_path: Path) -> None:
@@ -260,27 +276,27 @@ def test_an_experiment_of_the_users_own_beats_the_dataset_and_not_the_command_li
         "dataset: {flip: false}\nlatent: {size: 17}\n",
     )
     mine = settings_from(tmp_path, "experiment=mine")
-    assert (mine["dataset"]["name"], mine["architecture"]["name"]) == ("cifar10", "dcgan32")
-    assert (mine["dataset"]["flip"], mine["dataset"]["size"], mine["latent"]["size"]) == (False, 32, 17)
+    assert (mine.dataset.name, mine.architecture["name"]) == ("cifar10", "dcgan32")
+    assert (mine.dataset.flip, mine.dataset.size, mine.latent.size) == (False, 32, 17)
     typed = settings_from(tmp_path, "experiment=mine", "architecture=resnet32", "latent.size=3", "dataset=ring")
-    assert (typed["dataset"]["name"], typed["architecture"]["name"]) == ("ring", "resnet32")
-    assert typed["latent"]["size"] == 3
+    assert (typed.dataset.name, typed.architecture["name"]) == ("ring", "resnet32")
+    assert typed.latent.size == 3
 
 
 def test_an_experiment_that_chooses_a_dataset_alone_gets_the_datasets_network(tmp_path: Path) -> None:
     write(tmp_path / "experiment/mine.yaml", "# @package _global_\ndefaults:\n  - override /dataset: ring\n")
     mine = settings_from(tmp_path, "experiment=mine")
-    assert (mine["dataset"]["name"], mine["architecture"]["name"], mine["latent"]["size"]) == ("ring", "mlp", 2)
+    assert (mine.dataset.name, mine.architecture["name"], mine.latent.size) == ("ring", "mlp", 2)
 
 
 def test_yaml_of_the_users_own_adds_options_to_any_group(tmp_path: Path) -> None:
     write(tmp_path / "dataset/cats.yaml", "# @package _global_\ndataset: {name: folder, path: cats, size: 8}\n")
-    table = yaml.safe_load((checks.CONF / "architecture" / "conv8.yaml").read_text())
+    table = yaml.safe_load((CONF / "architecture" / "conv8.yaml").read_text())
     write(tmp_path / "architecture/wide.yaml", yaml.safe_dump(table | {"name": "wide"}))
     write(tmp_path / "optimizer/lion.yaml", "name: AdamW\nlr: 0.5\nweight_decay: 0.25\n")
     composed = settings_from(tmp_path, "dataset=cats", "architecture=wide", "optimizer=lion")
-    assert (composed["dataset"]["path"], composed["architecture"]["name"]) == ("cats", "wide")
-    assert composed["optimizer"] == {"name": "AdamW", "lr": 0.5, "weight_decay": 0.25}
+    assert (composed.dataset.path, composed.architecture["name"]) == ("cats", "wide")
+    assert composed.optimizer == {"name": "AdamW", "lr": 0.5, "weight_decay": 0.25}
     with pytest.raises(ConfigError, match=r"dataset=cat is not one of the choices; did you mean cats\?"):
         settings_from(tmp_path, "dataset=cat")
 
@@ -288,7 +304,7 @@ def test_yaml_of_the_users_own_adds_options_to_any_group(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["o'brien", "back\\slash", "a,b=c [x]{y} ü"])
 def test_config_dir_may_have_any_name(tmp_path: Path, name: str) -> None:
     write(tmp_path / name / "experiment/mine.yaml", "# @package _global_\nseed: 7\n")
-    assert settings_from(tmp_path / name, "experiment=mine")["seed"] == 7
+    assert settings_from(tmp_path / name, "experiment=mine").seed == 7
 
 
 @pytest.mark.parametrize("path", ["missing", "file"])
@@ -373,26 +389,26 @@ def test_plus_signs_change_nothing(prefix: str) -> None:
 @pytest.mark.parametrize("typed", ["~{}", "{}=null", "{}=5", "{}="])
 def test_a_group_holds_one_of_its_options(group: str, typed: str) -> None:
     with pytest.raises(ConfigError, match=group):
-        optimizer_factories(settings(typed.format(group))["optimizer"], CPU)
+        create_factories(settings(typed.format(group)).optimizers, CPU)
 
 
 def test_a_key_of_an_open_section_can_be_taken_out() -> None:
-    assert "momentum" not in settings("optimizer=sgd", "~optimizer.momentum")["optimizer"]
+    assert "momentum" not in settings("optimizer=sgd", "~optimizer.momentum").optimizer
 
 
 def test_open_sections_take_the_keys_that_fit_their_name() -> None:
     composed = settings(
         "dataset=svhn", "optimizer.weight_decay=0.1", "optimizer.discriminator.lr=0.5", "optimizer.generator.name=SGD"
     )
-    assert composed["optimizer"]["weight_decay"] == 0.1
+    assert composed.optimizer["weight_decay"] == 0.1
     network = nn.Linear(2, 1)
-    built = {player: build(network) for player, build in optimizer_factories(composed["optimizer"], CPU).items()}
+    built = {player: build(network) for player, build in create_factories(composed.optimizers, CPU).items()}
     assert built["discriminator"].defaults["lr"] == 0.5
     assert built["generator"].defaults["lr"] == 0.0001
     assert built["generator"].defaults["weight_decay"] == built["discriminator"].defaults["weight_decay"] == 0.1
-    regularizer = checks.objective(settings("regularizer=gradient_penalty", "regularizer.target=0")).regularizer
+    regularizer = settings("regularizer=gradient_penalty", "regularizer.target=0").objective.regularizer
     assert regularizer == REGULARIZERS["gradient_penalty"](weight=10.0, target=0.0)
-    assert settings("architecture.leaky_slope=0.3")["architecture"]["leaky_slope"] == 0.3
+    assert settings("architecture.leaky_slope=0.3").architecture["leaky_slope"] == 0.3
 
 
 @pytest.mark.parametrize(
@@ -422,11 +438,11 @@ def test_what_an_optimizer_cannot_take_is_refused(typed: str, says: str) -> None
 
 def test_one_pass_for_both_players_needs_a_discriminator_without_batch_norm() -> None:
     rows = "[{op: linear, features: 8, norm: batch, activation: relu}, {op: linear, features: 1}]"
-    alone = settings("update=simultaneous")
-    mixing = settings("update=simultaneous", f"architecture.discriminator={rows}")
-    parts.check(alone)
+    alone = config("update=simultaneous")
+    mixing = config("update=simultaneous", f"architecture.discriminator={rows}")
+    prepare(alone)
     with pytest.raises(ConfigError, match="batch norm"):
-        parts.check(mixing)
+        prepare(mixing)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +471,8 @@ def test_what_a_regularizer_cannot_take_is_refused(typed: list[str]) -> None:
 
 def borders(item: dataclasses.Field[Any], whole: bool) -> tuple[list[float], list[float]]:
     """The outermost values that a field allows, and the nearest ones beyond."""
-    low, above, high = (item.metadata["limits"][rule] for rule in ("at_least", "above", "at_most"))
+    accepted = item.metadata["accepted"]
+    low, above, high = accepted.at_least, accepted.above, accepted.at_most
 
     def beyond(value: float, sign: int) -> float:
         return value + sign if whole else math.nextafter(value, sign * math.inf)
@@ -475,7 +492,7 @@ def test_numbers_are_taken_up_to_their_borders(key: str) -> None:
     inside, outside = borders(NUMBERS[key], key in WHOLE)
     for value in inside:
         needed = ["evaluate.every_images=1"] if key == "evaluate.count" else []
-        assert OmegaConf.select(OmegaConf.create(settings(*needed, f"{key}={value!r}")), key) == value
+        assert attrgetter(key)(settings(*needed, f"{key}={value!r}")) == value
     for value in outside:
         message = refusal(f"{key}={value!r}")
         assert f"{key}={value}" in message
@@ -575,7 +592,7 @@ def test_interpolations_that_do_not_resolve_are_refused(value: str) -> None:
 
 def test_interpolations_that_resolve_are_checked_as_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANTRAIN_TEST", "12")
-    assert settings("seed=${oc.env:GANTRAIN_TEST}", "latent.size=${seed}")["latent"]["size"] == 12
+    assert settings("seed=${oc.env:GANTRAIN_TEST}", "latent.size=${seed}").latent.size == 12
     monkeypatch.setenv("GANTRAIN_TEST", "-12")
     assert "seed=-12" in refusal("seed=${oc.env:GANTRAIN_TEST}")
     monkeypatch.setenv("GANTRAIN_TEST", "twelve")
@@ -592,7 +609,7 @@ def test_epochs_are_a_synonym_for_images() -> None:
         size, label, name = 10, "ten digits", "digits"
 
     composed = settings("train.epochs=2.55", "train.batch_size=5")
-    assert parts.build_schedule(composed, TenDigits()).images == 26  # type: ignore[arg-type]
+    assert build_schedule(composed, TenDigits()).images == 26  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -616,7 +633,7 @@ def test_the_shown_config_composes_to_the_same_settings(
     assert (answer.code, answer.err) == (0, "")
     write(tmp_path / "experiment/again.yaml", f"# @package _global_\n{answer.out}")
     assert settings_from(tmp_path, "experiment=again") == settings(*typed)
-    assert checks.checked(OmegaConf.create(answer.out)) == settings(*typed)
+    assert validate(OmegaConf.create(answer.out), typed).settings == settings(*typed)
 
 
 def test_the_help_names_every_key_and_every_option() -> None:

@@ -21,7 +21,7 @@ from gantrain.objectives.regularizers import R1, REGULARIZERS
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.iteration import Iteration
 from gantrain.training.outputs import parameter_values
-from gantrain.training.setup import Execution, Experiment, Schedule
+from gantrain.training.setup import Execution, Schedule, TrainingSetup
 from gantrain.training.state import State
 from gantrain.training.step import UPDATES
 
@@ -61,7 +61,9 @@ def played(objective: Objective, steps: int, start=START, discriminator_steps=1,
     schedule = Schedule(images=steps, batch_size=1, discriminator_steps=discriminator_steps)
     execution = Execution(update=update)
     state = new_state(start=start)
-    iteration = Iteration(state, Experiment(objective, data.load("dirac"), Latents(1), schedule, execution=execution))
+    iteration = Iteration(
+        state, TrainingSetup(objective, data.load("dirac"), Latents(1), schedule, execution=execution)
+    )
     path = [(start, start)]
     for _ in range(steps):
         iteration.play()
@@ -288,7 +290,7 @@ def test_only_networks_of_few_parameters_are_recorded():
         *(f"parameters/generator/{name}" for name in ("weight", "weight.1", "bias")),
         *(f"parameters/discriminator/{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")),
     ]
-    assert parameter_values(generator=nn.LinearGame(3, 3)) == {}
+    assert parameter_values(generator=nn.Linear(3, 3)) == {}
 
 
 # Its parts
@@ -309,7 +311,7 @@ def test_rows_begin_where_they_are_told():
     assert torch.equal(discriminator(torch.ones(3, 1)), torch.full((3,), -2.0))
     with pytest.raises(ConfigError, match="init_std"):
         architectures.check({"name": "tried", "init_std": 0.1} | rows)
-    with pytest.raises(ConfigError, match="bias=1 is not true or false"):
+    with pytest.raises(ConfigError, match="bias=1 must be true or false"):
         architectures.check(TABLE | {"discriminator": [{"op": "linear", "features": 1, "bias": 1}]})
 
 

@@ -20,9 +20,12 @@ import yaml
 
 from gantrain import cli, networks
 from gantrain.commands import train
-from gantrain.config import checks, overrides, schema
-from gantrain.config.compose import preview, with_own_yaml
-from gantrain.launch import build as parts
+from gantrain.config import schema
+from gantrain.config.checks import validate
+from gantrain.config.compose import create_composer, expand_choice
+from gantrain.config.groups import options
+from gantrain.config.overrides import parse_train
+from gantrain.launch.build import prepare
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import Objective
 
@@ -59,7 +62,7 @@ def test_every_key_of_training_is_explained() -> None:
         item.name for item in dataclasses.fields(schema.Config) if dataclasses.is_dataclass(item.default_factory)
     }
     leaves = {key for key in schema.keys(schema.Config) if key not in (*sections, *schema.OPEN_SECTIONS)}
-    told = {key: (value, about) for key, value, about in schema.explained_keys()}
+    told = {key: (value, about) for key, value, about in schema.describe_keys()}
     assert told.keys() == {key for key in leaves if not key.endswith(".name")}
     assert all(about for _, about in told.values())
     assert told["train.batch_size"] == ("100", "images a step")
@@ -141,17 +144,13 @@ def test_commands_work(
 
 def compose(arguments: list[str]) -> None:
     """Compose and check every job that the arguments of `gantrain train` describe."""
-    flags = train.parse(arguments)
-    typed = overrides.checked(flags.overrides)
-    read = overrides.parsed(typed)
-    assert flags.multirun == any(override.is_sweep_override() for override in read)
-    values = [
-        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] if o.is_sweep_override() else [text]
-        for text, o in zip(typed, read, strict=True)
-    ]
-    for job in itertools.product(*values):
-        settings = checks.checked(preview(with_own_yaml(list(job), flags.config_dir), flags.config_dir)[0])
-        parts.check(settings)
+    flags = train.parse_flags(arguments)
+    typed = parse_train(flags.overrides)
+    assert flags.multirun == any(argument.is_sweep for argument in typed)
+    values = [expand_choice(argument) if argument.is_sweep else [argument.text] for argument in typed]
+    with create_composer(typed, flags.config_dir) as composer:
+        for job in itertools.product(*values):
+            prepare(validate(composer.compose(job).tree, job))
 
 
 def check_script(words: list[str]) -> None:
@@ -217,7 +216,7 @@ def test_a_divergence_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> 
     added = replace(js, name="doubled", real=lambda r: 2 * js.real(r), fake=lambda r: 2 * js.fake(r))
     monkeypatch.setitem(divergences.CATALOGUE, "doubled", added)
     try:
-        assert "doubled" in checks.options("gen_div")
+        assert "doubled" in options("gen_div")
         compose(["gen_div=doubled", "disc_div=dual_doubled"])
         estimates = Objective(added, js).estimates(torch.ones(3), -torch.ones(3))
         assert estimates["bound/doubled"] == pytest.approx(2 * estimates["bound/js"])

@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 
-from gantrain.commands import train
-from gantrain.config.compose import preview, with_own_yaml
-from gantrain.config.trust import MOST_VALUES, values
+from gantrain.config.compose import create_composer
+from gantrain.config.trust import MOST_VALUES, count_values
 
 GLOBAL = "# @package _global_\n"
 HARMLESS = {
@@ -80,8 +79,8 @@ def write(folder, name, text):
 @pytest.mark.parametrize("case", HARMLESS)
 def test_values_are_welcome(case, tmp_path):
     write(tmp_path / "mine", "experiment/x.yaml", HARMLESS[case])
-    flags = train.parse(["--config-dir", str(tmp_path / "mine"), "experiment=x"])
-    preview(with_own_yaml(flags.overrides, flags.config_dir), flags.config_dir)
+    with create_composer(config_dir=tmp_path / "mine") as composer:
+        composer.compose(["experiment=x"])
 
 
 MISLED = {
@@ -187,4 +186,4 @@ def test_a_file_that_would_never_be_read_is_named(tmp_path, gantrain):
     [("", 0), ("1", 1), ("[1, 2]", 3), ("{a: 1}", 3), ("[&a [1, 2], *a, *a]", 10), ("- &a x\n- *a", 3)],
 )
 def test_values_are_counted_with_their_aliases_written_out(text, count):
-    assert values(text) == count
+    assert count_values(text) == count

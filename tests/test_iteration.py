@@ -28,7 +28,7 @@ from gantrain.precision import chosen_precision
 from gantrain.training import acceleration
 from gantrain.training.acceleration import Backend, LossFunctions, can_guard_on_device, check_device
 from gantrain.training.iteration import Iteration
-from gantrain.training.setup import UPDATES, Execution, Experiment, Schedule
+from gantrain.training.setup import UPDATES, Execution, Schedule, TrainingSetup
 from gantrain.training.state import State, averaged
 from gantrain.training.step import Step, find_shared_scale
 
@@ -58,9 +58,9 @@ def game(disc_div="gan", gen_div="softened_reverse_kl", **options) -> Objective:
     return Objective(divergences.get(disc_div), divergences.get(gen_div), **options)
 
 
-def experiment(objective=None, dataset=None, latents=None, *, steps=1, **execution) -> Experiment:
+def experiment(objective=None, dataset=None, latents=None, *, steps=1, **execution) -> TrainingSetup:
     schedule = Schedule(images=10**6, batch_size=20, discriminator_steps=steps, ema=0.9)
-    return Experiment(
+    return TrainingSetup(
         objective or game(), dataset or data.load("digits"), latents or Latents(16), schedule, 0, Execution(**execution)
     )
 
@@ -275,7 +275,7 @@ def test_the_device_watches_as_the_host_does_bit_for_bit(update, steps, objectiv
 def test_what_is_not_finite_is_never_made_and_found_at_the_next_look(what, number):
     """The 8th batch, and the 15th and the 16th latents, are those of the 8th iteration: D's, D's and G's update."""
 
-    def poisoned() -> Experiment:
+    def poisoned() -> TrainingSetup:
         if what == "batch":
             return experiment(dataset=Poisoned(data.load("digits"), "batch", number))
         return experiment(latents=Poisoned(Latents(16), "draw", number))

@@ -45,7 +45,7 @@ def test_the_signatures_are_those_of_the_classes(name: str) -> None:
 )
 def test_values_of_the_wrong_kind_are_refused_without_trying(settings: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        optimizers.check(settings)
+        optimizers.parse_optimizers(settings)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_values_of_the_wrong_kind_are_refused_without_trying(settings: dict, say
     ids=lambda settings: settings["name"],
 )
 def test_what_only_the_class_knows_is_found_by_trying(settings: dict) -> None:
-    optimizers.check(settings)
+    optimizers.parse_optimizers(settings)
     with pytest.raises(ConfigError, match=f"optimizer={settings['name']} refuses"):
-        optimizers.factories(settings, CPU)
+        optimizers.create_factories(optimizers.parse_optimizers(settings), CPU)
 
 
 def test_each_player_takes_the_shared_keys_and_its_own_over_them() -> None:
@@ -72,7 +72,10 @@ def test_each_player_takes_the_shared_keys_and_its_own_over_them() -> None:
         "generator": {"lr": 0.2, "momentum": 0.5},
         "discriminator": {"name": "Adam"},
     }
-    built = {player: make(nn.Linear(2, 1)) for player, make in optimizers.factories(settings, CPU).items()}
+    built = {
+        player: make(nn.Linear(2, 1))
+        for player, make in optimizers.create_factories(optimizers.parse_optimizers(settings), CPU).items()
+    }
     assert isinstance(built["discriminator"], torch.optim.Adam)
     assert isinstance(built["generator"], torch.optim.SGD)
     assert (built["discriminator"].defaults["lr"], built["generator"].defaults["lr"]) == (0.1, 0.2)

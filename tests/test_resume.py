@@ -28,7 +28,7 @@ from gantrain.reporting.reporter import Reporter
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.iteration import Iteration
-from gantrain.training.setup import Experiment, Schedule
+from gantrain.training.setup import Schedule, TrainingSetup
 from gantrain.training.state import State, averaged
 
 SMALL = [
@@ -173,7 +173,7 @@ def bundle(state: State) -> dict:
 def test_every_divergence_goes_on_as_if_nothing_had_been(name, tmp_path):
     ring, played = data.load("ring", size=2), 0
     for number, objective in enumerate(objectives(name)):
-        experiment = Experiment(objective, ring, Latents(4), Schedule(images=80, batch_size=10))
+        experiment = TrainingSetup(objective, ring, Latents(4), Schedule(images=80, batch_size=10))
         whole, stopped, resumed = new_state(), new_state(), new_state()
         for state, steps in ((whole, 4), (stopped, 2)):
             iteration = Iteration(state, experiment)
@@ -220,7 +220,7 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes(name, tmp_
     ring = data.load("ring", size=2)
     game = Objective(divergences.get("gan"), divergences.get("kl"))
     state = new_state()
-    Iteration(state, Experiment(game, ring, Latents(4), Schedule(images=80, batch_size=10))).play()
+    Iteration(state, TrainingSetup(game, ring, Latents(4), Schedule(images=80, batch_size=10))).play()
     saved = checkpoints.load(checkpoints.save(tmp_path, bundle(state), keep=2))["state"]
     spoiled()[name](saved)
     other = new_state()

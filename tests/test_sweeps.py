@@ -16,7 +16,7 @@ from support.waiting import wait_until
 
 from gantrain.comparison.comparison import compare
 from gantrain.comparison.runs import command_lines
-from gantrain.launch.sweep import COMMAND, command_of
+from gantrain.launch.sweep_folder import COMMAND, read_safe_command
 from gantrain.runs.folder import RunFolder
 
 SMALL = [
@@ -149,7 +149,7 @@ def test_the_command_outlives_a_write_that_failed(gantrain, tmp_path: Path) -> N
     assert gantrain("resume", "s").code == 0
     (tmp_path / "s" / COMMAND).write_text("")
     assert gantrain("resume", "s", "train.images=60").code == 0
-    assert command_of(tmp_path / "s").task[:1] == ["seed=0,1"]
+    assert read_safe_command(tmp_path / "s").task[:1] == ["seed=0,1"]
 
 
 def test_a_sweeps_folder_takes_no_single_run(gantrain, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_the_command_of_a_sweep_is_read_back(gantrain, tmp_path: Path) -> None:
     (tmp_path / "own/optimizer/mine.yaml").write_text("name: Adam\nlr: 0.001\n")
     typed = ["optimizer=mine", "train.images=40", "train.batch_size=20", "train.held_out_images=20", "seed=0,1"]
     assert gantrain("train", "-m", "--config-dir", "own", *typed, "run_dir=s").code == 0
-    command = command_of(tmp_path / "s")
+    command = read_safe_command(tmp_path / "s")
     assert command.task == [*typed, "run_dir=s"]
     assert (command.hydra, command.config_dir) == ([], str(tmp_path / "own"))
     assert gantrain("resume", "s", "train.images=60").code == 0

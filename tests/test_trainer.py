@@ -22,7 +22,7 @@ from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.acceleration import LossFunctions
 from gantrain.training.loop import train
 from gantrain.training.outputs import draw_fixed_latents
-from gantrain.training.setup import Experiment, Schedule, passed
+from gantrain.training.setup import Schedule, TrainingSetup, passed
 from gantrain.training.state import State, Statistics, averaged, update_average
 from gantrain.training.step import Step
 
@@ -58,7 +58,7 @@ def updates(state, objective, latents) -> Step:
 
 def play(state, objective, dataset, latents, schedule, path, seed=0) -> None:
     with Reporter(path, schedule.images) as reporter:
-        train(state, Experiment(objective, dataset, latents, schedule, seed), RunFolder(path), reporter)
+        train(state, TrainingSetup(objective, dataset, latents, schedule, seed), RunFolder(path), reporter)
 
 
 def test_the_loop_runs_without_config(tmp_path):

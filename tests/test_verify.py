@@ -14,7 +14,7 @@ import yaml
 from scipy import integrate, optimize, stats
 
 from gantrain.commands import verify as command
-from gantrain.config import checks
+from gantrain.config.groups import CONF
 from gantrain.errors import CheckFailedError, ConfigError, DivergedError
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
@@ -24,7 +24,7 @@ from gantrain.theory.cases import CASES, Truth
 from gantrain.theory.verification import ALLOWED_ERRORS, PARTS, Finding, Reading, Training
 
 GAN = Objective(divergences.gan, divergences.gan)
-MLP = yaml.safe_load((checks.CONF / "architecture" / "mlp.yaml").read_text(encoding="utf-8"))
+MLP = yaml.safe_load((CONF / "architecture" / "mlp.yaml").read_text(encoding="utf-8"))
 FAST = ("case=gaussians", "images=20000", "batch_size=200", "held_out=5000", "seeds=2")
 
 # f(u) − f(1), typed anew.

@@ -12,10 +12,12 @@ import scipy.integrate
 import scipy.optimize
 import scipy.stats
 import torch
+from omegaconf import OmegaConf
 from test_divergences import SMOOTH
 from torch import Tensor
 
-from gantrain.config import checks
+from gantrain.config.checks import objective
+from gantrain.config.schema import Config, create_node
 from gantrain.errors import ConfigError
 from gantrain.objectives.divergences import alpha, get
 from gantrain.objectives.objective import Objective
@@ -278,6 +280,7 @@ def test_on_a_mixture_the_flow_ends_at_the_rest_of_the_divergence_that_it_follow
 def weighting_for(**settings: object) -> Weighting:
     """What a config's objective uses."""
     base = {
+        "dataset": {"name": "digits"},
         "gen_div": {"name": "kl", "affine": 0.0},
         "disc_div": {"name": "gan"},
         "gen_objective": "matched",
@@ -285,7 +288,7 @@ def weighting_for(**settings: object) -> Weighting:
         "regularizer": {"name": "none"},
         "gen_weights": {"normalise": None, "spread": None},
     }
-    return checks.objective(base | settings).weighting
+    return objective(OmegaConf.to_object(OmegaConf.merge(create_node(Config), base | settings))).weighting
 
 
 def test_the_default_acts_under_matched_with_a_ratio_and_nowhere_else() -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gantrain import networks
-from gantrain.config import checks, compose, overrides
-from gantrain.config.overrides import quoted
+from gantrain.config import overrides
+from gantrain.config.checks import check_object_is_typed, parse_config
+from gantrain.config.compose import create_composer
+from gantrain.config.groups import options as group_options
 from gantrain.config.schema import choice, number
 from gantrain.errors import ConfigError
 from gantrain.screen import console
@@ -41,7 +43,7 @@ class Options:
 
 def help_text() -> str:
     """The command's help."""
-    return HELP.format(names=", ".join(checks.options("architecture")))
+    return HELP.format(names=", ".join(group_options("architecture")))
 
 
 def run(arguments: list[str]) -> None:
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> None:
     flags, typed = parse(arguments)
     if not typed or "=" in typed[0]:
         raise ConfigError("architecture needs a name: gantrain architecture NAME; see gantrain architecture --help")
-    options = overrides.read(Options, typed[1:])
+    options = overrides.parse_into(Options, typed[1:])
     if options.shape is not None and len(options.shape) not in (1, 3):
         raise ConfigError(
             f"shape={options.shape} must be [channels,height,width] for images or [dimensions] for points"
@@ -74,10 +76,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def composed(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     """The table as `gantrain train architecture=NAME` composes it. Raises ConfigError."""
-    typed = compose.with_own_yaml([f"architecture={quoted(name)}"], flags.config_dir)
-    whole, _ = compose.preview(typed, flags.config_dir)
-    checks.refuse_untyped_object(whole, typed)
-    return checks.typed(whole)["architecture"]
+    typed = overrides.parse([f"architecture={overrides.quote(name)}"])
+    with create_composer(typed, flags.config_dir) as composer:
+        tree = composer.compose([typed[0].text]).tree
+    check_object_is_typed(tree, [])
+    return parse_config(tree).architecture
 
 
 def fitting(table: dict[str, Any], options: Options, width: int) -> list[Table]:

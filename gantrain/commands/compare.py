@@ -10,6 +10,7 @@ from gantrain.comparison.tables import print_tables
 from gantrain.config import overrides
 from gantrain.console import say
 from gantrain.errors import ConfigError
+from gantrain.launch.sweep_folder import pending_notes
 
 HELP = """Compare runs: a table, compare.csv, figures, and report.html, one page that needs no network.
 
@@ -44,14 +45,13 @@ def help_text() -> str:
 def run(arguments: list[str]) -> None:
     """Compare the runs in and below the folders that the arguments name."""
     folders = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).exists()]
-    options = overrides.read(Options, [argument for argument in arguments if Path(argument) not in folders])
+    options = overrides.parse_into(Options, [argument for argument in arguments if Path(argument) not in folders])
     if not folders:
         raise ConfigError("compare needs runs, sweeps, or a tree that holds them: gantrain compare DIR… [out=DIR]")
     from gantrain.comparison.report import write_report
-    from gantrain.launch import unbegun  # which imports this module
 
     comparison = compare(folders)
-    comparison.notes.extend(unbegun.notes(folders))
+    comparison.notes.extend(pending_notes(folders))
     print_tables(comparison)
     for path, label, status, reason in comparison.failures:
         say(f"{status}: {path}{f' ({label})' if label else ''}: {reason.splitlines()[0]}")

@@ -65,7 +65,7 @@ def help_text() -> str:
 def run(arguments: list[str]) -> None:
     """Print a page about one divergence or tables of several, and draw them if `out` is given."""
     names = list(dict.fromkeys(argument for argument in arguments if "=" not in argument))
-    options = overrides.read(Options, [argument for argument in arguments if "=" in argument])
+    options = overrides.parse_into(Options, [argument for argument in arguments if "=" in argument])
     chosen = [divergences.get(name).shifted(options.affine) for name in names or CATALOGUE]
     screen = make_console(PIPE_WIDTH)
     for part in build_page(chosen[0]) if len(chosen) == 1 else build_tables(chosen):

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain.commands.resume import changed_by, refuse_sweep
-from gantrain.config import checks, overrides
+from gantrain.config import overrides
+from gantrain.config.checks import parse_config, validate
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
+from gantrain.devices import choose_device
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.evaluation import evaluation, features, metrics
 from gantrain.evaluation.evaluation import EvaluationSettings, Result
-from gantrain.launch import sweep
 from gantrain.launch.evaluate import (
     ReferenceCache,
     SampleSource,
@@ -25,6 +25,8 @@ from gantrain.launch.evaluate import (
     open_samples,
     run_folder,
 )
+from gantrain.launch.resume import change_config, refuse_sweep
+from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def run(arguments: list[str]) -> None:
     """Evaluate what the first argument names, or train the classifier of a dataset if there are no samples."""
     samples = [] if not arguments or "=" in arguments[0] else arguments[:1]
     dataset, others = split_arguments(arguments[len(samples) :])
-    options = overrides.read(Options, [bracket_list(text) for text in others])
+    options = overrides.parse_into(Options, [bracket_list(text) for text in others])
     if not samples:
         return store_classifier(dataset, options)
     path = Path(samples[0])
@@ -131,10 +133,9 @@ def run(arguments: list[str]) -> None:
         )
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder, a checkpoint, a folder of images or an array")
-    from gantrain.launch.build import choose_device
 
     references = ReferenceCache(options.settings(), choose_device(options.device), show_progress)
-    if not sweep.is_sweep(path):
+    if not is_sweep(path):
         refuse_sweep(path, "evaluate")
         return evaluate(path, dataset, options, references=references)
     if options.out is not None:
@@ -145,7 +146,7 @@ def run(arguments: list[str]) -> None:
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Return the arguments that describe the dataset, as `gantrain train` takes them, and the others."""
     dataset = [text for text in arguments if text.partition("=")[0].partition(".")[0] == "dataset"]
-    return overrides.checked(dataset), [text for text in arguments if text not in dataset]
+    return [one.text for one in overrides.parse_train(dataset)], [text for text in arguments if text not in dataset]
 
 
 def bracket_list(argument: str) -> str:
@@ -158,8 +159,7 @@ def compose_dataset(arguments: list[str]) -> dict[str, Any]:
     """Return the settings of the dataset that the arguments describe. Raises ConfigError."""
     from gantrain.config.compose import compose
 
-    settings: dict[str, Any] = checks.checked(compose(arguments))["dataset"]
-    return settings
+    return dict(vars(validate(compose(arguments), arguments).settings.dataset))
 
 
 def store_classifier(dataset: list[str], options: Options) -> None:
@@ -179,7 +179,6 @@ def store_classifier(dataset: list[str], options: Options) -> None:
 
     from gantrain.evaluation.classifier import cache_path
     from gantrain.evaluation.classifier_training import obtain_classifier
-    from gantrain.launch.build import choose_device
 
     device = choose_device(options.device)
     images = features.load_classifier_images(settings, device)
@@ -192,7 +191,7 @@ def store_classifier(dataset: list[str], options: Options) -> None:
 
 def evaluate(path: Path, arguments: list[str], options: Options, *, references: ReferenceCache) -> None:
     """Evaluate a run, a checkpoint or stored samples, and print the numbers."""
-    device, values = references.device, overrides.values(arguments)
+    device, values = references.device, overrides.single_values(overrides.parse(arguments))
     if is_run(path):
         out = run_folder(path)
         if options.out is None:
@@ -205,7 +204,9 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
     elif source.config is None:
         raise ConfigError(f"{path} is no run, so the data to compare with have to be named: dataset=…")
     else:
-        settings = checks.typed(changed_by(values, source.config))["dataset"]  # the rest may be for another machine
+        settings = vars(
+            parse_config(change_config(source.config, values)).dataset
+        )  # the rest may be for another machine
     if values.keys() - {"dataset.root", "dataset.path"}:
         source = replace(source, fingerprint=None)  # other data
     out = Path(options.out or out)

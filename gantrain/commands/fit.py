@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantrain.config import checks, overrides
+from gantrain.config import overrides
+from gantrain.config.groups import options as options_of
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
 from gantrain.data.mixtures import Mixture, gaussian
@@ -76,14 +77,14 @@ class Row:
 def help_text() -> str:
     """Return the command's help."""
     outcomes = "\n".join(f"  {name:10} {meaning}" for name, meaning in gaussian_fit.OUTCOMES.items())
-    names = ", ".join(checks.options("gen_div"))
+    names = ", ".join(options_of("gen_div"))
     return HELP.format(objectives=", ".join(GENERATOR_OBJECTIVES), outcomes=outcomes, names=names)
 
 
 def run(arguments: list[str]) -> None:
     """Fit, print the table, write fit.json and fit.png."""
     arguments = [_bracket_names(argument) for argument in arguments]
-    options, typed = overrides.read(Options, arguments), overrides.values(arguments)
+    options, typed = overrides.parse_into(Options, arguments), overrides.single_values(overrides.parse(arguments))
     p = gaussian_fit.build_mixture(options.weights, options.means, options.stds)
     chosen = choose_divergences(options)
     if options.target == "effective":

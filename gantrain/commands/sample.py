@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantrain.commands.resume import refuse_sweep
 from gantrain.config import overrides
 from gantrain.config.schema import number
 from gantrain.console import say
+from gantrain.devices import choose_device
 from gantrain.errors import ConfigError
 from gantrain.files import convert_write_errors
+from gantrain.launch.resume import refuse_sweep
 from gantrain.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -51,13 +52,12 @@ def run(arguments: list[str]) -> None:
     """Sample from the run or checkpoint that the first argument names."""
     if not arguments or "=" in arguments[0]:
         raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
-    source, options = Path(arguments[0]), overrides.read(Options, arguments[1:])
+    source, options = Path(arguments[0]), overrides.parse_into(Options, arguments[1:])
     sample(source, options)
 
 
 def sample(source: Path, options: Options) -> Path:
     """Write the samples; returns their folder."""
-    from gantrain.launch.build import choose_device
     from gantrain.training import state
 
     refuse_sweep(source, "sample")

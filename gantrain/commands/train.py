@@ -1,33 +1,33 @@
-"""`gantrain train`: a real Hydra application behind a subcommand."""
+"""`gantrain train`: one run, a sweep, or what would run."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.core_plugins.bash_completion import BashCompletion
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain.commands.resume import FREE, continue_run
-from gantrain.config import checks, overrides, schema
-from gantrain.config.compose import composition_errors, preview, preview_sweep, with_own_yaml
-from gantrain.config.overrides import divided, quoted, refuse_listed
-from gantrain.console import say
-from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, one_of
-from gantrain.files import safe_name
-from gantrain.launch import build as parts
-from gantrain.launch import sweep as sweeps
-from gantrain.launch.run import launch
-from gantrain.launch.sweep import FAILURES
-from gantrain.runs.folder import Interrupted, RunFolder, StopRequest, claim
+from gantrain.config.checks import validate
+from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors, create_composer, own_hydra
+from gantrain.config.groups import CONF, GROUPS, options
+from gantrain.config.overrides import KNOWN, Argument, check_no_sweep, flag_hint, parse_train, split_sweep
+from gantrain.config.schema import describe_keys
+from gantrain.console import say, seen_or_not
+from gantrain.errors import ConfigError, one_of
+from gantrain.launch.job import train_once
+from gantrain.launch.sweep import SweepResult, train_sweep
+from gantrain.launch.sweep_folder import compare_sweep, job_number, read_summary
+from gantrain.runs.signals import StopRequest
+from gantrain.screen import console
 
 KEY_WIDTH = 38  # of a key and its default in the help
 
@@ -60,40 +60,94 @@ Flags
 
 
 def help_text() -> str:
-    """The command's help, with every group's choices and every key."""
+    """Return the command's help, with every group's choices and every key."""
     return HELP.format(
-        groups="\n".join(f"  {group:13} {', '.join(checks.options(group))}" for group in checks.GROUPS),
-        keys="\n".join(
-            f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in schema.explained_keys()
-        ),
+        groups="\n".join(f"  {group:13} {', '.join(options(group))}" for group in GROUPS),
+        keys="\n".join(f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in describe_keys()),
     )
 
 
 def run(arguments: list[str]) -> None:
-    """Check the command line, claim a folder, and let Hydra run the job or the sweep."""
-    flags = parse(arguments)
-    typed = with_own_yaml(overrides.checked(flags.overrides), flags.config_dir)
-    if flags.multirun:
-        return sweep(typed, flags)
-    unlisted, listed = divided(typed)
-    composed, mode = preview(unlisted, flags.config_dir)
-    if mode == RunMode.MULTIRUN and not shown(flags):
-        return sweep(typed, flags)
-    refuse_listed(listed)
-    if flags.info or flags.hydra_help:
-        return hydra_main([*shown(flags), *typed])
-    if "train.images" in overrides.values(typed) and checks.typed(composed)["train"]["epochs"] is not None:
-        typed = [*typed, "train.epochs=null"]  # what is typed wins over a file's other name for it
-        composed, _ = preview(typed, flags.config_dir)
-    checks.refuse_untyped_object(composed, typed)
-    settings = checks.checked(composed)
-    if flags.package and OmegaConf.select(composed, flags.package) is None:
-        sections = [key for key, value in settings.items() if isinstance(value, dict)]
-        raise ConfigError(one_of("--package", flags.package, sections))
-    if flags.cfg:
-        return hydra_main([*shown(flags), *typed])
-    parts.check(settings)
-    return single(typed, composed, settings, flags)
+    """Train, sweep, or print what would run. Raises GantrainError."""
+    flags = parse_flags(arguments)
+    typed = parse_train(flags.overrides)
+    single, listed = split_sweep(typed)
+    with StopRequest(), create_composer(typed, flags.config_dir) as composer:
+        composed = composer.compose([argument.text for argument in single])
+        if flags.multirun or (composed.mode == RunMode.MULTIRUN and not hydra_flags(flags)):
+            return report_sweep(train_sweep(composer, typed, composed))
+        check_no_sweep(listed)
+        if flags.info or flags.hydra_help:
+            return run_hydra([*hydra_flags(flags), *(argument.text for argument in typed), *composer.search_path])
+        if flags.cfg:
+            return print_config(composer, typed, composed, flags)
+        if error := train_once(composer, typed, composed).error:
+            raise error
+    return None
+
+
+def print_config(composer: Composer, typed: list[Argument], composed: Composed, flags: argparse.Namespace) -> None:
+    """Print the config that would run, or a part of it, as YAML. Raises ConfigError."""
+    config = validate(composed.tree, [argument.text for argument in typed])
+    shown: Any = config.tree
+    HydraConfig.instance().set_config(composed.whole)
+    if flags.cfg != "job":
+        OmegaConf.set_readonly(composed.whole.hydra, None)
+        shown = composer.app.get_sanitized_cfg(composed.whole, flags.cfg)
+    if flags.package and (shown := OmegaConf.select(config.tree, flags.package)) is None:
+        sections = [key for key, value in config.tree.items() if isinstance(value, DictConfig)]
+        raise ConfigError(one_of("--package", flags.package, map(str, sections)))
+    if flags.package:
+        print(f"# @package {flags.package}")
+    if flags.resolve:
+        OmegaConf.resolve(shown)
+    print(OmegaConf.to_yaml(shown) if isinstance(shown, DictConfig) else shown, end="")
+
+
+def report_sweep(swept: SweepResult) -> None:
+    """Print how the runs of a sweep ended, and compare them. Raises RunFailed if one did not finish."""
+    say(f"\n{len(swept.runs) - len(swept.failures)} of {len(swept.runs)} runs finished in {swept.root}")
+    compare_sweep(swept.root)
+    report_endpoints(swept.runs)
+    swept.raise_failures()
+
+
+def report_endpoints(folders: Iterable[Path]) -> None:
+    """A table of where Gaussian generators ended and where theory says they must, if there are such runs."""
+    summaries = {job_number(folder): read_summary(folder) for folder in folders}
+    ends = {number: told for number, told in summaries.items() if "endpoint" in told}
+    if not ends:
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    for heading in ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised"):
+        table.add_column(heading, no_wrap=True)
+    for number, told in ends.items():
+        gen_div, gen_objective, *cells = endpoint_cells(told["endpoint"])
+        table.add_row(str(number), gen_div, gen_objective, str(told["seed"]), *cells)
+    say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
+    with seen_or_not():
+        console().print(table)
+    for doubt in dict.fromkeys(end["doubt"] for told in ends.values() if (end := told["endpoint"])["doubt"]):
+        say(f"nothing is promised where {doubt}")
+
+
+def endpoint_cells(end: Mapping[str, Any]) -> list[str]:
+    """One run's endpoint, as its summary has it: what G followed, three Gaussians, the distance, the verdict."""
+    flow, optimum = end["theory"], end["optimum"]
+    rest = gaussian_text(flow["mean"], flow["std"]) if flow["outcome"] == "rests" else flow["outcome"]
+    near = "" if end["distance"] is None else f"{end['distance']:.3f}"
+    near += f" of {end['tolerance']:g}" if near and end["within"] is not None else ""
+    verdict = {True: "yes", False: "NO", None: "nothing promised"}[end["within"]]
+    reached, best = gaussian_text(*end["reached"]), gaussian_text(optimum["mean"], optimum["std"])
+    return [end["gen_div"], end["gen_objective"], reached, rest, best, near, verdict]
+
+
+def gaussian_text(mean: float | None, std: float | None) -> str:
+    """(μ, σ), as text; empty where there is none."""
+    return "" if mean is None or std is None else f"({mean:z.4f}, {std:.4f})"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,10 +174,10 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see gantrain train --help")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def parse_flags(arguments: list[str]) -> argparse.Namespace:
     """Flags and overrides in any order, which Hydra's own parser refuses. Raises ConfigError."""
     for text in arguments:
-        if sentence := overrides.dashed(text, overrides.KNOWN):
+        if sentence := flag_hint(text, KNOWN):
             raise ConfigError(sentence)
     pairs = zip(arguments, [*arguments[1:], ""], strict=False)  # what follows a bare --info may be an override
     arguments = ["--info=all" if text in ("--info", "-i") and then not in INFO else text for text, then in pairs]
@@ -132,174 +186,36 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise ConfigError(f"--package={flags.package} shows a part of --cfg job; give it with that")
     if flags.resolve and not flags.cfg:
         raise ConfigError("--resolve shows what interpolations come to; add --cfg job")
-    if flags.multirun and shown(flags):
-        raise ConfigError(f"{shown(flags)[0]} shows one job; leave -m and the listed values out")
+    if flags.multirun and hydra_flags(flags):
+        raise ConfigError(f"{hydra_flags(flags)[0]} shows one job; leave -m and the listed values out")
     if sum(map(bool, (flags.cfg, flags.info, flags.hydra_help))) > 1:
         raise ConfigError("give one of --cfg, --info and --hydra-help")
     return flags
 
 
-def completed(line: str) -> list[str] | None:
-    """The flags, or values of a flag, that the typed `line` may end in; None where it ends in an override."""
-    *before, word = line.split(" ")
-    flags = Parser()._option_string_actions
-    if word.startswith("-"):
-        return [flag for flag in flags if flag.startswith(word)]
-    last = flags.get(before[-1]) if before else None
-    if last is None or last.nargs == 0:
-        return None
-    return [value for value in last.choices or () if value.startswith(word)]
-
-
-def shown(flags: argparse.Namespace) -> list[str]:
-    """The flags of a command that only shows something, as Hydra takes them."""
+def hydra_flags(flags: argparse.Namespace) -> list[str]:
+    """Return the flags of a command that only prints something, as Hydra takes them."""
     values = {"--cfg": flags.cfg, "--package": flags.package, "--info": flags.info}
     switches = {"--resolve": flags.resolve, "--hydra-help": flags.hydra_help}
     given = [part for flag, value in values.items() if value for part in (flag, value)]
     return given + [flag for flag, on in switches.items() if on]
 
 
-def hydra_main(arguments: list[str]) -> None:
-    """The Hydra application, called as if it were the whole program."""
-    # Hydra would print an error and exit with 1; this way the exception reaches us.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def run_hydra(arguments: list[str]) -> None:
+    """Run Hydra's own command line, for what it prints itself."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else it would print an error and exit with 1
     sys.argv = [sys.argv[0], *arguments]
+    GlobalHydra.instance().clear()
     with composition_errors():
-        hydra.main(version_base="1.3", config_path=str(checks.CONF), config_name="config")(job)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(do_nothing)()
 
 
-def job(composed: DictConfig) -> None:
-    """One run, in the folder that Hydra made for it.
-
-    It never raises a GantrainError, which Hydra would wrap in lines of its own: it keeps it in FAILURES.
-    """
-    context = HydraConfig.get()
-    folder = RunFolder(context.runtime.output_dir)
-    in_sweep = context.mode == RunMode.MULTIRUN
-    if in_sweep:
-        say(f"\n{folder.path}")
-    with StopRequest() as stop:
-        try:
-            keep_hydra_files(composed, folder)
-            if goes_on(composed, folder):
-                with folder.locked():
-                    continue_run(folder, composed, context.overrides.task)
-            else:
-                launch(composed, folder, typed=context.overrides.task)
-        except GantrainError as error:
-            FAILURES[folder.path.resolve()] = error
-            if in_sweep:
-                say(f"failed: {error}", error=True)
-        if in_sweep:
-            stop.raise_if_asked(f"{folder.path} had just ended")
+def do_nothing(_: DictConfig) -> None:
+    """Stand in for the application."""
 
 
-def goes_on(composed: DictConfig, folder: RunFolder) -> bool:
-    """Whether a job finds its run begun, and is to go on with it; else the run begins."""
-    return composed.resume == "auto" and folder.has_progress
-
-
-def keep_hydra_files(composed: DictConfig, folder: RunFolder) -> None:
-    """Write the files of `.hydra` for a run that was missing from a sweep that is gone on with, where Hydra itself is
-    kept from writing over those of the runs that are there."""
-    if HydraConfig.get().output_subdir is not None or goes_on(composed, folder):
-        return
-    contents = {
-        "config": composed,
-        "hydra": HydraConfig.instance().cfg,
-        "overrides": HydraConfig.get().overrides.task,
-    }
-    folder.config.parent.mkdir(exist_ok=True)
-    for name, content in contents.items():
-        OmegaConf.save(content, folder.config.with_name(f"{name}.yaml"))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# One run, and many
-
-
-def single(typed: list[str], composed: DictConfig, settings: Mapping[str, Any], flags: argparse.Namespace) -> None:
-    """Train once. Raises what ended the run early."""
-    folder = RunFolder(settings["run_dir"] or claim(*new_name(settings)))
-    if sweeps.is_sweep(folder.path):
-        again = f"gantrain resume {shlex.quote(str(folder.path))}"
-        raise BusyError(f"{folder.path} holds a sweep; go on with `{again}`, or give another run_dir")
-    make(folder.path)
-    folder.refuse_links()
-    with folder.locked():
-        auto = settings["resume"] == "auto"
-        if auto and folder.has_progress:
-            return continue_run(folder, composed, typed)
-        folder.refuse_progress()
-        hydra_main([*typed, f"hydra.run.dir={quoted(folder.path)}"])
-    if error := FAILURES.pop(folder.path.resolve(), None):
-        raise error
-    return None
-
-
-def sweep(typed: list[str], flags: argparse.Namespace) -> None:
-    """Train once for every combination; at the end, list the runs that failed. Raises the first one's error."""
-    settings = preview_sweep(typed, flags.config_dir)
-    root = Path(settings["run_dir"] or claim(Path("sweeps"), time_stamp()))
-    make(root)
-    again = f"gantrain resume {shlex.quote(str(root))}"
-    fixed = [override.key_or_group for override in overrides.parsed(divided(typed)[0])]
-    theirs = [
-        f"hydra.sweep.dir={quoted(root)}",
-        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]",
-    ]
-    RunFolder(root).refuse_progress()
-    with RunFolder(root).locked(), StopRequest():
-        if sweeps.is_sweep(root) or any(root.glob("*/summary.json")):
-            if settings["resume"] != "auto":
-                raise BusyError(f"{root} already holds a sweep; go on with `{again}`, or give another run_dir")
-            sweeps.refuse_links(root)
-            sweeps.refuse_another(root, typed, FREE)
-            sweeps.keep_command(root)
-            theirs.append("hydra.output_subdir=null")  # Hydra would write over what is there
-        try:
-            hydra_main(["--multirun", *typed, *theirs])
-        except Interrupted as stop:
-            finished = sweeps.finished(root)
-            message = f"{stop}\n{finished} runs of the sweep in {root} finished; go on with: {again}"
-            raise Interrupted(message, stop.number) from None
-    sweeps.report(root)
-
-
-def resume_sweep(root: Path, typed: list[str]) -> None:
-    """Go on with a sweep: what is finished stays, what was interrupted goes on, what is missing is trained. `typed` may
-    change what a run may be resumed with. Raises CheckpointError for anything else.
-    """
-    command = sweeps.command_of(root)
-    for text in typed:
-        if text not in command.task and sweeps.key(text) not in set(FREE) - {"run_dir", "resume"}:
-            raise CheckpointError(f"{text}: a sweep cannot be resumed as another one; start a new one")
-    replaced = [*map(sweeps.key, typed), "run_dir", "resume"]
-    task = [text for text in command.task if sweeps.key(text) not in replaced]
-    if untyped := [text for text in task if "architecture.object" in text]:
-        raise ConfigError(f"{untyped[0]} is code to import, which has to be typed again: gantrain resume {root} …")
-    flags = Parser().parse_args(["-m", *(["--config-dir", command.config_dir] if command.config_dir else [])])
-    again = overrides.checked([*task, *typed, f"run_dir={quoted(root)}", "resume=auto"])
-    sweep(with_own_yaml([*again, *command.hydra], flags.config_dir), flags)
-
-
-def new_name(settings: Mapping[str, Any]) -> tuple[Path, str]:
-    """Where a run goes by default: runs/<dataset>/<disc_div>-<gen_div>[-…] and <date_time>-s<seed>."""
-    game = [settings["disc_div"]["name"], settings["gen_div"]["name"]]
-    options = (settings["gen_objective"], settings["head"], settings["regularizer"]["name"])
-    game += [option for option in options if option not in ("matched", "log_ratio", "none")]
-    dataset = settings["dataset"]["label"] or settings["dataset"]["name"]
-    return Path("runs", safe_name(dataset), safe_name("-".join(game))), f"{time_stamp()}-s{settings['seed']}"
-
-
-def time_stamp() -> str:
-    """The local date and time, as a name."""
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-
-
-def make(folder: Path) -> None:
-    """Make a folder that the user named. Raises StorageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"run_dir={folder} cannot be made: {error.strerror or error}") from error
+def complete(line: str) -> list[str]:
+    """Return what the last word of a typed line of overrides may become, as Hydra's own completion says."""
+    with own_hydra() as app:
+        matches: list[str] = BashCompletion(app.config_loader)._query(CONFIG_NAME, line)
+    return matches

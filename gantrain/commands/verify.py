@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from gantrain.config import checks, overrides
+from gantrain.config import overrides
+from gantrain.config.groups import CONF
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, make_console, show_progress
 from gantrain.errors import CheckFailedError
@@ -80,7 +81,7 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Verify the cases asked for, print and write the results; raise CheckFailedError for a bound that is too high."""
-    options = overrides.read(Options, arguments)
+    options = overrides.parse_into(Options, arguments)
     disc_div = divergences.get(options.disc_div, "disc_div")
     objective = Objective(disc_div, disc_div)
     verification.check_log_ratio(objective)
@@ -103,7 +104,7 @@ def run(arguments: list[str]) -> None:
 
 def verify_case(name: str, options: Options, objective: Objective) -> Result:
     """Return the result of one case, under a progress bar."""
-    table = yaml.safe_load((checks.CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
+    table = yaml.safe_load((CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
     training = Training(options.images, options.batch_size, options.lr)
     seeds = range(options.seed, options.seed + options.seeds)
     with show_progress(f"{name}: training D", error=True) as update:

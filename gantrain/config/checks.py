@@ -1,334 +1,194 @@
-"""The configuration: the options that Hydra derives from the catalogue, and the checks of what it composed.
+"""From a composed config to `Settings`: checked once, with objects in place of the names that stand for them.
 
-A string lives only here, at the edge, and in the schema; unknown keys and choices are refused with the
-nearest right one, before any data is read and without importing torch.
+Everything is refused here that can be refused before data are read and without importing torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigStore
-from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
-from hydra.errors import MissingConfigException
-from hydra.plugins.config_source import ConfigResult, ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    ConfigTypeError,
-    OmegaConfBaseException,
-    ValidationError,
-)
+from omegaconf.errors import OmegaConfBaseException
 
-from gantrain import data
-from gantrain import networks as architectures
-from gantrain.config.schema import DEVICES, LOGGERS, OPEN_SECTIONS, Config, check_range, check_ranges, keys, kind
-from gantrain.config.trust import ForeignSource
-from gantrain.errors import RESEMBLANCE, ConfigError, likeness, meant, nearest_first, one_of
+from gantrain import networks
+from gantrain.config.messages import config_error
+from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, GeneratorWeights, check_values, create_node
+from gantrain.data import DatasetSettings, is_endless
+from gantrain.devices import check_device_name
+from gantrain.errors import ConfigError, meant, one_of
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
-from gantrain.files import safe_name
+from gantrain.files import iterate_leaves
 from gantrain.objectives import divergences, weighting
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import REGULARIZERS, Regularizer
 from gantrain.objectives.weighting import Weighting
+from gantrain.ranges import Numbers
 from gantrain.reporting.wandb import refuse_missing
-from gantrain.training import optimizers
+from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
+from gantrain.training.setup import Execution
 
-# conf/ stands inside the package in a wheel and beside it in a checkout.
-CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
-DIVERGENCE_GROUPS = ("disc_div", "gen_div")
-GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
-CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
-RENAMED_CHOICES = {"hydra/launcher/packed": "hydra/launcher=parallel"}
+SHORTEST_SECRET = 6
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 
 
-class CatalogueSource(ConfigSource):
-    """Hydra's options of `disc_div` and `gen_div`, which are the catalogue's names and patterns."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(Config):
+    """A config that has been checked, with the objects that its sections describe.
 
-    @staticmethod
-    def scheme() -> str:
-        return "catalogue"
+    `objective`: the game. `data`: the dataset and how it is read. `optimizers`: for each player. `execution`: how
+    iterations are computed.
+    """
 
-    def available(self) -> bool:
-        return True
-
-    def is_group(self, config_path: str) -> bool:
-        return config_path.strip("/") in ("", *DIVERGENCE_GROUPS)
-
-    def is_config(self, config_path: str) -> bool:
-        group, _, name = config_path.strip("/").partition("/")
-        return group in DIVERGENCE_GROUPS and bool(name) and known_divergence(name.removesuffix(".yaml"))
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        node = OmegaConf.create({"name": config_path.rpartition("/")[2].removesuffix(".yaml")})
-        return ConfigResult(provider=self.provider, path="catalogue://", config=node, header={"package": None})
-
-    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        here = config_path.strip("/")
-        if here == "":
-            return [] if results_filter == ObjectType.CONFIG else list(DIVERGENCE_GROUPS)
-        if here not in DIVERGENCE_GROUPS or results_filter == ObjectType.GROUP:
-            return []
-        return list(divergences.CATALOGUE)
+    objective: Objective = dataclasses.field(compare=False)
+    data: DatasetSettings
+    optimizers: Mapping[str, OptimizerSettings]
+    execution: Execution
 
 
-class CataloguePath(SearchPathPlugin):
-    """Puts the catalogue on Hydra's search path from the beginning, so that glob(*) sees it too."""
+@dataclass(frozen=True)
+class RunConfig:
+    """The configuration of one run: its `settings`, and the config tree that they were made from.
 
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("gantrain", "catalogue://")
+    The tree is what is written to files; its interpolations are unresolved, so that no file holds what comes from the
+    environment.
+    """
+
+    settings: Settings
+    tree: DictConfig
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The tree as plain data, interpolations unresolved."""
+        return to_plain(self.tree)
+
+    def to_yaml(self) -> str:
+        """Return the tree as YAML, interpolations unresolved."""
+        return OmegaConf.to_yaml(self.tree)
+
+    def find_secrets(self) -> dict[str, str]:
+        """Return what the config takes from environment variables, each value with the text that took it."""
+        return find_secrets(self.tree)
+
+    def with_choices(self, section: str, **values: Any) -> RunConfig:
+        """Return the same config with what the defaults of a section have come to stand for in this run."""
+        tree, chosen = OmegaConf.create(self.tree), dataclasses.replace(getattr(self.settings, section), **values)
+        for key, value in values.items():
+            OmegaConf.update(tree, f"{section}.{key}", value)
+        return RunConfig(dataclasses.replace(self.settings, **{section: chosen}), tree)
 
 
-def known_divergence(name: str) -> bool:
-    """Whether `name` is in the catalogue or matches one of its patterns."""
-    try:
-        divergences.get(name)
-    except ConfigError:
-        return False
-    return True
+def to_plain(node: DictConfig) -> dict[str, Any]:
+    """Return a node as dictionaries and lists, its interpolations unresolved."""
+    container = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
-def swept_name(text: str) -> str:
-    """What follows its number in the name of a job's folder in a sweep: the swept keys and values, if any, without the
-    mark that opens a section to a new key."""
-    return f"-{safe_name(text.replace('++', ''))}" if text else ""
-
-
-def register() -> None:
-    """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
-    ConfigStore.instance().store(name="schema", node=Config)
-    Plugins.instance().register(CatalogueSource)
-    Plugins.instance().register(CataloguePath)
-    Plugins.instance().register(ForeignSource)
-    OmegaConf.register_new_resolver("swept_name", swept_name, replace=True)
-    OmegaConf.register_new_resolver("practical_loss", PRACTICAL_LOSSES.__getitem__, replace=True)
-
-
-def options(group: str) -> list[str]:
-    """The choices of a config group, by name."""
-    if group in DIVERGENCE_GROUPS:
-        return [*divergences.CATALOGUE, *divergences.PATTERNS]
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+def find_secrets(tree: DictConfig) -> dict[str, str]:
+    """Return what a config takes from environment variables, each value with the text that took it."""
+    taken = {key: text for key, text in iterate_leaves(to_plain(tree)) if isinstance(text, str) and "${oc.env:" in text}
+    values = {str(OmegaConf.select(tree, key)): text for key, text in taken.items()}
+    # A number or a short word is no secret, and would be found inside other words.
+    return {value: text for value, text in values.items() if len(value) >= SHORTEST_SECRET and not value.isdecimal()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What went wrong, in words
+# The whole
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The sentence that refuses `key`, with up to three keys like it: by the whole, by the part after the last dot, or
-    by one word of that part."""
-    known = list(known)
-    section, _, rest = key.partition(".")
-    if section == "hydra":
-        return f"there is no key {key}; gantrain train --cfg hydra shows Hydra's own"
-    sections = {name.partition(".")[0] for name in known}
-    if rest and section not in sections and (right := nearest_first(section, sections)[0]) in OPEN_SECTIONS:
-        known = [f"{right}.{rest}", *known]
+def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
+    """Return the settings that a composed config describes; `overrides` are those of the user's own command line.
 
-    def nearness(name: str) -> float:
-        last, typed = name.rpartition(".")[2], key.rpartition(".")[2]
-        by_word = max(likeness(typed, word) for word in last.split("_"))
-        return max(likeness(key, name), 0.9 * likeness(typed, last), 0.8 * by_word)
-
-    ranked = sorted(dict.fromkeys(known), key=nearness, reverse=True)
-    near = [name for name in ranked if nearness(name) >= RESEMBLANCE][:3]
-    if not near:
-        return f"there is no key {key}; --help lists the keys"
-    others = f" Near it too: {', '.join(near[1:])}" if near[1:] else ""
-    return f"there is no key {key}; did you mean {near[0]}?{others}"
+    Raises ConfigError for unknown keys, values out of range and parts that do not fit together.
+    """
+    overrides = list(overrides)
+    check_object_is_typed(tree, overrides)
+    config = parse_config(tree)
+    if config.train.epochs is not None and any(text.startswith("train.images=") for text in overrides):
+        tree = OmegaConf.create(tree)  # what is typed takes precedence over a file's other name for it
+        OmegaConf.update(tree, "train.epochs", None)
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=None))
+    return RunConfig(check_config(config), tree)
 
 
-def explained(error: BaseException, schema: type = Config) -> ConfigError:
-    """Hydra's and OmegaConf's complaints about a config of this schema, as one short message."""
-    return ConfigError(_wrong_choice(error) or _wrong_value(error, schema))
+def parse_document(document: Mapping[str, Any]) -> Settings:
+    """Return the settings that a run has stored in a checkpoint. Raises ConfigError."""
+    return check_config(parse_config(OmegaConf.create(dict(document))))
 
 
-def _wrong_choice(error: BaseException) -> str | None:
-    """Of a choice of a group: one that there is not, or one that the `defaults` of some YAML cannot make."""
-    said = str(error)
-    place = re.match(r"In '(?!hydra/)([^']+/[^']+)'", said)  # not config.yaml, into which the command line is read
-    where = f"{place[1]}.yaml: " if place else ""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        if renamed := RENAMED_CHOICES.get(error.missing_cfg_file):
-            return (
-                f"{where}{group}={name} is now {renamed}; a sweep that was begun with {name} goes on with its own "
-                f"command, {renamed} and resume=auto"
-            )
-        ours = options(group) if group in GROUPS else ()
-        if choices := dict.fromkeys([*(error.options or ()), *ours]):
-            return where + one_of(group, name, choices)
-    elif found := re.search(r"(?:Could not override '|Multiple values for )([\w/]+).*(?:No match|To override)", said):
-        group = found[1]
-    else:
-        return None
-    name = group.removeprefix("experiment/")  # from where a file means it, unless it has a slash
-    near = nearest_first(name, CHOSEN_BY_YAML)[0]
-    right = near if likeness(name, near) >= RESEMBLANCE else "GROUP"
-    groups = "" if right == near else f"; the groups are {', '.join(CHOSEN_BY_YAML)}"
-    return f"{where}`defaults` cannot choose {group} like this; write `override /{right}: …`{groups}"
+def parse_config(tree: DictConfig) -> Config:
+    """Return a composed config as an instance of the schema, interpolations resolved, types and ranges checked.
 
-
-def _wrong_value(error: BaseException, schema: type) -> str:
-    """Of a key or a value."""
-    inner = [one for one in causes(error) if isinstance(one, OmegaConfBaseException)]
-    cause = next((one for one in inner if one.full_key), [error, *inner][-1])
-    key, value = getattr(cause, "full_key", None), getattr(cause, "value", None)
-    if found := re.match(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", str(cause)):
-        sections = {getattr(item.default_factory, "__name__", None): name for name, item in keys(schema).items()}
-        key, value = sections.get(found[1], "hydra"), found[2]
-    if key and key.partition(".")[0] == "experiment":
-        return "a file of the group experiment has to begin with the line `# @package _global_`"
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
-        return unknown_key(key, keys(schema))
-    if isinstance(cause, ValidationError | ConfigTypeError | TypeError) and key and not key.startswith("hydra."):
-        chosen = f"; YAML chooses one by `override /{key}: {value}` in its `defaults`"
-        rule = kind(key, schema) + (chosen if key in GROUPS and schema is Config else "")
-        return f"{key if value is None else f'{key}={value}'} must be {rule}"
-    reason = (str(getattr(cause, "msg", None) or cause).splitlines() or [type(cause).__name__])[0]
-    reason = re.sub(r'^\w+ raised while resolving interpolation: "?(.*?)"?$', r"\1", reason)
-    return f"{key}: {reason}" if key else reason
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks
-
-
-def typed(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain data, interpolations resolved, types and ranges checked. Raises ConfigError."""
+    Raises ConfigError.
+    """
     try:
-        resolved = OmegaConf.to_container(config, resolve=True)  # first: merging would not say which key
+        resolved = OmegaConf.to_container(tree, resolve=True)  # first: merging would not say which key
         if isinstance(resolved, dict) and "gen_weights" not in resolved:  # stored before there were such weights
             resolved["gen_weights"] = {"normalise": False}
-        merged = OmegaConf.merge(OmegaConf.structured(Config), resolved)
-        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        merged = OmegaConf.merge(create_node(Config), resolved)
+        OmegaConf.to_container(merged, throw_on_missing=True)
+        config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise explained(error) from error
-    assert isinstance(plain, dict)
-    settings = {str(key): value for key, value in plain.items()}
-    check_ranges(Config, settings)
-    return settings
+        raise config_error(error) from error
+    assert isinstance(config, Config)
+    check_values(config)
+    return config
 
 
-def checked(config: DictConfig) -> dict[str, Any]:
-    """`typed`, and parts that exist and fit: a game that can train, known words in tables. Raises ConfigError."""
-    settings = typed(config)
-    objective(settings)
-    architectures.check(settings["architecture"])
-    optimizers.check(settings["optimizer"])
-    data.check(**settings["dataset"])
-    check_device(settings["device"])
-    check_evaluation(settings)
-    for name in settings["logger"]:
-        if name not in LOGGERS:
-            raise ConfigError(one_of("logger", name, LOGGERS))
-    if "wandb" in settings["logger"]:
-        refuse_missing()
-    if settings["train"]["epochs"] is not None and data.is_endless(settings["dataset"]["name"]):
+def check_config(config: Config) -> Settings:
+    """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
+    game = objective(config)
+    networks.check(config.architecture)
+    optimizers = parse_optimizers(config.optimizer)
+    dataset = DatasetSettings(**vars(config.dataset))
+    check_device_name(config.device)
+    check_evaluation(config.evaluate, config.best.metric, config.dataset.name)
+    check_loggers(config.logger)
+    if config.train.epochs is not None and is_endless(config.dataset.name):
         raise ConfigError(
-            f"train.epochs={settings['train']['epochs']:g} needs a finite dataset; "
-            f"give train.images for dataset={settings['dataset']['name']}, which is drawn without end"
+            f"train.epochs={config.train.epochs:g} needs a finite dataset; "
+            f"give train.images for dataset={config.dataset.name}, which is drawn without end"
         )
-    return settings
+    execution = Execution(config.update, config.precision, config.compile, config.graph)
+    return Settings(**vars(config), objective=game, data=dataset, optimizers=optimizers, execution=execution)
 
 
-def unusual(settings: Mapping[str, Any]) -> str | None:
-    """A sentence for a loss that has the name of the usual non-saturating one, and is another."""
-    usual, name = PRACTICAL_LOSSES[settings["gen_objective"]], settings["gen_div"]["name"]
-    if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
-        return None
-    return f"This is not the usual non-saturating loss −log D, which here is gen_div={usual}"
+# ---------------------------------------------------------------------------------------------------------------------
+# Its parts
 
 
-def check_evaluation(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for numbers that samples of these data do not have, or that nothing would measure."""
-    asked, best = settings["evaluate"], settings["best"]["metric"]
-    if asked["every_images"] is None:
-        for key, value in {**{f"evaluate.{key}": value for key, value in asked.items()}, "best.metric": best}.items():
-            if value not in (None, features.AUTO, CLASSIFIER):  # once the default, kept in checkpoints
-                raise ConfigError(f"{key}={value} needs evaluate.every_images=N: after how many images to measure")
-        return
-    dataset, network = settings["dataset"]["name"], features.choose_network(asked["features"], asked["inception"])
-    known = metrics_of(dataset)
-    if asked["metrics"] == []:
-        raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
-    for name in asked["metrics"] or ():
-        if name not in known:
-            raise ConfigError(one_of("evaluate.metrics", name, known))
-    if best is None:
-        return
-    metrics = {number: name for name in known for number in known[name].names(network)}
-    ranked = [number for number in metrics if better_direction(number)]
-    if best in number_names(known, dataset, INCEPTION) and best not in metrics:
-        raise ConfigError(f"best.metric={best} is a number of the Inception network; add evaluate.features=inception")
-    if best in metrics and best not in ranked:
-        raise ConfigError(
-            f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {', '.join(ranked)}"
-        )
-    if best not in ranked:
-        raise ConfigError(one_of("best.metric", best, ranked))
-    if asked["metrics"] and metrics[best] not in asked["metrics"]:
-        raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")
-
-
-def check_device(name: str) -> None:
-    """Raise ConfigError unless `name` is a device's; whether the machine has it, only torch knows."""
-    kind, colon, number = name.partition(":")
-    if kind.lower() == "gpu":
-        raise ConfigError(f"device={name} is called device=cuda{colon}{number} here, and on a Mac device=mps")
-    if name not in DEVICES and not (kind == "cuda" and colon and number.isdecimal()):
-        raise ConfigError(one_of("device", name, (*DEVICES, "cuda:1")))
-
-
-def refuse_untyped_object(config: DictConfig, overrides: Iterable[str]) -> None:
-    """Raise ConfigError where a file, and not the user's own command line, names code to import."""
-    name = OmegaConf.select(config, "architecture.object")
+def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
+    """Raise ConfigError if a file, and not the user's own command line, names code to import."""
+    name = OmegaConf.select(tree, "architecture.object")
     if name and not any(text.lstrip("+").startswith("architecture.object=") for text in overrides):
         raise ConfigError(
             f"architecture.object={name} stands in a file; code is imported only when it is typed on the command line"
         )
 
 
-def objective(settings: Mapping[str, Any]) -> Objective:
-    """The game that the config describes. Raises ConfigError for one that cannot train."""
-    gen_div = divergences.get(settings["gen_div"]["name"], "gen_div")
-    build = partial(
-        Objective,
-        disc_div=divergences.get(settings["disc_div"]["name"], "disc_div"),
-        gen_div=gen_div.shifted(settings["gen_div"]["affine"]),
-        gen_objective=settings["gen_objective"],
-        head=settings["head"],
-        regularizer=regularizer(settings["regularizer"]),
+def objective(config: Config) -> Objective:
+    """Return the game that the config describes. Raises ConfigError for one that cannot train."""
+    gen_div, asked = divergences.get(config.gen_div.name, "gen_div"), config.gen_weights
+    game = Objective(
+        disc_div=divergences.get(config.disc_div.name, "disc_div"),
+        gen_div=gen_div.shifted(config.gen_div.affine),
+        gen_objective=config.gen_objective,
+        head=config.head,
+        regularizer=parse_regularizer(config.regularizer),
+        weighting=parse_weighting(asked.normalise, asked.spread),
     )
-    if settings["gen_weights"] == {"normalise": None, "spread": None}:
-        game = build()
-        return build(weighting=weighting.DEFAULT) if game.has_weights else game
-    return build(weighting=weighting_of(**settings["gen_weights"]))
+    if asked == GeneratorWeights() and game.has_weights:
+        game.weighting = weighting.DEFAULT
+    return game
 
 
-def weighting_of(normalise: bool | None, spread: float | None) -> Weighting:
-    """The weighting of samples that two keys of the config ask for. Raises ConfigError where they contradict."""
+def parse_weighting(normalise: bool | None, spread: float | None) -> Weighting:
+    """Return the weighting of samples that two keys of the config ask for. Raises ConfigError if they contradict."""
     if normalise is False and spread is not None:
         raise ConfigError(
             f"gen_weights.spread={spread} tempers weights that are normalised too, and gen_weights.normalise=false; "
@@ -337,9 +197,9 @@ def weighting_of(normalise: bool | None, spread: float | None) -> Weighting:
     return Weighting(normalise=bool(normalise) or spread is not None, spread=spread)
 
 
-def regularizer(settings: Mapping[str, Any]) -> Regularizer:
-    """The regularizer called `name`, its other keys checked against that class's fields."""
-    name, values = settings.get("name"), {key: value for key, value in settings.items() if key != "name"}
+def parse_regularizer(section: Mapping[str, Any]) -> Regularizer:
+    """Return the regularizer called `name`, whose other keys are the fields of its class. Raises ConfigError."""
+    name, values = section.get("name"), {key: value for key, value in section.items() if key != "name"}
     if not isinstance(name, str) or name not in REGULARIZERS:
         raise ConfigError(one_of("regularizer.name", name, REGULARIZERS))
     known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
@@ -347,7 +207,58 @@ def regularizer(settings: Mapping[str, Any]) -> Regularizer:
         if key not in known:
             keys = ", ".join(known) or "none"
             raise ConfigError(f"regularizer={name} has no key {key}{meant(key, known)}\n  keys: {keys}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"regularizer.{key}={value} must be a number")
-        check_range(f"regularizer.{key}", value, at_least=0, above=-math.inf, at_most=math.inf)
+        Numbers(at_least=0).check(f"regularizer.{key}", value)
     return REGULARIZERS[name](**values)
+
+
+def warn_of_unusual_loss(settings: Settings) -> str | None:
+    """Return a sentence about a loss that has the name of the usual non-saturating one but is another; else None."""
+    usual, name = PRACTICAL_LOSSES[settings.gen_objective], settings.gen_div.name
+    if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
+        return None
+    return f"This is not the usual non-saturating loss −log D, which here is gen_div={usual}"
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Raise ConfigError for an unknown logger, or one that is not installed."""
+    for name in names:
+        if name not in LOGGERS:
+            raise ConfigError(one_of("logger", name, LOGGERS))
+        if name == "wandb":
+            refuse_missing()
+
+
+def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -> None:
+    """Raise ConfigError for metrics that samples of this dataset do not have, or that would never be measured."""
+    if evaluate.every_images is None:
+        given = {**{f"evaluate.{key}": value for key, value in vars(evaluate).items()}, "best.metric": best}
+        for key, value in given.items():
+            if value not in (None, features.AUTO, CLASSIFIER):  # once the default, kept in checkpoints
+                raise ConfigError(f"{key}={value} needs evaluate.every_images=N: after how many images to measure")
+        return
+    network, known = features.choose_network(evaluate.features, evaluate.inception), metrics_of(dataset)
+    if evaluate.metrics == []:
+        raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
+    for name in evaluate.metrics or ():
+        if name not in known:
+            raise ConfigError(one_of("evaluate.metrics", name, known))
+    if best is not None:
+        numbers = {number: name for name in known for number in known[name].names(network)}
+        if best in number_names(known, dataset, INCEPTION) and best not in numbers:
+            raise ConfigError(
+                f"best.metric={best} is a number of the Inception network; add evaluate.features=inception"
+            )
+        check_best_metric(best, numbers, evaluate.metrics)
+
+
+def check_best_metric(best: str, numbers: Mapping[str, str], metrics: list[str] | None) -> None:
+    """Raise ConfigError for a `best.metric` that cannot be followed; `numbers` are those of each metric."""
+    ranked = [number for number in numbers if better_direction(number)]
+    if best in numbers and best not in ranked:
+        raise ConfigError(
+            f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {', '.join(ranked)}"
+        )
+    if best not in ranked:
+        raise ConfigError(one_of("best.metric", best, ranked))
+    if metrics and numbers[best] not in metrics:
+        raise ConfigError(f"best.metric={best} needs {numbers[best]} among evaluate.metrics; add it there")

@@ -1,11 +1,11 @@
-"""The `key=value` arguments that every command takes, in Hydra's grammar, checked before Hydra sees them."""
+"""The `key=value` arguments that every command takes, in Hydra's grammar: each is parsed once."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field
+from dataclasses import Field, dataclass
 from typing import Any, TypeVar
 
 from hydra.conf import HydraConf
@@ -15,155 +15,162 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gantrain.config.checks import GROUPS, explained, options, unknown_key
-from gantrain.config.schema import OPEN_KEYS, OPEN_SECTIONS, Config, check_ranges, keys
+from gantrain.config.groups import GROUPS, options
+from gantrain.config.messages import config_error, unknown_key
+from gantrain.config.schema import OPEN_KEYS, OPEN_SECTIONS, REMOVED, Config, check_values, create_node, keys
 from gantrain.errors import ConfigError, one_of
 
 Options = TypeVar("Options")
 
-# The keys of `train`, and some of the sections that are open to others.
+# The keys of `train`, and some of those of its open sections.
 KNOWN = tuple(dict.fromkeys([*keys(Config), *GROUPS, *OPEN_KEYS]))
 HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
-# Of parts of which the name alone is not the whole.
+# Names that do not determine the other settings of their section.
 NAMES = ("dataset.name", "architecture.name")
-TYPOGRAPHIC_DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212")
-TYPOGRAPHIC_QUOTES = ("\u2018", "\u2019", "\u201c", "\u201d", "\u201e", "\u00ab", "\u00bb")
-THOUSANDS = re.compile(r"[1-9]\d{0,2}(,000)+")
 PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
-BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
-def parsed(overrides: list[str], known: Iterable[str] = ()) -> list[Override]:
-    """Hydra's reading of the arguments. Raises ConfigError for one that does not read as key=value, with what was
-    probably meant; `known` are the keys that there are."""
-    parser = OverridesParser.create()
-    found = []
-    for before, text, after in zip(["", *overrides], overrides, [*overrides[1:], ""], strict=False):
-        try:
-            found += parser.parse_overrides([text])
-        except HydraException as error:
-            raise ConfigError(misread(text, before, after, tuple(known))) from error
-    return found
+@dataclass(frozen=True)
+class Argument:
+    """One `key=value` argument: its text, as Hydra takes it, and what Hydra's parser made of it."""
+
+    text: str
+    override: Override
+
+    @property
+    def key(self) -> str:
+        """The key or the group that it sets."""
+        return self.override.key_or_group
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it lists several values."""
+        return self.override.is_sweep_override()
 
 
-def spelled(overrides: Iterable[str], fields: Mapping[str, Field[Any]]) -> list[str]:
-    """The arguments; a path or a name with characters that mean something to Hydra, such as ~/a[1], is quoted."""
-    return [_spelled(text, fields) for text in overrides]
+# ---------------------------------------------------------------------------------------------------------------------
+# Parsing
 
 
-def _spelled(text: str, fields: Mapping[str, Field[Any]]) -> str:
-    key, _, value = text.partition("=")
-    if key not in fields or not str(fields[key].type).startswith("str") or not PLAIN.fullmatch(value):
-        return text
+def parse(
+    texts: Iterable[str], known: Iterable[str] = (), fields: Mapping[str, Field[Any]] | None = None
+) -> list[Argument]:
+    """Parse arguments; a path or name that Hydra's grammar cannot read, such as ~/a[1], is quoted if `fields` says that
+    the key holds text. Raises ConfigError for one that is no key=value; `known` are the keys that there are."""
+    parser, known = OverridesParser.create(), tuple(known)
+    return [_parse(parser, text, known, fields or {}) for text in texts]
+
+
+def _parse(parser: OverridesParser, text: str, known: Sequence[str], fields: Mapping[str, Field[Any]]) -> Argument:
     try:
-        OverridesParser.create().parse_overrides([text])
-    except HydraException:
-        return f"{key}={quoted(value)}"
-    return text
+        return Argument(text, parser.parse_overrides([text])[0])
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        if key in fields and str(fields[key].type).startswith("str") and PLAIN.fullmatch(value):
+            quoted = f"{key}={quote(value)}"
+            return Argument(quoted, parser.parse_overrides([quoted])[0])
+        raise ConfigError(syntax_error(text, known)) from error
 
 
-def misread(text: str, before: str, after: str, known: Sequence[str]) -> str:
-    """Why an argument does not read as key=value, and what was probably meant; its neighbours may tell."""
-    key, equals, value = text.partition("=")
-    if text.startswith(TYPOGRAPHIC_DASHES):
-        flag = text.lstrip("".join(TYPOGRAPHIC_DASHES))
-        return f"{text} begins with a dash that is no hyphen; type {'-' if len(flag) == 1 else '--'}{flag}"
+def parse_into(schema: type[Options], texts: Iterable[str]) -> Options:
+    """Parse arguments into an instance of `schema`, with every key, type and range checked. Raises ConfigError."""
+    node, fields = create_node(schema), keys(schema)
+    for key, value in single_values(parse(texts, fields, fields)).items():
+        if key not in fields:
+            raise ConfigError(unknown_key(key, fields))
+        try:
+            OmegaConf.update(node, key, value)
+        except OmegaConfBaseException as error:
+            raise config_error(error, schema) from error
+    values = OmegaConf.to_object(node)
+    assert isinstance(values, schema)
+    check_values(values)
+    return values
+
+
+def parse_train(texts: Iterable[str]) -> list[Argument]:
+    """Parse the arguments of `train`: known keys only, also where Hydra would accept `+key=`.
+
+    A key of an open section gets a `++`, and a whole number may be written as 1e6. Raises ConfigError with the nearest
+    key or choice.
+    """
+    arguments = parse(texts, KNOWN, keys(Config))
+    if {argument.key for argument in arguments} >= {"train.images", "train.epochs"}:
+        raise ConfigError("train.images and train.epochs are two names of one length; give one of them")
+    return [Argument(_check(argument), argument.override) for argument in arguments]
+
+
+def single_values(arguments: Iterable[Argument]) -> dict[str, Any]:
+    """Return keys and values of arguments that set one value each. Raises ConfigError for lists and deletions."""
+    values = {}
+    for argument in arguments:
+        if argument.is_sweep or argument.override.is_delete():
+            raise ConfigError(f"{argument.text}: give one value, as in {argument.key}=…")
+        values[argument.key] = argument.override.value()
+    return values
+
+
+def split_sweep(arguments: Iterable[Argument]) -> tuple[list[Argument], list[Argument]]:
+    """Return the arguments that set one value, and those that list several."""
+    arguments = list(arguments)
+    return [one for one in arguments if not one.is_sweep], [one for one in arguments if one.is_sweep]
+
+
+def check_no_sweep(arguments: Iterable[Argument]) -> None:
+    """Raise ConfigError for several values where there is one job."""
+    for argument in arguments:
+        if argument.is_sweep:
+            raise ConfigError(
+                f"{argument.text.lstrip('+')} lists several values, which makes a sweep: add -m to run one job for "
+                "each; write one list as [a,b], and quote one text that has a comma"
+            )
+
+
+def quote(value: object) -> str:
+    """Return a value as Hydra's grammar takes it whatever characters it has."""
+    return QuotedString(str(value), Quote.single).with_quotes()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def syntax_error(text: str, known: Sequence[str]) -> str:
+    """Return the message for an argument that is no key=value."""
+    if hint := flag_hint(text, known):
+        return hint
     if text.startswith("-"):
-        return dashed(text, known) or f"there is no flag {text}; --help lists the flags"
-    if any(quote in text for quote in TYPOGRAPHIC_QUOTES):
-        return f"{text} has typographic quotes; type ' or \" in their place"
-    if not equals:
-        return _without_equals(text, before, after, known)
-    if key != key.strip():
-        return f"{text}: write {key.strip()}={value.strip()}, without spaces"
-    if value.startswith("="):
-        return f"{text}: one = is enough, as in {key}={value.lstrip('=')}"
-    if value.endswith(",") or value.startswith(","):
-        more = after if after and "=" not in after else "…"
-        return f"{text}: values are listed without spaces and a last comma, as in {key}={value.strip(',')},{more}"
-    if value.count('"') % 2 or value.count("'") % 2:
-        return f"{text}: a quote is opened and not closed"
-    if value[:1] == "(" and value[-1:] == ")":
-        return f"{text}: a list is written in square brackets, as in {key}=[{value[1:-1]}]"
-    for opening, closing in BRACKETS.items():
-        if value.count(opening) != value.count(closing):
-            return f"{text}: every {opening} needs a {closing}"
-    if value.startswith("glob("):
-        return f"{text}: a pattern with characters that mean something here is quoted inside, as in {key}=glob('[jk]*')"
+        return f"there is no flag {text}; --help lists the flags"
+    key, equals, value = text.partition("=")
+    if not equals and text in known:
+        return f"{text} needs a value: write {text}=…, without spaces around ="
+    if not equals or not value:
+        keys = f"; the keys are {', '.join(known)}" if len(known) < 10 else ""
+        return f"{text or 'an empty argument'} is no key=value, as every argument here has to be{keys}"
     return (
-        f"{text}: the value has characters that mean something here, such as brackets, commas or =; "
-        f'quote it twice, for the shell and for the value:\n  "{key}={quoted(value)}"'
+        f"{text}: the value has characters that mean something here, such as brackets, commas, quotes or =; "
+        f'quote it twice, for the shell and for the value:\n  "{key}={quote(value)}"'
     )
 
 
-def _without_equals(text: str, before: str, after: str, known: Sequence[str]) -> str:
-    if before.endswith("="):
-        return f"{before} {text}: write {before}{text}, without spaces around ="
-    key, colon, value = text.partition(":")
-    if colon and key in known:
-        return f"{text}: write {key}={value.strip()}, with = in place of the colon"
-    if text in known:
-        return f"{text} needs a value: write {text}={after.strip('=') or '…'}, without spaces around ="
-    groups = [group for group in GROUPS if group in known and text in options(group)]
-    if groups:
-        return f"{text} is no key=value; did you mean {' or '.join(f'{group}={text}' for group in groups)}?"
-    keys = f"; the keys are {', '.join(known)}" if len(known) < 10 else ""
-    return f"{text or 'an empty argument'} is no key=value, as every argument here has to be{keys}"
-
-
-def dashed(text: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a key written like a flag, `--seed=0`; nothing where it is none."""
+def flag_hint(text: str, known: Iterable[str]) -> str:
+    """Return the message for a key written as a flag, such as `--seed=0`, or nothing if `text` is no such argument."""
     key, _, value = text.lstrip("-").partition("=")
     return f"{text}: keys have no dashes; write {key}={value or '…'}" if text[:1] == "-" and key in known else ""
 
 
-def values(overrides: list[str], known: Iterable[str] = ()) -> dict[str, Any]:
-    """Keys and values of arguments that set one value each. Raises ConfigError for lists of values and deletions."""
-    found = {}
-    for text, override in zip(overrides, parsed(overrides, known), strict=True):
-        if override.is_sweep_override() or override.is_delete():
-            raise ConfigError(f"{text}: give one value, as in {override.key_or_group}=…")
-        found[override.key_or_group] = override.value()
-    return found
-
-
-def divided(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """The overrides that set one value, and those that list several. Raises ConfigError."""
-    listed = [text for text, override in zip(overrides, parsed(overrides), strict=True) if override.is_sweep_override()]
-    return [text for text in overrides if text not in listed], listed
-
-
-def refuse_listed(listed: list[str]) -> None:
-    """Raises ConfigError for several values where there is one job."""
-    for text in listed:
-        raise ConfigError(
-            f"{text.lstrip('+')} lists several values, which makes a sweep: add -m to run one job for each; "
-            "write one list as [a,b], and quote one text that has a comma"
-        )
-
-
-def checked(overrides: list[str]) -> list[str]:
-    """The arguments of `train` as Hydra will take them: known keys only, also where Hydra would accept `+key=`.
-
-    A section that is open to new keys gets its `++`, and a whole number may be typed as 1e6. Raises ConfigError with
-    the nearest right key or choice.
-    """
-    overrides = spelled(overrides, keys(Config))
-    found = parsed(overrides, KNOWN)
-    if {override.key_or_group for override in found} >= {"train.images", "train.epochs"}:
-        raise ConfigError("train.images and train.epochs are two names of one length; give one of them")
-    return [_checked(text, override) for text, override in zip(overrides, found, strict=True)]
-
-
-def _checked(text: str, override: Override) -> str:
-    key, fields = override.key_or_group, keys(Config)
+def _check(argument: Argument) -> str:
+    """Return the text of an argument of `train` as Hydra is to take it. Raises ConfigError."""
+    key, text, override, fields = argument.key, argument.text, argument.override, keys(Config)
     section = key.partition(".")[0]
+    if (key, str(override.value())) in REMOVED:
+        raise ConfigError(REMOVED[key, str(override.value())])
     if section == "hydra" or section.startswith("hydra/"):
         if section == "hydra" and ".".join(key.split(".")[:2]) not in HYDRA:  # with a +, Hydra would take any
             raise ConfigError(unknown_key(key, ()))
         return text
     if key in GROUPS:
-        return _checked_group(text, override)
+        return _check_group(argument)
     if key in NAMES and override.value() is not None:
         group = key.removesuffix(".name")
         raise ConfigError(f"{text} would keep the other settings of another {group}; choose it whole: {group}=…")
@@ -173,9 +180,6 @@ def _checked(text: str, override: Override) -> str:
         raise ConfigError(unknown_key(key or text, KNOWN))
     if override.is_delete():
         raise ConfigError(f"{text}: {key} cannot be taken away; set it, as in {key}=…")
-    if THOUSANDS.fullmatch(text.partition("=")[2]):
-        number = text.partition("=")[2].replace(",", "")
-        raise ConfigError(f"{text}: a comma separates values; write {key}={number}, or {int(number):_}")
     value = override.value()
     if str(fields[key].type).startswith("bool") and isinstance(value, int) and value not in (0, 1):
         raise ConfigError(f"{text} must be true or false")
@@ -184,36 +188,15 @@ def _checked(text: str, override: Override) -> str:
     return text.lstrip("+")
 
 
-def _checked_group(text: str, override: Override) -> str:
-    group, value = override.key_or_group, override.value()
+def _check_group(argument: Argument) -> str:
+    """Return the text of a choice of a group. Raises ConfigError."""
+    group, override, value = argument.key, argument.override, argument.override.value()
     if group == "experiment" and (override.is_delete() or value is None):
         return "experiment=[]"
     if override.is_delete():
-        raise ConfigError(f"{text}: {group} cannot be taken away; choose another one, as in {group}=…")
+        raise ConfigError(f"{argument.text}: {group} cannot be taken away; choose another one, as in {group}=…")
     listed = override.is_discrete_sweep() and not isinstance(value, Glob)
-    for choice in override.sweep_iterator() if listed else [] if override.is_sweep_override() else [value]:
+    for choice in override.sweep_iterator() if listed else [] if argument.is_sweep else [value]:
         if not isinstance(choice, str | QuotedString):
             raise ConfigError(one_of(group, "null" if choice is None else choice, options(group)))
-    return text.lstrip("+")
-
-
-def read(schema: type[Options], arguments: list[str]) -> Options:
-    """The arguments as an instance of `schema`, every key, type and range checked. Raises ConfigError."""
-    typed = OmegaConf.structured(schema)
-    for key, value in values(spelled(arguments, keys(schema)), keys(schema)).items():
-        if key not in keys(schema):
-            raise ConfigError(unknown_key(key, keys(schema)))
-        try:
-            OmegaConf.update(typed, key, value)
-        except OmegaConfBaseException as error:
-            raise explained(error, schema) from error
-    read, nested = OmegaConf.to_object(typed), OmegaConf.to_container(typed)
-    assert isinstance(read, schema)
-    assert isinstance(nested, dict)
-    check_ranges(schema, {str(key): value for key, value in nested.items()})
-    return read
-
-
-def quoted(value: object) -> str:
-    """A value as Hydra's grammar takes it whatever it contains."""
-    return QuotedString(str(value), Quote.single).with_quotes()
+    return argument.text.lstrip("+")

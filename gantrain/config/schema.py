@@ -8,46 +8,53 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from gantrain.errors import ConfigError, one_of
+from gantrain.devices import DEVICES
+from gantrain.errors import ConfigError
 from gantrain.evaluation import evaluation, features
 from gantrain.networks.latents import PRIORS
 from gantrain.objectives import heads
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
+from gantrain.ranges import Choice, Numbers
 from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
 
 LOGGERS = ("tensorboard", "wandb")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 # Sections whose keys depend on their name, and are checked against it.
 OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
 # Some of their keys, to be thought of when one is mistyped.
 OPEN_KEYS = ("optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
+# Options that earlier versions had, with what to choose in their place.
+REMOVED = {
+    ("update", "reuse"): "update=reuse is gone; choose update=alternating",
+    ("hydra/launcher", "packed"): "hydra/launcher=packed is now hydra/launcher=parallel; a sweep that was begun with "
+    "packed goes on with its own command, hydra/launcher=parallel and resume=auto",
+}
 
 
 def setting(default: Any, about: str) -> Any:
-    """A field of which help and documentation tell what it is `about`."""
+    """Return a field with a description for the help and the documentation."""
     return field(default=default, metadata={"about": about})
 
 
 def number(
     default: Any, about: str = "", *, at_least: float = -math.inf, above: float = -math.inf, at_most: float = math.inf
 ) -> Any:
-    """A field that holds a finite number in a range."""
-    limits = {"at_least": at_least, "above": above, "at_most": at_most}
-    return field(default=default, metadata={"about": about, "limits": limits})
+    """Return a field that holds a finite number in an interval."""
+    accepted = Numbers(at_least=at_least, above=above, at_most=at_most, also=(None,))  # OmegaConf knows the type
+    return field(default=default, metadata={"about": about, "accepted": accepted})
 
 
 def choice(default: str | None, options: Iterable[str | None], about: str = "") -> Any:
-    """A field that holds one of `options`."""
-    return field(default=default, metadata={"about": about, "options": tuple(options)})
+    """Return a field that holds one of `options`."""
+    return field(default=default, metadata={"about": about, "accepted": Choice(tuple(options))})
 
 
-@dataclass
+@dataclass(frozen=True)
 class DatasetConfig:
     """What data, and from where; None takes the dataset's natural value."""
 
@@ -64,14 +71,14 @@ class DatasetConfig:
     stds: list[float] | None = setting(None, "of mixture1d: their standard deviations")
 
 
-@dataclass
+@dataclass(frozen=True)
 class DiscriminatorDivergence:
     """What D estimates."""
 
     name: str = "???"
 
 
-@dataclass
+@dataclass(frozen=True)
 class GeneratorDivergence:
     """What G minimises; `affine: c` adds c·(u − 1) to its f."""
 
@@ -79,7 +86,7 @@ class GeneratorDivergence:
     affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes no divergence, but the loss under ratio")
 
 
-@dataclass
+@dataclass(frozen=True)
 class GeneratorWeights:
     """Weights of samples under `matched`; with both keys null, the default where they can act and none elsewhere."""
 
@@ -91,7 +98,7 @@ class GeneratorWeights:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class LatentConfig:
     """The generator's input."""
 
@@ -99,7 +106,7 @@ class LatentConfig:
     prior: str = choice("normal", PRIORS, "distribution of latents; uniform: in [−1, 1]")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     """How long and how often, in images shown to D; `epochs` is a synonym for images and wins over it."""
 
@@ -124,7 +131,7 @@ class TrainConfig:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Measuring samples every so many images, and at the end; `every_images: null` never does.
 
@@ -139,14 +146,14 @@ class EvaluateConfig:
     inception: str | None = setting(None, "file of Inception's weights")
 
 
-@dataclass
+@dataclass(frozen=True)
 class BestConfig:
     """The number that best.pt follows, such as quality/fid_classifier; None keeps no best.pt."""
 
     metric: str | None = setting(None, "the number that best.pt follows, such as quality/fid_classifier")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """Everything `gantrain train` can be told."""
 
@@ -182,11 +189,11 @@ class Config:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Its keys
+# Keys and types
 
 
 def keys(schema: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
-    """Every key of a schema, dotted, with its field."""
+    """Return every dotted key of a schema with its field."""
     found = {}
     for item in dataclasses.fields(schema):
         found[prefix + item.name] = item
@@ -196,19 +203,27 @@ def keys(schema: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
     return found
 
 
-def explained_keys() -> Iterator[tuple[str, str, str]]:
-    """Each key with a default of its own, that default as it is typed, and what it is about, with its choices."""
-    defaults = OmegaConf.structured(Config)
+def create_node(schema: type) -> DictConfig:
+    """Return a schema as a config into which values can be merged: frozen dataclasses would make it read-only."""
+    node = OmegaConf.structured(schema)
+    for section in ("", *(key for key, item in keys(schema).items() if dataclasses.is_dataclass(item.default_factory))):
+        OmegaConf.set_readonly(OmegaConf.select(node, section) if section else node, None)
+    return node
+
+
+def describe_keys() -> Iterator[tuple[str, str, str]]:
+    """Yield each key that has a default of its own, the default as it is typed, and its description with choices."""
+    defaults = create_node(Config)
     for key, item in keys(Config).items():
-        value = OmegaConf.select(defaults, key)
+        value, accepted = OmegaConf.select(defaults, key), item.metadata.get("accepted")
         if "about" in item.metadata:
-            choices = ", ".join(item.metadata.get("options", ()))
+            choices = ", ".join(map(str, accepted.options)) if isinstance(accepted, Choice) else ""
             typed = "" if value is None else str(value).replace("'", "")
             yield key, typed, item.metadata["about"] + (f" ({choices})" if choices else "")
 
 
-def kind(key: str, schema: type = Config) -> str:
-    """What the schema asks of the key, or of an item of its list, in words."""
+def describe_kind(key: str, schema: type = Config) -> str:
+    """Return the type of a key, or of an item of its list, in words."""
     name, item, _ = key.partition("[")
     known = keys(schema)
     hint = str(known[name].type).removesuffix(" | None") if name in known else ""
@@ -219,28 +234,15 @@ def kind(key: str, schema: type = Config) -> str:
     return words.get(hint, "keys and values")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Its ranges
-
-
-def check_ranges(schema: type, settings: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse a value outside its field's range or choices."""
-    for item in dataclasses.fields(schema):
-        key, value = prefix + item.name, settings[item.name]
-        if dataclasses.is_dataclass(item.default_factory):
-            check_ranges(item.default_factory, value, f"{key}.")
-        elif "options" in item.metadata and value not in item.metadata["options"]:
-            raise ConfigError(one_of(key, value, item.metadata["options"]))
+def check_values(values: Any, prefix: str = "") -> None:
+    """Raise ConfigError for a value of this instance of a schema that is outside its field's range or choices."""
+    for item in dataclasses.fields(values):
+        key, value = prefix + item.name, getattr(values, item.name)
+        if dataclasses.is_dataclass(value):
+            check_values(value, f"{key}.")
+        elif isinstance(value, str) and (key, value) in REMOVED:
+            raise ConfigError(REMOVED[key, value])
+        elif (accepted := item.metadata.get("accepted")) is not None:
+            accepted.check(key, value)
         elif isinstance(value, str) and (not value.strip() or "\0" in value):
             raise ConfigError(f"{key}={value} is empty; give it a value, or leave it out")
-        elif "limits" in item.metadata and value is not None:
-            check_range(key, value, **item.metadata["limits"])
-
-
-def check_range(key: str, value: float, at_least: float, above: float, at_most: float) -> None:
-    """Raise ConfigError unless above < value, at_least ≤ value ≤ at_most and value is finite."""
-    if math.isfinite(value) and value > above and at_least <= value <= at_most:
-        return
-    limits = {"at least": at_least, "above": above, "at most": at_most}
-    rules = [f"{words} {limit:,}" for words, limit in limits.items() if math.isfinite(limit)]
-    raise ConfigError(f"{key}={value} must be {' and '.join(rules) or 'finite'}")

@@ -1,4 +1,4 @@
-"""YAML from outside the package: it may choose values, and make nothing run.
+"""Checks of YAML from outside the package: it may choose values, but not make anything run.
 
 Hydra instantiates launchers, sweepers, callbacks and logging handlers that a config names, so a config that somebody
 sent could execute code. A file of the user's `--config-dir` is read when it is composed, by `ForeignSource`: with a
@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.errors import ConfigError
-from gantrain.nested import leaves
+from gantrain.files import iterate_leaves
 
 ALLOWED = ("sweep.subdir", "mode", "sweeper.params")
 # What Hydra itself fills in from the command line.
@@ -59,18 +59,18 @@ class ForeignSource(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
-        refuse_exhausting(path, Path(self.path))
+        check_yaml_file(path, Path(self.path))
         try:
             result = super().load_config(config_path)
         except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read as YAML: {in_words(error)}") from error
+            raise ConfigError(f"{path} cannot be read as YAML: {describe_yaml_error(error)}") from error
         if not isinstance(result.config, DictConfig):
             raise ConfigError(f"{path} holds no keys and values")
         return result
 
 
-def refuse_exhausting(path: Path, folder: Path) -> None:
-    """Raise ConfigError for a file that is not inside `folder`, no text, or made to exhaust its reader."""
+def check_yaml_file(path: Path, folder: Path) -> None:
+    """Raise ConfigError for a file that is not inside `folder`, is no text, or is made to exhaust its reader."""
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{path} leads out of the folder {folder}; put the file itself there")
     try:
@@ -80,9 +80,9 @@ def refuse_exhausting(path: Path, folder: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
-        count = values(text)
+        count = count_values(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {in_words(error)}") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {describe_yaml_error(error)}") from error
     if count > MOST_VALUES:
         raise ConfigError(
             f"{path} is nested more than {DEEPEST} deep, or stands for more than {MOST_VALUES:,} values once its "
@@ -90,9 +90,11 @@ def refuse_exhausting(path: Path, folder: Path) -> None:
         )
 
 
-def values(text: str) -> float:
-    """How many values YAML stands for once its aliases are written out, counted until they are too many; more than
-    any number for YAML that is nested too deeply, which takes the parser a time that is quadratic in the depth."""
+def count_values(text: str) -> float:
+    """Return how many values YAML stands for once its aliases are written out, counted until they are too many.
+
+    Infinity for YAML that is nested too deeply: the parser's time is quadratic in the depth.
+    """
     sizes: dict[str, int] = {}
     within: list[tuple[str | None, int]] = [(None, 0)]  # the open collections: anchor, values so far
     for event in yaml.parse(text, yaml.SafeLoader):
@@ -115,15 +117,15 @@ def values(text: str) -> float:
     return within[0][1]
 
 
-def in_words(error: Exception) -> str:
-    """What is wrong with a file of YAML, and in which line."""
+def describe_yaml_error(error: Exception) -> str:
+    """Return the problem that the YAML parser found, and its line."""
     mark = getattr(error, "problem_mark", None)
     reason = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
     return f"{reason}{f', line {mark.line + 1}' if mark else ''}"
 
 
-def refuse_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any]]) -> None:
-    """Raise ConfigError where a choice, (group, name), is a file in `folder` that is not read, since `ours` has one."""
+def check_not_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any]]) -> None:
+    """Raise ConfigError if a choice (group, name) is a file in `folder` that is not read because `ours` has one."""
     for group, name in chosen:
         if (ours / group / f"{name}.yaml").is_file() and (folder / group / f"{name}.yaml").is_file():
             raise ConfigError(
@@ -132,20 +134,20 @@ def refuse_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any]])
             )
 
 
-def refuse_active(hydra: Mapping[str, Any], without: Mapping[str, Any], folder: Path) -> None:
-    """Raise ConfigError where the composed node `hydra` differs from the one composed `without` the user's YAML in a
-    key that could make Hydra run something; `without` has the same launcher, by its name."""
-    ours, theirs = dict(leaves(without)), dict(leaves(hydra))
+def check_untrusted_config(hydra: Mapping[str, Any], without: Mapping[str, Any], folder: Path) -> None:
+    """Raise ConfigError if the composed node `hydra` differs from the one composed `without` the YAML in `folder` in a
+    key that could make Hydra run something. Both have a launcher of the same name."""
+    ours, theirs = dict(iterate_leaves(without)), dict(iterate_leaves(hydra))
     for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key) and not harmless(key, theirs):
+        if ours.get(key) != theirs.get(key) and not is_harmless(key, theirs):
             raise ConfigError(
                 f"--config-dir {folder}: its YAML sets hydra.{key}; under hydra it may set only {', '.join(ALLOWED)} "
                 "and a launcher by name, with numbers and names for it. Type anything else on the command line"
             )
 
 
-def harmless(key: str, hydra: Mapping[str, Any]) -> bool:
-    """Whether a key of Hydra's own node may come from a file."""
+def is_harmless(key: str, hydra: Mapping[str, Any]) -> bool:
+    """Return whether a key of Hydra's own node may come from a file."""
     if "architecture.object" in key:  # it would pass for an override that was typed
         return False
     if key.startswith("launcher."):

@@ -1,19 +1,20 @@
-"""The parts of a run, each made once from the checked settings of its config."""
+"""The parts of a run, each built once from the settings."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gantrain import data, networks
-from gantrain.config import checks
+from gantrain.config.checks import RunConfig, Settings
 from gantrain.console import show_progress
-from gantrain.devices import FEW_MULTIPLY_ADDS
+from gantrain.devices import choose_device
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
-from gantrain.seeding import preserved_randomness, stream_seed
-from gantrain.training import optimizers
+from gantrain.seeding import preserve_randomness, stream_seed
+from gantrain.training.optimizers import create_factories
 
 if TYPE_CHECKING:
     import torch
@@ -23,93 +24,137 @@ if TYPE_CHECKING:
     from gantrain.data import Dataset
     from gantrain.evaluation.evaluation import Evaluation
     from gantrain.networks.summary import LayerSummary
-    from gantrain.training.setup import Execution, Experiment, Schedule
+    from gantrain.training.setup import Schedule, TrainingSetup
     from gantrain.training.state import State
 
 
-def build(settings: Mapping[str, Any], load: Callable[..., Dataset] = data.load) -> tuple[Experiment, State]:
-    """What is to be trained, on data that `load` gives, and its state at the beginning.
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run whose settings fit this machine: its device, and for each player a function that makes its optimizer."""
 
-    Raises ConfigError for parts that do not fit, DataError for data that are missing, damaged or too few.
-    """
-    import torch
-
-    from gantrain.networks.latents import Latents
-    from gantrain.training.setup import Experiment
-
-    device = choose_device(settings["device"])
-    factories = optimizers.factories(settings["optimizer"], device)
-    dataset = load(**settings["dataset"], seed=settings["seed"], device=device)
-    schedule = build_schedule(settings, dataset)
-    if device.type == "cpu" and is_small(settings, dataset.shape):
-        torch.set_num_threads(1)
-    latents = Latents(settings["latent"]["size"], settings["latent"]["prior"], device)
-    game, seed = checks.objective(settings), settings["seed"]
-    experiment = Experiment(game, dataset, latents, schedule, seed, execution(settings))
-    return experiment, build_state(settings, dataset.shape, device, factories)
+    config: RunConfig
+    device: torch.device
+    optimizers: Mapping[str, Callable[[nn.Module], Optimizer]]
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a device or an optimizer that cannot be had and for networks that do not fit the data.
+def prepare(config: RunConfig) -> PreparedRun:
+    """Find the device and try the optimizers; imports torch, reads no data.
 
-    Imports torch, reads no data.
+    Raises ConfigError for a device or an optimizer that is not available, and for networks that fit neither the data
+    nor the way in which they are to be trained.
     """
     from gantrain.precision import chosen_precision
     from gantrain.training.acceleration import check_device, check_networks
 
-    device, asked = choose_device(settings["device"]), execution(settings)
-    checks.objective(settings).prepare()
-    optimizers.factories(settings["optimizer"], device)
-    check_device(asked, device)
-    if not settings["architecture"].get("object"):
-        generator, discriminator = fitting(settings)
-        refuse_exhausting(sum(row.parameters for row in [*generator, *discriminator]))
-        refuse_alone(settings["train"]["batch_size"], [*generator, *discriminator])
-        check_networks(
-            all(row.norm != "batch" for row in discriminator), asked, chosen_precision(asked.precision, device)
+    settings = config.settings
+    device, execution = choose_device(settings.device), settings.execution
+    settings.objective.prepare()
+    optimizers = create_factories(settings.optimizers, device)
+    check_device(execution, device)
+    if not settings.architecture.get("object"):
+        generator, discriminator = describe_networks(settings)
+        check_memory(sum(row.parameters for row in [*generator, *discriminator]))
+        check_batch_norm(settings.train.batch_size, [*generator, *discriminator])
+        is_samplewise = all(row.norm != "batch" for row in discriminator)
+        check_networks(is_samplewise, execution, chosen_precision(execution.precision, device))
+    return PreparedRun(config, device, optimizers)
+
+
+def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
+    """Load the data; return what is to be trained, and its state at the beginning.
+
+    Raises DataError for data that are missing, damaged or too few, ConfigError for networks that do not fit them.
+    """
+    from gantrain.networks.latents import Latents
+    from gantrain.training.setup import TrainingSetup
+
+    settings = run.config.settings
+    dataset = data.load_dataset(settings.data, seed=settings.seed, device=run.device)
+    schedule = build_schedule(settings, dataset)
+    latents = Latents(settings.latent.size, settings.latent.prior, run.device)
+    setup = TrainingSetup(settings.objective, dataset, latents, schedule, settings.seed, settings.execution)
+    return setup, build_state(run, dataset.shape)
+
+
+def count_multiply_adds(settings: Settings, shape: tuple[int, ...]) -> float:
+    """Return the multiply-adds of a batch in both networks; infinity for networks of the user's own."""
+    if settings.architecture.get("object"):
+        return math.inf
+    tables = networks.describe(settings.architecture, shape, settings.latent.size)
+    return sum(row.multiply_adds for rows in tables for row in rows) * settings.train.batch_size
+
+
+def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
+    """Return the schedule, with `epochs` turned into images. Raises DataError if a batch is larger than the dataset."""
+    from gantrain.training.setup import Schedule
+
+    train, size = dict(vars(settings.train)), dataset.size
+    epochs = train.pop("epochs")
+    if size is not None and size < settings.train.batch_size:
+        raise DataError(
+            f"{settings.dataset.path or dataset.label} has {size} training images, "
+            f"fewer than train.batch_size={settings.train.batch_size}; "
+            "lower train.batch_size or dataset.held_out, or add images"
         )
+    if epochs is not None and size is not None:  # checks have refused epochs of a density
+        train["images"] = math.ceil(epochs * size)
+    return Schedule(**train, ema=settings.ema, evaluate_every_images=settings.evaluate.every_images)
 
 
-def build_evaluation(settings: Mapping[str, Any], dataset: Dataset) -> Evaluation | None:
-    """Build the evaluation of samples while training, or None; a classifier that is missing is trained first.
+def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
+    """Return networks drawn from the stream `init`, their optimizers and the averaged generator."""
+    import torch
+
+    from gantrain.training.state import State, averaged
+
+    settings = run.config.settings
+    with preserve_randomness(torch.device("cpu")):
+        torch.manual_seed(stream_seed(settings.seed, "init"))
+        generator, discriminator = networks.build(settings.architecture, shape, settings.latent.size)
+    generator, discriminator = generator.to(run.device), discriminator.to(run.device)
+    return State(
+        generator,
+        discriminator,
+        run.optimizers["generator"](generator),
+        run.optimizers["discriminator"](discriminator),
+        average=averaged(generator) if settings.ema else None,
+    )
+
+
+def build_evaluation(settings: Settings, dataset: Dataset) -> Evaluation | None:
+    """Return how samples are measured while training, or None; a classifier that is missing is trained first.
 
     Raises ConfigError for a best.metric that such data do not have, DataError for too few examples.
     """
-    asked, best = settings["evaluate"], settings["best"]["metric"]
-    if asked["every_images"] is None:
-        return None
     from gantrain.evaluation.evaluation import Evaluation, EvaluationSettings, build_reference_set
 
-    device = choose_device(settings["device"])
+    asked, best, device = dict(vars(settings.evaluate)), settings.best.metric, choose_device(settings.device)
+    if asked.pop("every_images") is None:
+        return None
     if not isinstance(dataset, data.Images):
-        dataset = data.load(**settings["dataset"], device=device)  # the same real points for every seed
-    wanted = EvaluationSettings(**{key: value for key, value in asked.items() if key != "every_images"})
-    reference_set = build_reference_set(
-        dataset, settings["dataset"], wanted, device=device, best=best, progress=show_progress
-    )
-    return Evaluation(reference_set, best)
+        dataset = data.load_dataset(settings.data, device=device)  # the same real points for every seed
+    section, wanted = vars(settings.dataset), EvaluationSettings(**asked)
+    references = build_reference_set(dataset, section, wanted, device=device, best=best, progress=show_progress)
+    return Evaluation(references, best)
 
 
-def execution(settings: Mapping[str, Any]) -> Execution:
-    """How iterations are to be computed."""
-    from gantrain.training.setup import Execution
-
-    return Execution(**{key: settings[key] for key in ("update", "precision", "compile", "graph")})
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
 
 
-def fitting(settings: Mapping[str, Any]) -> tuple[list[LayerSummary], list[LayerSummary]]:
-    """The layers of both networks, for a shape that the data may have. Raises ConfigError where they fit none."""
+def describe_networks(settings: Settings) -> tuple[list[LayerSummary], list[LayerSummary]]:
+    """Return the layers of both networks for a shape that the data may have. Raises ConfigError if they fit none."""
     refusals = []
-    for shape in data.shapes(**settings["dataset"]):
+    for shape in settings.data.shapes:
         try:
-            return networks.describe(settings["architecture"], shape, settings["latent"]["size"])
+            return networks.describe(settings.architecture, shape, settings.latent.size)
         except ConfigError as error:
             refusals.append(error)
     raise refusals[0]
 
 
-def refuse_alone(batch_size: int, layers: Iterable[LayerSummary]) -> None:
-    """Raise ConfigError where batch norm would have one number a channel to average."""
+def check_batch_norm(batch_size: int, layers: Iterable[LayerSummary]) -> None:
+    """Raise ConfigError if batch norm would have a single number a channel to average."""
     if batch_size == 1 and any(row.norm == "batch" and math.prod(row.output[1:]) == 1 for row in layers):
         raise ConfigError(
             "train.batch_size=1 leaves batch norm a single number to average; choose train.batch_size=2 or more, or an "
@@ -117,7 +162,7 @@ def refuse_alone(batch_size: int, layers: Iterable[LayerSummary]) -> None:
         )
 
 
-def refuse_exhausting(parameters: int) -> None:
+def check_memory(parameters: int) -> None:
     """Raise MemoryExhaustedError for networks whose float32 weights alone exceed the machine's memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * parameters > memory:
@@ -125,69 +170,3 @@ def refuse_exhausting(parameters: int) -> None:
             f"the networks have {parameters:,} parameters, {4 * parameters / 2**30:,.0f} GiB, and this machine "
             f"{memory / 2**30:,.0f} GiB of memory; choose a smaller architecture"
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the first of CUDA, MPS and CPU that is there. Raises ConfigError."""
-    import torch
-
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
-    kind, colon, number = name.partition(":")
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if not available.get(kind) or (colon and not (number.isdecimal() and int(number) < count)):
-        there = ", ".join(["auto", *(kind for kind, there in available.items() if there)])
-        raise ConfigError(f"device={name} is not on this machine; choose {there}")
-    return torch.device(name)
-
-
-def is_small(settings: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
-    """Whether the networks are too small to be shared between threads, unless the user has set their number."""
-    if settings["architecture"].get("object") or "OMP_NUM_THREADS" in os.environ:
-        return False
-    tables = networks.describe(settings["architecture"], shape, settings["latent"]["size"])
-    return (
-        sum(row.multiply_adds for rows in tables for row in rows) * settings["train"]["batch_size"] < FEW_MULTIPLY_ADDS
-    )
-
-
-def build_schedule(settings: Mapping[str, Any], dataset: Dataset) -> Schedule:
-    """The schedule, `epochs` turned into images. Raises DataError where a batch is larger than the dataset."""
-    from gantrain.training.setup import Schedule
-
-    train = dict(settings["train"])
-    epochs, size = train.pop("epochs"), dataset.size
-    if size is not None and size < train["batch_size"]:
-        raise DataError(
-            f"{settings['dataset']['path'] or dataset.label} has {size} training images, "
-            f"fewer than train.batch_size={train['batch_size']}; "
-            "lower train.batch_size or dataset.held_out, or add images"
-        )
-    if epochs is not None and size is not None:  # a density has no epochs, which config.checked has refused
-        train["images"] = math.ceil(epochs * size)
-    return Schedule(**train, ema=settings["ema"], evaluate_every_images=settings["evaluate"]["every_images"])
-
-
-def build_state(
-    settings: Mapping[str, Any],
-    shape: tuple[int, ...],
-    device: torch.device,
-    factories: Mapping[str, Callable[[nn.Module], Optimizer]],
-) -> State:
-    """Networks drawn from the stream `init`, their optimizers and the average."""
-    import torch
-
-    from gantrain.training.state import State, averaged
-
-    with preserved_randomness(torch.device("cpu")):
-        torch.manual_seed(stream_seed(settings["seed"], "init"))
-        generator, discriminator = networks.build(settings["architecture"], shape, settings["latent"]["size"])
-    generator, discriminator = generator.to(device), discriminator.to(device)
-    return State(
-        generator,
-        discriminator,
-        factories["generator"](generator),
-        factories["discriminator"](discriminator),
-        average=averaged(generator) if settings["ema"] else None,
-    )

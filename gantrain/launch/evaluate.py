@@ -13,8 +13,9 @@ from gantrain.console import Progress, no_progress, say
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError
 from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import EvaluationSettings, ReferenceSet, Result
-from gantrain.files import reason
-from gantrain.launch import sweep
+from gantrain.files import describe_os_error
+from gantrain.launch.sweep import RunFailed, list_reasons
+from gantrain.launch.sweep_folder import compare_sweep, job_number
 from gantrain.runs import checkpoints
 
 if TYPE_CHECKING:
@@ -146,14 +147,14 @@ def _storage_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{error.filename or out} cannot be written: {reason(error)}; or give another out=DIR"
+            f"{error.filename or out} cannot be written: {describe_os_error(error)}; or give another out=DIR"
         ) from error
 
 
 def evaluate_sweep(root: Path, evaluate_run: Callable[[Path], None]) -> None:
     """Evaluate every run of a sweep and update its report. Raises RunFailed at the end if one could not be measured."""
     failed: dict[str, GantrainError] = {}
-    for run in sorted(root.glob("*/checkpoints"), key=lambda path: sweep.job_number(path.parent)):
+    for run in sorted(root.glob("*/checkpoints"), key=lambda path: job_number(path.parent)):
         say(f"\n{run.parent}")
         try:
             evaluate_run(run.parent)
@@ -161,9 +162,8 @@ def evaluate_sweep(root: Path, evaluate_run: Callable[[Path], None]) -> None:
             failed[run.parent.name] = error
             say(f"failed: {error}", error=True)
     say("")
-    sweep.compare_runs(root)
+    compare_sweep(root)
     if failed:
         count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
-        reasons = sweep.listed_reasons({name: str(error) for name, error in failed.items()})
         code = next(iter(failed.values())).exit_code
-        raise sweep.RunFailed(f"{count} could not be measured:\n{reasons}", code)
+        raise RunFailed(f"{count} could not be measured:\n{list_reasons(failed)}", code)

@@ -8,7 +8,6 @@ job does not affect the others, even if its process is killed.
 from __future__ import annotations
 
 import io
-import math
 import multiprocessing
 import os
 import signal
@@ -30,27 +29,26 @@ from hydra.core.utils import JobReturn, JobStatus, env_override, run_job, setup_
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gantrain.config import checks
 from gantrain.console import printable, say, seen_or_not
+from gantrain.devices import check_device_name, choose_device
 from gantrain.errors import ConfigError
-from gantrain.launch.build import choose_device
-from gantrain.launch.sweep import FAILURES, RunFailed
-from gantrain.runs.folder import Interrupted, StopRequest
+from gantrain.launch.job import JobResult
+from gantrain.launch.sweep import RunFailed
+from gantrain.ranges import Numbers
+from gantrain.runs.signals import Interrupted, StopRequest
 
 MOST_JOBS = 1024
 SECONDS_TO_WAIT = 0.2  # for a job to end, until the next look at signals
-# What a job returns: Hydra's result, and the reasons and exit codes of failures by folder.
-Result = tuple[JobReturn, dict[Path, tuple[str, int]]]
-Job = Callable[[DictConfig], Result]
+Job = Callable[[DictConfig], JobReturn]
 SWEEP_DIR, SWEEP_SUBDIR = "hydra.sweep.dir", "hydra.sweep.subdir"
 
 
 def check(config: DictConfig, jobs: int, devices: Sequence[str]) -> None:
     """Raise ConfigError if the launcher's settings are out of range, or name a device that is not on this machine."""
-    checks.check_range("hydra.launcher.jobs", jobs, at_least=0, above=-math.inf, at_most=MOST_JOBS)
+    Numbers(whole=True, at_least=0, at_most=MOST_JOBS).check("hydra.launcher.jobs", jobs)
     for name in devices:
         try:
-            checks.check_device(name)
+            check_device_name(name)
             choose_device(name)
         except ConfigError as error:
             raise ConfigError(f"hydra.launcher.devices: {error}") from error
@@ -165,7 +163,7 @@ class Worker:
         self.device, self.is_assigned, self.is_stopped = device, is_assigned, False
         self.executor: ProcessPoolExecutor | None = None
         self.process: BaseProcess | None = None
-        self.future: Future[Result] | None = None
+        self.future: Future[JobReturn] | None = None
 
     def begin(self, config: DictConfig, job: Job) -> None:
         """Train the job that `config` describes."""
@@ -187,17 +185,16 @@ class Worker:
         assert self.future is not None
         future, self.future = self.future, None
         try:
-            returned, failures = future.result()
+            return future.result()
         except BrokenExecutor:
             self.end()
+            returned = JobReturn(overrides=list(self.config.hydra.overrides.task), status=JobStatus.COMPLETED)
             if not self.is_stopped:
-                self.report_killed()
-            return JobReturn(overrides=list(self.config.hydra.overrides.task), status=JobStatus.COMPLETED)
-        FAILURES.update({folder: RunFailed(*failure) for folder, failure in failures.items()})
-        return returned
+                returned.return_value = self.report_killed()
+            return returned
 
-    def report_killed(self) -> None:
-        """Keep and print the failure of a run whose process ended without a result."""
+    def report_killed(self) -> JobResult:
+        """Print and return the failure of a run whose process ended without a result."""
         code = (self.process and self.process.exitcode) or 1
         reason = "its process ended without a word"
         if code < 0:
@@ -206,8 +203,8 @@ class Worker:
             reason += ", as the system does when memory runs out; a lower hydra.launcher.jobs needs less"
         HydraConfig.instance().set_config(self.config)  # the folder's name refers to it
         folder = Path(*(str(OmegaConf.select(self.config, key)) for key in (SWEEP_DIR, SWEEP_SUBDIR)))
-        FAILURES[folder.resolve()] = RunFailed(reason, code if code > 0 else 128 - code)
         say(f"{folder.name}  failed: {reason}", error=True)
+        return JobResult(folder, RunFailed(reason, code if code > 0 else 128 - code))
 
     def stop(self, number: int) -> None:
         """Pass a signal on to the job, once; a terminal's interrupt does not reach it."""
@@ -260,13 +257,12 @@ def stop_with_parent() -> None:
         time.sleep(1)
 
 
-def run_in_worker(config: DictConfig, *, context: HydraContext, task_function: TaskFunction) -> Result:
+def run_in_worker(config: DictConfig, *, context: HydraContext, task_function: TaskFunction) -> JobReturn:
     """Train one job."""
     setup_globals()
-    FAILURES.clear()
     returned = run_job(partial(train, task_function), config, SWEEP_DIR, SWEEP_SUBDIR, context)
     returned.cfg = returned.hydra_cfg = None  # of classes that the parent may have in another version of their module
-    return returned, {folder: (str(error), error.exit_code) for folder, error in FAILURES.items()}
+    return returned
 
 
 def train(task_function: TaskFunction, composed: DictConfig) -> Any:

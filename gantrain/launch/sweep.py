@@ -1,198 +1,142 @@
-"""A sweep's folder: the command that it came from, and what became of its runs.
-
-Hydra keeps the command in `multirun.yaml`, before the first run. Whoever sent the folder may have written that file, so
-of Hydra's own keys only names of folders, parameters of the sweep, and a launcher by name are taken from it.
-"""
+"""A sweep: one run for every combination of the listed values, begun and gone on with."""
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from hydra.core.utils import JobReturn
+from hydra.types import RunMode
 
-from gantrain.comparison.comparison import compare
-from gantrain.comparison.tables import print_tables
-from gantrain.config import overrides
-from gantrain.config.trust import LAUNCHER_SETTING, ForeignSource, refuse_exhausting
-from gantrain.console import one_line, say
-from gantrain.errors import CheckpointError, ConfigError, GantrainError, StorageError
-from gantrain.files import reason, write_whole
-from gantrain.runs.folder import RunFolder, refuse_link
-
-COMMAND = "multirun.yaml"
-KEPT = ".multirun.yaml"  # a copy, as Hydra writes its own anew, and not at once, whenever the sweep goes on
-SEARCH_PATH = "hydra.searchpath"
-# What every sweep sets by itself, and sets again.
-OWN = ("hydra.sweep.dir", "hydra.job.config.override_dirname.exclude_keys", "hydra.output_subdir", "hydra.mode")
-HARMLESS = re.compile(
-    rf"hydra/launcher=\w+|hydra\.{LAUNCHER_SETTING.pattern}|hydra\.sweeper\.params(?!.*hydra).*|"
-    r"hydra\.sweep\.subdir=(?!.*\.\.)(\$\{hydra[.:]job\.\w+\}|[\w=,.'\"-])+"  # one name, inside the sweep's folder
-)
-
-# What ended a run of this process early, by its folder: on a failing disk its summary would not say so.
-FAILURES: dict[Path, GantrainError] = {}
+from gantrain.config.checks import parse_config
+from gantrain.config.compose import CONFIG_NAME, Composed, Composer, check_jobs, composition_errors, create_composer
+from gantrain.config.overrides import Argument, parse, parse_train, quote, split_sweep
+from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError
+from gantrain.launch import sweep_folder
+from gantrain.launch.job import JobResult, make_folder, preserved_logging, run_sweep_job, time_stamp
+from gantrain.launch.resume import FREE
+from gantrain.launch.run import current_stop
+from gantrain.launch.sweep_folder import job_number, read_summary
+from gantrain.runs.folder import RunFolder, claim_folder
+from gantrain.runs.signals import Interrupted
 
 
 class RunFailed(GantrainError):
-    """A run that ended early, as its summary tells it."""
+    """A run that ended early, as its summary says, or a sweep with such runs."""
 
     def __init__(self, reason: str, exit_code: int) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
 
+    def __reduce__(self) -> tuple[type[RunFailed], tuple[str, int]]:
+        return RunFailed, (str(self), self.exit_code)
+
 
 @dataclass(frozen=True)
-class Command:
-    """What was typed: the overrides of our own keys and of Hydra's, and the folder of the user's own YAML."""
+class SweepResult:
+    """The sweep in the folder `root`: its runs, and why some of them failed."""
 
-    task: list[str]
-    hydra: list[str]
-    config_dir: str | None
+    root: Path
+    runs: list[Path]
+    failures: dict[str, GantrainError] = field(default_factory=dict)
 
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a sweep was begun in `folder`."""
-    return (folder / COMMAND).is_file()
-
-
-def refuse_links(root: Path) -> None:
-    """Raise CheckpointError where something in a sweep's folder is a link or special file, and leads elsewhere."""
-    for path in root.iterdir():
-        refuse_link(path)
-        RunFolder(path).refuse_links()
+    def raise_failures(self) -> None:
+        """Raise RunFailed, with the exit code of the first run that did not finish, if there is one."""
+        if self.failures:
+            count = "1 run" if len(self.failures) == 1 else f"{len(self.failures)} runs"
+            first = next(iter(self.failures.values()))
+            raise RunFailed(f"{count} failed:\n{list_reasons(self.failures)}", first.exit_code)
 
 
-def keep_command(root: Path) -> None:
-    """Keep a copy of the sweep's command, which is whole at any moment. Raises StorageError."""
-    try:
-        if not (root / KEPT).exists():
-            write_whole(root / KEPT, (root / COMMAND).read_bytes())
-    except OSError as error:
-        raise StorageError(f"{root / KEPT} could not be written: {reason(error)}") from error
-
-
-def typed_in(root: Path) -> Command:
-    """The command of the sweep in `root`, whatever it is. Raises CheckpointError where there is none."""
-    path = root / KEPT if (root / KEPT).exists() else root / COMMAND
-    try:
-        refuse_exhausting(path, root)
-        typed = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]
-        task, hydra = ([str(text) for text in typed[kind]] for kind in ("task", "hydra"))
-        config_dir = own_yaml(o.value() for o in overrides.parsed(hydra) if o.key_or_group == SEARCH_PATH)
-    except (ConfigError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} does not hold the command of a sweep: {one_line(str(error))}") from error
-    return Command(task, [text for text in hydra if key(text) not in (*OWN, SEARCH_PATH)], config_dir)
-
-
-def command_of(root: Path) -> Command:
-    """The command of the sweep in `root`. Raises CheckpointError where there is none that may be given again."""
-    command = typed_in(root)
-    for text in (*command.hydra, *(text for text in command.task if text.lstrip("+~").startswith("hydra"))):
-        if not HARMLESS.fullmatch(text):
-            raise CheckpointError(
-                f"{root / COMMAND} has {text}, which is not taken from a file; give the sweep's command again, with "
-                f"{text} and resume=auto"
-            )
-    return command
-
-
-def own_yaml(paths: Iterable[Any]) -> str | None:
-    """The folder of the user's own YAML, of the lists of Hydra's search paths."""
-    scheme = f"{ForeignSource.scheme()}://"
-    return next((str(path).removeprefix(scheme) for listed in paths for path in listed if scheme in str(path)), None)
-
-
-def key(text: str) -> str:
-    """What an override sets."""
-    return text.lstrip("+~").partition("=")[0]
-
-
-def refuse_another(root: Path, typed: Sequence[str], free: Sequence[str]) -> None:
-    """Raise CheckpointError unless `typed` are the overrides of the sweep in `root`, but for keys that are `free`."""
-    begun = typed_in(root).task
-    then, now = (
-        {text.lstrip("+") for text in each if key(text) not in free and not key(text).startswith("hydra")}
-        for each in (begun, typed)
-    )
-    go_on = f"give another run_dir, or go on with that one: gantrain resume {root}"
-    if then != now:
-        raise CheckpointError(f"{root} holds another sweep: {' '.join(sorted(then ^ now))} differ; {go_on}")
-    if listed(begun) != listed(typed):
-        raise CheckpointError(
-            f"{root} holds another sweep: its runs are numbered in the order of {' '.join(listed(begun))}, not of "
-            f"{' '.join(listed(typed))}; {go_on}"
-        )
-
-
-def listed(typed: Iterable[str]) -> list[str]:
-    """The overrides that list several values, in their order, which is that of the runs."""
-    return overrides.divided([text.lstrip("+") for text in typed])[1]
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """What a run's summary says; nothing where it is damaged, which its own resume has refused."""
-    try:
-        return RunFolder(folder).read_summary()
-    except CheckpointError:
-        return {}
-
-
-def finished(root: Path) -> int:
-    """How many runs of the sweep in `root` finished."""
-    return sum(summary(path.parent).get("status") == "finished" for path in root.glob("*/.hydra"))
-
-
-def report(root: Path) -> None:
-    """Say how the runs under `root` ended. Raises RunFailed where one did not finish."""
-    folders = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
-    if not folders:
-        raise ConfigError(f"the listed values made no run in {root}")
-    failed = {folder.name: ending for folder in folders if (ending := failure(RunFolder(folder)))}
-    say(f"\n{len(folders) - len(failed)} of {len(folders)} runs finished in {root}")
-    compare_runs(root)
-    if failed:
-        count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
-        reasons = listed_reasons({name: reason for name, (reason, _) in failed.items()})
-        raise RunFailed(f"{count} failed:\n{reasons}", next(iter(failed.values()))[1])
-
-
-def listed_reasons(failed: Mapping[str, str]) -> str:
-    """Runs and why they failed, each reason once."""
+def list_reasons(failures: Mapping[str, GantrainError]) -> str:
+    """Return lines with runs and why they failed, each reason once."""
     runs: dict[str, list[str]] = {}
-    for name, why in failed.items():
-        runs.setdefault(why, []).append(name)
+    for name, error in failures.items():
+        runs.setdefault(str(error), []).append(name)
     return "\n".join(f"  {', '.join(names)}: {why}" for why, names in runs.items())
 
 
-def compare_runs(root: Path) -> None:
-    """Compare the runs of a sweep. If this fails, a message says so and the sweep ends as its runs did."""
-    from gantrain.comparison.report import write_report
-    from gantrain.launch import unbegun  # which imports this module
+def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> SweepResult:
+    """Train once for every combination; `composed` is what all jobs share.
 
-    try:
-        comparison = compare([root])
-        comparison.notes.extend(unbegun.notes([root]))
-        print_tables(comparison)
-        say(f"the report is {write_report(comparison, root)}")
-    except Exception as error:
-        say(f"the runs could not be compared: {error}", error=True)
+    Raises ConfigError if no run could train, BusyError or CheckpointError for a folder that holds something else, and
+    Interrupted when a signal ends the sweep.
+    """
+    single, listed = split_sweep(arguments)
+    overrides = [argument.text for argument in arguments]
+    is_complete = composed.mode != RunMode.MULTIRUN  # else a file lists more values
+    check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
+    shared = parse_config(composed.tree)
+    root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
+    make_folder(root)
+    own = [
+        "hydra.mode=MULTIRUN",
+        f"hydra.sweep.dir={quote(root)}",
+        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(quote(one.key) for one in single)}]",
+    ]
+    again = f"gantrain resume {shlex.quote(str(root))}"
+    RunFolder(root).refuse_progress()
+    with RunFolder(root).lock(), current_stop():
+        if sweep_folder.is_sweep(root) or any(root.glob("*/summary.json")):
+            if shared.resume != "auto":
+                raise BusyError(f"{root} already holds a sweep; go on with `{again}`, or give another run_dir")
+            sweep_folder.refuse_links(root)
+            sweep_folder.refuse_another(root, overrides, FREE)
+            sweep_folder.keep_command(root)
+            own.append("hydra.output_subdir=null")  # Hydra would write over what is there
+        try:
+            returned = run_multirun(composer, [*overrides, *composer.search_path, *own])
+        except Interrupted as stop:
+            finished = sweep_folder.count_finished(root)
+            message = f"{stop}\n{finished} runs of the sweep in {root} finished; go on with: {again}"
+            raise Interrupted(message, stop.number) from None
+    return collect_results(root, returned)
 
 
-def failure(folder: RunFolder) -> tuple[str, int] | None:
-    """Why a run did not finish, and its exit code; None where it did."""
-    if error := FAILURES.pop(folder.path.resolve(), None):
-        return str(error), error.exit_code
-    told = summary(folder.path)  # of a run that a launcher trained in another process
-    if told.get("status") == "finished":
+def run_multirun(composer: Composer, overrides: list[str]) -> list[JobResult]:
+    """Let Hydra's sweeper and launcher run the jobs; return the results of those that came to one."""
+    with composition_errors(), preserved_logging():
+        batches: Iterable[Sequence[JobReturn]] = composer.app.multirun(CONFIG_NAME, run_sweep_job, overrides)
+        results = [job.return_value for batch in batches for job in batch]
+    return [result for result in results if isinstance(result, JobResult)]
+
+
+def collect_results(root: Path, returned: Iterable[JobResult]) -> SweepResult:
+    """Return the result of the sweep in `root`: of each run what it returned, else what its summary says."""
+    errors = {result.folder.resolve(): result.error for result in returned}
+    runs = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
+    if not runs:
+        raise ConfigError(f"the listed values made no run in {root}")
+    failures = {run.name: error for run in runs if (error := errors.get(run.resolve()) or find_failure(run))}
+    return SweepResult(root, runs, failures)
+
+
+def find_failure(folder: Path) -> GantrainError | None:
+    """Return why a run did not finish, as its summary says, or None if it did."""
+    summary: dict[str, Any] = read_summary(folder)
+    if summary.get("status") == "finished":
         return None
-    return told.get("reason") or "it ended without a word in its summary", told.get("exit_code", 1)
+    return RunFailed(summary.get("reason") or "it ended without a word in its summary", summary.get("exit_code", 1))
 
 
-def job_number(folder: Path) -> int:
-    """The number that a sweep's folder begins with."""
-    number = folder.name.partition("-")[0]
-    return int(number) if number.isdecimal() else -1
+def resume_sweep(root: Path, arguments: Sequence[Argument]) -> SweepResult:
+    """Go on with a sweep: finished runs stay, interrupted ones go on, missing ones are trained.
+
+    The arguments may change what a run may be resumed with. Raises CheckpointError for anything else.
+    """
+    command = sweep_folder.read_safe_command(root)
+    typed = [argument.text for argument in arguments]
+    for argument in arguments:
+        if argument.text not in command.task and argument.key not in set(FREE) - {"run_dir", "resume"}:
+            raise CheckpointError(f"{argument.text}: a sweep cannot be resumed as another one; start a new one")
+    replaced = {*(argument.key for argument in arguments), "run_dir", "resume"}
+    task = [text for text in command.task if sweep_folder.key_of(text) not in replaced]
+    if untyped := [text for text in task if "architecture.object" in text]:
+        raise ConfigError(f"{untyped[0]} is code to import, which has to be typed again: gantrain resume {root} …")
+    again = parse_train([*task, *typed, f"run_dir={quote(root)}", "resume=auto"]) + parse(command.hydra)
+    with create_composer(again, command.config_dir) as composer:
+        composed = composer.compose([argument.text for argument in split_sweep(again)[0]])
+        return train_sweep(composer, again, composed)

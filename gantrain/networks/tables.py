@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from gantrain.errors import ConfigError, meant, one_of
+from gantrain.errors import ConfigError, meant
+from gantrain.ranges import Accepted, Choice, Kind, Numbers
 
 Shape = tuple[int, ...]
 """The shape of one sample, without the batch: `(C, H, W)` or `(d,)`."""
@@ -74,7 +75,7 @@ def read(architecture: Mapping[str, Any], data_shape: Shape) -> Tables:
     refuse_unknown_keys("architecture", architecture, [field.name for field in fields(Tables)])
     settings = {key: value for key, value in architecture.items() if key not in ("generator", "discriminator")}
     for key, value in settings.items():
-        check(f"architecture.{key}", value, SETTINGS[key])
+        SETTINGS[key].check(f"architecture.{key}", value)
     tables = Tables(
         **settings,
         generator=read_rows("generator", architecture, data_shape),
@@ -101,14 +102,14 @@ def read_row(where: str, row: Mapping[str, Any], data_shape: Shape) -> Row:
     """One row, its columns and values checked; `where` begins every message."""
     if not isinstance(row, Mapping) or "op" not in row:
         raise ConfigError(f"{where} is {row!r}; a row is {{op: …, …}}, with one of the operations {', '.join(OPS)}")
-    check(f"{where}: op", row["op"], CELLS["op"])
+    CELLS["op"].check(f"{where}: op", row["op"])
     own_columns = OPS[row["op"]]
     refuse_unknown_keys(where, row, [*EVERY_ROW, *own_columns])
     for column in ("kernel", "features"):
         if column in own_columns and column not in row:
             raise ConfigError(f"{where}: {row['op']} needs {column}")
     for column, value in row.items():
-        check(f"{where}: {column}", value, CELLS[column])
+        CELLS[column].check(f"{where}: {column}", value)
     if row.get("features") == "data":
         return Row(**{**row, "features": data_shape[0] if row["op"] in IMAGE_OPS else math.prod(data_shape)})
     return Row(**row)
@@ -122,56 +123,29 @@ def refuse_unknown_keys(where: str, mapping: Mapping[str, Any], known: Iterable[
             raise ConfigError(f"{where} has no key {key}{meant(key, known)}\n  keys: {', '.join(known)}")
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """The numbers that a cell may hold."""
-
-    words: str
-    contain: Callable[[Any], bool]
-
-
-def is_whole(value: object) -> bool:
-    """Whether `value` is an int; True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is a finite int or float."""
-    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
-
-
 LARGEST = 65_536  # of a number in a table: the networks of the field stay far below
-COUNT = Numbers(f"a whole number from 1 to {LARGEST:,}", lambda value: is_whole(value) and 1 <= value <= LARGEST)
-CELLS: dict[str, Numbers | Iterable[str]] = {
-    "op": OPS,
+COUNT = Numbers(whole=True, at_least=1, at_most=LARGEST)
+CELLS: dict[str, Accepted] = {
+    "op": Choice(tuple(OPS)),
     "kernel": COUNT,
     "stride": COUNT,
-    "padding": Numbers(f"a whole number from 0 to {LARGEST:,}", lambda value: value == 0 or COUNT.contain(value)),
-    "features": Numbers(f"{COUNT.words}, or data", lambda value: value == "data" or COUNT.contain(value)),
-    "bias": Numbers("true or false", lambda value: isinstance(value, bool)),
-    "start": Numbers("a number, or null", lambda value: value is None or is_number(value)),
-    "resample": RESAMPLES,
-    "norm": NORMS,
-    "dropout": Numbers("a probability from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1),
-    "activation": ACTIVATIONS,
+    "padding": Numbers(whole=True, at_least=0, at_most=LARGEST),
+    "features": replace(COUNT, also=("data",)),
+    "bias": Kind(bool),
+    "start": Numbers(also=(None,)),
+    "resample": Choice(RESAMPLES),
+    "norm": Choice(NORMS),
+    "dropout": Numbers(at_least=0, below=1),
+    "activation": Choice(ACTIVATIONS),
 }
-SETTINGS: dict[str, Numbers | Iterable[str]] = {
-    "name": Numbers("a word", lambda value: isinstance(value, str)),
-    "object": Numbers("package:function, or null", lambda value: value is None or isinstance(value, str)),
-    "leaky_slope": Numbers("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1),
-    "maxout_pieces": Numbers("a whole number from 2 to 64", lambda value: is_whole(value) and 2 <= value <= 64),
-    "maxout_counts": MAXOUT_COUNTS,
-    "init_std": Numbers("a positive number, or null", lambda value: value is None or (is_number(value) and value > 0)),
+SETTINGS: dict[str, Accepted] = {
+    "name": Kind(str),
+    "object": Kind(str, optional=True),
+    "leaky_slope": Numbers(at_least=0, below=1),
+    "maxout_pieces": Numbers(whole=True, at_least=2, at_most=64),
+    "maxout_counts": Choice(MAXOUT_COUNTS),
+    "init_std": Numbers(above=0, also=(None,)),
 }
-
-
-def check(key: str, value: object, allowed: Numbers | Iterable[str]) -> None:
-    """Raise ConfigError unless `value` is among `allowed`: numbers, or a list of words."""
-    if isinstance(allowed, Numbers):
-        if not allowed.contain(value):
-            raise ConfigError(f"{key}={value} is not {allowed.words}")
-    elif value not in tuple(allowed):
-        raise ConfigError(one_of(key, value, allowed))
 
 
 def times(shape: Shape) -> str:

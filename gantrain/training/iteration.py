@@ -28,7 +28,7 @@ from gantrain.training.acceleration import (
     first_working,
     list_backends,
 )
-from gantrain.training.setup import Experiment
+from gantrain.training.setup import TrainingSetup
 from gantrain.training.state import State, update_average
 from gantrain.training.step import UPDATES, Step
 
@@ -47,7 +47,7 @@ class Iteration:
     def __init__(
         self,
         state: State,
-        experiment: Experiment,
+        experiment: TrainingSetup,
         say: Callable[[str], None] = print,
         *,
         guard_on_device: bool | None = None,

@@ -9,7 +9,7 @@ sample and to save. It needs no config and no command line:
     state = State(generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()))
     game = Objective(divergences.get("gan"), divergences.get("kl"))
     with Reporter(folder.path, total_images=100_000) as reporter:
-        train(state, Experiment(game, dataset, Latents(64), Schedule(images=100_000)), folder, reporter)
+        train(state, TrainingSetup(game, dataset, Latents(64), Schedule(images=100_000)), folder, reporter)
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from gantrain.runs.signals import StopRequest
 from gantrain.seeding import preserved_randomness
 from gantrain.training.iteration import Iteration
 from gantrain.training.outputs import Writer
-from gantrain.training.setup import Experiment, passed
+from gantrain.training.setup import TrainingSetup, passed
 from gantrain.training.state import State
 
 
 def train(
     state: State,
-    experiment: Experiment,
+    experiment: TrainingSetup,
     folder: RunFolder,
     reporter: Reporter,
     *,
@@ -51,7 +51,7 @@ def train(
 
 def training(
     state: State,
-    experiment: Experiment,
+    experiment: TrainingSetup,
     folder: RunFolder,
     reporter: Reporter,
     *,

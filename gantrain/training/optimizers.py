@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain.errors import ConfigError, meant, one_of
+from gantrain.ranges import Accepted, Kind, NumberList, Numbers
 
 if TYPE_CHECKING:
     import torch
@@ -30,46 +32,86 @@ NOT_NEGATIVE = ("lr", "eps", "weight_decay", "momentum", "lr_decay")
 FRACTIONS = ("betas",)
 
 
-def factories(settings: Mapping[str, Any], device: torch.device) -> dict[str, Callable[[nn.Module], Optimizer]]:
-    """For each player a function from a network to its optimizer. Raises ConfigError for settings that it refuses."""
-    return {player: factory(own, device) for player, own in players(settings)}
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """A class of torch.optim by its name, and the arguments that it is given."""
+
+    name: str
+    arguments: Mapping[str, Any]
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an unknown name or key, and for values of the wrong kind; without torch."""
-    for player, given in players(settings):
-        arguments(given, player, settings.get(player) or {})
+def parse_optimizers(section: Mapping[str, Any]) -> dict[str, OptimizerSettings]:
+    """Return the settings of each player: the shared keys of the section, and its own over them.
 
-
-def players(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each player with its settings: the shared ones, and its own over them.
-
-    A player with a class of its own takes only those of the shared keys that this class has.
+    A player with a class of its own takes only those of the shared keys that this class has. Needs no torch. Raises
+    ConfigError for an unknown name or key, and for values of the wrong kind.
     """
-    shared = {key: value for key, value in settings.items() if key not in PLAYERS}
+    shared = {key: value for key, value in section.items() if key not in PLAYERS}
+    parsed = {}
     for player in PLAYERS:
-        own = settings.get(player)
+        own = section.get(player)
         if own is not None and not isinstance(own, Mapping):
             raise ConfigError(f"optimizer.{player}={own} must be keys and values, as in optimizer.{player}.lr=0.001")
         own = dict(own or {})
         known = signature(own["name"]) if str(own.get("name")) in modules() else shared
-        yield player, {key: value for key, value in shared.items() if key in known} | own
+        given = {key: value for key, value in shared.items() if key in known} | own
+        where = {key: f"optimizer.{player}.{key}" if key in own else f"optimizer.{key}" for key in {"name", *given}}
+        parsed[player] = OptimizerSettings(str(given.get("name")), check_arguments(given, where))
+    return parsed
 
 
-def factory(settings: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
-    """The class called `name` in torch.optim, with the other keys as its arguments, tried for one step on `device`.
+def check_arguments(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keys beside `name` as the class takes them; `where` are the keys that messages name."""
+    name = given.get("name")
+    if not isinstance(name, str) or name not in modules():
+        raise ConfigError(one_of(where["name"], name, modules()))
+    known, arguments = signature(name), {}
+    for key, value in given.items():
+        if key == "name":
+            continue
+        if key not in known:
+            raise ConfigError(f"optimizer={name} has no key {key}{meant(key, known)}\n  keys: {', '.join(known)}")
+        if value is None and known[key] is not None:
+            raise ConfigError(f"{where[key]}={value} needs a value, such as {known[key]}")
+        if (accepted := accepted_values(key, known[key])) is not None:
+            accepted.check(where[key], value)
+        # betas=[0,0.9] as papers write it; the classes want floats.
+        arguments[key] = [float(item) for item in value] if isinstance(value, list) else value
+    return arguments
 
-    Raises ConfigError as `check` does, and for values that the class refuses.
+
+def accepted_values(name: str, default: object) -> Accepted | None:
+    """The values that an argument of an optimizer accepts, from its name and default; None if only its class knows."""
+    numbers = Numbers(at_least=0 if name in NOT_NEGATIVE + FRACTIONS else -math.inf)
+    numbers = replace(numbers, below=1) if name in FRACTIONS else numbers
+    if isinstance(default, bool):
+        return Kind(bool)
+    if isinstance(default, tuple):
+        return NumberList(numbers, len(default), default)
+    return numbers if isinstance(default, int | float) else None
+
+
+def create_factories(
+    settings: Mapping[str, OptimizerSettings], device: torch.device
+) -> dict[str, Callable[[nn.Module], Optimizer]]:
+    """Return for each player a function from a network to its optimizer, tried for one step on `device`.
+
+    The fused form, one kernel for all parameters, is taken where the class and the device have it. Raises ConfigError
+    for arguments that the class refuses.
     """
-    given = arguments(settings)
-    if "fused" in signature(settings["name"]) and given.get("fused") is None and not given.get("foreach"):
-        with suppress(ConfigError):  # one kernel for all parameters, where the class and the device have it
-            return tried(settings["name"], given | {"fused": True}, device)
-    return tried(settings["name"], given, device)
+    return {player: create_factory(each.name, each.arguments, device) for player, each in settings.items()}
 
 
-def tried(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
-    """A function from a network to its optimizer, after one step on `device`. Raises ConfigError where that fails."""
+def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
+    """Return a function from a network to the optimizer `name`, fused if possible. Raises ConfigError."""
+    if "fused" in signature(name) and given.get("fused") is None and not given.get("foreach"):
+        with suppress(ConfigError):
+            return try_factory(name, {**given, "fused": True}, device)
+    return try_factory(name, given, device)
+
+
+def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
+    """Return a function from a network to its optimizer, after one step on `device`. Raises ConfigError."""
     import torch
 
     def build(network: nn.Module) -> Optimizer:
@@ -84,54 +126,6 @@ def tried(name: str, given: Mapping[str, Any], device: torch.device) -> Callable
         shown = ", ".join(f"{key}={value}" for key, value in given.items())
         raise ConfigError(f"optimizer={name} refuses {shown}: {error}") from error
     return build
-
-
-def arguments(settings: Mapping[str, Any], player: str = "", own: Container[str] = ()) -> dict[str, Any]:
-    """The keys beside `name`, as the class takes them. Raises ConfigError, which names the player's `own` keys so."""
-    name = settings.get("name")
-    if not isinstance(name, str) or name not in modules():
-        raise ConfigError(one_of(f"optimizer.{player}.name" if "name" in own else "optimizer.name", name, modules()))
-    known = signature(name)
-    given = {}
-    for key, value in settings.items():
-        if key == "name":
-            continue
-        if key not in known:
-            raise ConfigError(f"optimizer={name} has no key {key}{meant(key, known)}\n  keys: {', '.join(known)}")
-        check_value(f"optimizer.{player}.{key}" if key in own else f"optimizer.{key}", value, known[key])
-        # betas=[0,0.9] as papers write it; the classes want floats.
-        given[key] = [float(item) for item in value] if isinstance(value, list) else value
-    return given
-
-
-def check_value(key: str, value: object, default: object) -> None:
-    """Raise ConfigError for a value of another kind than the argument's default, not finite, or out of range."""
-    if value is None:
-        if default is not None:
-            raise ConfigError(f"{key}={value} needs a value, such as {default}")
-        return
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ConfigError(f"{key}={value} must be true or false")
-    elif isinstance(default, tuple):
-        if not isinstance(value, list) or len(value) != len(default) or not all(map(is_number, value)):
-            raise ConfigError(f"{key}={value} must be {len(default)} numbers, as in {list(default)}")
-    elif isinstance(default, int | float) and not is_number(value):
-        raise ConfigError(f"{key}={value} must be a number, such as {default}")
-    name = key.rpartition(".")[2]
-    for number in filter(is_number, value if isinstance(value, list) else [value]):
-        assert isinstance(number, int | float)
-        if not math.isfinite(number):
-            raise ConfigError(f"{key}={value} must be finite")
-        if name in NOT_NEGATIVE and number < 0:
-            raise ConfigError(f"{key}={value} must be at least 0")
-        if name in FRACTIONS and not 0 <= number < 1:
-            raise ConfigError(f"{key}={value} must lie from 0 to below 1")
-
-
-def is_number(value: object) -> bool:
-    """Whether `value` is an int or a float; True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @cache

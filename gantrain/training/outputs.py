@@ -33,7 +33,7 @@ from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
-from gantrain.training.setup import Experiment
+from gantrain.training.setup import TrainingSetup
 from gantrain.training.state import State, evaluating, generate
 
 GRID_IMAGES = 64
@@ -54,7 +54,7 @@ class Writer:
     def __init__(
         self,
         state: State,
-        experiment: Experiment,
+        experiment: TrainingSetup,
         folder: RunFolder,
         reporter: Reporter,
         provenance: Mapping[str, Any],

@@ -62,7 +62,7 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class TrainingSetup:
     """A game to be played on data. `seed`, with the clock, decides everything that is drawn.
 
     `evaluation` says how samples are measured meanwhile, if at all.

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from gantrain.config.checks import GROUPS, options
+from gantrain.config.groups import GROUPS, options
 from gantrain.config.overrides import KNOWN
 from gantrain.config.schema import OPEN_KEYS, Config, keys
 from gantrain.runs import checkpoints
@@ -128,39 +128,30 @@ def test_nothing_is_suggested_that_has_nothing_in_common(gantrain: Gantrain, tri
 
 
 SLIPS = {
-    ("gen_div=kl,", "js"): "gen_div=kl,js",
-    ("gen_div=", "kl"): "gen_div=kl",
-    ("gen_div", "=kl"): "gen_div=kl",
-    ("gen_div =kl",): "gen_div=kl",
-    ("gen_div==kl",): "gen_div=kl",
-    ("gen_div:kl",): "gen_div=kl",
-    ("seed", "0"): "seed=0",
+    ("gen_div=kl,", "js"): "quote",
+    ("gen_div", "=kl"): "gen_div=…",
+    ("gen_div:kl",): "no key=value",
+    ("seed", "0"): "seed=",
     ("seed",): "seed=",
-    ("train.images=", "5"): "train.images=5",
-    ("kl",): "gen_div=kl",
+    ("kl",): "no key=value",
     ("64",): "key=value",
     ("--seed=0",): "seed=0",
     ("-seed=0",): "seed=0",
     ("--seed", "0"): "seed=",
-    ("\u2013m", "gen_div=kl,js"): "-m",
-    ("\u2014cfg", "job"): "--cfg",
-    ("\u2212m",): "-m",
-    ("gen_div=\u201ckl\u201d",): "quotes",
+    ("gen_div=\u201ckl\u201d",): "not one of the choices",
     ('gen_div="kl',): "quote",
-    ("optimizer.betas=[0.5,0.9",): "[ needs a ]",
-    ("optimizer.betas=(0.5,0.9)",): "optimizer.betas=[0.5,0.9]",
+    ("optimizer.betas=[0.5,0.9",): "brackets",
     ("optimizer.betas=0.5,0.9",): "-m",
-    ("train.images=1,000,000",): "1000000",
+    ("train.images=1,000,000",): "-m",
     ("train.images=1M",): "whole number",
     ("=0",): "no key",
     ("",): "empty",
     ("gen_div=kl;js",): "quote",
-    ("seed=${",): "{ needs a }",
     ("gen_div=kl,js",): "-m",
-    ("-m", "gen_div=kl,", "js"): "gen_div=kl,js",
     ("~gen_div=kl",): "cannot be taken away",
     ("~train.images",): "cannot be taken away",
     ("train.images=5", "train.epochs=5"): "two names of one length",
+    ("update=reuse",): "update=reuse is gone; choose update=alternating",
 }
 
 
@@ -178,10 +169,10 @@ def test_a_slip_of_the_hand_is_told_in_a_sentence(gantrain: Gantrain, tmp_path: 
     ("command", "typed", "says"),
     [
         ("sample", ["RUN", "64"], "count"),
-        ("sample", ["RUN", "count", "64"], "count=64"),
+        ("sample", ["RUN", "count", "64"], "count=…"),
         ("sample", ["RUN", "--count=64"], "count=64"),
         ("sample", ["RUN", "cuont=64"], "count"),
-        ("resume", ["RUN", "train.images", "64"], "train.images=64"),
+        ("resume", ["RUN", "train.images", "64"], "train.images=…"),
         ("resume", ["RUN", "trian.images=64"], "train.images"),
         ("architecture", ["dcgan64", "64"], "shape"),
         ("architecture", ["dcgan_64"], "dcgan64"),
@@ -264,8 +255,8 @@ def test_nonsense_is_refused_before_data_are_read(gantrain: Gantrain, tmp_path: 
 def accepted(key: str, value: str) -> bool:
     """Whether a value has a meaning after all: reports that never come, a count that is only too large for the data, no
     logger."""
-    limits = {key: item.metadata.get("limits", {}) for key, item in keys(Config).items()}
-    without_limit = [key for key, limit in limits.items() if limit.get("at_most") == float("inf")]
+    accepted = {key: item.metadata.get("accepted") for key, item in keys(Config).items()}
+    without_limit = [key for key, each in accepted.items() if getattr(each, "at_most", None) == float("inf")]
     return (value == "1e30" and key in without_limit) or (key, value) == ("logger", "[]")
 
 

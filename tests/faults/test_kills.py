@@ -16,7 +16,7 @@ from support.waiting import PATIENCE_SECONDS
 
 from faults.processes import FORKS, Command, run, when_called
 from faults.runs import assert_same_run, assert_same_sweep, sweeping, training
-from gantrain.launch import sweep
+from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs import checkpoints
 
 WRITE = "gantrain.runs.checkpoints:write_with_checksum"
@@ -59,7 +59,7 @@ def test_a_sweep_killed_at_random_moments(tried, times, tmp_path):
         folder, log = tmp_path / f"sweep{number}", tmp_path / f"log{number}"
 
         def go_on(folder: Path = folder) -> list[str]:
-            return ["resume", str(folder)] if sweep.is_sweep(folder) else sweeping(folder)
+            return ["resume", str(folder)] if is_sweep(folder) else sweeping(folder)
 
         with tried("SIGKILL of a sweep at a random moment"), tried("SIGKILL of a sweep again, while it resumes"):
             kill_after(moments.uniform(0.2, 1.0) * duration, log, *go_on())

@@ -15,7 +15,7 @@ from support.waiting import wait_until
 
 from faults.processes import Command, run, signal_itself
 from faults.runs import SMALL, STEPS, assert_same_run, training
-from gantrain.config import overrides
+from gantrain.config.overrides import quote
 from gantrain.runs import checkpoints
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
@@ -113,7 +113,7 @@ def test_a_signal_ends_a_whole_sweep(tried, times, tmp_path):
         function, call = SWEPT[moment]
         root, log = tmp_path / f"{moment} {number}", tmp_path / f"log {moment} {number}"
         with tried(f"a signal to a sweep {moment}"):
-            arguments = ["train", "-m", f"run_dir={overrides.quoted(root)}", "seed=0,1,2", *SMALL]
+            arguments = ["train", "-m", f"run_dir={quote(root)}", "seed=0,1,2", *SMALL]
             code, output = run(log, *arguments, fault=partial(signal_itself, function, number, call=call))
             assert_stopped(code, output, number)
             said = output[output.index("gantrain: stopped") :]

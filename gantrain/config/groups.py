@@ -1,0 +1,73 @@
+"""Hydra's config groups and their options, among them the names in the catalogue of divergences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+from gantrain.errors import ConfigError
+from gantrain.objectives import divergences
+
+# conf/ stands inside the package in a wheel and beside it in a checkout.
+CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
+DIVERGENCE_GROUPS = ("disc_div", "gen_div")
+GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
+
+
+def options(group: str) -> list[str]:
+    """Return the names of the choices of a config group."""
+    if group in DIVERGENCE_GROUPS:
+        return [*divergences.CATALOGUE, *divergences.PATTERNS]
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def is_divergence(name: str) -> bool:
+    """Return whether `name` is in the catalogue or matches one of its patterns."""
+    try:
+        divergences.get(name)
+    except ConfigError:
+        return False
+    return True
+
+
+class CatalogueSource(ConfigSource):
+    """Hydra's options of `disc_div` and `gen_div`, which are the catalogue's names and patterns."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "catalogue"
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.strip("/") in ("", *DIVERGENCE_GROUPS)
+
+    def is_config(self, config_path: str) -> bool:
+        group, _, name = config_path.strip("/").partition("/")
+        return group in DIVERGENCE_GROUPS and bool(name) and is_divergence(name.removesuffix(".yaml"))
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        node = OmegaConf.create({"name": config_path.rpartition("/")[2].removesuffix(".yaml")})
+        return ConfigResult(provider=self.provider, path="catalogue://", config=node, header={"package": None})
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        here = config_path.strip("/")
+        if here == "":
+            return [] if results_filter == ObjectType.CONFIG else list(DIVERGENCE_GROUPS)
+        if here not in DIVERGENCE_GROUPS or results_filter == ObjectType.GROUP:
+            return []
+        return list(divergences.CATALOGUE)
+
+
+class CataloguePath(SearchPathPlugin):
+    """Puts the catalogue on Hydra's search path from the beginning, so that glob(*) finds it too."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("gantrain", "catalogue://")

@@ -1,0 +1,181 @@
+"""One job: what Hydra calls for each run of a sweep, and a single run in a folder of its own."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core import utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from gantrain.config.checks import Settings, find_secrets, validate
+from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors
+from gantrain.config.overrides import Argument
+from gantrain.console import say
+from gantrain.errors import BusyError, GantrainError, StorageError
+from gantrain.files import safe_name
+from gantrain.launch import run
+from gantrain.launch.build import PreparedRun, prepare
+from gantrain.launch.resume import continue_run
+from gantrain.launch.sweep_folder import is_sweep
+from gantrain.runs.folder import RunFolder, claim_folder
+from gantrain.runs.summary import keep_summary
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How the run in `folder` ended: without an error, or with this one."""
+
+    folder: Path
+    error: GantrainError | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A single run
+
+
+def train_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> JobResult:
+    """Train the run that was composed, or go on with it under resume=auto.
+
+    Raises GantrainError for what is found before the run begins.
+    """
+    overrides = [argument.text for argument in arguments]
+    prepared = prepare(validate(composed.tree, overrides))
+    settings = prepared.config.settings
+    folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
+    if is_sweep(folder.path):
+        again = f"gantrain resume {shlex.quote(str(folder.path))}"
+        raise BusyError(f"{folder.path} holds a sweep; go on with `{again}`, or give another run_dir")
+    make_folder(folder.path)
+    folder.refuse_links()
+    with folder.lock():
+        if settings.resume == "auto" and folder.has_progress:
+            return get_result(folder, lambda: continue_run(folder, composed.tree, overrides))
+        folder.refuse_progress()
+        return run_in_hydra(composer, composed.whole, folder, prepared)
+
+
+def run_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepared: PreparedRun) -> JobResult:
+    """Train as Hydra's own application does: with its folder `.hydra`, its log and the user's callbacks."""
+    with read_write(whole), open_dict(whole):
+        whole.hydra.run.dir, whole.hydra.mode = str(folder.path), RunMode.RUN
+    with composition_errors(), preserved_logging():
+        callbacks = Callbacks(whole)
+        callbacks.on_run_start(config=whole, config_name=CONFIG_NAME)
+        job = utils.run_job(
+            lambda _: get_result(folder, lambda: run.train(prepared, folder)),
+            whole,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=HydraContext(composer.app.config_loader, callbacks),
+        )
+        callbacks.on_run_end(config=whole, config_name=CONFIG_NAME, job_return=job)
+    result: JobResult = job.return_value
+    return result
+
+
+def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
+    """Return the result of a run, whose error Hydra would wrap in lines of its own."""
+    try:
+        train()
+    except GantrainError as error:
+        return JobResult(folder.path, error)
+    return JobResult(folder.path)
+
+
+def default_folder(settings: Settings) -> tuple[Path, str]:
+    """Return where a run goes by default: runs/<dataset>/<disc_div>-<gen_div>[-…], and <date_time>-s<seed>."""
+    options = (settings.gen_objective, settings.head, settings.regularizer["name"])
+    game = [settings.disc_div.name, settings.gen_div.name]
+    game += [option for option in options if option not in ("matched", "log_ratio", "none")]
+    dataset = settings.dataset.label or settings.dataset.name
+    return Path("runs", safe_name(dataset), safe_name("-".join(game))), f"{time_stamp()}-s{settings.seed}"
+
+
+def time_stamp() -> str:
+    """Return the local date and time as a name."""
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that the user named. Raises StorageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"run_dir={folder} cannot be made: {error.strerror or error}") from error
+
+
+@contextmanager
+def preserved_logging() -> Iterator[None]:
+    """Restore the handlers and the level of Python's root logger, which Hydra sets for a job."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A job of a sweep
+
+
+def run_sweep_job(tree: DictConfig) -> JobResult:
+    """Train one run of a sweep in the folder that Hydra made for it; Hydra's task function.
+
+    Raises Interrupted when a signal ends the sweep.
+    """
+    context = HydraConfig.get()
+    folder = RunFolder(context.runtime.output_dir)
+    say(f"\n{folder.path}")
+    with run.current_stop() as stop:
+        result = get_result(folder, lambda: train_in(folder, tree, list(context.overrides.task)))
+        if result.error:
+            say(f"failed: {result.error}", error=True)
+        stop.raise_if_asked(f"{folder.path} had just ended")
+    return result
+
+
+def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> None:
+    """Begin the run that a tree describes in `folder`, or go on with it under resume=auto."""
+    goes_on = tree.resume == "auto" and folder.has_progress
+    if not goes_on and HydraConfig.get().output_subdir is None:
+        save_hydra_files(tree, folder)
+    with folder.lock():
+        if goes_on:
+            continue_run(folder, tree, overrides)
+            return
+        folder.refuse_progress()
+        with recorded_refusal(folder, tree):
+            prepared = prepare(validate(tree, overrides))
+        run.train(prepared, folder)
+
+
+@contextmanager
+def recorded_refusal(folder: RunFolder, tree: DictConfig) -> Iterator[None]:
+    """Record an error that comes before the run begins in its summary."""
+    try:
+        yield
+    except GantrainError:
+        with keep_summary(folder, find_secrets(tree)):
+            raise
+
+
+def save_hydra_files(tree: DictConfig, folder: RunFolder) -> None:
+    """Write the files of `.hydra` for a run that was missing from a sweep that goes on: there Hydra writes none, so as
+    to keep those of the other runs."""
+    contents = {"config": tree, "hydra": HydraConfig.instance().cfg, "overrides": HydraConfig.get().overrides.task}
+    folder.config.parent.mkdir(exist_ok=True)
+    for name, content in contents.items():
+        OmegaConf.save(content, folder.config.with_name(f"{name}.yaml"))

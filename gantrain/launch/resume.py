@@ -1,0 +1,156 @@
+"""Going on with a run where it stopped, as the run that it was."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from gantrain.config.checks import to_plain, validate
+from gantrain.config.compose import compose
+from gantrain.config.groups import GROUPS
+from gantrain.config.overrides import Argument, single_values
+from gantrain.console import one_line, say
+from gantrain.errors import CheckpointError, ConfigError
+from gantrain.files import iterate_leaves
+from gantrain.launch import run
+from gantrain.launch.build import prepare
+from gantrain.runs import checkpoints
+from gantrain.runs.folder import RunFolder
+
+MOST_NAMED = 20  # runs of a sweep that a message lists
+LONGEST_SHOWN = 80
+# Groups whose name decides what they are; the other keys of their sections are settings of the run.
+NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
+
+Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.newest returns
+
+# What may differ from the checkpoint's config: where and how long, never what is trained.
+FREE = (
+    *("device", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric"),
+    *("dataset.root", "dataset.path", "train.images", "train.epochs", "train.held_out_images"),
+    *("train.report_every_images", "train.sample_every_images", "train.checkpoint_every_images"),
+    *("train.checkpoint_min_seconds", "train.keep_checkpoints"),
+    *("evaluate.every_images", "evaluate.count", "evaluate.metrics", "evaluate.features"),
+    *("evaluate.classifier", "evaluate.inception"),
+)
+
+
+def check_own_folder(path: Path, arguments: Iterable[Argument]) -> None:
+    """Raise ConfigError for a key that would put a resumed run or sweep into another folder."""
+    for key, value in single_values(arguments).items():
+        if key in ("run_dir", "resume"):
+            raise ConfigError(f"{key}={value}: a run is resumed in its own folder, {path}")
+
+
+def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
+    """Go on with the run in the folder `path`, with what the arguments change. Raises GantrainError."""
+    folder, values = RunFolder(path), single_values(arguments)
+    refuse_sweep(path, "resume")
+    if not checkpoints.listed(folder.checkpoints):  # before anything is written there
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist; give the folder of a run or a sweep")
+        around = next((parent for parent in path.parents if (parent / "checkpoints").is_dir()), None)
+        meant = f"; did you mean gantrain resume {shlex.quote(str(around))}?" if around else ""
+        raise CheckpointError(f"{path} is not a run folder with checkpoints{meant}")
+    folder.refuse_links()
+    with folder.lock():
+        found = checkpoints.newest(folder.checkpoints)
+        wanted = change_config(found[1]["config"], values)
+        continue_run(folder, wanted, [argument.text for argument in arguments], found=found)
+
+
+def refuse_sweep(path: Path, command: str) -> None:
+    """Raise CheckpointError for a folder of runs, with their names."""
+    if (path / "checkpoints").is_dir() or not path.is_dir():
+        return
+    runs = sorted(run for run in path.iterdir() if (run / "checkpoints").is_dir())
+    if runs:
+        names = "\n".join(f"  gantrain {command} {shlex.quote(one_line(str(run)))}" for run in runs[:MOST_NAMED])
+        more = f"\n  and {len(runs) - MOST_NAMED:,} more" if len(runs) > MOST_NAMED else ""
+        raise CheckpointError(f"{path} is no run, but holds {len(runs):,} of them; give one:\n{names}{more}")
+
+
+def change_config(saved: Mapping[str, Any], values: Mapping[str, Any]) -> DictConfig:
+    """Return a checkpoint's config with new values. Raises CheckpointError for an experiment."""
+    wanted = OmegaConf.create(dict(saved))
+    if "train.images" in values:
+        OmegaConf.update(wanted, "train.epochs", None)
+    for key, value in values.items():
+        if key == "experiment":
+            raise CheckpointError(f"experiment={value}: an experiment is chosen when a run starts")
+        if key in GROUPS:
+            choose_option(wanted, key, value)
+        else:
+            OmegaConf.update(wanted, key, value)
+    return wanted
+
+
+def choose_option(wanted: DictConfig, group: str, name: str) -> None:
+    """Put the section that the choice `group=name` stands for into `wanted`, unless it has that name already."""
+    section = compose([f"{group}={name}"])[group]
+    named_alike = section.get("name") == OmegaConf.select(wanted, f"{group}.name")
+    if group in NAMED_GROUPS:
+        section = wanted[group] if named_alike else {**wanted[group], "name": section.name}
+    wanted[group] = section
+
+
+def continue_run(
+    folder: RunFolder,
+    wanted: DictConfig,
+    overrides: Sequence[str],
+    *,
+    found: Found | None = None,
+) -> None:
+    """Go on with the run in `folder`, which this process holds, as the config `wanted`; return if it is finished.
+
+    `overrides` are those of the user's own command line, `found` is the run's newest whole checkpoint. Raises
+    CheckpointError if nothing can be restored, or if `wanted` is another run.
+    """
+    path, bundle, problems = found or checkpoints.newest(folder.checkpoints)
+    keep_weights(wanted, bundle["config"])
+    changed = refuse_another_run(bundle["config"], wanted)
+    prepared = prepare(validate(wanted, overrides))
+    train, reached = prepared.config.settings.train, bundle["images"]
+    if train.epochs is None and train.images < reached:
+        raise CheckpointError(f"train.images={train.images} lies before the checkpoint, which is at {reached:,} images")
+    finished = folder.read_summary().get("status") == "finished" and not problems
+    if finished and not any(key in changed for key in ("train.images", "train.epochs")):
+        say(f"{folder.path} is finished, at {reached:,} images; train.images=… would train for longer")
+        return
+    for problem in problems:
+        say(f"passed over: {problem}")
+    lost = checkpoints.images_at(checkpoints.listed(folder.checkpoints)[0]) - reached
+    again = f"; the next {lost:,} images are trained again" if lost else ""
+    say(f"resuming from {path.name}, at {reached:,} images{again}")
+    run.train(prepared, folder, bundle)
+
+
+def keep_weights(wanted: DictConfig, saved: Mapping[str, Any]) -> None:
+    """Let a run keep the weights that it began with, unless others are typed: the default may have changed since."""
+    if all(OmegaConf.select(wanted, f"gen_weights.{key}") is None for key in ("normalise", "spread")):
+        with open_dict(wanted):
+            wanted.pop("gen_weights", None)
+            if "gen_weights" in saved:
+                wanted.gen_weights = saved["gen_weights"]
+
+
+def refuse_another_run(saved: Mapping[str, Any], wanted: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the keys that differ, each with its old and new value. Raises CheckpointError unless all of them may."""
+    ours, theirs = (dict(iterate_leaves(each, into_lists=False)) for each in (saved, to_plain(wanted)))
+    changed = {key: (ours.get(key), theirs.get(key)) for key in ours | theirs if ours.get(key) != theirs.get(key)}
+    fixed = [f"  {key}: {shorten(old)} → {shorten(new)}" for key, (old, new) in changed.items() if key not in FREE]
+    if fixed:
+        raise CheckpointError(
+            "a run cannot be resumed as another one:\n" + "\n".join(fixed) + "\nstart a new run for these values"
+        )
+    return changed
+
+
+def shorten(value: Any) -> str:
+    """Return a config's value as text on one short line."""
+    text = one_line("not set" if value is None else str(value))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
