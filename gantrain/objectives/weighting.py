@@ -75,5 +75,5 @@ class Weighting:
 
 
 OFF = Weighting()
-# What `matched` uses unless told otherwise; docs/results.md has the measurements.
+# What `matched` uses unless told otherwise; docs/results/weights.md has the measurements.
 DEFAULT = Weighting(normalise=True, spread=0.5)
