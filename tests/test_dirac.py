@@ -143,7 +143,7 @@ def test_a_sweep_is_described_run_by_run_and_normalised_weights_are_known(gantra
     sweep = tmp_path / "sweep"
     weights = "gen_weights.normalise=false,true"
     assert gantrain("train", "-m", "experiment=dirac", *SHORT, weights, f"run_dir={sweep}").code == 0
-    paths = [dirac.read_path(run) for run in sorted(sweep.glob("*-*"))]
+    paths = [dirac.read_path(metrics.parent) for metrics in sorted(sweep.glob("*/metrics.jsonl"))]
     assert [path.theory.eigenvalues[0] for path in paths] == [0.5j, pytest.approx(1j * math.sqrt(0.5))]
     for path in paths:
         assert dirac.measure_path(path.points)[0] == pytest.approx(dirac.measure_path(path.theory.points)[0], rel=0.02)
@@ -283,9 +283,7 @@ def test_beyond_first_order_the_third_derivatives_decide(gen_div, second, third)
 
 
 def test_only_networks_of_few_parameters_are_recorded():
-    values = parameter_values(
-        generator=nn.LinearGame(2, 1), discriminator=nn.Sequential(nn.LinearGame(1, 1), nn.LinearGame(1, 1))
-    )
+    values = parameter_values(generator=nn.Linear(2, 1), discriminator=nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)))
     assert list(values) == [
         *(f"parameters/generator/{name}" for name in ("weight", "weight.1", "bias")),
         *(f"parameters/discriminator/{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")),
