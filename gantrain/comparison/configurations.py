@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, describe_weights, natural_key
 from gantrain.comparison.untrusted import clean_text, finite_number, get_nested
+from gantrain.console import LARGEST_IN_FULL, format_number
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
 NOT_COMPARED = (
@@ -35,8 +36,6 @@ NOT_COMPARED = (
 )
 FIRST_KEYS = ("gen_div.name", "disc_div.name", "gen_objective")  # of a label
 LONGEST_VALUE, MOST_KEYS = 60, 12  # of a label
-EXPONENT_FROM = 1e6  # a larger number is written with an exponent
-DIGITS = 4  # of a number without a deviation
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
 
 
@@ -58,19 +57,12 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         """`0.812 ± 0.034`: the deviation with two digits and the mean to the same place; four digits without one."""
         if not self.sd or self.sd < abs(self.mean) * ROUNDING:
-            text = format_number(self.mean) + ("" if self.sd is None else " ± 0")
-        elif max(abs(self.mean), self.sd) >= EXPONENT_FROM or self.sd < 1 / EXPONENT_FROM:
-            digits = _magnitude(self.mean) - _magnitude(self.sd) + 2 if self.mean else 1
-            text = f"{self.mean:.{min(max(digits, 1), DIGITS)}g} ± {self.sd:.2g}"
-        else:
-            places = max(0, 1 - _magnitude(self.sd))
-            text = f"{self.mean:,.{places}f} ± {self.sd:,.{places}f}"
-        return f"−{text[1:]}" if text.startswith("-") else text
-
-
-def format_number(value: float) -> str:
-    """Format a number with four digits, and whole numbers up to a million in full."""
-    return f"{value:,.0f}" if 10**DIGITS <= abs(value) < EXPONENT_FROM else f"{value:.{DIGITS}g}"
+            return format_number(self.mean) + ("" if self.sd is None else " ± 0")
+        last = _magnitude(self.sd) - 1  # power of ten of the last digit
+        if max(abs(self.mean), self.sd) < LARGEST_IN_FULL and self.sd >= 1 / LARGEST_IN_FULL:
+            return " ± ".join(format_number(value, f",.{max(0, -last)}f") for value in (self.mean, self.sd))
+        digits = _magnitude(self.mean) - last + 1 if self.mean else 1
+        return f"{format_number(self.mean, f'.{min(max(digits, 1), 4)}g')} ± {format_number(self.sd, '.2g')}"
 
 
 def _magnitude(value: float) -> int:

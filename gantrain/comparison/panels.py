@@ -6,7 +6,6 @@ in the report, where the browser places them. The same comparison gives the same
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import re
@@ -20,11 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gantrain import plotting
 from gantrain.comparison.comparison import Comparison
 from gantrain.comparison.configurations import Configuration
-from gantrain.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PANEL = (4.4, 3.0)  # inches
 TITLE_WIDTH = 52  # letters of a panel's title on a line
@@ -32,15 +29,6 @@ MOST_COLUMNS = 3
 PALETTE = (*plotting.PALETTE, "#8c564b", "#7f7f7f")
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1, 1), (4, 1, 1, 1))  # in widths of the line
 MOST_NAMES, LONGEST_NAME = 12, 24  # beside points; otherwise points have the numbers of the table
-# Keys of matplotlib.rcParams. Text stays text, and a label from a config is not read as a formula.
-STYLE: dict[Any, Any] = {
-    **plotting.STYLE,
-    "axes.grid.axis": "both",
-    "lines.linewidth": 1.5,
-    "svg.fonttype": "none",
-    "text.color": plotting.INK,
-    "text.parse_math": False,
-}
 # Colours of axes, text and grids, and what replaces them on the page, which is light or dark.
 PAGE_COLOURS = {
     plotting.INK: "currentColor",
@@ -120,7 +108,7 @@ def save_plot(plot: Plot, comparison: Comparison, folder: Path) -> None:
     rows = math.ceil(len(plot.panels) / columns)
     has_legend = plot.keyed and len(comparison.configurations) > 1
     height = rows * PANEL[1] + (0.22 * math.ceil(len(comparison.configurations) / columns) if has_legend else 0)
-    with _figure_style():
+    with _use_style():
         figure = Figure(figsize=(columns * PANEL[0], height), dpi=120, layout="constrained")
         for axes, panel in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).flat, plot.panels):
             if panel is None:
@@ -130,9 +118,9 @@ def save_plot(plot: Plot, comparison: Comparison, folder: Path) -> None:
         if has_legend:
             lines = [Line2D([], [], **line_style(look)) for look in choose_looks(comparison)]
             names = [configuration_name(configuration, comparison) for configuration in comparison.configurations]
-            figure.legend(lines, names, loc="outside lower left", ncols=columns, labelcolor=plotting.INK)
-        write_whole(folder / f"compare-{plot.name}.png", _encode(figure, "png", {"Software": None}))
-        write_whole(folder / f"compare-{plot.name}.svg", _encode(figure, "svg", {"Date": None, "Creator": None}))
+            figure.legend(lines, names, loc="outside lower left", ncols=columns)
+        for kind in ("png", "svg"):
+            plotting.save_figure(figure, folder / f"compare-{plot.name}.{kind}")
 
 
 def inline_svg(panel: Panel, salt: str) -> str:
@@ -142,10 +130,10 @@ def inline_svg(panel: Panel, salt: str) -> str:
     """
     from matplotlib.figure import Figure
 
-    with _figure_style(salt):
+    with _use_style(salt):
         figure = Figure(figsize=PANEL, layout="constrained")
         _draw_panel(figure.subplots(), panel)
-        text = _encode(figure, "svg", {"Date": None, "Creator": None}, transparent=True).decode()
+        text = plotting.encode_figure(figure, "svg", transparent=True).decode()
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     view = re.search(r'viewBox="([-0-9. ]+)"', text)
     assert view is not None
@@ -157,20 +145,13 @@ def inline_svg(panel: Panel, salt: str) -> str:
 
 
 @contextmanager
-def _figure_style(salt: str = "gantrain") -> Iterator[None]:
-    import matplotlib
-
-    # The salt makes the names inside an SVG the same every time. A label may hold letters that the font lacks.
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}), warnings.catch_warnings(action="ignore"):
+def _use_style(salt: str = "gantrain") -> Iterator[None]:
+    # A label from a config is not read as a formula, and may hold letters that the font lacks.
+    changes = {"text.parse_math": False, "svg.hashsalt": salt}
+    with plotting.use_style(changes), warnings.catch_warnings(action="ignore"):
         yield
 
 
-def _encode(figure: Figure, kind: str, metadata: dict[str, None], **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=metadata, **options)
-    return buffer.getvalue()
-
-
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH), color=plotting.INK)
+    axes.set_title(textwrap.fill(panel.title, TITLE_WIDTH))
     panel.draw(axes)

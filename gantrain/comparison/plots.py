@@ -23,7 +23,9 @@ from gantrain.comparison.panels import (
 from gantrain.evaluation.metrics import better_direction
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 MOST_POINTS = 100  # of a curve
 MOST_BOUNDS = 6
@@ -77,15 +79,15 @@ def _curve_drawer(comparison: Comparison, name: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         top, means = 0.0, list[float]()
         for configuration, look in configuration_looks(comparison):
-            clock, mean, low, high = thin_curve(configuration, name)
-            axes.fill_between(clock, low, high, color=look.colour, alpha=alpha, linewidth=0)
+            clock, mean, sd = _thin(configuration.curve(name))
+            axes.fill_between(clock, mean - sd, mean + sd, color=look.colour, alpha=alpha, linewidth=0)
             axes.plot(clock, mean, marker="o" if len(clock) < 8 else "", markersize=3, **line_style(look))
             top, means = max([top, *clock]), [*means, *mean]
         limits = frame_limits(means)
         if max(map(abs, limits)) > LINEAR_LOSSES:
             axes.set_yscale("symlog", linthresh=1)
             axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+            plotting.format_axis(axes.yaxis)
         axes.dataLim.set_points(np.array([(0, limits[0]), (top, limits[1])]))
         axes.autoscale_view()
         axes.set_xlabel("images shown to D")
@@ -107,16 +109,14 @@ def frame_limits(means: Sequence[float]) -> tuple[float, float]:
     return max(ordered[0], low - room), min(ordered[-1], high + room)
 
 
-def thin_curve(configuration: Configuration, name: str) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Clock, mean, lower and upper edge of the band of a curve; many reports are averaged to `MOST_POINTS`."""
-    curve = configuration.curve(name)
-    step = math.ceil(len(curve) / MOST_POINTS) or 1
-    rows = [(clock, estimate.mean, estimate.sd or 0.0) for clock, estimate in curve]
-    chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    points = [[math.fsum(column) / len(chunk) for column in zip(*chunk, strict=True)] for chunk in chunks]
-    clock, mean, sd = (list(column) for column in zip(*points, strict=True)) if points else ([], [], [])
-    low, high = ([m + sign * s for m, s in zip(mean, sd, strict=True)] for sign in (-1, 1))
-    return clock, mean, low, high
+def _thin(curve: list[tuple[float, Estimate]]) -> NDArray[np.float64]:
+    """Clock, mean and deviation of a curve, `[3, N]`; more than `MOST_POINTS` reports are averaged to that number."""
+    import numpy as np
+
+    rows = np.array([(clock, estimate.mean, estimate.sd or 0.0) for clock, estimate in curve]).reshape(-1, 3)
+    if len(rows) > MOST_POINTS:
+        rows = np.stack([chunk.mean(axis=0) for chunk in np.array_split(rows, MOST_POINTS)])
+    return rows.T
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from gantrain.comparison.panels import Plot
 from gantrain.comparison.runs import Run, command_lines, natural_key, provenance, read_picture
 from gantrain.comparison.untrusted import clean_text
 from gantrain.console import printable
-from gantrain.errors import ConfigError, DataError, StorageError
+from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.evaluation import REFERENCE
-from gantrain.files import reason, write_whole
+from gantrain.files import convert_write_errors, write_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -44,14 +44,12 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     if not existing.is_dir():
         raise ConfigError(f"out={out}: {existing} is a file; give a folder, which is made if it is missing")
     drawn = plots.build_plots(comparison)
-    try:
+    with convert_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "compare.csv", tables.csv_text(comparison))
+        write_file(out / "compare.csv", tables.csv_text(comparison))
         for plot in drawn:
             panels.save_plot(plot, comparison, out)
-        write_whole(out / "report.html", render_page(comparison, drawn))
-    except OSError as error:
-        raise StorageError(f"out={out} cannot be written: {reason(error)}") from error
+        write_file(out / "report.html", render_page(comparison, drawn))
     return out / "report.html"
 
 

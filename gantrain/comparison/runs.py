@@ -28,6 +28,7 @@ from gantrain.comparison.untrusted import (
     read_json,
     read_yaml,
 )
+from gantrain.console import format_number
 from gantrain.errors import DataError
 from gantrain.runs.metrics_file import means_over_last_tenth
 
@@ -108,7 +109,7 @@ class Run:
         """Finite numbers that training examples got in the evaluation in place of samples."""
         return finite_numbers(self.evaluation.get("reference"))
 
-    def fact(self, *keys: str | int) -> Any:
+    def fact(self, *keys: str) -> Any:
         """A value of `summary.json` by nested keys; None if it is missing."""
         return get_nested(self.summary, *keys)
 
@@ -131,7 +132,7 @@ def describe_weights(run: Run, order: float | None) -> dict[str, str]:
     named = (key.removesuffix(".name") for key, value in run.settings.items() if value == "r1")
     r1 = next((key for key in named if key.startswith("regularizer")), None)
     return {
-        FOLLOWED: divergence if order is None else f"{divergence}, order {f'{order:.2g}'.replace('-', '−')}",
+        FOLLOWED: divergence if order is None else f"{divergence}, order {format_number(order, '.2g')}",
         "gen_weights": "" if order is None else ", ".join(rescaled).replace(" true", "") or "plain",
         "R1 weight": run.settings.get(f"{r1}.weight", "default") if r1 else "",
     }

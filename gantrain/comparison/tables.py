@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from gantrain import console
 from gantrain.comparison.comparison import Comparison, direction_arrow
 from gantrain.comparison.configurations import FIRST_KEYS, Configuration, short_key
 from gantrain.comparison.runs import EFFECTIVE_ORDER, describe_weights, provenance
 from gantrain.comparison.untrusted import format_setting
-from gantrain.console import seen_or_not
-from gantrain.screen import console, fitting, room
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,14 +67,13 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
 
 def print_tables(comparison: Comparison) -> None:
     """Print the tables; a group of metrics is several tables if the terminal is too narrow for one."""
-    with seen_or_not():
-        for table in rich_tables(comparison):
-            console().print(table)
+    console.print_tables(*rich_tables(comparison))
 
 
 def rich_tables(comparison: Comparison) -> Iterator[Table]:
-    """Yield the tables for a terminal, as narrow as it is."""
+    """Yield the tables for a terminal of its width."""
     keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
+    width = console.make_console().width
     for table in metric_tables(comparison):
         names, numbers = [["#", *keys, "seeds", *table.descriptions]], [table.heads]
         for configuration, descriptions, cells, best in table.rows:
@@ -86,28 +84,13 @@ def rich_tables(comparison: Comparison) -> Iterator[Table]:
                 names.append([str(configuration.number), *values, configuration.seeds, *descriptions])
             numbers.append([f"{cell} *" if is_best else cell for cell, is_best in zip(cells, best, strict=True)])
         columns = _transpose(names)
-        for part in fitting(_transpose(numbers), console().width - sum(map(room, columns))):
-            yield _rich_table(table.group, columns, part)
+        for part in console.split_columns(_transpose(numbers), width - sum(map(console.column_width, columns))):
+            heads, *rows = _transpose([*columns, *part])
+            yield console.build_table(heads, rows, right=[head for head, *_ in part], title=table.group)
 
 
 def _transpose(rows: list[list[str]]) -> list[list[str]]:
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _rich_table(title: str, names: Sequence[list[str]], numbers: Sequence[list[str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text  # a plain str would be read as markup
-
-    style = box.SIMPLE_HEAD if console().is_terminal else None
-    table = Table(title=title, title_justify="left", box=style, pad_edge=False)
-    for head, *_ in names:
-        table.add_column(Text(head), overflow="fold")
-    for head, *_ in numbers:
-        table.add_column(Text(head), justify="right", no_wrap=True)
-    for cells in zip(*(column[1:] for column in (*names, *numbers)), strict=True):
-        table.add_row(*map(Text, cells))
-    return table
 
 
 # ---------------------------------------------------------------------------------------------------------------------
