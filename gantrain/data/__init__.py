@@ -8,7 +8,6 @@ contract, `Dataset`, so that training never asks which one it has.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -52,24 +51,21 @@ class ImageSource(NamedTuple):
     size: int
     flip: bool
     channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
-    total: int = 0  # images of both splits; 0 if it depends on the files
     stacks: str | None = None  # the dataset whose images are the channels of this one's
 
 
 IMAGES: dict[str, ImageSource] = {
-    "digits": ImageSource(published.read_digits, size=8, flip=False, channels=(1,), total=1_797),
-    "mnist": ImageSource(
-        partial(published.read_torchvision, "mnist"), size=28, flip=False, channels=(1,), total=70_000
-    ),
+    "digits": ImageSource(published.read_digits, size=8, flip=False, channels=(1,)),
+    "mnist": ImageSource(partial(published.read_torchvision, "mnist"), size=28, flip=False, channels=(1,)),
     "fashion_mnist": ImageSource(
-        partial(published.read_torchvision, "fashion_mnist"), size=28, flip=False, channels=(1,), total=70_000
+        partial(published.read_torchvision, "fashion_mnist"), size=28, flip=False, channels=(1,)
     ),
-    "stacked_mnist": ImageSource(published.read_stacked_mnist, size=28, flip=False, stacks="mnist", total=154_000),
-    "cifar10": ImageSource(partial(published.read_torchvision, "cifar10"), size=32, flip=True, total=60_000),
-    "cifar100": ImageSource(partial(published.read_torchvision, "cifar100"), size=32, flip=True, total=60_000),
-    "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False, total=99_289),
-    "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True, total=113_000),
-    "celeba": ImageSource(published.read_celeba, size=64, flip=True, total=182_732),
+    "stacked_mnist": ImageSource(published.read_stacked_mnist, size=28, flip=False, stacks="mnist"),
+    "cifar10": ImageSource(partial(published.read_torchvision, "cifar10"), size=32, flip=True),
+    "cifar100": ImageSource(partial(published.read_torchvision, "cifar100"), size=32, flip=True),
+    "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
+    "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
+    "celeba": ImageSource(published.read_celeba, size=64, flip=True),
     "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1)),
 }
 
@@ -202,18 +198,6 @@ def check(name: str, **options: Any) -> None:
 def shapes(name: str, **options: Any) -> tuple[tuple[int, ...], ...]:
     """Return `DatasetSettings.shapes` for arguments of `load`."""
     return DatasetSettings(name, **options).shapes
-
-
-def pixel_bytes(name: str, **options: Any) -> int:
-    """Return an upper bound of the bytes of both splits, before any image is read; 0 if examples are drawn.
-
-    Takes the arguments of `load`. Raises DataError for a folder that cannot be read.
-    """
-    if is_endless(name):
-        return 0
-    settings = DatasetSettings(name, **options)
-    count = IMAGES[name].total or len(folder.image_files(Path(settings.path or "").expanduser()))
-    return count * max(math.prod(shape) for shape in settings.shapes)
 
 
 def is_endless(name: str) -> bool:

@@ -17,17 +17,16 @@ is found only if the decoder fails.
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from gantrain.console import one_line, say
+from gantrain.console import one_line, say, show_progress
 from gantrain.errors import DataError, MemoryExhaustedError
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 8192 * 8192  # 256 MB once decoded with four channels
 MAX_BYTES = 256 * 2**20  # of one encoded file
 LARGE_PIXELS = 4096 * 4096  # larger images are decoded one at a time, to bound the memory
-SHOW_PROGRESS_FROM = 2000  # images: below, decoding takes about a second
 MAX_NAMED = 3  # damaged files that a message names
 REMEDY = "repair or remove them"
 SKIP = f"{REMEDY}, or leave such files out with dataset.on_bad=skip"
@@ -92,28 +90,32 @@ def decode_all(
         intact[index] = True
         return ""
 
-    pool = ThreadPoolExecutor()
+    pool, reasons = ThreadPoolExecutor(), []
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), show_progress("reading images", error=True) as update:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` counts pixels
-            faults = [fault for fault in _progress(pool.map(attempt, range(len(files))), len(files)) if fault]
+            for reason in pool.map(attempt, range(len(files))):
+                reasons.append(reason)
+                update(len(reasons), len(files))
     finally:
         pool.shutdown(cancel_futures=True)
-    if len(faults) == len(files):
-        raise DataError(
-            f"none of the {len(files):,} files in {where} is an image that can be read:\n{_list_faults(faults)}"
-        )
-    if faults and on_bad == "error":
-        these = f"{len(faults):,} of the {len(files):,} files in {where}"
-        raise DataError(f"{these} cannot be read as images:\n{_list_faults(faults)}\n{remedy}")
-    if faults:
-        say(f"left out {len(faults):,} of the {len(files):,} files in {where}:\n{_list_faults(faults)}")
+    faults = [reason for reason in reasons if reason]
+    if faults or not files:
+        _report_faults(faults, len(files), on_bad, where, remedy)
     return (pixels[intact] if faults else pixels), intact
 
 
-def _list_faults(faults: Sequence[str]) -> str:
-    more = [f"  and {len(faults) - MAX_NAMED:,} more"] if len(faults) > MAX_NAMED else []
-    return "\n".join([*(f"  {fault}" for fault in faults[:MAX_NAMED]), *more])
+def _report_faults(faults: Sequence[str], count: int, on_bad: str, where: Path, remedy: str) -> None:
+    """Raise DataError for damaged files, or print which of the `count` files are skipped."""
+    named = "\n".join(f"  {fault}" for fault in faults[:MAX_NAMED])
+    if len(faults) > MAX_NAMED:
+        named += f"\n  and {len(faults) - MAX_NAMED:,} more"
+    if len(faults) == count:
+        raise DataError(f"none of the {count:,} files in {where} is an image that can be read:\n{named}")
+    these = f"{len(faults):,} of the {count:,} files in {where}"
+    if on_bad == "error":
+        raise DataError(f"{these} cannot be read as images:\n{named}\n{remedy}")
+    say(f"left out {these}:\n{named}")
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
@@ -166,13 +168,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"not a whole file of one of the formats {', '.join(FORMATS)}"
     return one_line(str(error)) or type(error).__name__
-
-
-def _progress(steps: Iterable[Any], total: int) -> Iterator[Any]:
-    """Yield the same steps, with a progress bar on the terminal if there are many."""
-    from rich.console import Console
-    from rich.progress import track
-
-    if total < SHOW_PROGRESS_FROM or not sys.stderr.isatty():
-        return iter(steps)
-    return iter(track(steps, "reading images", total, console=Console(stderr=True), transient=True))

@@ -7,7 +7,6 @@ clock c goes on with the images it would have seen.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -85,12 +84,6 @@ class Images:
         if self._labels is None or self.has_held_out:
             return self._labels
         return self._labels._replace(test=self._labels.train)
-
-    def reordered(self, seed: int) -> Images:
-        """A dataset that shares the memory of this one and shows its images in the order of another seed."""
-        other = copy.copy(self)
-        other._seed, other._orders = seed, {}
-        return other
 
     def _indices(self, clock: int, batch_size: int) -> torch.Tensor:
         """Indices of the training images at positions clock … clock + B − 1 of the stream: int64 `[B]`."""
