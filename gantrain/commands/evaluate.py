@@ -146,7 +146,8 @@ def run(arguments: list[str]) -> None:
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Return the arguments that describe the dataset, as `gantrain train` takes them, and the others."""
     dataset = [text for text in arguments if text.partition("=")[0].partition(".")[0] == "dataset"]
-    return [one.text for one in overrides.parse_train(dataset)], [text for text in arguments if text not in dataset]
+    others = [text for text in arguments if text not in dataset]
+    return [argument.text for argument in overrides.parse_train(dataset)], others
 
 
 def bracket_list(argument: str) -> str:
@@ -204,9 +205,8 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
     elif source.config is None:
         raise ConfigError(f"{path} is no run, so the data to compare with have to be named: dataset=…")
     else:
-        settings = vars(
-            parse_config(change_config(source.config, values)).dataset
-        )  # the rest may be for another machine
+        # Only the dataset is validated: the rest of the config may be for another machine.
+        settings = vars(parse_config(change_config(source.config, values)).dataset)
     if values.keys() - {"dataset.root", "dataset.path"}:
         source = replace(source, fingerprint=None)  # other data
     out = Path(options.out or out)
