@@ -59,7 +59,7 @@ def test_the_host_waits_for_reports_and_never_for_an_iteration(tmp_path: Path) -
         waits(trained(tmp_path / str(images), "device=cuda", f"train.images={images}", *SMALL[1:], *often)[1])
         for images, often in ((800, ["train.report_every_images=400"]), (1600, ["train.report_every_images=800"]))
     )
-    assert few["step.py:read"]
+    assert any(place.endswith(":read") for place in few), "the guard is read at a report"
     assert few == many
 
 
