@@ -25,9 +25,6 @@ LARGEST_IN_FULL = 1e6
 # Opens the progress display of a task; it yields `update(steps done, steps in all)`.
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int | None], None]]]
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Text
-
 
 def printable(text: str) -> str:
     """Return `text` with every control character but the newline replaced."""
@@ -73,10 +70,6 @@ def format_number(value: float | None, spec: str = "") -> str:
     if not spec:
         spec = ",.0f" if 10_000 <= abs(value) < LARGEST_IN_FULL else ".4g"
     return format(float(value), f"z{spec}").replace("inf", "∞").replace("-", "−")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables
 
 
 class Screen(Console):
@@ -152,10 +145,6 @@ def split_columns(columns: Iterable[list[str]], width: int) -> Iterator[list[lis
 def column_width(column: list[str]) -> int:
     """Return the width of a column, with the gap beside it."""
     return max(map(len, column)) + 3
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Progress
 
 
 @contextmanager

@@ -24,16 +24,7 @@ from gantrain.files import (
     temporary_path,
 )
 from gantrain.runs import bundles
-from gantrain.runs.bundles import (
-    PLAIN,
-    SPARE_BYTES,
-    check_contents,
-    checksum_path,
-    is_whole,
-    load_verified,
-    serialize,
-    write_with_checksum,
-)
+from gantrain.runs.bundles import check_contents, checksum_path, is_whole, load_verified, serialize, write_with_checksum
 
 FORMAT = 1
 NAME = re.compile(r"images_(\d{12})\.pt")
@@ -89,7 +80,7 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = Fal
     except OSError as error:
         raise StorageError(
             f"the checkpoint {path} could not be written, which takes {_mebibytes(len(content))} MiB and "
-            f"{_mebibytes(SPARE_BYTES)} MiB to spare: {describe_os_error(error)}. Older checkpoints are untouched"
+            f"{_mebibytes(bundles.SPARE_BYTES)} MiB to spare: {describe_os_error(error)}. Older checkpoints are untouched"
         ) from error
     with suppress(OSError):  # failing to tidy up is no loss
         remove_leftovers(folder, rf"{NAME.pattern}(\.sha256)?|(last|best)\.pt")
@@ -108,7 +99,7 @@ def check_saveable(bundle: Mapping[str, Any]) -> None:
                     f"{key} holds non-finite numbers at images = {bundle['images']:,}, so no checkpoint was written; "
                     "begin a new run with a lower optimizer.lr"
                 )
-        elif type(value) not in PLAIN:
+        elif type(value) not in bundles.PLAIN:
             raise CheckpointError(
                 f"{key} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, lists and dicts only"
             )
