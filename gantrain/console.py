@@ -191,7 +191,3 @@ def show_progress(what: str, *, error: bool = False) -> Iterator[Callable[[int, 
 def format_duration(seconds: float) -> str:
     """Format a length of time in seconds or minutes."""
     return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-
-
-# Former names, until their callers have changed.
-seen_or_not, go_on_unseen = ignore_closed_output, discard_output

@@ -136,7 +136,3 @@ def check_finite(values: Tensor, what: str) -> None:
     bad = int((~values.isfinite()).sum())
     if bad:
         raise DivergedError(f"{bad:,} of {values.numel():,} {what} are not finite; the generator has diverged")
-
-
-# Former names, until their callers have changed.
-style, new_figure = use_style, make_figure

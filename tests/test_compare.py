@@ -29,10 +29,10 @@ from gantrain.comparison.comparison import Comparison, compare
 from gantrain.comparison.configurations import Configuration, Estimate
 from gantrain.comparison.runs import command_lines, provenance, read_run
 from gantrain.comparison.untrusted import LARGEST_BYTES
+from gantrain.console import split_columns
 from gantrain.errors import DataError
 from gantrain.evaluation.metrics import better_direction
 from gantrain.launch.sweep_folder import compare_sweep, pending_notes
-from gantrain.screen import fitting
 
 Gantrain = Callable[..., Answer]
 SETTINGS: dict[str, Any] = {
@@ -475,9 +475,9 @@ def test_a_comparison_is_shown_and_written(gantrain: Gantrain, tmp_path: Path) -
 
 def test_a_narrow_terminal_gets_more_tables_and_loses_nothing() -> None:
     columns = [["a" * 20, "1"], ["b", "2" * 20], ["c" * 90, "3"], ["d", "4"]]
-    assert list(fitting(columns, 50)) == [columns[:2], columns[2:3], columns[3:]]
-    assert list(fitting(columns, 1000)) == [columns]
-    assert list(fitting([], 50)) == [[]]
+    assert list(split_columns(columns, 50)) == [columns[:2], columns[2:3], columns[3:]]
+    assert list(split_columns(columns, 1000)) == [columns]
+    assert list(split_columns([], 50)) == [[]]
 
 
 def test_the_page_is_whole_in_itself(tmp_path: Path) -> None:

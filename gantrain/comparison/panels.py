@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gantrain import plotting
 from gantrain.comparison.comparison import Comparison
 from gantrain.comparison.configurations import Configuration
-from gantrain.files import write_whole
+from gantrain.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,8 +131,8 @@ def save_plot(plot: Plot, comparison: Comparison, folder: Path) -> None:
             lines = [Line2D([], [], **line_style(look)) for look in choose_looks(comparison)]
             names = [configuration_name(configuration, comparison) for configuration in comparison.configurations]
             figure.legend(lines, names, loc="outside lower left", ncols=columns, labelcolor=plotting.INK)
-        write_whole(folder / f"compare-{plot.name}.png", _encode(figure, "png", {"Software": None}))
-        write_whole(folder / f"compare-{plot.name}.svg", _encode(figure, "svg", {"Date": None, "Creator": None}))
+        write_file(folder / f"compare-{plot.name}.png", _encode(figure, "png", {"Software": None}))
+        write_file(folder / f"compare-{plot.name}.svg", _encode(figure, "svg", {"Date": None, "Creator": None}))
 
 
 def inline_svg(panel: Panel, salt: str) -> str:

@@ -24,7 +24,7 @@ from gantrain.comparison.untrusted import clean_text
 from gantrain.console import printable
 from gantrain.errors import ConfigError, DataError, StorageError
 from gantrain.evaluation.evaluation import REFERENCE
-from gantrain.files import reason, write_whole
+from gantrain.files import describe_os_error, write_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,12 +46,12 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     drawn = plots.build_plots(comparison)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "compare.csv", tables.csv_text(comparison))
+        write_file(out / "compare.csv", tables.csv_text(comparison))
         for plot in drawn:
             panels.save_plot(plot, comparison, out)
-        write_whole(out / "report.html", render_page(comparison, drawn))
+        write_file(out / "report.html", render_page(comparison, drawn))
     except OSError as error:
-        raise StorageError(f"out={out} cannot be written: {reason(error)}") from error
+        raise StorageError(f"out={out} cannot be written: {describe_os_error(error)}") from error
     return out / "report.html"
 
 

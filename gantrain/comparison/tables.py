@@ -12,8 +12,7 @@ from gantrain.comparison.comparison import Comparison, direction_arrow
 from gantrain.comparison.configurations import FIRST_KEYS, Configuration, short_key
 from gantrain.comparison.runs import EFFECTIVE_ORDER, describe_weights, provenance
 from gantrain.comparison.untrusted import format_setting
-from gantrain.console import seen_or_not
-from gantrain.screen import console, fitting, room
+from gantrain.console import column_width, ignore_closed_output, make_console, split_columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,9 +67,9 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
 
 def print_tables(comparison: Comparison) -> None:
     """Print the tables; a group of metrics is several tables if the terminal is too narrow for one."""
-    with seen_or_not():
+    with ignore_closed_output():
         for table in rich_tables(comparison):
-            console().print(table)
+            make_console().print(table)
 
 
 def rich_tables(comparison: Comparison) -> Iterator[Table]:
@@ -86,7 +85,7 @@ def rich_tables(comparison: Comparison) -> Iterator[Table]:
                 names.append([str(configuration.number), *values, configuration.seeds, *descriptions])
             numbers.append([f"{cell} *" if is_best else cell for cell, is_best in zip(cells, best, strict=True)])
         columns = _transpose(names)
-        for part in fitting(_transpose(numbers), console().width - sum(map(room, columns))):
+        for part in split_columns(_transpose(numbers), make_console().width - sum(map(column_width, columns))):
             yield _rich_table(table.group, columns, part)
 
 
@@ -99,7 +98,7 @@ def _rich_table(title: str, names: Sequence[list[str]], numbers: Sequence[list[s
     from rich.table import Table
     from rich.text import Text  # a plain str would be read as markup
 
-    style = box.SIMPLE_HEAD if console().is_terminal else None
+    style = box.SIMPLE_HEAD if make_console().is_terminal else None
     table = Table(title=title, title_justify="left", box=style, pad_edge=False)
     for head, *_ in names:
         table.add_column(Text(head), overflow="fold")

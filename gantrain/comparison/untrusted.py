@@ -17,7 +17,7 @@ import yaml
 
 from gantrain.console import printable
 from gantrain.errors import DataError
-from gantrain.nested import leaves
+from gantrain.files import iterate_leaves
 
 LARGEST_BYTES = {".yaml": 2**18, ".json": 2**24, ".jsonl": 2**28, ".png": 2**24}
 MOST_BRACKETS = 1000  # in a YAML file; the time that PyYAML takes grows with the square of their depth
@@ -60,7 +60,7 @@ def read_yaml(folder: Path, name: str) -> Iterator[tuple[str, Any]]:
             raise DataError(f"{name} has more than {MOST_BRACKETS:,} brackets")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise DataError(f"{name} has aliases, which gantrain never writes")
-        yield from leaves(yaml.safe_load(text) or {})
+        yield from iterate_leaves(yaml.safe_load(text) or {})
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{name} is not YAML: {clean_text(str(error))}") from error
 
