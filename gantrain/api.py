@@ -93,7 +93,7 @@ class Run:
 
     @cached_property
     def _bundle(self) -> Mapping[str, Any]:
-        return checkpoints.newest(self.path / "checkpoints")[1]
+        return checkpoints.load_newest(self.path / "checkpoints")[1]
 
     @cached_property
     def _discriminator(self) -> nn.Module:

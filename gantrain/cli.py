@@ -10,8 +10,15 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from gantrain.console import go_on_unseen, say
-from gantrain.errors import ConfigError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory, one_of
+from gantrain.console import discard_output, say
+from gantrain.errors import (
+    ConfigError,
+    GantrainError,
+    MemoryExhaustedError,
+    StorageError,
+    describe_choice,
+    is_out_of_memory,
+)
 from gantrain.files import describe_os_error
 from gantrain.runs.signals import Interrupted
 
@@ -47,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return refuse("stopped at once, by a second interrupt or before training began", 130)
     except BrokenPipeError:
-        go_on_unseen()
+        discard_output()
     except OSError as error:
         return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
     except Exception as error:
@@ -79,7 +86,7 @@ def dispatch(arguments: list[str]) -> None:
     if name == "classifier":
         raise ConfigError(f"gantrain classifier is now a part of gantrain evaluate; type\n  {as_evaluate(rest)}")
     if name not in COMMANDS:
-        raise ConfigError(one_of("command", name, COMMANDS) + "\n  `gantrain --help` describes them")
+        raise ConfigError(describe_choice("command", name, COMMANDS) + "\n  `gantrain --help` describes them")
     command = importlib.import_module(f"gantrain.commands.{name}")
     if "-h" in rest or "--help" in rest:
         print(command.help_text())

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from gantrain.screen import Screen
 
 PIPE_WIDTH = 10_000  # columns, so that no row of a table is folded in a pipe
 SECONDS_BEFORE_FIRST_LINE, SECONDS_BETWEEN_LINES = 10.0, 60.0  # of progress that is written to a pipe
@@ -24,9 +24,6 @@ LARGEST_IN_FULL = 1e6
 
 # Opens the progress display of a task; it yields `update(steps done, steps in all)`.
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int | None], None]]]
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Text
 
 
 def printable(text: str) -> str:
@@ -75,19 +72,10 @@ def format_number(value: float | None, spec: str = "") -> str:
     return format(float(value), f"z{spec}").replace("inf", "∞").replace("-", "−")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables
-
-
-class Screen(Console):
-    """A console that raises BrokenPipeError when its reader has left, for `ignore_closed_output` to handle."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
 def make_console(pipe_width: int = PIPE_WIDTH, *, error: bool = False) -> Screen:
     """Return a console on standard output or standard error: as wide as the terminal, and `pipe_width` in a pipe."""
+    from gantrain.screen import Screen
+
     screen = Screen(markup=False, highlight=False, stderr=error)
     return screen if screen.is_terminal else Screen(markup=False, highlight=False, stderr=error, width=pipe_width)
 
@@ -154,10 +142,6 @@ def column_width(column: list[str]) -> int:
     return max(map(len, column)) + 3
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Progress
-
-
 @contextmanager
 def no_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show nothing: the default of functions that take a `Progress`."""
@@ -202,7 +186,3 @@ def show_progress(what: str, *, error: bool = False) -> Iterator[Callable[[int, 
 def format_duration(seconds: float) -> str:
     """Format a length of time in seconds or minutes."""
     return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-
-
-# Former names, until their callers have changed.
-seen_or_not, go_on_unseen = ignore_closed_output, discard_output

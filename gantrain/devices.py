@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, describe_choice
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def check_device_name(name: str) -> None:
     if kind.lower() == "gpu":
         raise ConfigError(f"device={name} is called device=cuda{colon}{number} here, and on a Mac device=mps")
     if name not in DEVICES and not (kind == "cuda" and colon and number.isdecimal()):
-        raise ConfigError(one_of("device", name, (*DEVICES, "cuda:1")))
+        raise ConfigError(describe_choice("device", name, (*DEVICES, "cuda:1")))
 
 
 def choose_device(name: str) -> torch.device:

@@ -96,19 +96,3 @@ def describe_choice(key: str, name: object, choices: Iterable[str | None]) -> st
     known = list(map(str, choices))
     ranked = dict.fromkeys([*find_nearest(str(name), known), *known])
     return f"{key}={name} is not one of the choices{suggest(str(name), known)}\n  choices: {', '.join(ranked)}"
-
-
-# Former names, until their callers have changed.
-meant, one_of, RESEMBLANCE = suggest, describe_choice, SIMILARITY
-
-
-def likeness(name: str, choice: str) -> float:
-    """Return how similar two names are, from 0 to 1."""
-    name, choice = name.lower(), choice.lower()
-    ratio = difflib.SequenceMatcher(None, name, choice, autojunk=False).ratio()
-    return max(ratio, 0.95) if len(name) > 1 and choice.startswith(name) else ratio
-
-
-def nearest_first(name: str, choices: Iterable[str]) -> list[str]:
-    """Return the choices, those most like `name` first."""
-    return sorted(choices, key=lambda choice: likeness(name, choice), reverse=True)

@@ -172,8 +172,3 @@ def iterate_leaves(value: Any, key: str = "", *, into_lists: bool = True) -> Ite
         return
     for name, item in items:
         yield from iterate_leaves(item, f"{key}.{name}" if key else str(name), into_lists=into_lists)
-
-
-# Former names, until their callers have changed.
-reason, replacing, write_whole, append_whole = describe_os_error, replace_file, write_file, append_record
-temporary_beside, cache = temporary_path, cache_folder

@@ -96,13 +96,10 @@ def save_grid(images: Tensor, path: Path) -> None:
         DivergedError: A pixel is not finite.
         ValueError: There is no image, or it has neither 1 nor 3 channels.
     """
-    from torchvision.utils import make_grid
-
-    pixels = to_pixels(images)
-    scale = math.ceil(CELL_PIXELS / max(pixels.shape[2:]))
-    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    columns = math.ceil(math.sqrt(len(pixels)))
-    write_file(path, encode_pixels(make_grid(pixels, columns, padding=GAP_PIXELS, pad_value=255)))
+    check_images(images)
+    scale = math.ceil(CELL_PIXELS / max(images.shape[2:]))
+    images = images.detach().float().cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    write_file(path, encode_images(images, columns=math.ceil(math.sqrt(len(images)))))
 
 
 def save_images(images: Tensor, folder: Path, start: int = 0) -> None:
@@ -112,19 +109,26 @@ def save_images(images: Tensor, folder: Path, start: int = 0) -> None:
         DivergedError: A pixel is not finite.
         ValueError: There is no image, or it has neither 1 nor 3 channels.
     """
+    check_images(images)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, pixels in enumerate(to_pixels(images), start):
-        write_file(folder / f"{number:05d}.png", encode_pixels(pixels))
+    for number, image in enumerate(images.detach().float().cpu(), start):
+        write_file(folder / f"{number:05d}.png", encode_images(image[None]))
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """Return images as uint8 `[N, 3, H, W]` on the CPU."""
-    import torch
+def encode_images(images: Tensor, columns: int = 1) -> bytes:
+    """Return images `[N, C, H, W]` as one PNG, with white gaps between them."""
+    from torchvision.utils import save_image
 
+    buffer = io.BytesIO()
+    save_image(images, buffer, format="png", nrow=columns, padding=GAP_PIXELS, pad_value=1)
+    return buffer.getvalue()
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless images are `[N, C, H, W]` with 1 or 3 channels, DivergedError unless they are finite."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(f"pictures are made from [N, C, H, W] with 1 or 3 channels, N ≥ 1; got {list(images.shape)}")
     check_finite(images, "pixels")
-    return images.detach().float().mul(255).round().clamp(0, 255).to("cpu", torch.uint8).expand(-1, 3, -1, -1)
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -132,16 +136,3 @@ def check_finite(values: Tensor, what: str) -> None:
     bad = int((~values.isfinite()).sum())
     if bad:
         raise DivergedError(f"{bad:,} of {values.numel():,} {what} are not finite; the generator has diverged")
-
-
-def encode_pixels(pixels: Tensor) -> bytes:
-    """Return pixels, uint8 `[3, H, W]`, as a PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-# Former names, until their callers have changed.
-style, new_figure = use_style, make_figure

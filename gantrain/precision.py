@@ -41,7 +41,3 @@ def allow_tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before
-
-
-# Former names, until their callers have changed.
-chosen_precision, multiplies_bf16, rounded, tf32 = choose_precision, has_fast_bf16, autocast_products, allow_tf32

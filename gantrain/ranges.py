@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, describe_choice
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Choice:
     def check(self, key: str, value: object) -> None:
         """Raise ConfigError for another value, with the options, nearest first."""
         if value not in self.options:
-            raise ConfigError(one_of(key, value, self.options))
+            raise ConfigError(describe_choice(key, value, self.options))
 
 
 @dataclass(frozen=True)

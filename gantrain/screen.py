@@ -1,6 +1,12 @@
-"""Former names of `gantrain.console`, until their callers have changed."""
+"""The console on which tables and progress are drawn; apart from `gantrain.console`, since it needs rich."""
 
-from gantrain.console import Screen, column_width, make_console, split_columns
+from __future__ import annotations
 
-__all__ = ["Screen", "console", "fitting", "room"]
-console, fitting, room = make_console, split_columns, column_width
+from rich.console import Console
+
+
+class Screen(Console):
+    """A console that raises BrokenPipeError if its reader has left, for `console.ignore_closed_output` to handle."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError

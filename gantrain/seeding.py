@@ -61,7 +61,3 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"device": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
-
-
-# Former names, until their callers have changed.
-preserved_randomness, made_with = preserve_randomness, describe_machine

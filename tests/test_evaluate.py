@@ -58,7 +58,7 @@ def with_config(sweep: Path) -> Callable[[dict[str, Any]], Path]:
     (run,) = sweep.glob("2-*")
 
     def changed(sections: dict[str, Any]) -> Path:
-        bundle = checkpoints.newest(run / "checkpoints")[1]
+        bundle = checkpoints.load_newest(run / "checkpoints")[1]
         settings = bundle["config"]
         new = {key: settings[key] | value if isinstance(value, dict) else value for key, value in sections.items()}
         checkpoints.save(run / "checkpoints", bundle | {"config": settings | new}, keep=1)

@@ -162,10 +162,10 @@ def test_best_is_the_checkpoint_of_the_best_evaluation_and_outlives_the_others(r
     best = checkpoints.load(ring / "checkpoints" / "best.pt")
     assert best["images"] == 400
     assert best["evaluation"]["metrics"]["quality/density"] == rows(ring)[400]
-    assert best["evaluation"]["checkpoint"] == checkpoints.name_at(400)
-    clocks = [checkpoints.images_at(path) for path in checkpoints.listed(ring / "checkpoints")]
+    assert best["evaluation"]["checkpoint"] == checkpoints.file_name(400)
+    clocks = [checkpoints.read_clock(path) for path in checkpoints.list_files(ring / "checkpoints")]
     assert clocks == [1000, 900, 600, 400], "the newest three, and the best"
-    assert checkpoints.newest(ring / "checkpoints")[1]["images"] == 1000
+    assert checkpoints.load_newest(ring / "checkpoints")[1]["images"] == 1000
 
 
 def test_samples_and_numbers_can_be_had_of_it(ring: Path, tmp_path: Path, gantrain: Gantrain) -> None:
@@ -188,7 +188,7 @@ def test_a_best_that_a_kill_left_behind_is_caught_up_with(tmp_path: Path, monkey
     """Killed after the newest checkpoint had its name and before best.pt was moved onto it."""
     run, folder = tmp_path / "run", tmp_path / "run" / "checkpoints"
     assert train_until(monkeypatch, 400, run, *RING, *MEASURED) == 143
-    shutil.copy(folder / checkpoints.name_at(200), folder / "best.pt")
+    shutil.copy(folder / checkpoints.file_name(200), folder / "best.pt")
     assert main(["resume", str(run)]) == 0
     assert checkpoints.load(folder / "best.pt")["images"] == 400
 

@@ -24,7 +24,7 @@ from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
-from gantrain.precision import chosen_precision
+from gantrain.precision import choose_precision
 from gantrain.training import acceleration
 from gantrain.training.acceleration import Backend, LossFunctions, can_guard_on_device, check_device
 from gantrain.training.iteration import Iteration
@@ -571,8 +571,8 @@ def test_auto_is_bf16_where_the_processor_has_instructions_for_it(instructions, 
     """A processor with AVX-512 alone takes bfloat16 as well, and is slower with it."""
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda has=name in instructions: has)
-    assert chosen_precision("auto", CPU) == ("bf16" if instructions else "float32")
-    assert chosen_precision("bf16", CPU) == "bf16"
+    assert choose_precision("auto", CPU) == ("bf16" if instructions else "float32")
+    assert choose_precision("bf16", CPU) == "bf16"
 
 
 def test_a_discriminator_that_mixes_samples_or_is_not_known_is_refused():

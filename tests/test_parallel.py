@@ -19,7 +19,8 @@ import torch
 
 from gantrain.launch.parallel import build_workers, count_cores
 from gantrain.runs import checkpoints
-from gantrain.runs.folder import RunFolder, StopRequest
+from gantrain.runs.folder import RunFolder
+from gantrain.runs.signals import StopRequest
 
 Gantrain = Callable[..., Any]
 TINY = (
@@ -98,7 +99,7 @@ def results(run: Path) -> dict[str, Any]:
     """All that a run came to: its state, and what it reported but for speed and system."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [{name: v for name, v in row.items() if not name.startswith(("speed/", "system/"))} for row in rows]
-    return {"state": checkpoints.newest(run / "checkpoints")[1]["state"], "reports": kept}
+    return {"state": checkpoints.load_newest(run / "checkpoints")[1]["state"], "reports": kept}
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
@@ -146,7 +147,7 @@ def test_a_signal_saves_all_runs_and_begins_none(begin: Begin) -> None:
     assert (code, endings(sweep)) == (143, [("stopped", 143)] * 2)
     assert "gantrain: stopped by SIGTERM; every run that had begun to train is saved\n" in err
     for run in sweep.runs:
-        assert checkpoints.newest(run.checkpoints)[1]["images"] == run.read_summary()["images"]
+        assert checkpoints.load_newest(run.checkpoints)[1]["images"] == run.read_summary()["images"]
 
 
 @pytest.mark.parametrize("is_begun", [True, False], ids=["training", "importing"])

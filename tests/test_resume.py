@@ -116,7 +116,7 @@ def leaves(value, key=""):
 
 
 def assert_equal_states(one: Path, other: Path) -> None:
-    ours, theirs = (leaves(checkpoints.newest(run / "checkpoints")[1]["state"]) for run in (one, other))
+    ours, theirs = (leaves(checkpoints.load_newest(run / "checkpoints")[1]["state"]) for run in (one, other))
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
         same = torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key]
@@ -234,7 +234,7 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes(name, tmp_
 
 
 def test_falling_back_to_an_older_checkpoint_changes_nothing(whole, stopped, capsys):
-    newest = checkpoints.listed(stopped / "checkpoints")[0]
+    newest = checkpoints.list_files(stopped / "checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:-7])  # as a machine that died while writing would leave it
     assert main(["resume", str(stopped)]) == 0
     assert newest.name in capsys.readouterr().out
@@ -256,8 +256,8 @@ def test_twice_interrupted(whole, stopped, monkeypatch):
 )
 def test_every_part_of_the_state_is_needed(part, whole, stopped):
     """The comparison above would notice the loss of any one of them."""
-    earlier = checkpoints.load(checkpoints.listed(whole / "checkpoints")[-1])
-    path, bundle, _ = checkpoints.newest(stopped / "checkpoints")
+    earlier = checkpoints.load(checkpoints.list_files(whole / "checkpoints")[-1])
+    path, bundle, _ = checkpoints.load_newest(stopped / "checkpoints")
     path.unlink()
     if part == "images":
         bundle["images"] = earlier["images"]
@@ -290,7 +290,7 @@ def test_a_finished_run_is_left_alone(whole, capsys):
 def test_a_finished_run_whose_end_is_damaged_comes_to_it_again(whole, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
-    newest = checkpoints.listed(folder / "checkpoints")[0]
+    newest = checkpoints.list_files(folder / "checkpoints")[0]
     os.truncate(newest, 9000)
     assert main(["resume", str(folder)]) == 0
     out = capsys.readouterr().out
@@ -318,7 +318,7 @@ def test_another_run_is_refused_with_the_difference(change, whole, capsys):
 
 
 def test_data_that_changed_are_refused(stopped, capsys):
-    path, bundle, _ = checkpoints.newest(stopped / "checkpoints")
+    path, bundle, _ = checkpoints.load_newest(stopped / "checkpoints")
     checkpoints.save(path.parent, bundle | {"data": bundle["data"] | {"fingerprint": "of other images"}}, keep=9)
     assert main(["resume", str(stopped)]) == 4
     assert "fingerprint" in capsys.readouterr().err
@@ -403,7 +403,7 @@ def test_a_run_keeps_the_weights_that_were_the_default_when_it_began(tmp_path, m
 def test_a_run_that_was_stored_without_such_keys_goes_on_with_plain_weights(tmp_path):
     run = tmp_path / "run"
     assert main(["train", f"run_dir={run}", *SMALL, "gen_div=kl", "gen_weights.normalise=false"]) == 0
-    newest = checkpoints.listed(run / "checkpoints")[0]
+    newest = checkpoints.list_files(run / "checkpoints")[0]
     bundle = checkpoints.load(newest)
     del bundle["config"]["gen_weights"]
     checkpoints.save(run / "checkpoints", bundle, keep=3)

@@ -12,8 +12,8 @@ from gantrain.config.checks import check_object_is_typed, parse_config
 from gantrain.config.compose import create_composer
 from gantrain.config.groups import options as group_options
 from gantrain.config.schema import choice, number
+from gantrain.console import make_console
 from gantrain.errors import ConfigError
-from gantrain.screen import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
     table = composed(typed[0], flags)
     if options.maxout_counts is not None:
         table["maxout_counts"] = options.maxout_counts
-    screen = console()
+    screen = make_console()
     for rendered in fitting(table, options, screen.width):
         screen.print(rendered)
 

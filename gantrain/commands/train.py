@@ -21,13 +21,12 @@ from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition
 from gantrain.config.groups import CONF, GROUPS, options
 from gantrain.config.overrides import KNOWN, Argument, check_no_sweep, flag_hint, parse_train, split_sweep
 from gantrain.config.schema import describe_keys
-from gantrain.console import say, seen_or_not
-from gantrain.errors import ConfigError, one_of
+from gantrain.console import ignore_closed_output, make_console, say
+from gantrain.errors import ConfigError, describe_choice
 from gantrain.launch.job import train_once
 from gantrain.launch.sweep import SweepResult, train_sweep
 from gantrain.launch.sweep_folder import compare_sweep, job_number, read_summary
 from gantrain.runs.signals import StopRequest
-from gantrain.screen import console
 
 KEY_WIDTH = 38  # of a key and its default in the help
 
@@ -96,7 +95,7 @@ def print_config(composer: Composer, typed: list[Argument], composed: Composed, 
         shown = composer.app.get_sanitized_cfg(composed.whole, flags.cfg)
     if flags.package and (shown := OmegaConf.select(config.tree, flags.package)) is None:
         sections = [key for key, value in config.tree.items() if isinstance(value, DictConfig)]
-        raise ConfigError(one_of("--package", flags.package, map(str, sections)))
+        raise ConfigError(describe_choice("--package", flags.package, map(str, sections)))
     if flags.package:
         print(f"# @package {flags.package}")
     if flags.resolve:
@@ -128,8 +127,8 @@ def report_endpoints(folders: Iterable[Path]) -> None:
         gen_div, gen_objective, *cells = endpoint_cells(told["endpoint"])
         table.add_row(str(number), gen_div, gen_objective, str(told["seed"]), *cells)
     say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
-    with seen_or_not():
-        console().print(table)
+    with ignore_closed_output():
+        make_console().print(table)
     for doubt in dict.fromkeys(end["doubt"] for told in ends.values() if (end := told["endpoint"])["doubt"]):
         say(f"nothing is promised where {doubt}")
 

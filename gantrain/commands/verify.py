@@ -175,12 +175,12 @@ def write(results: Mapping[str, Result], options: Options, out: Path) -> None:
     """Write everything that was printed, and how it was computed, to verify.json, and log_ratio.png."""
     import torch
 
-    from gantrain.seeding import made_with
+    from gantrain.seeding import describe_machine
     from gantrain.theory import verification_plots
 
     document = {
         "options": asdict(options) | {"architecture": ARCHITECTURE},
-        "made_with": made_with(torch.device("cpu")),
+        "made_with": describe_machine(torch.device("cpu")),
         "allowed_standard_errors": ALLOWED_ERRORS,
         "cases": {name: result.to_dict() for name, result in results.items()},
     }

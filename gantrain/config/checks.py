@@ -18,7 +18,7 @@ from gantrain.config.messages import config_error
 from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, GeneratorWeights, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
-from gantrain.errors import ConfigError, meant, one_of
+from gantrain.errors import ConfigError, describe_choice, suggest
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
@@ -27,7 +27,7 @@ from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import REGULARIZERS, Regularizer
 from gantrain.objectives.weighting import Weighting
 from gantrain.ranges import Numbers
-from gantrain.reporting.wandb import refuse_missing
+from gantrain.reporting.wandb import check_installed
 from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
 from gantrain.training.setup import Execution
 
@@ -201,12 +201,12 @@ def parse_regularizer(section: Mapping[str, Any]) -> Regularizer:
     """Return the regularizer called `name`, whose other keys are the fields of its class. Raises ConfigError."""
     name, values = section.get("name"), {key: value for key, value in section.items() if key != "name"}
     if not isinstance(name, str) or name not in REGULARIZERS:
-        raise ConfigError(one_of("regularizer.name", name, REGULARIZERS))
+        raise ConfigError(describe_choice("regularizer.name", name, REGULARIZERS))
     known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
     for key, value in values.items():
         if key not in known:
             keys = ", ".join(known) or "none"
-            raise ConfigError(f"regularizer={name} has no key {key}{meant(key, known)}\n  keys: {keys}")
+            raise ConfigError(f"regularizer={name} has no key {key}{suggest(key, known)}\n  keys: {keys}")
         Numbers(at_least=0).check(f"regularizer.{key}", value)
     return REGULARIZERS[name](**values)
 
@@ -223,9 +223,9 @@ def check_loggers(names: Iterable[str]) -> None:
     """Raise ConfigError for an unknown logger, or one that is not installed."""
     for name in names:
         if name not in LOGGERS:
-            raise ConfigError(one_of("logger", name, LOGGERS))
+            raise ConfigError(describe_choice("logger", name, LOGGERS))
         if name == "wandb":
-            refuse_missing()
+            check_installed()
 
 
 def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -> None:
@@ -241,7 +241,7 @@ def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -
         raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
     for name in evaluate.metrics or ():
         if name not in known:
-            raise ConfigError(one_of("evaluate.metrics", name, known))
+            raise ConfigError(describe_choice("evaluate.metrics", name, known))
     if best is not None:
         numbers = {number: name for name in known for number in known[name].names(network)}
         if best in number_names(known, dataset, INCEPTION) and best not in numbers:
@@ -259,6 +259,6 @@ def check_best_metric(best: str, numbers: Mapping[str, str], metrics: list[str] 
             f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {', '.join(ranked)}"
         )
     if best not in ranked:
-        raise ConfigError(one_of("best.metric", best, ranked))
+        raise ConfigError(describe_choice("best.metric", best, ranked))
     if metrics and numbers[best] not in metrics:
         raise ConfigError(f"best.metric={best} needs {numbers[best]} among evaluate.metrics; add it there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from difflib import SequenceMatcher
 
 from hydra.errors import MissingConfigException
 from omegaconf.errors import (
@@ -16,7 +17,7 @@ from omegaconf.errors import (
 
 from gantrain.config.groups import CHOSEN_BY_YAML, GROUPS, options
 from gantrain.config.schema import OPEN_SECTIONS, REMOVED, Config, describe_kind, keys
-from gantrain.errors import RESEMBLANCE, ConfigError, likeness, nearest_first, one_of
+from gantrain.errors import SIMILARITY, ConfigError, describe_choice, find_nearest
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -29,16 +30,20 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     if section == "hydra":
         return f"there is no key {key}; gantrain train --cfg hydra shows Hydra's own"
     sections = {name.partition(".")[0] for name in known}
-    if rest and section not in sections and (right := nearest_first(section, sections)[0]) in OPEN_SECTIONS:
-        known = [f"{right}.{rest}", *known]
+    if rest and section not in sections:
+        known = [
+            *(f"{right}.{rest}" for right in find_nearest(section, sections)[:1] if right in OPEN_SECTIONS),
+            *known,
+        ]
 
-    def nearness(name: str) -> float:
+    def similarity(name: str) -> float:
         last, typed = name.rpartition(".")[2], key.rpartition(".")[2]
-        by_word = max(likeness(typed, word) for word in last.split("_"))
-        return max(likeness(key, name), 0.9 * likeness(typed, last), 0.8 * by_word)
+        by_word = max(SequenceMatcher(None, typed, word).ratio() for word in last.split("_"))
+        by_name = SequenceMatcher(None, typed, last).ratio()
+        return max(SequenceMatcher(None, key, name).ratio(), 0.9 * by_name, 0.8 * by_word)
 
-    ranked = sorted(dict.fromkeys(known), key=nearness, reverse=True)
-    near = [name for name in ranked if nearness(name) >= RESEMBLANCE][:3]
+    ranked = sorted(dict.fromkeys(known), key=similarity, reverse=True)
+    near = [name for name in ranked if similarity(name) >= SIMILARITY][:3]
     if not near:
         return f"there is no key {key}; --help lists the keys"
     others = f" Near it too: {', '.join(near[1:])}" if near[1:] else ""
@@ -61,16 +66,15 @@ def _describe_choice(error: BaseException) -> str | None:
             return where + removed
         ours = options(group) if group in GROUPS else ()
         if choices := dict.fromkeys([*(error.options or ()), *ours]):
-            return where + one_of(group, name, choices)
+            return where + describe_choice(group, name, choices)
     elif found := re.search(r"(?:Could not override '|Multiple values for )([\w/]+).*(?:No match|To override)", said):
         group = found[1]
     else:
         return None
     name = group.removeprefix("experiment/")  # a file's group is relative to its own unless it has a slash
-    near = nearest_first(name, CHOSEN_BY_YAML)[0]
-    right = near if likeness(name, near) >= RESEMBLANCE else "GROUP"
-    groups = "" if right == near else f"; the groups are {', '.join(CHOSEN_BY_YAML)}"
-    return f"{where}`defaults` cannot choose {group} like this; write `override /{right}: …`{groups}"
+    near = find_nearest(name, CHOSEN_BY_YAML)
+    groups = "" if near else f"; the groups are {', '.join(CHOSEN_BY_YAML)}"
+    return f"{where}`defaults` cannot choose {group} like this; write `override /{[*near, 'GROUP'][0]}: …`{groups}"
 
 
 def _describe_value(error: BaseException, schema: type) -> str:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gantrain.config.groups import GROUPS, options
 from gantrain.config.messages import config_error, unknown_key
 from gantrain.config.schema import OPEN_KEYS, OPEN_SECTIONS, REMOVED, Config, check_values, create_node, keys
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, describe_choice
 
 Options = TypeVar("Options")
 
@@ -198,5 +198,5 @@ def _check_group(argument: Argument) -> str:
     listed = override.is_discrete_sweep() and not isinstance(value, Glob)
     for choice in override.sweep_iterator() if listed else [] if argument.is_sweep else [value]:
         if not isinstance(choice, str | QuotedString):
-            raise ConfigError(one_of(group, "null" if choice is None else choice, options(group)))
+            raise ConfigError(describe_choice(group, "null" if choice is None else choice, options(group)))
     return argument.text.lstrip("+")

@@ -18,7 +18,7 @@ from gantrain.console import one_line
 from gantrain.data import folder, mixtures, published
 from gantrain.data.images import Images, Labels, Splits, choose_held_out, divide, resize
 from gantrain.data.mixtures import Density, Mixture, PointMass
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, describe_choice
 
 if TYPE_CHECKING:
     import torch
@@ -112,9 +112,9 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
-            raise ConfigError(one_of("dataset", self.name, DATASETS))
+            raise ConfigError(describe_choice("dataset", self.name, DATASETS))
         if self.on_bad not in ("error", "skip"):
-            raise ConfigError(one_of("dataset.on_bad", self.on_bad, ("error", "skip")))
+            raise ConfigError(describe_choice("dataset.on_bad", self.on_bad, ("error", "skip")))
         if self.name == "folder" and not str(self.path or ""):
             raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
         if self.name != "folder" and self.path is not None:

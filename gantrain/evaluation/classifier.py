@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from gantrain.console import Progress, no_progress
 from gantrain.data.images import Images, pixels
 from gantrain.errors import CheckpointError
-from gantrain.files import cache, safe_name
-from gantrain.precision import tf32
+from gantrain.files import cache_folder, safe_name
+from gantrain.precision import allow_tf32
 from gantrain.runs import bundles
 
 FORMAT = 3
@@ -132,7 +132,7 @@ def compute_features(
 ) -> tuple[Tensor, Tensor]:
     """Return φ(x) `[N, F]` and p(y|x) `[N, K]` of 8-bit images `[N, *shape]`, float64 on the CPU."""
     device, parts, results = next(classifier.parameters()).device, images.split(BATCH), []
-    with tf32(False), progress(f"classifier features of {len(images):,} images") as update:
+    with allow_tf32(False), progress(f"classifier features of {len(images):,} images") as update:
         for step, part in enumerate(parts, start=1):
             results.append(classifier.features(pixels(part.to(device))))
             update(step, len(parts))
@@ -169,7 +169,7 @@ def apply_channelwise(stored: StoredClassifier, shape: tuple[int, ...]) -> Store
 
 def cache_path(images: Images) -> Path:
     """Return where the classifier of these images is kept: in the cache, under their fingerprint and the format."""
-    return cache() / "classifiers" / f"{safe_name(images.label)}_{images.fingerprint}_{FORMAT}.pt"
+    return cache_folder() / "classifiers" / f"{safe_name(images.label)}_{images.fingerprint}_{FORMAT}.pt"
 
 
 def save_classifier(path: Path, contents: Mapping[str, Any]) -> None:

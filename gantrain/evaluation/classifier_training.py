@@ -29,9 +29,9 @@ from gantrain.evaluation.classifier import (
     load_classifier,
     save_classifier,
 )
-from gantrain.files import reason
-from gantrain.precision import multiplies_bf16, rounded
-from gantrain.seeding import made_with, preserved_randomness, stream_generator, stream_seed
+from gantrain.files import describe_os_error
+from gantrain.precision import autocast_products, has_fast_bf16
+from gantrain.seeding import describe_machine, preserve_randomness, stream_generator, stream_seed
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def obtain_classifier(
             )
     except OSError as error:
         place = "give another file: classifier=FILE"
-        raise StorageError(f"{error.filename or path}: {reason(error)}; or {place}") from error
+        raise StorageError(f"{error.filename or path}: {describe_os_error(error)}; or {place}") from error
 
 
 def make_classifier(
@@ -97,7 +97,7 @@ def make_classifier(
     with limit_threads(network.mean.device, training.batch_size * count_multiply_adds(network)):
         train_classifier(network, images, labels, training=training, progress=progress)
         accuracy = measure_accuracy(network, images.held, labels.test)
-        created = made_with(network.mean.device)
+        created = describe_machine(network.mean.device)
     contents = {
         "dataset": images.label,
         "fingerprint": images.fingerprint,
@@ -116,7 +116,7 @@ def make_classifier(
 
 def build_classifier(images: Images, labels: Labels, training: ClassifierTraining) -> Classifier:
     """Build an untrained classifier on the images' device."""
-    with preserved_randomness(torch.device("cpu")):
+    with preserve_randomness(torch.device("cpu")):
         torch.manual_seed(stream_seed(training.seed, "classifier"))
         network = Classifier(images.shape, labels.classes, training.width, mirrored=images.flip)
     device = images.train.device
@@ -149,11 +149,11 @@ def train_classifier(
         nesterov=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step / steps, training.rising))
-    precision = "bf16" if multiplies_bf16(examples.device) else "float32"  # twice as fast
+    precision = "bf16" if has_fast_bf16(examples.device) else "float32"  # twice as fast
     with progress(f"training the classifier of {images.label}") as update:
         batches = iterate_batches(examples, targets, training, mirrored=images.flip)
         for step, (batch, wanted) in enumerate(batches, start=1):
-            with rounded(precision, examples.device):
+            with autocast_products(precision, examples.device):
                 logits = network(batch)
             optimizer.zero_grad()
             functional.cross_entropy(logits.float(), wanted).backward()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import data
 from gantrain.console import Progress, no_progress
-from gantrain.errors import ConfigError, DataError, one_of
+from gantrain.errors import ConfigError, DataError, describe_choice
 from gantrain.evaluation.features import FeatureExtractor, FeatureSettings, build_extractor, choose_network
 from gantrain.evaluation.metrics import (
     INCEPTION,
@@ -25,7 +25,7 @@ from gantrain.evaluation.metrics import (
     measure,
     metrics_of,
 )
-from gantrain.files import write_whole
+from gantrain.files import write_file
 
 if TYPE_CHECKING:
     import torch
@@ -209,7 +209,7 @@ def choose_metrics(settings: EvaluationSettings, dataset: str, best: str | None 
     known = metrics_of(dataset)
     for name in settings.metrics or ():
         if name not in known:
-            raise ConfigError(one_of(f"dataset={dataset} has other metrics: metrics", name, known))
+            raise ConfigError(describe_choice(f"dataset={dataset} has other metrics: metrics", name, known))
     if settings.metrics:
         return {name: known[name] for name in settings.metrics}
     is_inception = choose_network(settings.features, settings.inception) == INCEPTION and dataset in data.IMAGES
@@ -258,7 +258,7 @@ def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[
 def write_document(folder: Path, document: Mapping[str, Any]) -> None:
     """Write evaluation.json. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "evaluation.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_file(folder / "evaluation.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def _finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:

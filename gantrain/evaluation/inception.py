@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from gantrain.console import Progress, no_progress, say
 from gantrain.errors import ConfigError, DataError, StorageError
-from gantrain.files import cache
+from gantrain.files import cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +43,12 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 def cache_path() -> Path:
     """Return the path to which the weights are downloaded."""
-    return cache() / "inception" / FILE_NAME
+    return cache_folder() / "inception" / FILE_NAME
 
 
 def find_weights() -> Path | None:
     """Return the downloaded file of weights, in the cache or where torch-fidelity keeps it; None if it is missing."""
-    torch_home = Path(os.environ.get("TORCH_HOME") or cache().with_name("torch"))
+    torch_home = Path(os.environ.get("TORCH_HOME") or cache_folder().with_name("torch"))
     return next(filter(Path.is_file, (cache_path(), torch_home / "hub" / "checkpoints" / FILE_NAME)), None)
 
 
@@ -101,11 +101,11 @@ def compute_features(network: nn.Module, images: Tensor, progress: Progress = no
     """
     import torch
 
-    from gantrain.precision import tf32
+    from gantrain.precision import allow_tf32
 
     device = next(network.parameters()).device
     parts, results = images.split(BATCH), []
-    with torch.no_grad(), tf32(False), progress(f"Inception features of {len(images):,} images") as update:
+    with torch.no_grad(), allow_tf32(False), progress(f"Inception features of {len(images):,} images") as update:
         for step, part in enumerate(parts, start=1):
             features, logits = network(part.to(device).expand(-1, 3, -1, -1))
             results.append((features.cpu().double(), logits.cpu().double().softmax(1)))

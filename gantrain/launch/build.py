@@ -43,7 +43,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     Raises ConfigError for a device or an optimizer that is not available, and for networks that fit neither the data
     nor the way in which they are to be trained.
     """
-    from gantrain.precision import chosen_precision
+    from gantrain.precision import choose_precision
     from gantrain.training.acceleration import check_device, check_networks
 
     settings = config.settings
@@ -56,7 +56,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_memory(sum(row.parameters for row in [*generator, *discriminator]))
         check_batch_norm(settings.train.batch_size, [*generator, *discriminator])
         is_samplewise = all(row.norm != "batch" for row in discriminator)
-        check_networks(is_samplewise, execution, chosen_precision(execution.precision, device))
+        check_networks(is_samplewise, execution, choose_precision(execution.precision, device))
     return PreparedRun(config, device, optimizers)
 
 

@@ -55,7 +55,7 @@ def open_run(path: Path, seed: int, device: torch.device, *, object: str | None 
 
     problems: list[str] = []
     if path.is_dir():
-        path, bundle, problems = checkpoints.newest(path / "checkpoints")
+        path, bundle, problems = checkpoints.load_newest(path / "checkpoints")
     else:
         bundle = checkpoints.load(path)
     for problem in problems:

@@ -29,7 +29,7 @@ from hydra.core.utils import JobReturn, JobStatus, env_override, run_job, setup_
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gantrain.console import printable, say, seen_or_not
+from gantrain.console import ignore_closed_output, printable, say
 from gantrain.devices import check_device_name, choose_device
 from gantrain.errors import ConfigError
 from gantrain.launch.job import JobResult
@@ -288,7 +288,7 @@ class PrefixedLines(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, self.rest = (self.rest + text).split("\n")
         for line in filter(None, lines):
-            with seen_or_not(self.screen):
+            with ignore_closed_output(self.screen):
                 print(printable(f"{self.prefix}  {line}"), file=self.screen, flush=True)
         return len(text)
 

@@ -50,7 +50,7 @@ def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
     """Go on with the run in the folder `path`, with what the arguments change. Raises GantrainError."""
     folder, values = RunFolder(path), single_values(arguments)
     refuse_sweep(path, "resume")
-    if not checkpoints.listed(folder.checkpoints):  # before anything is written there
+    if not checkpoints.list_files(folder.checkpoints):  # before anything is written there
         if not path.exists():
             raise CheckpointError(f"{path} does not exist; give the folder of a run or a sweep")
         around = next((parent for parent in path.parents if (parent / "checkpoints").is_dir()), None)
@@ -58,7 +58,7 @@ def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
         raise CheckpointError(f"{path} is not a run folder with checkpoints{meant}")
     folder.refuse_links()
     with folder.lock():
-        found = checkpoints.newest(folder.checkpoints)
+        found = checkpoints.load_newest(folder.checkpoints)
         wanted = change_config(found[1]["config"], values)
         continue_run(folder, wanted, [argument.text for argument in arguments], found=found)
 
@@ -110,7 +110,7 @@ def continue_run(
     `overrides` are those of the user's own command line, `found` is the run's newest whole checkpoint. Raises
     CheckpointError if nothing can be restored, or if `wanted` is another run.
     """
-    path, bundle, problems = found or checkpoints.newest(folder.checkpoints)
+    path, bundle, problems = found or checkpoints.load_newest(folder.checkpoints)
     keep_weights(wanted, bundle["config"])
     changed = refuse_another_run(bundle["config"], wanted)
     prepared = prepare(validate(wanted, overrides))
@@ -123,7 +123,7 @@ def continue_run(
         return
     for problem in problems:
         say(f"passed over: {problem}")
-    lost = checkpoints.images_at(checkpoints.listed(folder.checkpoints)[0]) - reached
+    lost = checkpoints.read_clock(checkpoints.list_files(folder.checkpoints)[0]) - reached
     again = f"; the next {lost:,} images are trained again" if lost else ""
     say(f"resuming from {path.name}, at {reached:,} images{again}")
     run.train(prepared, folder, bundle)

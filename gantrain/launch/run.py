@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from gantrain.data import Dataset
-    from gantrain.reporting.reporter import Logger, Reporter
+    from gantrain.reporting.reporter import Reporter
     from gantrain.training.setup import TrainingSetup
     from gantrain.training.state import State
 
@@ -136,7 +136,7 @@ def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, s
         suprema={name: top for name, d in CATALOGUE.items() if math.isfinite(top := properties.supremum(d))},
     )
     wandb = partial(Mirror, folder.path, document)
-    known: dict[str, Callable[[], Logger]] = {"tensorboard": tensorboard, "wandb": wandb}
+    known: dict[str, Callable[[], TensorBoard | Mirror]] = {"tensorboard": tensorboard, "wandb": wandb}
     return Reporter(
         folder.path,
         total_images=setup.schedule.images,

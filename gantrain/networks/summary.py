@@ -11,9 +11,9 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from gantrain.console import column_width, split_columns
 from gantrain.networks import builder
 from gantrain.networks.tables import OPS, Shape, Tables, times
-from gantrain.screen import fitting, room
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def count_multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
 def rich_tables(title: str, layers: Sequence[LayerSummary], width: int) -> Iterator[Table]:
     """The layers and their sums, as one table that reads like a paper's, or several where `width` is too little."""
     names, *rest = columns(layers)
-    for part in fitting(rest, width - room(names)):
+    for part in split_columns(rest, width - column_width(names)):
         sums = any(total for *_, total in part)
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=sums, pad_edge=False)
         for head, *_, total in (names, *part):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from gantrain.errors import ConfigError, meant
+from gantrain.errors import ConfigError, suggest
 from gantrain.ranges import Accepted, Choice, Kind, Numbers
 
 Shape = tuple[int, ...]
@@ -120,7 +120,7 @@ def refuse_unknown_keys(where: str, mapping: Mapping[str, Any], known: Iterable[
     known = tuple(known)
     for key in mapping:
         if key not in known:
-            raise ConfigError(f"{where} has no key {key}{meant(key, known)}\n  keys: {', '.join(known)}")
+            raise ConfigError(f"{where} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
 
 
 LARGEST = 65_536  # of a number in a table: the networks of the field stay far below

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives.finite_range import Formula, Range, extend_linearly, find_finite_range, share_outside
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def get(name: str, key: str = "divergence") -> Divergence:
         order := float(name.removeprefix("alpha_"))
     ):
         return alpha(order, name)
-    raise ConfigError(one_of(key, name, [*CATALOGUE, *PATTERNS]))
+    raise ConfigError(describe_choice(key, name, [*CATALOGUE, *PATTERNS]))
 
 
 def _known(name: str) -> Divergence | None:

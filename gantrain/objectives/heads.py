@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives.divergences import Divergence, Formula, pearson, softplus, total_variation
 
 if TYPE_CHECKING:
@@ -134,5 +134,5 @@ def get_head(name: str, disc_div: Divergence) -> Head:
     [e^−10, e^10], is u itself (b-GAN, Uehara et al. 2016). Raises ConfigError where the pair does not exist.
     """
     if name not in HEADS:
-        raise ConfigError(one_of("head", name, HEADS))
+        raise ConfigError(describe_choice("head", name, HEADS))
     return HEADS[name](disc_div)

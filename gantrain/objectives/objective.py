@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gantrain.errors import ConfigError, one_of
+from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import heads
 from gantrain.objectives.divergences import CATALOGUE, Divergence, Part
 from gantrain.objectives.regularizers import Penalty, Regularizer
@@ -54,7 +54,7 @@ class Objective:
         weighting: Weighting = OFF,
     ) -> None:
         if gen_objective not in GENERATOR_OBJECTIVES:
-            raise ConfigError(one_of("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
+            raise ConfigError(describe_choice("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
         self.disc_div = disc_div
         self.gen_div = gen_div
         self.gen_objective = gen_objective

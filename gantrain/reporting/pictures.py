@@ -10,25 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain.plotting import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PURPLE,
-    check_finite,
-    format_axis,
-    make_figure,
-    save_figure,
-    use_style,
-)
+from gantrain import plotting
+from gantrain.plotting import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
     from torch import Tensor
+
+    LogDensity = Callable[[Tensor], Tensor]  # points [M, d] → [M]
+    Limits = tuple[float, float]
 
 Reports = Sequence[Mapping[str, float | None]]
 
@@ -41,8 +33,8 @@ def save_scatter(
     path: Path,
     *,
     real: Tensor | None = None,
-    limits: tuple[float, float] | None = None,
-    log_density: Callable[[Tensor], Tensor] | None = None,
+    limits: Limits | None = None,
+    log_density: LogDensity | None = None,
     name: str = "samples",
 ) -> None:
     """Draw samples of a density, `[N, 1]` as a histogram or `[N, 2]` as points, over the real ones.
@@ -63,18 +55,18 @@ def save_scatter(
         raise ValueError(
             f"a density is drawn in one or two dimensions, from [N, 1] or [N, 2]; got {list(samples.shape)}"
         )
-    check_finite(samples, "samples")
+    plotting.check_finite(samples, "samples")
     samples = samples.detach().float().cpu()
     real = None if real is None else real.detach().float().cpu()
     low, high = limits or _find_view(samples if real is None else real)
     outside = int(((samples < low) | (samples > high)).any(1).sum())
     label = f"{name}, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")
     draw, width, height = (_draw_histogram, 7, 4.2) if samples.shape[1] == 1 else (_draw_points, 6, 6.4)
-    with use_style():
-        figure, (axes,) = make_figure(1, width, height)
+    with plotting.use_style():
+        figure, (axes,) = plotting.make_figure(1, width, height)
         draw(axes, samples, label, real, (low, high), log_density)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, markerscale=3)
-        save_figure(figure, path)
+        plotting.save_figure(figure, path)
 
 
 def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), title: str = "") -> None:
@@ -93,14 +85,14 @@ def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), tit
         panels.append(lambda axes: _draw_bounds(axes, reports, highlight))
     if _find_names(reports, "ratio/"):
         panels.append(lambda axes: _draw_log_ratio(axes, reports))
-    with use_style():
-        figure, all_axes = make_figure(len(panels), width=8.5, height=0.4 + 2.6 * len(panels))
+    with plotting.use_style():
+        figure, all_axes = plotting.make_figure(len(panels), width=8.5, height=0.4 + 2.6 * len(panels))
         for draw, axes in zip(panels, all_axes, strict=True):
             draw(axes)
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), labelcolor="linecolor")
         _label_clock(all_axes[-1], reports)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
-        save_figure(figure, path)
+        plotting.save_figure(figure, path)
 
 
 def _draw_losses(axes: Axes, reports: Reports) -> None:
@@ -128,7 +120,7 @@ def _draw_bounds(axes: Axes, reports: Reports, highlight: Sequence[str]) -> None
     values = [value for name in trained for report in reports if (value := report.get(group + name)) is not None]
     low, high = max(low, 10 * min([*values, -0.1])), min(high, 10 * max([*values, 1.0]))
     axes.set_ylim(min(low, -0.1), max(high, 1))
-    format_axis(axes.yaxis)
+    plotting.format_axis(axes.yaxis)
     _mark_zero(axes)
 
 
@@ -192,12 +184,7 @@ def _label_clock(axes: Axes, reports: Reports) -> None:
 
 
 def _draw_histogram(
-    axes: Axes,
-    samples: Tensor,
-    label: str,
-    real: Tensor | None,
-    limits: tuple[float, float],
-    log_density: Callable[[Tensor], Tensor] | None,
+    axes: Axes, samples: Tensor, label: str, real: Tensor | None, limits: Limits, log_density: LogDensity | None
 ) -> None:
     import torch
 
@@ -218,12 +205,7 @@ def _draw_histogram(
 
 
 def _draw_points(
-    axes: Axes,
-    samples: Tensor,
-    label: str,
-    real: Tensor | None,
-    limits: tuple[float, float],
-    log_density: Callable[[Tensor], Tensor] | None,
+    axes: Axes, samples: Tensor, label: str, real: Tensor | None, limits: Limits, log_density: LogDensity | None
 ) -> None:
     if log_density is not None:
         _draw_shades(axes, limits, log_density)
@@ -236,7 +218,7 @@ def _draw_points(
     axes.set(xlim=limits, ylim=limits, aspect="equal")
 
 
-def _draw_shades(axes: Axes, limits: tuple[float, float], log_density: Callable[[Tensor], Tensor]) -> None:
+def _draw_shades(axes: Axes, limits: Limits, log_density: LogDensity) -> None:
     """Draw the density as shades of blue, by its square root so that faint modes are visible beside strong ones."""
     import torch
     from matplotlib.colors import LinearSegmentedColormap
@@ -247,7 +229,7 @@ def _draw_shades(axes: Axes, limits: tuple[float, float], log_density: Callable[
     axes.imshow(root.T.numpy(), origin="lower", extent=(*limits, *limits), cmap=shades)
 
 
-def _find_view(points: Tensor) -> tuple[float, float]:
+def _find_view(points: Tensor) -> Limits:
     """Return one range for all axes that holds every point, with a margin."""
     low, high = points.min().item(), points.max().item()
     margin = 0.1 * (high - low) or 1.0

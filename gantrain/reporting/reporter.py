@@ -14,42 +14,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from gantrain.console import SECONDS_BETWEEN_LINES, Screen, ignore_closed_output, printable
+from gantrain.console import SECONDS_BETWEEN_LINES, ignore_closed_output, printable
 from gantrain.errors import DataError
 from gantrain.runs import metrics_file
+from gantrain.screen import Screen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gantrain.reporting.tensorboard import TensorBoard
+    from gantrain.reporting.wandb import Mirror
+
+    Logger = TensorBoard | Mirror
+
 SECONDS_BETWEEN_REDRAWS = 0.25
 LINES_A_RUN = 20  # plain lines, one after each of so many equal parts of the run
-
-
-class Logger(Protocol):
-    """A copy of the reports in another form. Every method raises OSError if it fails."""
-
-    name: str
-
-    @property
-    def place(self) -> str:
-        """Where the copy is, if that is worth a line."""
-
-    def add_scalars(
-        self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Write numbers, and the distributions of some, at the clock `images`."""
-
-    def add_picture(self, images: int, tag: str, path: Path) -> None:
-        """Write an image file at the clock `images`."""
-
-    def close(self, *, failed: bool = False) -> None:
-        """Write what is left; `failed` if the run was ended by an exception."""
 
 
 class Reporter:
@@ -64,7 +49,7 @@ class Reporter:
         console: Console of the progress line, standard output by default. If it is no terminal, it gets plain lines, of
             some reports.
         bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
-        loggers: Functions that open the loggers.
+        loggers: Functions that open loggers, which are dropped when one of their methods raises OSError.
     """
 
     def __init__(

@@ -104,7 +104,3 @@ def convert_errors() -> Iterator[None]:
         yield
     except Exception as error:
         raise OSError(f"Weights & Biases: {one_line(str(error)) or type(error).__name__}") from error
-
-
-# Former name, until its caller has changed.
-refuse_missing = check_installed

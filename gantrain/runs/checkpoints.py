@@ -24,16 +24,7 @@ from gantrain.files import (
     temporary_path,
 )
 from gantrain.runs import bundles
-from gantrain.runs.bundles import (
-    PLAIN,
-    SPARE_BYTES,
-    check_contents,
-    checksum_path,
-    is_whole,
-    load_verified,
-    serialize,
-    write_with_checksum,
-)
+from gantrain.runs.bundles import check_contents, checksum_path, is_whole, load_verified, serialize, write_with_checksum
 
 FORMAT = 1
 NAME = re.compile(r"images_(\d{12})\.pt")
@@ -89,7 +80,8 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = Fal
     except OSError as error:
         raise StorageError(
             f"the checkpoint {path} could not be written, which takes {_mebibytes(len(content))} MiB and "
-            f"{_mebibytes(SPARE_BYTES)} MiB to spare: {describe_os_error(error)}. Older checkpoints are untouched"
+            f"{_mebibytes(bundles.SPARE_BYTES)} MiB to spare: {describe_os_error(error)}. "
+            "Older checkpoints are untouched"
         ) from error
     with suppress(OSError):  # failing to tidy up is no loss
         remove_leftovers(folder, rf"{NAME.pattern}(\.sha256)?|(last|best)\.pt")
@@ -108,7 +100,7 @@ def check_saveable(bundle: Mapping[str, Any]) -> None:
                     f"{key} holds non-finite numbers at images = {bundle['images']:,}, so no checkpoint was written; "
                     "begin a new run with a lower optimizer.lr"
                 )
-        elif type(value) not in PLAIN:
+        elif type(value) not in bundles.PLAIN:
             raise CheckpointError(
                 f"{key} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, lists and dicts only"
             )
@@ -186,8 +178,3 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
 def load_run(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """Return a checkpoint that is given by its file, or by its run's folder as `load_newest` finds it."""
     return load_newest(path / "checkpoints") if path.is_dir() else (path, load(path), [])
-
-
-# Former names, until their callers have changed.
-name_at, images_at, listed, point = file_name, read_clock, list_files, link_file
-newest, newest_whole, refuse_packed, faults = load_newest, find_newest, bundles.check_unpacked, bundles.find_faults

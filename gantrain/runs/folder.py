@@ -16,9 +16,6 @@ from gantrain.console import one_line
 from gantrain.errors import BusyError, CheckpointError, StorageError
 from gantrain.files import convert_write_errors, describe_os_error, lock_file, write_json
 from gantrain.runs import checkpoints
-from gantrain.runs.signals import Interrupted, StopRequest
-
-__all__ = ["Interrupted", "RunFolder", "StopRequest", "claim", "claim_folder", "refuse_link"]
 
 # Files and folders of a run that must not be links; inside `wandb`, the package makes links of its own.
 FOLDERS = (".hydra", "checkpoints", "samples", "wandb")
@@ -109,8 +106,6 @@ class RunFolder:
                 self._lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
             yield
 
-    locked = lock  # former name, until its callers have changed
-
     def _read_holder(self) -> str:
         holder = ""
         refuse_link(self._lock)
@@ -152,7 +147,3 @@ def claim_folder(parent: Path, name: str) -> Path:
     except OSError as error:
         raise StorageError(f"the run folder {parent / name} cannot be made: {error.strerror or error}") from error
     raise StorageError(f"{parent} already has 9,999 folders named {name}-…; choose another run_dir")
-
-
-# Former names, until their callers have changed.
-claim = claim_folder

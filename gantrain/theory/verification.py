@@ -31,7 +31,7 @@ from gantrain.data.mixtures import Density
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective, raw_output
-from gantrain.seeding import preserved_randomness, stream_seed
+from gantrain.seeding import preserve_randomness, stream_seed
 from gantrain.theory.cases import Case, Truth, compute_truth, true_log_ratio, true_ratio_values
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def train_discriminator(
     import torch
 
     p, q = draw_from(case, seed)
-    with preserved_randomness(torch.device("cpu")):
+    with preserve_randomness(torch.device("cpu")):
         torch.manual_seed(stream_seed(seed, "verify/weights"))
         _, discriminator = networks.build(architecture, p.shape, latent_size=p.shape[0])
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=training.lr)

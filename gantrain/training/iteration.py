@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gantrain.precision import chosen_precision, tf32
+from gantrain.precision import allow_tf32, choose_precision
 from gantrain.seeding import seed_default, stream_seed
 from gantrain.training.acceleration import (
     FiniteGuard,
@@ -53,7 +53,7 @@ class Iteration:
         guard_on_device: bool | None = None,
     ) -> None:
         self.state, self.experiment, self.say = state, experiment, say
-        self.precision = chosen_precision(experiment.execution.precision, state.device)
+        self.precision = choose_precision(experiment.execution.precision, state.device)
         check_device(experiment.execution, state.device)
         check_networks(getattr(state.discriminator, "is_samplewise", None), experiment.execution, self.precision)
         self.algorithm = UPDATES[experiment.execution.update]
@@ -74,7 +74,7 @@ class Iteration:
         batches = [self.experiment.data.batch(clock, schedule.batch_size) for clock in clocks]
         images = clocks[-1] + schedule.batch_size
         self.averaging.fill_(1 - schedule.decay(images))
-        with tf32(self.precision == "tf32"):
+        with allow_tf32(self.precision == "tf32"):
             step_function = self.play_eagerly if self.is_repeating else self.choose_step_function(batches)
             # One seed for everything this iteration draws: a resumed run draws the same.
             seed_default(stream_seed(self.experiment.seed, "train", state.images), state.device)

@@ -23,7 +23,7 @@ from gantrain.errors import DivergedError, StorageError
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.signals import StopRequest
-from gantrain.seeding import preserved_randomness
+from gantrain.seeding import preserve_randomness
 from gantrain.training.iteration import Iteration
 from gantrain.training.outputs import Writer
 from gantrain.training.setup import TrainingSetup, passed
@@ -64,7 +64,7 @@ def training(
     writer = Writer(state, experiment, folder, reporter, provenance or {"config": {}, "generator": {}})
     state.generator.train()
     state.discriminator.train()
-    with preserved_randomness(state.device), last_words(writer):
+    with preserve_randomness(state.device), last_words(writer):
         writer.draw_data()
         while state.images < schedule.images:
             yield

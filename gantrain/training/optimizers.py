@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain.errors import ConfigError, meant, one_of
+from gantrain.errors import ConfigError, describe_choice, suggest
 from gantrain.ranges import Accepted, Kind, NumberList, Numbers
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def check_arguments(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[
     """Return the keys beside `name` as the class takes them; `where` are the keys that messages name."""
     name = given.get("name")
     if not isinstance(name, str) or name not in modules():
-        raise ConfigError(one_of(where["name"], name, modules()))
+        raise ConfigError(describe_choice(where["name"], name, modules()))
     known, arguments = signature(name), {}
     for key, value in given.items():
         if key == "name":
             continue
         if key not in known:
-            raise ConfigError(f"optimizer={name} has no key {key}{meant(key, known)}\n  keys: {', '.join(known)}")
+            raise ConfigError(f"optimizer={name} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
         if value is None and known[key] is not None:
             raise ConfigError(f"{where[key]}={value} needs a value, such as {known[key]}")
         if (accepted := accepted_values(key, known[key])) is not None:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from gantrain import networks as architectures
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.networks.latents import Latents
-from gantrain.precision import tf32
+from gantrain.precision import allow_tf32
 from gantrain.runs import checkpoints
 from gantrain.seeding import stream_generator
 
@@ -232,7 +232,7 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> Tensor:
     """Samples [N, …] on the CPU from latents [N, L], with batch norm in evaluation mode."""
-    with evaluating(generator), tf32(False):
+    with evaluating(generator), allow_tf32(False):
         return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from gantrain.errors import DivergedError
 from gantrain.networks.latents import Latents
 from gantrain.objectives.objective import Objective
-from gantrain.precision import rounded
+from gantrain.precision import autocast_products
 from gantrain.training.acceleration import FiniteGuard, LossFunctions
 from gantrain.training.state import State, still_statistics
 
@@ -75,7 +75,7 @@ class Step:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the autocast context of the networks; last layers, losses and weight gradients stay float32."""
-        return rounded(self.precision, self.state.device)
+        return autocast_products(self.precision, self.state.device)
 
     def samples(self, count: int) -> Tensor:
         """Draw `count` samples [B, …] with a graph to G."""

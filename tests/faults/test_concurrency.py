@@ -68,7 +68,7 @@ def test_reading_while_training_saves_and_prunes(tried, times, tmp_path):
     seen = [0, 0, 0]
     while command.process.exitcode is None:
         with tried("reading while training saves and prunes"):
-            _, newest, problems = checkpoints.newest(folder / "checkpoints")
+            _, newest, problems = checkpoints.load_newest(folder / "checkpoints")
             last = checkpoints.load(folder / "checkpoints" / "last.pt")
             generator = gantrain.load(folder)
             assert not problems
@@ -78,7 +78,7 @@ def test_reading_while_training_saves_and_prunes(tried, times, tmp_path):
             seen = found
     assert command.wait() == 0, command.output
     assert min(seen) > 0
-    assert len(checkpoints.listed(folder / "checkpoints")) == 2
+    assert len(checkpoints.list_files(folder / "checkpoints")) == 2
 
 
 def jumping(clock: Callable[[], float], seconds: float) -> Callable[[], float]:
@@ -123,7 +123,7 @@ def usage(pid: int, folder: Path) -> dict[str, int]:
         "memory": int((process / "statm").read_text().split()[1]) * resource.getpagesize(),
         "open files": len(list((process / "fd").iterdir())),
         "threads": len(list((process / "task").iterdir())),
-        "checkpoints": len(checkpoints.listed(folder / "checkpoints")),
+        "checkpoints": len(checkpoints.list_files(folder / "checkpoints")),
     }
 
 

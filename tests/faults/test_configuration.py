@@ -502,5 +502,5 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(gantrain: Gantrain, tmp_path: 
 
 def test_a_checkpoint_that_was_renamed_keeps_its_clock(stopped: Path, tmp_path: Path) -> None:
     run = shutil.copytree(stopped, tmp_path / "run")
-    assert checkpoints.newest(run / "checkpoints")[1]["images"] == 80
+    assert checkpoints.load_newest(run / "checkpoints")[1]["images"] == 80
     assert set(OPEN_KEYS) <= set(KNOWN)

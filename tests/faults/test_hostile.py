@@ -55,7 +55,7 @@ def received(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def only_checkpoint(folder: Path) -> Path:
     """The newest checkpoint, after all others and `last.pt` have been removed."""
-    newest, *older = checkpoints.listed(folder / "checkpoints")
+    newest, *older = checkpoints.list_files(folder / "checkpoints")
     for path in (*older, newest.with_name("last.pt")):
         path.unlink()
     return newest
@@ -84,7 +84,7 @@ COMMANDS = {
     "resume": lambda gantrain, folder: gantrain("resume", folder, "train.images=120"),
     "sample": lambda gantrain, folder: gantrain("sample", folder, "count=2"),
     "sample the file": lambda gantrain, folder: gantrain(
-        "sample", checkpoints.listed(folder / "checkpoints")[0], "count=2"
+        "sample", checkpoints.list_files(folder / "checkpoints")[0], "count=2"
     ),
 }
 

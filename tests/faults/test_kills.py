@@ -82,7 +82,7 @@ def die_at_byte(position: int, checkpoint: int) -> None:
 
 
 def test_killed_at_a_byte_of_a_checkpoint(tried, times, uninterrupted, tmp_path):
-    size = checkpoints.listed(uninterrupted / "checkpoints")[0].stat().st_size
+    size = checkpoints.list_files(uninterrupted / "checkpoints")[0].stat().st_size
     positions = [0, 1, *(size * n // 40 for n in range(1, 40)), size - 1]
     for number, position in enumerate(times.of(positions[20:] + positions[:20], 1)):
         folder, log = tmp_path / f"run{number}", tmp_path / f"log{number}"
@@ -140,14 +140,14 @@ def test_killed_at_every_call_of_a_save(tried, times, tmp_path):
         alive = process.exitcode == 0
         with tried("SIGKILL at a call within a save"):
             assert process.exitcode in (0, -signal.SIGKILL)
-            _, found, problems = checkpoints.newest(folder)
+            _, found, problems = checkpoints.load_newest(folder)
             assert found["images"] in (3, 4)
             assert problems == []
             assert torch.equal(found["state"]["weights"], bundle(found["images"])["state"]["weights"])
-            assert sum(checkpoints.is_whole(path) for path in checkpoints.listed(folder)) >= 2
+            assert sum(checkpoints.is_whole(path) for path in checkpoints.list_files(folder)) >= 2
             assert checkpoints.load(folder / "last.pt")["images"] in (3, 4)
             checkpoints.save(folder, bundle(5), keep=2)
-            assert checkpoints.listed(folder)[0].name == checkpoints.name_at(5)
+            assert checkpoints.list_files(folder)[0].name == checkpoints.file_name(5)
             assert not list(folder.glob(".*"))
         shutil.rmtree(folder)
         call += times(11, soak=1)
@@ -156,7 +156,7 @@ def test_killed_at_every_call_of_a_save(tried, times, tmp_path):
 
 def test_flipped_bits(tried, times, uninterrupted, tmp_path):
     folder = shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
-    flipped, older = checkpoints.listed(folder)[:2]
+    flipped, older = checkpoints.list_files(folder)[:2]
     places = random.Random(0)
     for _ in range(times(40, soak=300)):
         damaged = bytearray(content := flipped.read_bytes())
@@ -164,18 +164,18 @@ def test_flipped_bits(tried, times, uninterrupted, tmp_path):
         damaged[position // 8] ^= 1 << position % 8
         with tried("a flipped bit in a checkpoint"):
             flipped.write_bytes(damaged)
-            path, _, problems = checkpoints.newest(folder)
+            path, _, problems = checkpoints.load_newest(folder)
             assert path == older
             assert len(problems) == 1
             assert flipped.name in problems[0]
             assert "checksum" in problems[0]
         flipped.write_bytes(content)
-    assert checkpoints.newest(folder)[0] == flipped
+    assert checkpoints.load_newest(folder)[0] == flipped
 
 
 def test_a_flipped_bit_in_a_checksum_costs_one_interval(tried, times, uninterrupted, tmp_path):
     folder = shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
-    newest, older = checkpoints.listed(folder)[:2]
+    newest, older = checkpoints.list_files(folder)[:2]
     recorded = newest.with_name(f"{newest.name}.sha256")
     content = recorded.read_bytes()
     for position in range(0, 8 * 64, times(64, soak=8)):
@@ -183,7 +183,7 @@ def test_a_flipped_bit_in_a_checksum_costs_one_interval(tried, times, uninterrup
         damaged[position // 8] ^= 1 << position % 8
         recorded.write_bytes(damaged)
         with tried("a flipped bit in a checksum"):
-            path, _, (problem,) = checkpoints.newest(folder)
+            path, _, (problem,) = checkpoints.load_newest(folder)
             assert path == older
             assert newest.name in problem
 
@@ -192,7 +192,7 @@ def test_a_resume_names_the_damaged_checkpoint_and_what_it_costs(tried, uninterr
     folder, log = tmp_path / "run", tmp_path / "log"
     code, output = run(log, *training(folder), fault=partial(die_at_byte, 1000, 6))
     assert code == -signal.SIGXFSZ, output
-    newest, older = checkpoints.listed(folder / "checkpoints")[:2]
+    newest, older = checkpoints.list_files(folder / "checkpoints")[:2]
     newest.write_bytes(newest.read_bytes()[:-1])
     with tried("a truncated checkpoint, resumed"):
         code, output = run(log, "resume", folder)
@@ -213,7 +213,7 @@ DAMAGES = {
 def test_without_any_good_checkpoint_nothing_starts_afresh(tried, times, uninterrupted, tmp_path):
     for damage in times.of(DAMAGES, 2):
         folder = shutil.copytree(uninterrupted, tmp_path / damage)
-        for path in checkpoints.listed(folder / "checkpoints"):
+        for path in checkpoints.list_files(folder / "checkpoints"):
             DAMAGES[damage](path)
         for arguments in (["resume", folder], training(folder)):
             with tried("a run whose checkpoints are all damaged"):

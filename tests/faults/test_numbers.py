@@ -18,7 +18,7 @@ from faults.processes import run, when_called
 from faults.runs import training
 from gantrain import plotting
 from gantrain.errors import CheckpointError, DivergedError
-from gantrain.nested import leaves
+from gantrain.files import iterate_leaves
 from gantrain.networks.latents import Latents
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
@@ -61,10 +61,10 @@ def test_a_run_that_diverges_stops_before_the_update(tried, times, player, tmp_p
             assert "a lower optimizer.lr" in message
             assert "Traceback" not in output
             good = Path(message.rpartition("the last good checkpoint is ")[2].strip())
-            assert good == checkpoints.listed(folder / "checkpoints")[0]
-            assert good.name == checkpoints.name_at(300)
+            assert good == checkpoints.list_files(folder / "checkpoints")[0]
+            assert good.name == checkpoints.file_name(300)
             state = checkpoints.load(good)["state"]
-            assert all(bool(v.isfinite().all()) for _, v in leaves(state) if isinstance(v, torch.Tensor))
+            assert all(bool(v.isfinite().all()) for _, v in iterate_leaves(state) if isinstance(v, torch.Tensor))
             assert gantrain.load(folder).sample(4).isfinite().all()
 
 
@@ -113,8 +113,8 @@ def test_nothing_is_updated_with_what_is_not_finite(tried, name):
     with tried(name):
         with pytest.raises(DivergedError, match="not finite at images = 0"):
             player.descend(LOSSES[name])
-        after = dict(leaves(player.state.state_dict()))
-        for key, value in leaves(before):
+        after = dict(iterate_leaves(player.state.state_dict()))
+        for key, value in iterate_leaves(before):
             same = torch.equal(value, after[key]) if isinstance(value, torch.Tensor) else value == after[key]
             assert same, key
 
@@ -122,16 +122,16 @@ def test_nothing_is_updated_with_what_is_not_finite(tried, name):
 @pytest.mark.parametrize("value", BAD)
 def test_no_tensor_of_a_checkpoint_may_be_non_finite(tried, times, value, uninterrupted, tmp_path):
     """Refused before it is saved, and where a file holds one all the same, before it is loaded."""
-    bundle = checkpoints.newest(uninterrupted / "checkpoints")[1]
-    tensors = [key for key, v in leaves(bundle) if isinstance(v, torch.Tensor) and v.is_floating_point()]
+    bundle = checkpoints.load_newest(uninterrupted / "checkpoints")[1]
+    tensors = [key for key, v in iterate_leaves(bundle) if isinstance(v, torch.Tensor) and v.is_floating_point()]
     for key in tensors[:: times(9, soak=1)]:
         with tried("a non-finite number in a checkpoint"):
             spoiled = copy.deepcopy(bundle)
-            dict(leaves(spoiled))[key].view(-1)[-1] = value
+            dict(iterate_leaves(spoiled))[key].view(-1)[-1] = value
             with pytest.raises(DivergedError, match=key.replace(".", r"\.")):
                 checkpoints.save(tmp_path, spoiled, keep=2)
             assert not list(tmp_path.iterdir())
-            path = tmp_path / checkpoints.name_at(bundle["images"])
+            path = tmp_path / checkpoints.file_name(bundle["images"])
             torch.save(spoiled, path)
             checksum = hashlib.sha256(path.read_bytes()).hexdigest()
             path.with_name(f"{path.name}.sha256").write_text(f"{checksum}  {path.name}\n")

@@ -84,7 +84,7 @@ def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(tried, times, u
             assert code == 130, output
             assert "stopped at once" in output
             assert "Traceback" not in output
-            assert all(map(checkpoints.is_whole, checkpoints.listed(folder / "checkpoints")))
+            assert all(map(checkpoints.is_whole, checkpoints.list_files(folder / "checkpoints")))
             assert run(log, *training(folder))[0] == 0
             assert_same_run(uninterrupted, folder)
 
@@ -131,7 +131,7 @@ def test_a_terminal_that_is_closed(tried, uninterrupted, tmp_path):
     with tried("a terminal that is closed"):
         ours, theirs = pty.openpty()
         command = Command(Path(os.ttyname(theirs)), *training(folder))
-        wait_until(lambda: read(ours) is not None and checkpoints.listed(folder / "checkpoints"))
+        wait_until(lambda: read(ours) is not None and checkpoints.list_files(folder / "checkpoints"))
         os.close(ours)
         os.close(theirs)
         command.send(signal.SIGHUP)
