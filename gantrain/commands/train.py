@@ -21,7 +21,7 @@ from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition
 from gantrain.config.groups import CONF, GROUPS, options
 from gantrain.config.overrides import KNOWN, Argument, check_no_sweep, flag_hint, parse_train, split_sweep
 from gantrain.config.schema import describe_keys
-from gantrain.console import ignore_closed_output, make_console, say
+from gantrain.console import build_table, print_tables, say
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.launch.job import train_once
 from gantrain.launch.sweep import SweepResult, train_sweep
@@ -117,18 +117,13 @@ def report_endpoints(folders: Iterable[Path]) -> None:
     ends = {number: told for number, told in summaries.items() if "endpoint" in told}
     if not ends:
         return
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for heading in ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised"):
-        table.add_column(heading, no_wrap=True)
+    heads = ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised")
+    rows = []
     for number, told in ends.items():
         gen_div, gen_objective, *cells = endpoint_cells(told["endpoint"])
-        table.add_row(str(number), gen_div, gen_objective, str(told["seed"]), *cells)
+        rows.append([str(number), gen_div, gen_objective, str(told["seed"]), *cells])
     say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
-    with ignore_closed_output():
-        make_console().print(table)
+    print_tables(build_table(heads, rows))
     for doubt in dict.fromkeys(end["doubt"] for told in ends.values() if (end := told["endpoint"])["doubt"]):
         say(f"nothing is promised where {doubt}")
 

@@ -31,10 +31,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
         return f"there is no key {key}; gantrain train --cfg hydra shows Hydra's own"
     sections = {name.partition(".")[0] for name in known}
     if rest and section not in sections:
-        known = [
-            *(f"{right}.{rest}" for right in find_nearest(section, sections)[:1] if right in OPEN_SECTIONS),
-            *known,
-        ]
+        near_sections = set(find_nearest(section, sections)[:1]).intersection(OPEN_SECTIONS)
+        known = [*(f"{right}.{rest}" for right in near_sections), *known]
 
     def similarity(name: str) -> float:
         last, typed = name.rpartition(".")[2], key.rpartition(".")[2]

@@ -6,7 +6,6 @@ examples never depend on a seed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from gantrain.evaluation.metrics import (
     measure,
     metrics_of,
 )
-from gantrain.files import write_file
+from gantrain.files import replace_non_finite, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -249,8 +248,8 @@ def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[
         "split": reference_set.split,
         "seed": seed,
         "features": reference_set.extractor.description,
-        "metrics": _finite_or_none(result.metrics),
-        "reference": _finite_or_none(reference_set.reference),
+        "metrics": replace_non_finite(result.metrics),
+        "reference": replace_non_finite(reference_set.reference),
         "class_histogram": result.histogram,
     }
 
@@ -258,12 +257,7 @@ def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[
 def write_document(folder: Path, document: Mapping[str, Any]) -> None:
     """Write evaluation.json. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "evaluation.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
-
-
-def _finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has neither infinity nor NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    write_json(folder / "evaluation.json", document)
 
 
 def draw_neighbours(samples: Tensor, training: Tensor, folder: Path) -> None:

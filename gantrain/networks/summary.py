@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gantrain.console import column_width, split_columns
+from gantrain.console import build_table, column_width, split_columns
 from gantrain.networks import builder
 from gantrain.networks.tables import OPS, Shape, Tables, times
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,8 @@ def rich_tables(title: str, layers: Sequence[LayerSummary], width: int) -> Itera
     """The layers and their sums, as one table that reads like a paper's, or several where `width` is too little."""
     names, *rest = columns(layers)
     for part in split_columns(rest, width - column_width(names)):
-        sums = any(total for *_, total in part)
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=sums, pad_edge=False)
-        for head, *_, total in (names, *part):
-            table.add_column(head, footer=total, justify="left" if head == "op" else "right", overflow="fold")
-        for cells in zip(*(cells for _, *cells, _ in (names, *part)), strict=True):
-            table.add_row(*cells)
-        yield table
+        heads, *rows, sums = zip(names, *part, strict=True)
+        yield build_table(heads, rows, right=heads[1:], title=title, sums=sums if any(sums[1:]) else ())
 
 
 def columns(layers: Sequence[LayerSummary]) -> Iterator[list[str]]:
