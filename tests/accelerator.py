@@ -66,8 +66,9 @@ class Generator(torch.Generator):
 def stand_in() -> None:
     """From now on `device=cuda` is the stand-in, and the device watches over updates as it does on CUDA."""
     from gantrain import precision
+    from gantrain.commands import evaluate, sample
     from gantrain.evaluation import classifier_training
-    from gantrain.launch import build as parts
+    from gantrain.launch import build
     from gantrain.training import loop
     from gantrain.training.acceleration import can_guard_on_device
     from gantrain.training.iteration import Iteration
@@ -84,7 +85,8 @@ def stand_in() -> None:
     torch.Generator = Generator
     for module in (classifier_training, precision):
         module.multiplies_bf16 = lambda _: False  # on either device: it has no autocast
-    parts.choose_device = lambda name: torch.device(NAME if name == "cuda" else "cpu")
+    for module in (build, evaluate, sample):
+        module.choose_device = lambda name: torch.device(NAME if name == "cuda" else "cpu")
     loop.Iteration = lambda state, *given: Iteration(state, *given, guard_on_device=can_guard_on_device(state))
 
 

@@ -346,11 +346,7 @@ def test_completion_offers_commands_then_the_keys_and_choices_of_train(
     assert completed("gantrain train gen_div=") == [f"gen_div={name}" for name in sorted(CATALOGUE)]
     assert completed("gantrain train dataset=ring optimizer=") == [f"optimizer={o}" for o in options("optimizer")]
     assert "train.images=" in " ".join(completed("gantrain train train.im"))
-    assert completed("gantrain train --c") == ["--cfg", "--config-dir"]
-    assert completed("gantrain train dataset=ring -m -")[0] == "--multirun"
-    assert completed("gantrain train --cfg ") == ["job", "hydra", "all"]
-    assert completed("gantrain train --config-dir ") == []
-    assert completed("gantrain train --cfg job dataset=ri") == ["dataset=ring"]
+    assert completed("gantrain train --c") == []
     assert completed("gantrain train --nope dataset=ri") == []
     assert "seed=" in completed("gantrain train ")
     assert completed("gantrain sample ") == []

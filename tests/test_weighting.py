@@ -12,17 +12,18 @@ import scipy.integrate
 import scipy.optimize
 import scipy.stats
 import torch
-from omegaconf import OmegaConf
 from test_divergences import SMOOTH
 from torch import Tensor
 
-from gantrain.config.checks import objective
-from gantrain.config.schema import Config, create_node
+from gantrain.config.checks import validate
+from gantrain.config.compose import compose
+from gantrain.data.mixtures import Mixture
 from gantrain.errors import ConfigError
 from gantrain.objectives.divergences import alpha, get
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
-from gantrain.theory.quadrature import Loss, Mixture, follow
+from gantrain.theory.gaussian_fit import follow_loss
+from gantrain.theory.quadrature import Loss
 
 NORMALISED = Weighting(normalise=True)
 
@@ -257,7 +258,7 @@ def test_on_a_mixture_the_flow_ends_at_the_rest_of_the_divergence_that_it_follow
     sd = float(log_ratio(FIGURE_1, np.array([end[0], math.log(end[1])]))[0].std())
     assert (sd < spread) == (spread == 4.0)  # both cases are seen
     if sd < spread:
-        plain = follow(Loss(get(name), "fake", -1), FIGURE_1, (0.0, 1.0))
+        plain = follow_loss(Loss(get(name), "fake", -1), FIGURE_1, (0.0, 1.0))
         assert end == pytest.approx((plain.mean, plain.std), abs=1e-2)
         return
     # A rest of the same β, held fixed: found by a root search with the weights of that β.
@@ -277,50 +278,37 @@ def test_on_a_mixture_the_flow_ends_at_the_rest_of_the_divergence_that_it_follow
 # The keys
 
 
-def weighting_for(**settings: object) -> Weighting:
-    """What a config's objective uses."""
-    base = {
-        "dataset": {"name": "digits"},
-        "gen_div": {"name": "kl", "affine": 0.0},
-        "disc_div": {"name": "gan"},
-        "gen_objective": "matched",
-        "head": "log_ratio",
-        "regularizer": {"name": "none"},
-        "gen_weights": {"normalise": None, "spread": None},
-    }
-    return objective(OmegaConf.to_object(OmegaConf.merge(create_node(Config), base | settings))).weighting
+def weighting_for(*overrides: str) -> Weighting:
+    """Return the weighting of the objective that a command line describes."""
+    return validate(compose(["gen_div=kl", *overrides]), overrides).settings.objective.weighting
 
 
 def test_the_default_acts_under_matched_with_a_ratio_and_nowhere_else() -> None:
     assert weighting_for() == DEFAULT
-    assert weighting_for(gen_objective="ratio") == OFF
-    assert weighting_for(gen_objective="alternative") == OFF
-    total_variation = {"disc_div": {"name": "total_variation"}, "gen_div": {"name": "total_variation", "affine": 0.0}}
-    assert weighting_for(**total_variation) == OFF
+    assert weighting_for("gen_objective=ratio") == OFF
+    assert weighting_for("gen_objective=alternative") == OFF
+    assert weighting_for("disc_div=total_variation", "gen_div=total_variation") == OFF
 
 
 @pytest.mark.parametrize(
-    ("normalise", "spread", "expected"),
+    ("overrides", "expected"),
     [
-        (False, None, OFF),
-        (True, None, NORMALISED),
-        (None, 1.0, Weighting(True, 1.0)),
-        (True, 2.0, Weighting(True, 2.0)),
+        (["gen_weights.normalise=false"], OFF),
+        (["gen_weights.normalise=true"], NORMALISED),
+        (["gen_weights.spread=1"], Weighting(True, 1)),
+        (["gen_weights.spread=2", "gen_weights.normalise=true"], Weighting(True, 2)),
     ],
 )
-def test_what_is_typed_is_used(normalise: bool | None, spread: float | None, expected: Weighting) -> None:
-    assert weighting_for(gen_weights={"normalise": normalise, "spread": spread}) == expected
+def test_what_is_typed_is_used(overrides: list[str], expected: Weighting) -> None:
+    assert weighting_for(*overrides) == expected
 
 
 def test_what_cannot_act_is_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match="gen_objective=ratio; leave gen_weights"):
-        weighting_for(gen_weights={"normalise": None, "spread": 1.0}, gen_objective="ratio")
+        weighting_for("gen_weights.spread=1", "gen_objective=ratio")
     with pytest.raises(ConfigError, match="disc_div=pearson gives no ratio"):
-        weighting_for(
-            gen_weights={"normalise": True, "spread": None},
-            disc_div={"name": "pearson"},
-            gen_div={"name": "pearson", "affine": 0.0},
-            head="nowozin",
-        )
+        weighting_for("gen_weights.normalise=true", "disc_div=pearson", "gen_div=pearson", "head=nowozin")
     with pytest.raises(ConfigError, match=r"gen_weights.spread=1.0 tempers .* leave out one"):
-        weighting_for(gen_weights={"normalise": False, "spread": 1.0})
+        weighting_for("gen_weights.spread=1", "gen_weights.normalise=false")
+    with pytest.raises(ConfigError, match=r"gen_weights.spread=0.0 must be above 0"):
+        weighting_for("gen_weights.spread=0")

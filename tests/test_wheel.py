@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_package_its_configs_and_its_licence_and_nothing_els
     configs = {f"gantrain/conf/{name}" for name in relative_files(CHECKOUT / "conf", "*.yaml")}
     assert modules
     assert configs
-    assert names - information == modules | configs | {"gantrain/data/digits.npz"}
+    assert names - information == modules | configs | {"gantrain/data/digits.npz", "gantrain/py.typed"}
     assert any(name.endswith("/licenses/LICENSE") for name in information)
 
 

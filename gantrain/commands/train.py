@@ -210,6 +210,8 @@ def do_nothing(_: DictConfig) -> None:
 
 def complete(line: str) -> list[str]:
     """Return what the last word of a typed line of overrides may become, as Hydra's own completion says."""
+    if any(word.startswith("-") for word in line.split()):
+        return []  # Hydra's completion parses them as flags of its own program
     with own_hydra() as app:
         matches: list[str] = BashCompletion(app.config_loader)._query(CONFIG_NAME, line)
     return matches

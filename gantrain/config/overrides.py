@@ -147,6 +147,8 @@ def syntax_error(text: str, known: Sequence[str]) -> str:
     if not equals or not value:
         keys = f"; the keys are {', '.join(known)}" if len(known) < 10 else ""
         return f"{text or 'an empty argument'} is no key=value, as every argument here has to be{keys}"
+    if value.startswith("glob(") and value.endswith(")"):
+        return f"{text}: a pattern with brackets has to be quoted, as in \"{key}=glob('{value[5:-1]}')\""
     return (
         f"{text}: the value has characters that mean something here, such as brackets, commas, quotes or =; "
         f'quote it twice, for the shell and for the value:\n  "{key}={quote(value)}"'

@@ -77,11 +77,11 @@ class Mixture(NamedTuple):
         log_norms = self.dimensions * (stds.log() + 0.5 * math.log(2 * math.pi))  # [K]
         return torch.logsumexp(weights.log() - log_norms - distances / 2, dim=1)
 
-    def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Independent draws: float32 `[count, d]`, on the device of the generator."""
+    def sample(self, count: int, generator: torch.Generator, device: torch.device | str | None = None) -> torch.Tensor:
+        """Independent draws: float32 `[count, d]`, on `device`, which is the generator's by default."""
         import torch
 
-        device = generator.device
+        device = torch.device(device or generator.device)
         edges, means, stds = _sampling_tensors(self, device)
         uniform = torch.rand(count, generator=generator, device=device)
         component = torch.bucketize(uniform, edges, right=True)
@@ -165,11 +165,14 @@ class Density:
 
     def batch(self, clock: int, batch_size: int) -> torch.Tensor:
         """Draws clock … clock + B − 1: float32 `[B, d]`."""
-        return self.mixture.sample(batch_size, stream_generator(self._seed, "batch", clock, device=self._device))
+        return self.mixture.sample(
+            batch_size, stream_generator(self._seed, "batch", clock, device=self._device), self._device
+        )
 
     def held_out(self, count: int) -> torch.Tensor:
         """Draws that training never sees, the same for the same count: float32 `[count, d]`."""
-        return self.mixture.sample(count, stream_generator(self._seed, "held_out", device=self._device))
+        generator = stream_generator(self._seed, "held_out", device=self._device)
+        return self.mixture.sample(count, generator, self._device)
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
         """log p(x), exact: `[N, d]` → `[N]`, in the precision of x."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -123,7 +124,22 @@ def open_writer(folder: Path, purge_step: int | None) -> SummaryWriter:
     from torch.utils.tensorboard import SummaryWriter
 
     silence_writer_threads()
+    order_before_now(folder)
     return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=NEVER)
+
+
+def order_before_now(folder: Path) -> None:
+    """Rename event files that would be read after a new one, since the computer's clock was set back meanwhile.
+
+    TensorBoard reads the files of a run in the order of their names, which begin with the time of their creation.
+    """
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    prefix, now = "events.out.tfevents.", int(time.time())
+    if not files or files[-1].name < f"{prefix}{now:010d}":
+        return
+    for number, path in enumerate(files):
+        rest = path.name.removeprefix(prefix).partition(".")[2]
+        path.rename(folder / f"{prefix}{max(now - len(files) + number, 0):010d}.{rest}")
 
 
 @cache

@@ -27,7 +27,7 @@ def test_a_second_process_on_a_run_folder_is_refused(tried, uninterrupted, tmp_p
     folder, log = tmp_path / "run", tmp_path / "log"
     fault = partial(stand_still, "gantrain.training.step:Step.discriminator_step", tmp_path / "never", call=8)
     first = Command(log, *training(folder), fault=fault)
-    first.wait_until(lambda: f"checkpoint {checkpoints.name_at(350)}" in first.output)
+    first.wait_until(lambda: f"checkpoint {checkpoints.file_name(350)}" in first.output)
     before = sorted(path.name for path in (folder / "checkpoints").iterdir())
     for arguments in (training(folder), ["train", f"run_dir={folder}", *SMALL], ["resume", folder, "device=cpu"]):
         with tried("a second process on a run folder"):

@@ -138,7 +138,7 @@ SLIPS = {
     ("--seed=0",): "seed=0",
     ("-seed=0",): "seed=0",
     ("--seed", "0"): "seed=",
-    ("gen_div=\u201ckl\u201d",): "not one of the choices",
+    ("gen_div=\u201ckl\u201d",): "quote it twice",
     ('gen_div="kl',): "quote",
     ("optimizer.betas=[0.5,0.9",): "brackets",
     ("optimizer.betas=0.5,0.9",): "-m",

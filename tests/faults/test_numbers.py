@@ -40,7 +40,7 @@ def poison(player: str, value: float, call: int) -> None:
         parameter = list(getattr(iteration.state, player).parameters())[-1]
         parameter.data.view(-1)[0] = value
 
-    when_called("gantrain.training.step:Iteration.play", spoil, call=call)
+    when_called("gantrain.training.iteration:Iteration.play", spoil, call=call)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -50,7 +50,7 @@ def test_a_signal_finishes_the_step_and_saves(tried, times, uninterrupted, tmp_p
             code, output = run(log, *training(folder), fault=partial(signal_itself, function, number, call=call))
             assert_stopped(code, output, number)
             assert f"gantrain resume {shlex.quote(str(folder))}" in output
-            assert f"checkpoint {checkpoints.listed(folder / 'checkpoints')[0].name}" in output
+            assert f"checkpoint {checkpoints.list_files(folder / 'checkpoints')[0].name}" in output
             code, output = run(log, "resume", folder)
             assert code == 0, output
             assert_same_run(uninterrupted, folder)
