@@ -17,12 +17,12 @@ from torch import Tensor
 
 from gantrain.config.checks import validate
 from gantrain.config.compose import compose
-from gantrain.data.mixtures import Mixture
+from gantrain.data.mixtures import Mixture, gaussian
 from gantrain.errors import ConfigError
 from gantrain.objectives.divergences import alpha, get
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
-from gantrain.theory.gaussian_fit import follow_loss
+from gantrain.theory.gaussian_fit import build_mixture, follow_loss
 from gantrain.theory.quadrature import Loss
 
 NORMALISED = Weighting(normalise=True)
@@ -213,7 +213,7 @@ def test_the_loss_of_the_divergence_is_reported() -> None:
 # Where the exact flow ends, x = μ + σz with z at equally probable places
 
 Z = scipy.stats.norm.ppf((np.arange(3000) + 0.5) / 3000)
-FIGURE_1 = Mixture((0.6, 0.4), (-1.5, 2.0), (0.6, 0.8))
+FIGURE_1 = build_mixture([0.6, 0.4], [-1.5, 2.0], [0.6, 0.8])
 
 
 def log_ratio(p: Mixture, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +244,7 @@ def end_of_flow(p: Mixture, name: str, weighting: Weighting, start: tuple[float,
 @pytest.mark.parametrize("name", ["kl", "js", "jeffreys", "pearson", "softened_reverse_kl", "neyman"])
 def test_a_model_that_can_match_the_data_does_so_with_and_without_tempering(name: str, weighting: Weighting) -> None:
     start = (0.4, 0.9) if name == "neyman" else (1.0, 1.4)  # Neyman's is infinite for a wide q
-    assert end_of_flow(Mixture((1.0,), (0.5,), (0.8,)), name, weighting, start) == pytest.approx((0.5, 0.8), abs=1e-3)
+    assert end_of_flow(gaussian(0.5, 0.8), name, weighting, start) == pytest.approx((0.5, 0.8), abs=1e-3)
 
 
 @pytest.mark.parametrize("spread", [0.5, 4.0])
