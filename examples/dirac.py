@@ -29,7 +29,7 @@ import cmath
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import gantrain
+from gantrain.objectives.regularizers import upgrade_section
 from gantrain.objectives.weighting import Weighting
 
 Points = NDArray[np.float64]  # (θ, ψ) one after the other: [N, 2]
@@ -103,7 +104,6 @@ class LinearGame(NamedTuple):
 # γ, for the term γ ψ²/2 of D's loss near 0, from a regularizer's settings and the second derivative c of the loss if
 # data and samples are equal. NaN for a kink. Smoothing counts a share of the data as fake, where ψ does not move D.
 DAMPING: dict[str, Callable[[Any, float], float]] = {
-    "none": lambda settings, c: 0.0,
     "r1": lambda settings, c: settings["weight"],
     "gradient_penalty": lambda settings, c: math.nan if settings["target"] else 2 * settings["weight"],
     "instance_noise": lambda settings, c: c * settings["std"] ** 2,
@@ -111,23 +111,23 @@ DAMPING: dict[str, Callable[[Any, float], float]] = {
 }
 
 
-def linearise(objective: gantrain.Objective, regularizer: Any = None) -> LinearGame | None:
+def linearise(objective: gantrain.Objective, regularizers: Mapping[str, Any] | None = None) -> LinearGame | None:
     """Return the game near (0, 0); None if a loss or the penalty has no derivative there.
 
-    `regularizer` are the settings of D's regularizer, by default none.
+    `regularizers` are the settings of D's regularizers, by name.
     """
 
     # With the discriminator D(v) = v the losses are functions of its output.
     def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-        return objective.discriminator_loss(lambda v: v, real, fake)[0]
+        return objective.discriminator_loss(real, fake)[0]
 
     def generator_loss(fake: Tensor) -> Tensor:
-        return objective.generator_loss(lambda v: v, fake)[0]
+        return objective.generator_loss(fake)[0]
 
     a = at_zero(derivative(lambda v: discriminator_loss(v.detach(), v)))
     b = -at_zero(derivative(generator_loss))
     curvature = at_zero(derivative(derivative(lambda v: discriminator_loss(v, v))))
-    gamma = DAMPING[regularizer["name"]](regularizer, curvature) if regularizer else 0.0
+    gamma = math.fsum(DAMPING[name](values, curvature) for name, values in (regularizers or {}).items())
     game = LinearGame(a, b + 0.0, gamma)
     return game if all(map(math.isfinite, game)) else None
 
@@ -178,7 +178,7 @@ def read_path(run: Path) -> Path2D | None:
 def predict_path(settings: DictConfig, start: Points, iterations: int) -> Prediction | None:
     """Return linear theory's path for a number of iterations from a point; None if it has none."""
     rates = [descent_rate(settings.optimizer, player) for player in ("discriminator", "generator")]
-    game = linearise(build_objective(settings), settings.regularizer)
+    game = linearise(build_objective(settings), upgrade_section(settings.regularizer))
     if game is None or rates[0] is None or rates[1] is None:
         return None
     step = game.iteration(

@@ -32,6 +32,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ from omegaconf import DictConfig, OmegaConf
 import gantrain
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
+from gantrain.objectives.regularizers import upgrade_section
 from gantrain.objectives.weighting import Weighting
 from gantrain.theory import plots, properties
 from gantrain.theory.gaussian_fit import OUTCOMES, Ending, Fit, fit_gaussian, follow_loss
@@ -133,16 +135,16 @@ def judge_run(run: Path) -> Verdict | None:
         settings.head,
         weighting=Weighting(normalise=bool(weights.normalise or weights.spread), spread=weights.spread),
     )
-    return judge(objective, p, (at_zero, abs(at_one - at_zero)), settings.regularizer.name)
+    return judge(objective, p, (at_zero, abs(at_one - at_zero)), list(upgrade_section(settings.regularizer)))
 
 
 def judge(
-    objective: gantrain.Objective, p: Mixture, reached: tuple[float, float], regularizer: str = "none"
+    objective: gantrain.Objective, p: Mixture, reached: tuple[float, float], regularizers: Sequence[str] = ()
 ) -> Verdict:
-    """Return what theory says of a run on data `p` that ended at `reached` = (μ, σ), by the name of a regularizer."""
+    """Return what theory says of a run on data `p` that ended at `reached` = (μ, σ) under named regularizers."""
     loss = Loss(objective.gen_div, *GENERATOR_OBJECTIVES[objective.gen_objective])
     flow = follow_loss(loss, p, START)
-    doubt = find_doubt(objective, p, flow, regularizer)
+    doubt = find_doubt(objective, p, flow, regularizers)
     return Verdict(
         objective.gen_div.name,
         objective.gen_objective,
@@ -156,13 +158,13 @@ def judge(
     )
 
 
-def find_doubt(objective: gantrain.Objective, p: Mixture, flow: Ending, regularizer: str = "none") -> str:
+def find_doubt(objective: gantrain.Objective, p: Mixture, flow: Ending, regularizers: Sequence[str] = ()) -> str:
     """Return why theory promises nothing of a run, or an empty string."""
     if not objective.head.has_log_ratio:
         return "this discriminator gives no log-ratio"
     if objective.head.invalid is not None:
         return "this head clips the ratio, and the tails beyond have a share in where a flow ends"
-    if regularizer != "none":
+    if regularizers:
         return "a regularized discriminator estimates something else than log p/q"
     if objective.weighting.is_on:
         return (

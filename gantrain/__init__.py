@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gantrain.api import Run, compare, resume, train
     from gantrain.objectives import divergences
     from gantrain.objectives.objective import Objective
-    from gantrain.training.state import load
+    from gantrain.training.generator import load
 
 __all__ = ["Objective", "Run", "compare", "data", "divergences", "load", "networks", "resume", "train"]
 
@@ -20,7 +20,7 @@ _HOMES = {
     "Objective": "gantrain.objectives.objective",
     "data": "gantrain",
     "divergences": "gantrain.objectives",
-    "load": "gantrain.training.state",
+    "load": "gantrain.training.generator",
     "networks": "gantrain",
 }
 

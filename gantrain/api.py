@@ -34,7 +34,7 @@ from gantrain.runs.metrics_file import read_metrics
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gantrain.training.state import TrainedGenerator
+    from gantrain.training.generator import TrainedGenerator
 
 PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ class Run:
 
     def generator(self, *, object: str | None = None) -> TrainedGenerator:
         """Return the trained generator, as `gantrain.load` does. Raises CheckpointError."""
-        from gantrain.training.state import load
+        from gantrain.training.generator import load
 
         return load(self.path, object=object)
 
@@ -81,10 +81,8 @@ class Run:
         """
         import torch
 
-        from gantrain.objectives.objective import raw_output
-
         with torch.no_grad():
-            estimate = self.settings.objective.log_ratio(raw_output(self._discriminator, images.cpu()))
+            estimate = self.settings.objective.log_ratio(self._discriminator(images.cpu()).float())
         if estimate is None:
             raise ConfigError(
                 f"disc_div={self.settings.disc_div.name} with head={self.settings.head} gives no log-ratio"

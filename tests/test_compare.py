@@ -575,9 +575,9 @@ def test_every_table_says_which_divergence_the_generator_follows(gantrain: Gantr
     found = compare([tmp_path / "s"])
     assert found.weight_metrics == ["weights/effective_order"]
     assert {each.label: list(each.descriptions.values()) for each in found.configurations} == {
-        "js matched regularizer=—": ["js, order 0.5", "plain", ""],
+        "js matched regularizer=none": ["js, order 0.5", "plain", ""],
         "kl matched regularizer=r1": ["kl, order 0.31", "normalise, spread 0.5", "2.5"],
-        "js ratio regularizer=—": ["js", "", ""],
+        "js ratio regularizer=none": ["js", "", ""],
     }
     for table in tables.metric_tables(found):
         assert table.descriptions == ["G follows", "gen_weights", "R1 weight"]

@@ -19,7 +19,7 @@ from torch import nn
 
 from gantrain import networks
 from gantrain.commands import train
-from gantrain.config.checks import RunConfig, Settings, parse_regularizer, validate
+from gantrain.config.checks import RunConfig, Settings, collect_regularizers, validate
 from gantrain.config.compose import compose, create_composer
 from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
 from gantrain.config.overrides import parse_train
@@ -30,7 +30,7 @@ from gantrain.launch.build import build_schedule, prepare
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
 from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.objectives.regularizers import REGULARIZERS
+from gantrain.objectives.regularizers import R1, REGULARIZERS, InstanceNoise
 from gantrain.ranges import Choice, Numbers
 from gantrain.training.optimizers import create_factories
 
@@ -84,7 +84,9 @@ def settings_from(folder: Path, *overrides: str) -> Settings:
 
 def name_of(section: Any) -> str:
     """The name that a section begins with."""
-    return section["name"] if isinstance(section, dict) else section.name
+    if not isinstance(section, dict):
+        return section.name
+    return section["name"] if "name" in section else next(iter(section), "none")
 
 
 def chosen(group: str, option: str) -> list[str]:
@@ -166,7 +168,7 @@ def test_the_names_of_divergences_are_values_too(name: str) -> None:
 
 def test_the_files_are_what_the_code_knows() -> None:
     assert options("dataset") == sorted(DATASETS)
-    assert options("regularizer") == sorted(REGULARIZERS)
+    assert options("regularizer") == sorted([*REGULARIZERS, "none"])
     assert options("disc_div") == options("gen_div") == [*CATALOGUE, *PATTERNS]
     assert set(NATURAL_ARCHITECTURE) == set(DATASETS)
     assert set(FITTING_DATASET) == set(options("architecture"))
@@ -196,9 +198,9 @@ def test_every_architecture_builds_for_a_dataset_it_fits(name: str) -> None:
 @pytest.mark.parametrize("name", options("regularizer"))
 def test_every_regularizer_takes_its_files_values(name: str) -> None:
     written = yaml.safe_load((CONF / "regularizer" / f"{name}.yaml").read_text())
-    built = parse_regularizer(settings(f"regularizer={name}").regularizer)
-    assert type(built) is REGULARIZERS[name]
-    assert {"name": name} | dataclasses.asdict(built) == written
+    built = settings(f"regularizer={name}").regularizers
+    assert {one.name: dataclasses.asdict(one) for one in built} == written
+    assert [type(one) for one in built] == [REGULARIZERS[name] for name in written]
 
 
 @pytest.mark.parametrize("name", options("optimizer"))
@@ -406,8 +408,27 @@ def test_open_sections_take_the_keys_that_fit_their_name() -> None:
     assert built["discriminator"].defaults["lr"] == 0.5
     assert built["generator"].defaults["lr"] == 0.0001
     assert built["generator"].defaults["weight_decay"] == built["discriminator"].defaults["weight_decay"] == 0.1
-    regularizer = settings("regularizer=gradient_penalty", "regularizer.target=0").objective.regularizer
+    (regularizer,) = settings("regularizer=gradient_penalty", "regularizer.target=0").regularizers
     assert regularizer == REGULARIZERS["gradient_penalty"](weight=10.0, target=0.0)
+
+
+def test_several_regularizers() -> None:
+    built = settings("regularizer=[r1,instance_noise]", "regularizer.r1.weight=3").regularizers
+    assert built == (R1(weight=3.0), InstanceNoise(std=0.1))
+    assert settings("regularizer=[]").regularizers == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        ({"name": "none"}, {}),
+        ({"name": "r1", "weight": 2}, {"r1": {"weight": 2}}),
+        ({"r1": {"weight": 2}, "instance_noise": {}}, {"r1": {"weight": 2}, "instance_noise": {}}),
+        ({"r1": {"weight": 2}, "weight": 3}, {"r1": {"weight": 3}}),
+    ],
+)
+def test_every_form_of_the_section_becomes_one(section: dict, found: dict) -> None:
+    assert collect_regularizers(section) == found
     assert settings("architecture.leaky_slope=0.3").architecture["leaky_slope"] == 0.3
 
 
@@ -446,23 +467,29 @@ def test_one_pass_for_both_players_needs_a_discriminator_without_batch_norm() ->
 
 
 @pytest.mark.parametrize(
-    "typed",
+    ("typed", "says"),
     [
-        ["regularizer=r1", "regularizer.wieght=1"],
-        ["regularizer=none", "regularizer.weight=1"],
-        ["regularizer=r1", "regularizer.weight=-1"],
-        ["regularizer=r1", "regularizer.weight=nan"],
-        ["regularizer=r1", "regularizer.weight=inf"],
-        ["regularizer=r1", "regularizer.weight=true"],
-        ["regularizer=r1", "regularizer.weight=heavy"],
-        ["regularizer=label_smoothing", "regularizer.smoothing=1.5"],
-        ["regularizer.name=r2"],
-        ["regularizer.name=[r1]"],
+        (["regularizer=r1", "regularizer.wieght=1"], "no key wieght; did you mean weight"),
+        (["regularizer=r1", "regularizer.r1.wieght=1"], "no key wieght; did you mean weight"),
+        (["regularizer=none", "regularizer.weight=1"], "choose one, as in regularizer=r1"),
+        (
+            ["regularizer=[r1,gradient_penalty]", "regularizer.weight=1"],
+            "regularizer.r1.weight or ",
+        ),
+        (["regularizer=[r1,gp]"], "regularizer=gp is not one of the choices"),
+        (["regularizer=[r1,null]"], "regularizer=null is not one of the choices"),
+        (["regularizer.r2.weight=1"], "did you mean r1"),
+        (["regularizer.name=r2"], "did you mean r1"),
+        (["regularizer.name=[r1]"], "did you mean r1"),
+        *(
+            (["regularizer=r1", f"regularizer.weight={value}"], f"regularizer.r1.weight={value}")
+            for value in ("-1", "nan", "inf", "True", "heavy")
+        ),
+        (["regularizer=label_smoothing", "regularizer.smoothing=1.5"], "regularizer.smoothing=1.5"),
     ],
-    ids=lambda typed: typed[-1],
 )
-def test_what_a_regularizer_cannot_take_is_refused(typed: list[str]) -> None:
-    assert typed[-1].partition("=")[0].partition(".")[2] in refusal(*typed)
+def test_what_a_regularizer_cannot_take_is_refused(typed: list[str], says: str) -> None:
+    assert says in refusal(*typed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

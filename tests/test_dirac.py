@@ -40,12 +40,12 @@ TABLE = {
 }
 
 
-def game(disc_div="gan", gen_div="gan", gen_objective="matched", regularizer=None) -> Objective:
-    return Objective(divergences.get(disc_div), divergences.get(gen_div), gen_objective, regularizer=regularizer)
+def game(disc_div="gan", gen_div="gan", gen_objective="matched") -> Objective:
+    return Objective(divergences.get(disc_div), divergences.get(gen_div), gen_objective)
 
 
 def r1(weight: float) -> dict[str, object]:
-    return {"name": "r1", "weight": weight}
+    return {"r1": {"weight": weight}}
 
 
 def new_state(optimizer=torch.optim.SGD, start=START, **settings) -> State:
@@ -56,14 +56,15 @@ def new_state(optimizer=torch.optim.SGD, start=START, **settings) -> State:
     return State(generator, discriminator, *built)
 
 
-def played(objective: Objective, steps: int, start=START, discriminator_steps=1, update="alternating") -> np.ndarray:
+def played(
+    objective: Objective, steps: int, *regularizers, start=START, discriminator_steps=1, update="alternating"
+) -> np.ndarray:
     """(θ, ψ) before every iteration and after the last, trained: `[steps + 1, 2]`."""
     schedule = Schedule(images=steps, batch_size=1, discriminator_steps=discriminator_steps)
     execution = Execution(update=update)
     state = new_state(start=start)
-    iteration = Iteration(
-        state, TrainingSetup(objective, data.load("dirac"), Latents(1), schedule, execution=execution)
-    )
+    setup = TrainingSetup(objective, data.load("dirac"), Latents(1), schedule, 0, execution, regularizers)
+    iteration = Iteration(state, setup)
     path = [(start, start)]
     for _ in range(steps):
         iteration.play()
@@ -205,20 +206,20 @@ def test_the_pulls_are_the_curvatures_of_f(name):
 
 
 @pytest.mark.parametrize(
-    ("regularizer", "eigenvalue"),
+    ("regularizers", "eigenvalue"),
     [
-        ({"name": "none"}, 0.5j),
+        ({}, 0.5j),
         (r1(0.3), -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
         (r1(1.0), -0.5),  # the paper's optimum, γ = 2 f'(0): where turning just ends
         (r1(10.0), -5 + math.sqrt(25 - 0.25)),
-        ({"name": "gradient_penalty", "weight": 0.15, "target": 0}, -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
+        ({"gradient_penalty": {"weight": 0.15, "target": 0}}, -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
         # Mescheder et al., lemma on noise
-        ({"name": "instance_noise", "std": 0.7}, -(0.7**2) / 4 + 1j * math.sqrt(0.25 - 0.7**4 / 16)),
-        ({"name": "label_smoothing", "smoothing": 0.1}, 0.5j),
+        ({"instance_noise": {"std": 0.7}}, -(0.7**2) / 4 + 1j * math.sqrt(0.25 - 0.7**4 / 16)),
+        ({"label_smoothing": {"smoothing": 0.1}}, 0.5j),
     ],
 )
-def test_eigenvalues_are_the_papers(regularizer, eigenvalue):
-    linear = linearise(game(), regularizer)
+def test_eigenvalues_are_the_papers(regularizers, eigenvalue):
+    linear = linearise(game(), regularizers)
     first, second = linear.eigenvalues
     assert first == pytest.approx(eigenvalue, abs=1e-12)
     # A small alternating step is one of the flow.
@@ -229,7 +230,7 @@ def test_eigenvalues_are_the_papers(regularizer, eigenvalue):
 
 def test_every_regularizer_has_its_damping_and_a_kink_has_none():
     assert set(dirac.DAMPING) == set(REGULARIZERS)
-    assert linearise(game(), {"name": "gradient_penalty", "weight": 1.0, "target": 1}) is None
+    assert linearise(game(), {"gradient_penalty": {"weight": 1.0, "target": 1}}) is None
 
 
 @pytest.mark.parametrize(
@@ -245,8 +246,8 @@ def test_every_regularizer_has_its_damping_and_a_kink_has_none():
 )
 @pytest.mark.parametrize("update", UPDATES)
 def test_small_paths_are_linear_theorys(disc_div, gen_div, gen_objective, gamma, k, update):
-    objective = game(disc_div, gen_div, gen_objective, R1(gamma))
-    path = played(objective, 60, start=1e-4, discriminator_steps=k, update=update)
+    objective = game(disc_div, gen_div, gen_objective)
+    path = played(objective, 60, R1(gamma), start=1e-4, discriminator_steps=k, update=update)
     linear = linearise(game(disc_div, gen_div, gen_objective), r1(gamma))
     step = linear.iteration(RATE, RATE, k, simultaneous=update == "simultaneous")
     predicted = [path[0] @ np.linalg.matrix_power(step, n).T for n in range(61)]

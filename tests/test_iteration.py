@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain import data
 from gantrain import networks as architectures
+from gantrain.data.batch import Batch
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
@@ -26,8 +27,9 @@ from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise,
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
 from gantrain.precision import choose_precision
 from gantrain.training import acceleration
-from gantrain.training.acceleration import Backend, LossFunctions, can_guard_on_device, check_device
+from gantrain.training.acceleration import Backend, can_guard_on_device, check_device, compile_losses
 from gantrain.training.iteration import Iteration
+from gantrain.training.losses import Losses
 from gantrain.training.setup import UPDATES, Execution, Schedule, TrainingSetup
 from gantrain.training.state import State, averaged
 from gantrain.training.step import Step, find_shared_scale
@@ -54,15 +56,20 @@ def new_state(table=MLP, shape=(1, 8, 8), *, fused=True, device="cpu") -> State:
     )
 
 
-def game(disc_div="gan", gen_div="softened_reverse_kl", **options) -> Objective:
-    return Objective(divergences.get(disc_div), divergences.get(gen_div), **options)
+def game(disc_div="gan", gen_div="softened_reverse_kl", *regularizers, **options) -> Losses:
+    smoothing = sum(regularizer.smoothing for regularizer in regularizers)
+    objective = Objective(divergences.get(disc_div), divergences.get(gen_div), smoothing=smoothing, **options)
+    return Losses(objective, regularizers)
 
 
-def experiment(objective=None, dataset=None, latents=None, *, steps=1, **execution) -> TrainingSetup:
+def regularized(*regularizers) -> Losses:
+    return game("gan", "softened_reverse_kl", *regularizers)
+
+
+def experiment(losses=None, dataset=None, latents=None, *, steps=1, **execution) -> TrainingSetup:
     schedule = Schedule(images=10**6, batch_size=20, discriminator_steps=steps, ema=0.9)
-    return TrainingSetup(
-        objective or game(), dataset or data.load("digits"), latents or Latents(16), schedule, 0, Execution(**execution)
-    )
+    losses, dataset, latents = losses or game(), dataset or data.load("digits"), latents or Latents(16)
+    return TrainingSetup(losses.game, dataset, latents, schedule, 0, Execution(**execution), losses.regularizers)
 
 
 def numbers(state: State) -> dict[str, torch.Tensor]:
@@ -144,7 +151,7 @@ class Wide(nn.Module):
         return self.span * torch.tanh(3 * self.last(torch.tanh(3 * self.first(x)))).flatten()
 
 
-def both_gradients(objective, span, dtype) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], float]:
+def both_gradients(losses, span, dtype) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], float]:
     """The gradients of one simultaneous update, those of two separate backward passes, and the share of two passes."""
     torch.manual_seed(3)
     generator, discriminator = nn.Linear(3, 4).to(dtype), Wide(span).to(dtype)
@@ -158,18 +165,18 @@ def both_gradients(objective, span, dtype) -> tuple[dict[str, torch.Tensor], dic
     real = torch.randn(64, 4, generator=torch.Generator().manual_seed(2)).to(dtype)
     fake = generator(Drawn().draw(64))
     torch.manual_seed(9)  # what a penalty draws
-    loss, _ = objective.discriminator_loss(discriminator, real, fake.detach())
+    loss, _ = losses.discriminator_loss(discriminator, Batch(real), fake.detach())
     gradients = {"discriminator": torch.autograd.grad(loss, list(discriminator.parameters()))}
-    loss, _ = objective.generator_loss(discriminator, fake)
+    loss, _ = losses.generator_loss(discriminator, fake)
     gradients["generator"] = torch.autograd.grad(loss, list(generator.parameters()))
     separate = {name: torch.cat([g.flatten() for g in gradient]) for name, gradient in gradients.items()}
     torch.manual_seed(9)
-    updates = Step(state, objective, Drawn(), LossFunctions.eager(objective))
+    updates = Step(state, losses, Drawn())
     if not all(gradient.norm().isfinite() for gradient in separate.values()):
         with pytest.raises(DivergedError):
-            updates.simultaneous_step(real)
+            updates.simultaneous_step(Batch(real))
         pytest.skip("float32 does not hold these gradients")
-    updates.simultaneous_step(real)
+    updates.simultaneous_step(Batch(real))
     networks = {"generator": generator, "discriminator": discriminator}
     ours = {name: torch.cat([p.grad.flatten() for p in network.parameters()]) for name, network in networks.items()}
     return ours, separate, state.statistics.means()["update/two_pass_share"]
@@ -182,9 +189,9 @@ GAMES = {
     "ratio objective": game("js", "kl", gen_objective="ratio"),
     "alternative": game("gan", "gan", gen_objective="alternative"),
     **{f"tempered {name}": game("gan", name, weighting=DEFAULT) for name in ("kl", "pearson", "neyman")},
-    "r1": game("gan", "kl", regularizer=R1()),
-    "gradient penalty": game("gan", "kl", regularizer=GradientPenalty()),
-    "label smoothing": game("gan", "kl", regularizer=LabelSmoothing()),
+    "r1": game("gan", "kl", R1()),
+    "gradient penalty": game("gan", "kl", GradientPenalty()),
+    "label smoothing": game("gan", "kl", LabelSmoothing()),
 }
 
 
@@ -247,7 +254,8 @@ class Poisoned:
 
         def answer(*arguments):
             self.left -= 1
-            return getattr(inner, method)(*arguments) * (1.0 if self.left else torch.nan)
+            drawn, factor = getattr(inner, method)(*arguments), 1.0 if self.left else torch.nan
+            return drawn.map(lambda images: images * factor) if isinstance(drawn, Batch) else drawn * factor
 
         setattr(self, method, answer)
 
@@ -255,14 +263,14 @@ class Poisoned:
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize(
-    "objective",
-    [game(), game(regularizer=R1()), game(regularizer=InstanceNoise()), game("gan", "kl", weighting=DEFAULT)],
+    "losses",
+    [game(), regularized(R1()), regularized(InstanceNoise()), game("gan", "kl", weighting=DEFAULT)],
     ids=["plain", "r1", "noise", "tempered"],
 )
-def test_the_device_watches_as_the_host_does_bit_for_bit(update, steps, objective):
+def test_the_device_watches_as_the_host_does_bit_for_bit(update, steps, losses):
     by_host, by_device = new_state(), new_state()
-    ours = Iteration(by_host, experiment(objective, steps=steps, update=update))
-    theirs = Iteration(by_device, experiment(objective, steps=steps, update=update), guard_on_device=True)
+    ours = Iteration(by_host, experiment(losses, steps=steps, update=update))
+    theirs = Iteration(by_device, experiment(losses, steps=steps, update=update), guard_on_device=True)
     for _ in range(20):
         ours.play()
         theirs.play()
@@ -337,16 +345,15 @@ def test_a_ratio_that_one_pass_cannot_serve_is_played_by_the_host():
 # Forms
 
 
-@pytest.mark.parametrize("regularizer", [None, R1(), InstanceNoise()], ids=["none", "r1", "noise"])
+@pytest.mark.parametrize("regularizers", [(), (R1(),), (InstanceNoise(),)], ids=["none", "r1", "noise"])
 @pytest.mark.parametrize("update", UPDATES)
-def test_what_is_compiled_computes_what_is_written(update, regularizer):
+def test_what_is_compiled_computes_what_is_written(update, regularizers):
     """Traced and differentiated ahead of time, but run by eager kernels: a CPU's compiler takes minutes."""
-    objective = game(regularizer=regularizer)
+    losses = regularized(*regularizers)
     written, compiled = new_state(), new_state()
-    ours = Iteration(written, experiment(objective, update=update))
-    theirs = Iteration(compiled, experiment(objective, update=update))
-    functions = LossFunctions.compiled(objective, backend="aot_eager")
-    theirs.step_function = partial(theirs.play_on_host, functions=functions)
+    ours = Iteration(written, experiment(losses, update=update))
+    theirs = Iteration(compiled, experiment(losses, update=update))
+    theirs.step_function = partial(theirs.play_on_host, losses=compile_losses(losses, backend="aot_eager"))
     for _ in range(3):
         ours.play()
         theirs.play()
@@ -358,7 +365,7 @@ def test_twenty_compiled_iterations_come_to_what_is_written():
     """With the compiler itself, dropout on: the same random numbers, fused kernels."""
     written, compiled = new_state(), new_state()
     ours, theirs = (Iteration(state, experiment()) for state in (written, compiled))
-    theirs.step_function = partial(theirs.play_on_host, functions=LossFunctions.compiled(ours.experiment.objective))
+    theirs.step_function = partial(theirs.play_on_host, losses=compile_losses(ours.losses))
     for _ in range(20):
         ours.play()
         theirs.play()
@@ -372,13 +379,13 @@ def test_twenty_compiled_iterations_come_to_what_is_written():
 def test_losses_compile_into_one_graph(name, weighting):
     """Where tracing breaks off, the host would come back between kernels."""
     options = ("matched", name) if divergences.get(name).invertible else ("ratio", "gan")
-    objective = game(options[1], name, gen_objective=options[0], regularizer=InstanceNoise(), weighting=weighting)
-    objective.prepare()
+    losses = game(options[1], name, InstanceNoise(), gen_objective=options[0], weighting=weighting)
+    losses.game.prepare()
     state, x, z = new_state(), torch.rand(4, 1, 8, 8), torch.randn(4, 16)
     for function, arguments in (
-        (objective.discriminator_loss, (state.discriminator, x, x)),
-        (objective.generator_loss, (state.discriminator, x)),
-        (lambda generator, z: generator(z), (state.generator, z)),
+        (losses.discriminator_loss, (state.discriminator, Batch(x), x)),
+        (losses.generator_loss, (state.discriminator, x)),
+        (losses.samples, (state.generator, z)),
     ):
         torch._dynamo.reset()
         explained = torch._dynamo.explain(function)(*arguments)
@@ -395,10 +402,9 @@ def test_the_compiler_gives_up_no_game_of_a_sweep():
 
     torch._dynamo.reset()
     for number in range(1, 11):
-        before, objective = len(compiled), game(gen_div=f"alpha_{number / 20}")
-        iteration = Iteration(new_state(), experiment(objective))
-        functions = LossFunctions.compiled(objective, backend=backend)
-        iteration.step_function = partial(iteration.play_on_host, functions=functions)
+        before, losses = len(compiled), game(gen_div=f"alpha_{number / 20}")
+        iteration = Iteration(new_state(), experiment(losses))
+        iteration.step_function = partial(iteration.play_on_host, losses=compile_losses(losses, backend=backend))
         iteration.play()
         assert len(compiled) > before  # G's loss at least, which is another one in each
 
@@ -442,21 +448,21 @@ def test_the_forms_that_are_tried(execution, device, held, names):
 
 
 def test_a_form_that_does_not_work_gives_way_and_says_why():
-    said, tried_already, objective, state = [], [], game(), new_state()
+    said, tried_already, ours, state = [], [], game(), new_state()
     tried = [Backend("in a dream", True, False), Backend("eager", False, False)]
 
-    def play(batches, functions):
+    def play(batches, losses):
         if not tried_already:
-            tried_already.append(functions)
+            tried_already.append(losses)
             raise RuntimeError("no compiler here\nand more")
 
-    form = acceleration.first_working(objective, state, tried, play, [], said.append)
+    form = acceleration.first_working(ours, state, tried, play, [], said.append)
     form([])
     assert len(tried_already) == 1
     tried_already.clear()
     assert said == ["an iteration in a dream failed; falling back to eager: RuntimeError: no compiler here"]
     with pytest.raises(ConfigError, match="in a dream failed: RuntimeError: no compiler here; choose"):
-        acceleration.first_working(objective, state, tried[:1], play, [], said.append)
+        acceleration.first_working(ours, state, tried[:1], play, [], said.append)
 
 
 @NEEDS_CUDA
@@ -507,16 +513,16 @@ def architecture(name: str) -> dict:
     return yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def first_losses(precision: str, objective: Objective) -> dict[str, float]:
+def first_losses(precision: str, losses: Losses) -> dict[str, float]:
     state = new_state(architecture("conv8"))
-    Iteration(state, experiment(objective, precision=precision)).play()
+    Iteration(state, experiment(losses, precision=precision)).play()
     return state.statistics.means()
 
 
 @pytest.mark.parametrize("regularizer", [None, R1(), GradientPenalty()], ids=["none", "r1", "gradient_penalty"])
 def test_bf16_trains_on_nearly_the_same_losses_and_exactly_the_same_penalties(regularizer):
-    objective = game(regularizer=regularizer)
-    rounded, exact = first_losses("bf16", objective), first_losses("float32", objective)
+    losses = regularized(*([regularizer] if regularizer else []))
+    rounded, exact = first_losses("bf16", losses), first_losses("float32", losses)
     for name in ("loss/discriminator", "loss/generator"):
         assert rounded[name] == pytest.approx(exact[name], rel=0.02), name
     if isinstance(regularizer, R1):  # on data alone, which both see alike

@@ -19,7 +19,7 @@ from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 PACKAGE = Path(gantrain.__file__).parent
 
 # Packages from the lowest to the highest; a module imports from lower packages and from its own.
-SMALL = {"errors", "files", "console", "seeding", "precision", "devices", "plotting", "ranges", "screen"}
+SMALL = {"errors", "files", "console", "seeding", "precision", "devices", "plotting", "ranges", "screen", "distributed"}
 RANKS = [
     SMALL,
     {"objectives", "networks", "data", "runs"},
@@ -65,6 +65,8 @@ NEEDS_TORCH = {
     "gantrain.precision",
     *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "prdc", "samples")),
     "gantrain.training.state",
+    "gantrain.training.generator",
+    "gantrain.training.losses",
     "gantrain.training.loop",
     "gantrain.training.outputs",
 }

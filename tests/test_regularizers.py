@@ -10,6 +10,7 @@ import torch
 from test_divergences import SMOOTH
 from torch import Tensor
 
+from gantrain.data.batch import Batch
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import (
@@ -21,6 +22,7 @@ from gantrain.objectives.regularizers import (
     Regularizer,
     input_gradient,
 )
+from gantrain.training.losses import Losses
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,12 @@ def _seeded() -> None:
 
 def points(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
+
+
+def losses(name: str, *regularizers: Regularizer) -> Losses:
+    """The losses of a game in which both players have the divergence `name`."""
+    smoothing = sum(regularizer.smoothing for regularizer in regularizers)
+    return Losses(Objective(get(name), get(name), smoothing=smoothing), regularizers)
 
 
 def half_square(x: Tensor) -> Tensor:
@@ -44,7 +52,7 @@ def half_square(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("regularizer", [R1(), GradientPenalty()])
 def test_the_root_mean_square_of_the_gradient_is_reported(regularizer: Regularizer) -> None:
     x = points(6, 2, 3, 3)  # real = fake, so that the interpolated points are known
-    _, statistics = Objective(get("gan"), get("gan"), regularizer=regularizer).discriminator_loss(half_square, x, x)
+    _, statistics = losses("gan", regularizer).discriminator_loss(half_square, Batch(x), x)
     expected = np.sqrt((x.numpy() ** 2).reshape(6, -1).sum(1).mean())
     assert float(statistics["penalty/gradient_rms"]) == pytest.approx(expected)
 
@@ -141,15 +149,40 @@ def test_penalties_differentiate_through_a_network_as_finite_differences_do(regu
 @pytest.mark.parametrize("regularizer", [R1(), GradientPenalty()])
 def test_a_penalty_is_reported_and_added_to_the_loss(regularizer: Regularizer) -> None:
     w, real, fake = points(2).requires_grad_(), points(9, 2), points(9, 2)
-    plain, _ = Objective(get("kl"), get("kl")).discriminator_loss(lambda x: x @ w, real, fake)
-    loss, statistics = Objective(get("kl"), get("kl"), regularizer=regularizer).discriminator_loss(
-        lambda x: x @ w, real, fake
-    )
+    plain, _ = losses("kl").discriminator_loss(lambda x: x @ w, Batch(real), fake)
+    loss, statistics = losses("kl", regularizer).discriminator_loss(lambda x: x @ w, Batch(real), fake)
     norm = float(w.detach().norm())
     expected = 5 * norm**2 if isinstance(regularizer, R1) else 10 * (norm - 1) ** 2
     assert float(statistics["loss/penalty"].detach()) == pytest.approx(expected)
     assert float(loss.detach() - plain.detach()) == pytest.approx(expected)
     assert float(statistics["loss/discriminator"].detach()) == pytest.approx(float(plain.detach()))
+
+
+def test_penalties_are_added_and_each_says_its_gradient() -> None:
+    w, real, fake = points(2).requires_grad_(), points(9, 2), points(9, 2)
+    loss, statistics = losses("kl", R1(weight=3.0), GradientPenalty(target=0.0)).discriminator_loss(
+        lambda x: x @ w, Batch(real), fake
+    )
+    square = float(w.detach().square().sum())
+    assert float(statistics["loss/penalty"].detach()) == pytest.approx(1.5 * square + 10 * square)
+    assert float(loss.detach()) == pytest.approx(float((statistics["loss/discriminator"] + 11.5 * square).detach()))
+    for name in ("r1", "gradient_penalty"):
+        assert float(statistics[f"penalty/{name}_gradient_rms"]) == pytest.approx(math.sqrt(square))
+
+
+@pytest.mark.parametrize("kind", REGULARIZERS.values())
+def test_every_regularizer_joins_the_loss(kind: type[Regularizer]) -> None:
+    first, last = torch.nn.Linear(3, 8), torch.nn.Linear(8, 1)
+    discriminator = torch.nn.Sequential(first, torch.nn.Tanh(), last, torch.nn.Flatten(0))
+    x = torch.randn(16, 3)
+    ours = losses("gan", kind())
+    loss, statistics = ours.discriminator_loss(discriminator, Batch(x), x + 1)
+    loss.backward()
+    total = statistics["loss/discriminator"] + statistics.get("loss/penalty", 0)
+    assert ("loss/penalty" in statistics) == ours.has_penalty == (kind in (R1, GradientPenalty))
+    assert float(loss.detach()) == float(total.detach())
+    gradients = [parameter.grad for parameter in first.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,9 +207,9 @@ def test_both_players_see_the_noise_and_it_is_independent() -> None:
         return x.sum(1)
 
     x = torch.zeros(2000, 2, dtype=torch.float64)
-    objective = Objective(get("gan"), get("gan"), regularizer=InstanceNoise(std=0.5))
-    objective.discriminator_loss(discriminator, x, x)
-    objective.generator_loss(discriminator, x)
+    ours = losses("gan", InstanceNoise(std=0.5))
+    ours.discriminator_loss(discriminator, Batch(x), x)
+    ours.generator_loss(discriminator, x)
     noise = torch.stack(shown).flatten(1)
     assert noise.shape == (3, 4000)
     np.testing.assert_allclose(np.cov(noise.numpy()), 0.25 * np.eye(3), atol=0.03)
@@ -197,9 +230,8 @@ P_COUNTS, Q_COUNTS = torch.tensor([8, 6, 4, 2]), torch.tensor([2, 3, 5, 10])
 def discrete_loss(name: str, smoothing: float, table: Tensor) -> Tensor:
     """The discriminator's loss on four atoms, its output at each of which is an entry of `table`."""
     atoms = torch.arange(4)
-    objective = Objective(get(name), get(name), regularizer=LabelSmoothing(smoothing))
     real, fake = atoms.repeat_interleave(P_COUNTS), atoms.repeat_interleave(Q_COUNTS)
-    return objective.discriminator_loss(lambda x: table[x], real, fake)[0]
+    return losses(name, LabelSmoothing(smoothing)).discriminator_loss(lambda x: table[x], Batch(real), fake)[0]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])

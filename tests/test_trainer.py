@@ -19,8 +19,8 @@ from gantrain.objectives.objective import Objective
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
-from gantrain.training.acceleration import LossFunctions
 from gantrain.training.loop import train
+from gantrain.training.losses import Losses
 from gantrain.training.outputs import draw_fixed_latents
 from gantrain.training.setup import Schedule, TrainingSetup, passed
 from gantrain.training.state import State, Statistics, averaged, update_average
@@ -53,7 +53,7 @@ def game(disc_div="gan", gen_div="kl", gen_objective="matched") -> Objective:
 
 
 def updates(state, objective, latents) -> Step:
-    return Step(state, objective, latents, LossFunctions.eager(objective))
+    return Step(state, Losses(objective), latents)
 
 
 def play(state, objective, dataset, latents, schedule, path, seed=0) -> None:
@@ -112,11 +112,12 @@ def test_each_step_moves_one_player():
 
     g, d = vectors()
     steps = updates(state, game(), Latents(16))
-    steps.discriminator_step(dataset.batch(0, 50), steps.detached_samples(50))
+    real = dataset.batch(0, 50)
+    steps.discriminator_step(real, steps.detached_samples(real))
     g1, d1 = vectors()
     assert torch.equal(g, g1)
     assert not torch.equal(d, d1)
-    steps.generator_step(steps.samples(50))
+    steps.generator_step(steps.samples(real), real)
     g2, d2 = vectors()
     assert not torch.equal(g1, g2)
     assert torch.equal(d1, d2)

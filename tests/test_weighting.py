@@ -28,14 +28,10 @@ from gantrain.theory.quadrature import Loss
 NORMALISED = Weighting(normalise=True)
 
 
-def identity(x: Tensor) -> Tensor:
-    return x
-
-
 def slope(weighting: Weighting, name: str, r: Tensor) -> Tensor:
     """∂L/∂r [B] of the generator's loss on log-ratios r [B], times B."""
     r = r.clone().requires_grad_()
-    loss, _ = Objective(get("gan"), get(name), weighting=weighting).generator_loss(identity, r)
+    loss, _ = Objective(get("gan"), get(name), weighting=weighting).generator_loss(r)
     (gradient,) = torch.autograd.grad(loss * len(r), r)
     return gradient
 
@@ -185,7 +181,7 @@ def test_batches_at_the_ends_of_float32_have_finite_weights(name: str, weighting
         assert float(weights.mean()) == pytest.approx(1, rel=1e-5)
         assert all(value.isfinite() for value in statistics.values())
         assert 1 / len(r) * 0.999 <= float(statistics["weights/effective_sample_size"]) <= 1.001
-        loss, reported = Objective(get("gan"), get(name), weighting=weighting).sample_loss(r)
+        loss, reported = Objective(get("gan"), get(name), weighting=weighting).generator_loss(r)
         assert loss.isfinite()
         assert all(value.isfinite() for value in reported.values())
 
@@ -197,14 +193,14 @@ def test_equal_log_ratios_are_not_tempered() -> None:
 
 
 def test_a_nan_is_not_hidden() -> None:
-    loss, _ = Objective(get("gan"), get("kl"), weighting=DEFAULT).sample_loss(torch.tensor([0.0, math.nan]))
+    loss, _ = Objective(get("gan"), get("kl"), weighting=DEFAULT).generator_loss(torch.tensor([0.0, math.nan]))
     assert loss.isnan()
 
 
 def test_the_loss_of_the_divergence_is_reported() -> None:
     r = normal()
-    plain, _ = Objective(get("gan"), get("kl")).sample_loss(r)
-    _, statistics = Objective(get("gan"), get("kl"), weighting=DEFAULT).sample_loss(r)
+    plain, _ = Objective(get("gan"), get("kl")).generator_loss(r)
+    _, statistics = Objective(get("gan"), get("kl"), weighting=DEFAULT).generator_loss(r)
     assert float(statistics["loss/generator"]) == float(plain)
     assert not statistics["loss/generator"].requires_grad
 

@@ -129,12 +129,11 @@ def describe_weights(run: Run, order: float | None) -> dict[str, str]:
     divergence = run.settings.get("gen_div.name", "—")
     settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
     rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
-    named = (key.removesuffix(".name") for key, value in run.settings.items() if value == "r1")
-    r1 = next((key for key in named if key.startswith("regularizer")), None)
+    has_r1 = "r1" in run.settings.get("regularizer.name", "").split("+")
     return {
         FOLLOWED: divergence if order is None else f"{divergence}, order {format_number(order, '.2g')}",
         "gen_weights": "" if order is None else ", ".join(rescaled).replace(" true", "") or "plain",
-        "R1 weight": run.settings.get(f"{r1}.weight", "default") if r1 else "",
+        "R1 weight": run.settings.get("regularizer.r1.weight", "default") if has_r1 else "",
     }
 
 
@@ -189,12 +188,31 @@ def read_run(folder: Path) -> Run:
         raise DataError("summary.json is missing or empty: it has not begun to train, or was killed before it did")
     return Run(
         path=folder,
-        settings={clean_text(key): format_setting(value) for key, value in read_yaml(folder, ".hydra/config.yaml")},
+        settings=name_regularizers(
+            {clean_text(key): format_setting(value) for key, value in read_yaml(folder, ".hydra/config.yaml")}
+        ),
         overrides=[format_setting(value) for _, value in read_yaml(folder, ".hydra/overrides.yaml")],
         summary=summary,
         evaluation=read_json(folder, "evaluation.json"),
         reports=list(_read_reports(folder)),
     )
+
+
+def name_regularizers(settings: dict[str, str]) -> dict[str, str]:
+    """Return settings with `regularizer.name`, the names of all regularizers, and `regularizer.<name>.<key>`.
+
+    Runs before there could be several have `regularizer.name` and `regularizer.<key>`.
+    """
+    only, names, found = settings.get("regularizer.name"), [], {}
+    for key, value in settings.items():
+        section, _, rest = key.partition(".")
+        if section != "regularizer":
+            found[key] = value
+        elif rest and rest != "name":
+            rest = f"{only}.{rest}" if only else rest
+            names.append(rest.partition(".")[0])
+            found[f"regularizer.{rest}"] = value
+    return found | {"regularizer.name": only or "+".join(dict.fromkeys(names)) or "none"}
 
 
 def _read_reports(folder: Path) -> Iterator[dict[str, float]]:

@@ -24,7 +24,7 @@ from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction,
 from gantrain.files import iterate_leaves
 from gantrain.objectives import divergences, weighting
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import REGULARIZERS, Regularizer
+from gantrain.objectives.regularizers import REGULARIZERS, Regularizer, upgrade_section
 from gantrain.objectives.weighting import Weighting
 from gantrain.ranges import Numbers
 from gantrain.reporting.wandb import check_installed
@@ -40,11 +40,12 @@ PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating",
 class Settings(Config):
     """A config that has been checked, with the objects that its sections describe.
 
-    `objective`: the game. `data`: the dataset and how it is read. `optimizers`: for each player. `execution`: how
-    iterations are computed.
+    `objective`: the game. `regularizers`: of the discriminator. `data`: the dataset and how it is read. `optimizers`:
+    for each player. `execution`: how iterations are computed.
     """
 
     objective: Objective = dataclasses.field(compare=False)
+    regularizers: tuple[Regularizer, ...]
     data: DatasetSettings
     optimizers: Mapping[str, OptimizerSettings]
     execution: Execution
@@ -108,6 +109,7 @@ def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
     """
     overrides = list(overrides)
     check_object_is_typed(tree, overrides)
+    tree = normalise_tree(tree)
     config = parse_config(tree)
     if config.train.epochs is not None and any(text.startswith("train.images=") for text in overrides):
         tree = OmegaConf.create(tree)  # what is typed takes precedence over a file's other name for it
@@ -116,9 +118,19 @@ def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
     return RunConfig(check_config(config), tree)
 
 
+def normalise_tree(tree: DictConfig) -> DictConfig:
+    """Return a config with its regularizers in the one form that is stored and compared. Raises ConfigError."""
+    section = to_plain(tree).get("regularizer")
+    if not isinstance(section, Mapping) or (wanted := collect_regularizers(section)) == section:
+        return tree
+    tree = OmegaConf.create(tree)
+    OmegaConf.update(tree, "regularizer", wanted, merge=False)
+    return tree
+
+
 def parse_document(document: Mapping[str, Any]) -> Settings:
     """Return the settings that a run has stored in a checkpoint. Raises ConfigError."""
-    return check_config(parse_config(OmegaConf.create(dict(document))))
+    return check_config(parse_config(normalise_tree(OmegaConf.create(dict(document)))))
 
 
 def parse_config(tree: DictConfig) -> Config:
@@ -154,8 +166,14 @@ def check_config(config: Config) -> Settings:
             f"train.epochs={config.train.epochs:g} needs a finite dataset; "
             f"give train.images for dataset={config.dataset.name}, which is drawn without end"
         )
-    execution = Execution(config.update, config.precision, config.compile, config.graph)
-    return Settings(**vars(config), objective=game, data=dataset, optimizers=optimizers, execution=execution)
+    return Settings(
+        **vars(config),
+        objective=game,
+        regularizers=parse_regularizers(config.regularizer),
+        data=dataset,
+        optimizers=optimizers,
+        execution=Execution(config.update, config.precision, config.compile, config.graph),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -179,7 +197,7 @@ def objective(config: Config) -> Objective:
         gen_div=gen_div.shifted(config.gen_div.affine),
         gen_objective=config.gen_objective,
         head=config.head,
-        regularizer=parse_regularizer(config.regularizer),
+        smoothing=sum(one.smoothing for one in parse_regularizers(config.regularizer)),
         weighting=parse_weighting(asked.normalise, asked.spread),
     )
     if asked == GeneratorWeights() and game.has_weights:
@@ -197,18 +215,36 @@ def parse_weighting(normalise: bool | None, spread: float | None) -> Weighting:
     return Weighting(normalise=bool(normalise) or spread is not None, spread=spread)
 
 
-def parse_regularizer(section: Mapping[str, Any]) -> Regularizer:
-    """Return the regularizer called `name`, whose other keys are the fields of its class. Raises ConfigError."""
-    name, values = section.get("name"), {key: value for key, value in section.items() if key != "name"}
-    if not isinstance(name, str) or name not in REGULARIZERS:
-        raise ConfigError(describe_choice("regularizer.name", name, REGULARIZERS))
-    known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
-    for key, value in values.items():
-        if key not in known:
-            keys = ", ".join(known) or "none"
-            raise ConfigError(f"regularizer={name} has no key {key}{suggest(key, known)}\n  keys: {keys}")
-        Numbers(at_least=0).check(f"regularizer.{key}", value)
-    return REGULARIZERS[name](**values)
+def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the values of each regularizer under its name; `regularizer.<key>` belongs to the only one.
+
+    Raises ConfigError for an unknown name or key.
+    """
+    section = upgrade_section(section)
+    chosen = {name: dict(values) for name, values in section.items() if isinstance(values, Mapping)}
+    for name in chosen:
+        if name not in REGULARIZERS:
+            raise ConfigError(describe_choice("regularizer", name, REGULARIZERS))
+    for key in section.keys() - chosen.keys():
+        if not chosen:
+            raise ConfigError(f"regularizer.{key} changes a regularizer; choose one, as in regularizer=r1")
+        if len(chosen) > 1:
+            keys = " or ".join(f"regularizer.{each}.{key}" for each in chosen)
+            raise ConfigError(f"regularizer.{key} needs the name of a regularizer when there are several: {keys}")
+        next(iter(chosen.values()))[key] = section[key]
+    for name, values in chosen.items():
+        known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
+        for key in values.keys() - set(known):
+            raise ConfigError(f"regularizer={name} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
+    return chosen
+
+
+def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regularizer, ...]:
+    """Return the regularizers of a section from `collect_regularizers`. Raises ConfigError for a value out of range."""
+    for name, values in section.items():
+        for key, value in values.items():
+            Numbers(at_least=0).check(f"regularizer.{name}.{key}", value)
+    return tuple(REGULARIZERS[name](**values) for name, values in section.items())
 
 
 def warn_of_unusual_loss(settings: Settings) -> str | None:

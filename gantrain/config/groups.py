@@ -17,6 +17,7 @@ from gantrain.objectives import divergences
 CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+LISTED_GROUPS = ("regularizer",)  # of which several options may be chosen, as in regularizer=[r1,instance_noise]
 CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
 
 

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gantrain.config.groups import GROUPS, options
+from gantrain.config.groups import GROUPS, LISTED_GROUPS, options
 from gantrain.config.messages import config_error, unknown_key
 from gantrain.config.schema import OPEN_KEYS, OPEN_SECTIONS, REMOVED, Config, check_values, create_node, keys
 from gantrain.errors import ConfigError, describe_choice
@@ -199,6 +199,7 @@ def _check_group(argument: Argument) -> str:
         raise ConfigError(f"{argument.text}: {group} cannot be taken away; choose another one, as in {group}=…")
     listed = override.is_discrete_sweep() and not isinstance(value, Glob)
     for choice in override.sweep_iterator() if listed else [] if argument.is_sweep else [value]:
-        if not isinstance(choice, str | QuotedString):
-            raise ConfigError(describe_choice(group, "null" if choice is None else choice, options(group)))
+        for name in choice if group in LISTED_GROUPS and isinstance(choice, list) else [choice]:
+            if not isinstance(name, str | QuotedString):
+                raise ConfigError(describe_choice(group, "null" if name is None else name, options(group)))
     return argument.text.lstrip("+")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
 from gantrain.data import folder, mixtures, published
+from gantrain.data.batch import Batch
 from gantrain.data.images import Images, Labels, Splits, choose_held_out, divide, resize
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.errors import ConfigError, describe_choice
@@ -23,7 +24,18 @@ from gantrain.errors import ConfigError, describe_choice
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DATASETS", "Dataset", "DatasetSettings", "Density", "Images", "Labels", "Mixture", "PointMass", "load"]
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "Dataset",
+    "DatasetSettings",
+    "Density",
+    "Images",
+    "Labels",
+    "Mixture",
+    "PointMass",
+    "load",
+]
 
 
 class Dataset(Protocol):
@@ -37,7 +49,7 @@ class Dataset(Protocol):
     fingerprint: str  # a short digest of the content, independent of file names and of order on disk
     skipped: int  # damaged files left out under on_bad=skip
 
-    def batch(self, clock: int, batch_size: int) -> torch.Tensor:
+    def batch(self, clock: int, batch_size: int) -> Batch:
         """Training examples clock … clock + B − 1 of the endless stream: float32 `[B, *shape]`, pixels in [0, 1]."""
 
     def held_out(self, count: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from gantrain.data.batch import Batch
 from gantrain.errors import DataError
 from gantrain.seeding import stream_generator
 
@@ -70,10 +71,10 @@ class Images:
         self._seed = seed
         self._orders: dict[int, torch.Tensor] = {}
 
-    def batch(self, clock: int, batch_size: int) -> torch.Tensor:
+    def batch(self, clock: int, batch_size: int) -> Batch:
         """Images clock … clock + B − 1 of the stream: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
         images = pixels(self.train[self._indices(clock, batch_size)])
-        return self._mirror_half(images, clock) if self.flip else images
+        return Batch(self._mirror_half(images, clock) if self.flip else images)
 
     def held_out(self, count: int) -> torch.Tensor:
         """The first `count` held-out images, or training images where none are held out: `[≤ count, C, H, W]`."""

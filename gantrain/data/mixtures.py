@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from gantrain.data.batch import Batch
 from gantrain.errors import ConfigError
 from gantrain.seeding import stream_generator
 
@@ -163,11 +164,10 @@ class Density:
         self._seed = seed
         self._device = device
 
-    def batch(self, clock: int, batch_size: int) -> torch.Tensor:
+    def batch(self, clock: int, batch_size: int) -> Batch:
         """Draws clock … clock + B − 1: float32 `[B, d]`."""
-        return self.mixture.sample(
-            batch_size, stream_generator(self._seed, "batch", clock, device=self._device), self._device
-        )
+        generator = stream_generator(self._seed, "batch", clock, device=self._device)
+        return Batch(self.mixture.sample(batch_size, generator, self._device))
 
     def held_out(self, count: int) -> torch.Tensor:
         """Draws that training never sees, the same for the same count: float32 `[count, d]`."""
@@ -193,9 +193,9 @@ class PointMass:
         self.fingerprint = hashlib.blake2b(f"origin {dimensions}".encode(), digest_size=8).hexdigest()
         self._device = device
 
-    def batch(self, clock: int, batch_size: int) -> torch.Tensor:
+    def batch(self, clock: int, batch_size: int) -> Batch:
         """Zeros, at every clock: float32 `[B, d]`."""
-        return self.held_out(batch_size)
+        return Batch(self.held_out(batch_size))
 
     def held_out(self, count: int) -> torch.Tensor:
         """Zeros: float32 `[count, d]`."""

@@ -56,7 +56,7 @@ def select_training_examples(dataset: data.Dataset, count: int) -> Tensor:
     """Return at most `count` training examples, 8-bit images or points."""
     if isinstance(dataset, data.Images):
         return choose_examples(dataset.train, count, "reference")
-    return dataset.batch(0, count).cpu()
+    return dataset.batch(0, count).images.cpu()
 
 
 def choose_examples(examples: Tensor, count: int, stream: str, *, seed: int = 0) -> Tensor:

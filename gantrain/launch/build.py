@@ -72,7 +72,9 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
     dataset = data.load_dataset(settings.data, seed=settings.seed, device=run.device)
     schedule = build_schedule(settings, dataset)
     latents = Latents(settings.latent.size, settings.latent.prior, run.device)
-    setup = TrainingSetup(settings.objective, dataset, latents, schedule, settings.seed, settings.execution)
+    setup = TrainingSetup(
+        settings.objective, dataset, latents, schedule, settings.seed, settings.execution, settings.regularizers
+    )
     return setup, build_state(run, dataset.shape)
 
 
@@ -105,7 +107,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
     """Return networks drawn from the stream `init`, their optimizers and the averaged generator."""
     import torch
 
-    from gantrain.training.state import State, averaged
+    from gantrain.training.state import State, averaged, create_regularizer_states
 
     settings = run.config.settings
     with preserve_randomness(torch.device("cpu")):
@@ -118,6 +120,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
         run.optimizers["generator"](generator),
         run.optimizers["discriminator"](discriminator),
         average=averaged(generator) if settings.ema else None,
+        regularizers=create_regularizer_states(settings.regularizers, run.device),
     )
 
 

@@ -93,9 +93,9 @@ def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
 
 def default_folder(settings: Settings) -> tuple[Path, str]:
     """Return where a run goes by default: runs/<dataset>/<disc_div>-<gen_div>[-…], and <date_time>-s<seed>."""
-    options = (settings.gen_objective, settings.head, settings.regularizer["name"])
+    options = (settings.gen_objective, settings.head, *settings.regularizer)
     game = [settings.disc_div.name, settings.gen_div.name]
-    game += [option for option in options if option not in ("matched", "log_ratio", "none")]
+    game += [option for option in options if option not in ("matched", "log_ratio")]
     dataset = settings.dataset.label or settings.dataset.name
     return Path("runs", safe_name(dataset), safe_name("-".join(game))), f"{time_stamp()}-s{settings.seed}"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gantrain.config.checks import to_plain, validate
+from gantrain.config.checks import normalise_tree, to_plain, validate
 from gantrain.config.compose import compose
 from gantrain.config.groups import GROUPS
 from gantrain.config.overrides import Argument, single_values
@@ -59,7 +59,7 @@ def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
     folder.refuse_links()
     with folder.lock():
         found = checkpoints.load_newest(folder.checkpoints)
-        wanted = change_config(found[1]["config"], values)
+        wanted = change_config(to_plain(normalise_tree(OmegaConf.create(dict(found[1]["config"])))), values)
         continue_run(folder, wanted, [argument.text for argument in arguments], found=found)
 
 
@@ -111,8 +111,10 @@ def continue_run(
     CheckpointError if nothing can be restored, or if `wanted` is another run.
     """
     path, bundle, problems = found or checkpoints.load_newest(folder.checkpoints)
-    keep_weights(wanted, bundle["config"])
-    changed = refuse_another_run(bundle["config"], wanted)
+    saved = to_plain(normalise_tree(OmegaConf.create(dict(bundle["config"]))))
+    wanted = normalise_tree(wanted)
+    keep_weights(wanted, saved)
+    changed = refuse_another_run(saved, wanted)
     prepared = prepare(validate(wanted, overrides))
     train, reached = prepared.config.settings.train, bundle["images"]
     if train.epochs is None and train.images < reached:

@@ -7,26 +7,23 @@ one of three losses of any divergence f_G:
     ratio         f_G(e^r)      E_q[f_G(p/q)], Poole et al. 2016, eq. 3
     alternative   −real_G(r)    Nowozin et al. 2016, section 3.2; the non-saturating −log D for `gan`
 
-Nothing here knows an optimizer, a logger or a device.
+Nothing here knows a network, an optimizer, a logger or a device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import heads
 from gantrain.objectives.divergences import CATALOGUE, Divergence, Part
-from gantrain.objectives.regularizers import Penalty, Regularizer
 from gantrain.objectives.weighting import OFF, Weighting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Discriminator = Callable[[Tensor], Tensor]
-    Statistics = dict[str, Tensor]
+Statistics = dict[str, "Tensor"]
 
 # gen_objective → the formula of f_G that is averaged over samples, and its sign in the loss.
 GENERATOR_OBJECTIVES: dict[str, tuple[Part, int]] = {
@@ -36,12 +33,41 @@ GENERATOR_OBJECTIVES: dict[str, tuple[Part, int]] = {
 }
 
 
+class Game(Protocol):
+    """What a training step needs to know of an objective: two losses, from D's raw outputs v [B] in float32.
+
+    D descends `discriminator_loss`, and G descends `generator_loss` with D fixed. Both also return scalars to report.
+    """
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether G's loss depends on D's outputs on data, which are then given to it without a graph."""
+
+    def prepare(self) -> None:
+        """Compute what a compiler could not see through, before the losses are compiled."""
+
+    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+        """Return the loss of D, a scalar that may couple the samples of the batch."""
+
+    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> tuple[Tensor, Statistics]:
+        """Return the loss of G, a scalar; `v_real` is None unless `needs_real`."""
+
+    def coordinate(self, v: Tensor) -> Tensor:
+        """Return a function of v [B] whose size tells when exponentials of it leave the range of float32."""
+
+    def log_ratio(self, v: Tensor) -> Tensor | None:
+        """Return the estimate of log p/q [B], or None if D gives none."""
+
+    def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
+        """Return what D's outputs on held-out data [N] and on samples [M] say about p and q, by name."""
+
+
 class Objective:
     """A game between divergences: `disc_div` trains D, `gen_div` trains G through `gen_objective`.
 
-    `head` is how D's raw output is read, and `weighting` rescales the samples' weights under `matched`. Raises
-    ConfigError for a combination that cannot train, with the reason and what to choose instead; it needs no torch to
-    do so.
+    `head` is how D's raw output is read, `smoothing` the share of the data that counts as samples, and `weighting`
+    rescales the samples' weights under `matched`. Raises ConfigError for a combination that cannot train, with the
+    reason and what to choose instead; it needs no torch to do so.
     """
 
     def __init__(
@@ -50,7 +76,7 @@ class Objective:
         gen_div: Divergence,
         gen_objective: str = "matched",
         head: str = "log_ratio",
-        regularizer: Regularizer | None = None,
+        smoothing: float = 0.0,
         weighting: Weighting = OFF,
     ) -> None:
         if gen_objective not in GENERATOR_OBJECTIVES:
@@ -59,11 +85,13 @@ class Objective:
         self.gen_div = gen_div
         self.gen_objective = gen_objective
         self.head = heads.get_head(head, disc_div)
-        self.regularizer = regularizer or Regularizer()
+        self.smoothing = smoothing
         # f_G written in the coordinate that the head gives.
         self.gen_formulas = gen_div if self.head.has_log_ratio else self.head.divergence
         self.weighting = weighting
         self._refuse_what_cannot_train()
+
+    needs_real = False
 
     @property
     def has_weights(self) -> bool:
@@ -107,39 +135,13 @@ class Objective:
         if self.has_weights:
             _ = self.gen_formulas.order  # computed once and kept
 
-    def discriminator_loss(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Statistics]:
-        """−bound of `disc_div` plus the penalty, and what D made of the batch.
+    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+        """Return −bound of `disc_div` from D's raw outputs [B] on data and on samples, and what they say of the batch.
 
-        `real`, `fake`: [B, …] data and samples (without a graph to G). Returns a scalar and scalars.
+        With label smoothing s, a share s of the data counts as samples.
         """
-        loss, statistics = self.bound_loss(*self.outputs(discriminator, real, fake))
-        penalty = self.penalty(discriminator, real, fake)
-        if penalty is not None:
-            statistics |= {"loss/penalty": penalty.value, "penalty/gradient_rms": penalty.gradient_rms}
-            loss = loss + penalty.value
-        return loss, statistics
-
-    def outputs(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """D's raw outputs [B] on data and on samples, in one pass where it judges each sample alone."""
-        import torch
-
-        real, fake = self.regularizer.disturb(real), self.regularizer.disturb(fake)
-        if not getattr(discriminator, "is_samplewise", False):
-            return raw_output(discriminator, real), raw_output(discriminator, fake)
-        v_real, v_fake = raw_output(discriminator, torch.cat([real, fake])).split([len(real), len(fake)])
-        return v_real, v_fake
-
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty | None:
-        """The regularizer's penalty, in float32: bfloat16 would be differentiated twice."""
-        import torch
-
-        with torch.autocast(real.device.type, enabled=False):
-            return self.regularizer.penalty(discriminator, real, fake)
-
-    def bound_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
-        """−bound of `disc_div` from D's raw outputs [B], and what they say of the batch."""
-        divergence, smoothing = self.head.divergence, self.regularizer.smoothing
-        s_real, s_fake = self.head.coordinate(v_real), self.head.coordinate(v_fake)
+        divergence, smoothing = self.head.divergence, self.smoothing
+        s_real, s_fake = self.coordinate(v_real), self.coordinate(v_fake)
 
         on_data = divergence.evaluate("real", s_real)
         if smoothing:
@@ -147,18 +149,14 @@ class Objective:
         loss = divergence.evaluate("fake", s_fake).mean() - on_data.mean()
         return loss, {"loss/discriminator": loss} | self._view(v_real, v_fake, s_real.detach(), s_fake.detach())
 
-    def generator_loss(self, discriminator: Discriminator, fake: Tensor) -> tuple[Tensor, Statistics]:
-        """The loss of `gen_objective` on samples `fake` [B, …] that carry a graph to G."""
-        return self.sample_loss(raw_output(discriminator, self.regularizer.disturb(fake)))
-
-    def sample_loss(self, v_fake: Tensor) -> tuple[Tensor, Statistics]:
-        """The loss of `gen_objective` from D's raw outputs [B] on samples, and scalars to report.
+    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> tuple[Tensor, Statistics]:
+        """Return the loss of `gen_objective` from D's raw outputs [B] on samples, and scalars to report.
 
         With weights that are rescaled, the returned loss is −mean(w_β(r) r), whose value means nothing: its gradient
-        trains G.
+        trains G. `v_real` is not used.
         """
         part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
-        s = self.head.coordinate(v_fake)
+        s = self.coordinate(v_fake)
         loss = sign * self.gen_formulas.evaluate(part, s).mean()
         statistics = {"loss/generator": loss, "ratio/limited_share": self.gen_formulas.outside_share(part, s)}
         if not self.has_weights:
@@ -183,9 +181,13 @@ class Objective:
             statistics["ratio/invalid_share"] = invalid.mean() / 2
         return statistics
 
+    def coordinate(self, v: Tensor) -> Tensor:
+        """Return the argument [B] of the formulas for D's raw output `v` [B]: the log-ratio where there is one."""
+        return self.head.coordinate(v)
+
     def log_ratio(self, v: Tensor) -> Tensor | None:
-        """The log-ratio [B] that D's raw output `v` [B] stands for, or None where the head gives none."""
-        return self.head.coordinate(v) if self.head.has_log_ratio else None
+        """Return the log-ratio [B] that D's raw output `v` [B] stands for, or None where the head gives none."""
+        return self.coordinate(v) if self.head.has_log_ratio else None
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Everything one discriminator says, from its raw outputs on data [N] and on samples [M], in float64.
@@ -194,7 +196,7 @@ class Objective:
         means p = q. `estimate/<name>`: the plug-in E_q[f(e^r)] − f(1). `ratio/…`: `calibration` below. Without a ratio,
         only the trained divergence's bound.
         """
-        s_real, s_fake = (self.head.coordinate(v.detach().cpu().double()) for v in (v_real, v_fake))
+        s_real, s_fake = (self.coordinate(v.detach().cpu().double()) for v in (v_real, v_fake))
         if not self.head.has_log_ratio:
             return {f"bound/{self.disc_div.name}": bound(self.head.divergence, s_real, s_fake)}
         known = {d.name: d for d in (self.disc_div, self.gen_div)} | CATALOGUE
@@ -203,13 +205,6 @@ class Objective:
             | {f"estimate/{name}": float(d.evaluate("f", s_fake).mean()) - d.f_at_one for name, d in known.items()}
             | calibration(s_real, s_fake)
         )
-
-
-def raw_output(discriminator: Discriminator, x: Tensor) -> Tensor:
-    """D's raw output on `x`, at least float32: bfloat16 logits near 8 are 3–6 % apart in e^r."""
-    import torch
-
-    return (v := discriminator(x)).to(torch.promote_types(v.dtype, torch.float32))
 
 
 def bound(divergence: Divergence, r_real: Tensor, r_fake: Tensor) -> float:

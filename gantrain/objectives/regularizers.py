@@ -1,7 +1,7 @@
 """Regularizers of the discriminator: penalties, noise and label smoothing.
 
-A regularizer may disturb what D is shown, count a share of the data as samples, and add a penalty to D's loss; the base
-class does none of these.
+A regularizer may disturb what D is shown, count a share of the data as samples, and add a penalty to D's loss. A run
+has a list of them: disturbances follow each other in the order of the list, and penalties are added.
 
 Published weights of gradient penalties are for pixels in [−1, 1]. Pixels are in [0, 1] here, so gradients are twice as
 large: a published weight of `r1` corresponds to a quarter of it, and a target of `gradient_penalty` to twice the
@@ -10,9 +10,10 @@ target with a quarter of the weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from gantrain.errors import ConfigError
 
@@ -29,17 +30,31 @@ class Penalty(NamedTuple):
     gradient_rms: Tensor
 
 
+State = Mapping[str, "Tensor"]
+NO_STATE: State = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Regularizer:
-    """No regularization, and the interface of the classes below, whose fields are numbers ≥ 0."""
+    """The interface of regularizers, whose fields are numbers ≥ 0; this one does nothing.
 
+    `name` is its name in configs and reports. `smoothing` is the share of the data that counts as samples.
+    """
+
+    name: ClassVar[str]
     smoothing: ClassVar[float] = 0.0
 
-    def disturb(self, x: Tensor) -> Tensor:
+    def create_state(self) -> dict[str, Tensor]:
+        """Return the tensors that `disturb` and `penalty` read and change in place; they travel in the checkpoint."""
+        return {}
+
+    def disturb(self, x: Tensor, state: State = NO_STATE) -> Tensor:
         """Return what D is shown in place of `x` [B, …], in both players' steps."""
         return x
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty | None:
+    def penalty(
+        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE
+    ) -> Penalty | None:
         """Return the penalty at `real` and `fake` [B, …], or None; draws from torch's default generator."""
         return None
 
@@ -48,9 +63,10 @@ class Regularizer:
 class R1(Regularizer):
     """(weight/2) E_p‖∇ₓ v(x)‖², v being D's raw output (Mescheder et al. 2018, eq. 9)."""
 
+    name: ClassVar[str] = "r1"
     weight: float = 10.0
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE) -> Penalty:
         mean_square = input_gradient(discriminator, real).square().sum(1).mean()
         return Penalty(self.weight / 2 * mean_square, mean_square.detach().sqrt())
 
@@ -62,10 +78,11 @@ class GradientPenalty(Regularizer):
     `target=0` is the zero-centred form (Thanh-Tung et al. 2019). The norm is per sample.
     """
 
+    name: ClassVar[str] = "gradient_penalty"
     weight: float = 10.0
     target: float = 1.0
 
-    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE) -> Penalty:
         import torch
 
         share = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device, dtype=real.dtype)
@@ -78,9 +95,10 @@ class InstanceNoise(Regularizer):
     """Gaussian noise of standard deviation `std` on everything D is shown (Sønderby et al. 2017; Arjovsky and Bottou
     2017): both densities are convolved with N(0, std²), which gives them a common support."""
 
+    name: ClassVar[str] = "instance_noise"
     std: float = 0.1
 
-    def disturb(self, x: Tensor) -> Tensor:
+    def disturb(self, x: Tensor, state: State = NO_STATE) -> Tensor:
         import torch
 
         return x + self.std * torch.randn_like(x)
@@ -93,6 +111,7 @@ class LabelSmoothing(Regularizer):
     D then estimates log((1 − s)p / (q + s p)) in place of log(p/q), for every divergence.
     """
 
+    name: ClassVar[str] = "label_smoothing"
     smoothing: float = 0.1  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -102,12 +121,19 @@ class LabelSmoothing(Regularizer):
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {
-    "none": Regularizer,
-    "r1": R1,
-    "gradient_penalty": GradientPenalty,
-    "instance_noise": InstanceNoise,
-    "label_smoothing": LabelSmoothing,
+    regularizer.name: regularizer for regularizer in (R1, GradientPenalty, InstanceNoise, LabelSmoothing)
 }
+
+
+def upgrade_section(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's section `regularizer`, each regularizer's values under its name, from any form that it has had.
+
+    Configs before there could be several held `name` and the values of the one; `name=none` stood for none.
+    """
+    if "name" not in section:
+        return dict(section)
+    name, values = str(section["name"]), {key: value for key, value in section.items() if key != "name"}
+    return values if name == "none" else {name: values}
 
 
 def input_gradient(discriminator: Discriminator, x: Tensor) -> Tensor:

@@ -30,14 +30,13 @@ from gantrain import networks
 from gantrain.data.mixtures import Density
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.objectives.divergences import CATALOGUE
-from gantrain.objectives.objective import Objective, raw_output
+from gantrain.objectives.objective import Objective
 from gantrain.seeding import preserve_randomness, stream_seed
 from gantrain.theory.cases import Case, Truth, compute_truth, true_log_ratio, true_ratio_values
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gantrain.objectives.objective import Discriminator
 
 # Normal errors pass 4 of them once in 30,000, so that 36 bounds at once give a false alarm less than once in 800 runs.
 ALLOWED_ERRORS = 4.0
@@ -86,8 +85,8 @@ def train_discriminator(
     steps = math.ceil(training.images / training.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for clock in range(0, steps * training.batch_size, training.batch_size):
-        real, fake = p.batch(clock, training.batch_size), q.batch(clock, training.batch_size)
-        loss, _ = objective.discriminator_loss(discriminator, real, fake)
+        v_real, v_fake = (discriminator(side.batch(clock, training.batch_size).images) for side in (p, q))
+        loss, _ = objective.discriminator_loss(v_real, v_fake)
         if not math.isfinite(float(loss.detach())):
             raise DivergedError(
                 f"the discriminator's loss is {float(loss.detach())} at images = {clock:,}; lower lr={training.lr:g}, "
@@ -102,7 +101,7 @@ def train_discriminator(
 
 
 def measure_discriminator(
-    discriminator: Discriminator, objective: Objective, case: Case, *, seed: int, draws: int
+    discriminator: nn.Module, objective: Objective, case: Case, *, seed: int, draws: int
 ) -> dict[str, list[float]]:
     """Return every number that D gives on `draws` held-out draws of p and of q, for each of PARTS parts of them.
 
@@ -114,7 +113,7 @@ def measure_discriminator(
     rows = []
     with torch.no_grad():
         for x, y in zip(p.held_out(draws).chunk(PARTS), q.held_out(draws).chunk(PARTS), strict=True):
-            v_real, v_fake = raw_output(discriminator, x), raw_output(discriminator, y)
+            v_real, v_fake = discriminator(x), discriminator(y)
             errors = {
                 f"ratio/rms_error_{side}": float((learned_log_ratio(objective, v) - true).square().mean().sqrt())
                 for side, v, true in (("p", v_real, true_log_ratio(case, x)), ("q", v_fake, true_log_ratio(case, y)))

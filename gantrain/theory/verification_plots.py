@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import plotting
-from gantrain.objectives.objective import raw_output
 from gantrain.theory.cases import true_log_ratio
 from gantrain.theory.verification import Result, draw_from, learned_log_ratio
 
@@ -87,7 +86,7 @@ def _learned(result: Result, discriminator: nn.Module, x: Tensor) -> Any:
     import torch
 
     with torch.no_grad():
-        return learned_log_ratio(result.objective, raw_output(discriminator, x)).numpy()
+        return learned_log_ratio(result.objective, discriminator(x)).numpy()
 
 
 def _view(values: Tensor) -> tuple[float, float]:

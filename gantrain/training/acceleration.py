@@ -7,57 +7,41 @@ machine is replaced by the next one, with a message. `FiniteGuard` checks update
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
+from gantrain.data.batch import Batch
 from gantrain.errors import ConfigError, GantrainError
-from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import Regularizer
+from gantrain.training.losses import Losses
 from gantrain.training.setup import Execution
 from gantrain.training.state import State
 
-StepFunction = Callable[[Sequence[Tensor]], None]
+StepFunction = Callable[[Sequence[Batch]], None]
 MOST_OBJECTIVES = 4096  # compiled in one process
 WARM_UPS = 3  # cuDNN and the compiler choose kernels in the first iterations, which a graph must not capture
 
 
-@dataclass(frozen=True)
-class LossFunctions:
-    """The forward pass of G, and the losses of D and G with their statistics."""
+def compile_losses(losses: Losses, backend: str = "inductor") -> Losses:
+    """Return the losses with compiled functions, which draw the same random numbers as the eager ones.
 
-    samples: Callable[[nn.Module, Tensor], Tensor]
-    discriminator_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
-    generator_loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]
-
-    @classmethod
-    def eager(cls, objective: Objective) -> LossFunctions:
-        """Return the functions of `objective` as they are, kernel by kernel."""
-        return cls(lambda generator, z: generator(z), objective.discriminator_loss, objective.generator_loss)
-
-    @classmethod
-    def compiled(cls, objective: Objective, backend: str = "inductor") -> LossFunctions:
-        """Return the compiled functions, which draw the same random numbers as the eager ones.
-
-        D's loss stays eager if it has a penalty: compiled code cannot be differentiated twice.
-        """
-        # Each objective recompiles the same code, of which the compiler would refuse the ninth version.
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_OBJECTIVES
-        objective.prepare()
-        options: dict[str, Any] = {"fallback_random": True} if backend == "inductor" else {}
-        functions, is_penalized = cls.eager(objective), type(objective.regularizer).penalty is not Regularizer.penalty
-
-        def faster(function: Callable[..., Any]) -> Callable[..., Any]:
-            return torch.compile(function, dynamic=False, backend=backend, options=options)
-
-        discriminator_loss = functions.discriminator_loss if is_penalized else faster(functions.discriminator_loss)
-        return cls(faster(functions.samples), discriminator_loss, faster(functions.generator_loss))
+    D's loss stays eager if it has a penalty: compiled code cannot be differentiated twice.
+    """
+    # Each game recompiles the same code, of which the compiler would refuse the ninth version.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_OBJECTIVES
+    losses.game.prepare()
+    options: dict[str, Any] = {"fallback_random": True} if backend == "inductor" else {}
+    compiled = copy.copy(losses)
+    names = ["samples", "generator_loss"] + ([] if losses.has_penalty else ["discriminator_loss"])
+    for name in names:
+        setattr(compiled, name, torch.compile(getattr(losses, name), dynamic=False, backend=backend, options=options))
+    return compiled
 
 
 class Backend(NamedTuple):
@@ -83,22 +67,21 @@ def list_backends(execution: Execution, device: torch.device, is_guarded: bool) 
 
 
 def first_working(
-    objective: Objective,
+    losses: Losses,
     state: State,
     backends: Sequence[Backend],
     play: Callable[..., None],
-    batches: Sequence[Tensor],
+    batches: Sequence[Batch],
     say: Callable[[str], None],
 ) -> StepFunction:
-    """Return `play(batches, functions=…)` with the first backend that works, tried on `batches`; `state` is unchanged.
+    """Return `play(batches, losses=…)` with the first backend that works, tried on `batches`; `state` is unchanged.
 
     Raises ConfigError if none works.
     """
     for backend, following in zip(backends, [*backends[1:], None], strict=True):
         if not (backend.is_compiled or backend.is_graph):
-            return partial(play, functions=LossFunctions.eager(objective))
-        functions = LossFunctions.compiled(objective) if backend.is_compiled else LossFunctions.eager(objective)
-        step_function = partial(play, functions=functions)
+            return partial(play, losses=losses)
+        step_function = partial(play, losses=compile_losses(losses) if backend.is_compiled else losses)
         try:
             if backend.is_graph:
                 return capture(step_function, batches, state)
@@ -117,9 +100,9 @@ def first_working(
     raise AssertionError("there is always a backend")
 
 
-def capture(step_function: StepFunction, batches: Sequence[Tensor], state: State) -> StepFunction:
+def capture(step_function: StepFunction, batches: Sequence[Batch], state: State) -> StepFunction:
     """Capture `step_function` as one CUDA graph, which reads the batches from tensors of its own."""
-    places = [batch.clone() for batch in batches]
+    places = [batch.map(torch.clone) for batch in batches]
     with torch.cuda.device(state.device):  # the device on which streams are created and graphs captured
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -135,9 +118,11 @@ def capture(step_function: StepFunction, batches: Sequence[Tensor], state: State
             with torch.cuda.graph(graph):
                 step_function(places)
 
-    def replay(batches: Sequence[Tensor]) -> None:
+    def replay(batches: Sequence[Batch]) -> None:
         for place, batch in zip(places, batches, strict=True):
-            place.copy_(batch)
+            place.images.copy_(batch.images)
+            if place.labels is not None and batch.labels is not None:
+                place.labels.copy_(batch.labels)
         graph.replay()
 
     return replay
@@ -173,6 +158,7 @@ def list_tensors(state: State) -> list[Tensor]:
         *list_optimizer_tensors(state.discriminator_optimizer),
         *list_optimizer_tensors(state.generator_optimizer),
         *state.statistics.sums.values(),
+        *state.list_regularizer_tensors(),
     ]
 
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
+from gantrain.data.batch import Batch
 from gantrain.precision import allow_tf32, choose_precision
 from gantrain.seeding import seed_default, stream_seed
 from gantrain.training.acceleration import (
     FiniteGuard,
-    LossFunctions,
     StepFunction,
     can_guard_on_device,
     check_device,
@@ -28,6 +27,7 @@ from gantrain.training.acceleration import (
     first_working,
     list_backends,
 )
+from gantrain.training.losses import Losses
 from gantrain.training.setup import TrainingSetup
 from gantrain.training.state import State, update_average
 from gantrain.training.step import UPDATES, Step
@@ -37,7 +37,7 @@ class Iteration:
     """The iteration that the training loop repeats.
 
     Args:
-        state, experiment: What is trained, and how.
+        state, setup: What is trained, and how.
         say: Receives a message when a backend does not work and another one is used.
         guard_on_device: Whether updates are checked on the device; needs fused optimizers. The default is True on CUDA.
 
@@ -47,16 +47,17 @@ class Iteration:
     def __init__(
         self,
         state: State,
-        experiment: TrainingSetup,
+        setup: TrainingSetup,
         say: Callable[[str], None] = print,
         *,
         guard_on_device: bool | None = None,
     ) -> None:
-        self.state, self.experiment, self.say = state, experiment, say
-        self.precision = choose_precision(experiment.execution.precision, state.device)
-        check_device(experiment.execution, state.device)
-        check_networks(getattr(state.discriminator, "is_samplewise", None), experiment.execution, self.precision)
-        self.algorithm = UPDATES[experiment.execution.update]
+        self.state, self.setup, self.say = state, setup, say
+        self.losses = Losses(setup.objective, setup.regularizers, state.regularizers)
+        self.precision = choose_precision(setup.execution.precision, state.device)
+        check_device(setup.execution, state.device)
+        check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution, self.precision)
+        self.algorithm = UPDATES[setup.execution.update]
         if guard_on_device is None:
             guard_on_device = state.device.type == "cuda" and can_guard_on_device(state)
         self.guard = FiniteGuard(state.device) if guard_on_device else None
@@ -69,54 +70,54 @@ class Iteration:
 
         Raises DivergedError, before the update, if the host checks and finds an update that is not finite.
         """
-        state, schedule = self.state, self.experiment.schedule
+        state, schedule = self.state, self.setup.schedule
         clocks = [state.images + step * schedule.batch_size for step in range(schedule.discriminator_steps)]
-        batches = [self.experiment.data.batch(clock, schedule.batch_size) for clock in clocks]
+        batches = [self.setup.data.batch(clock, schedule.batch_size).map(self.setup.part.take) for clock in clocks]
         images = clocks[-1] + schedule.batch_size
         self.averaging.fill_(1 - schedule.decay(images))
         with allow_tf32(self.precision == "tf32"):
             step_function = self.play_eagerly if self.is_repeating else self.choose_step_function(batches)
             # One seed for everything this iteration draws: a resumed run draws the same.
-            seed_default(stream_seed(self.experiment.seed, "train", state.images), state.device)
+            seed_default(stream_seed(self.setup.seed, "train", state.images), state.device)
             step_function(batches)
         state.images = images
 
-    def choose_step_function(self, batches: Sequence[Tensor]) -> StepFunction:
+    def choose_step_function(self, batches: Sequence[Batch]) -> StepFunction:
         """Return the fastest step function that works, which is found once, at the first iteration."""
         if self.step_function is None:
             is_guarded = self.guard is not None
-            backends = list_backends(self.experiment.execution, self.state.device, is_guarded)
+            backends = list_backends(self.setup.execution, self.state.device, is_guarded)
             play = self.play_on_device if is_guarded else self.play_on_host
-            objective = self.experiment.objective
-            self.step_function = first_working(objective, self.state, backends, play, batches, self.say)
+            self.step_function = first_working(self.losses, self.state, backends, play, batches, self.say)
             if self.guard is not None:
                 self.guard.read()  # the trials were counted
         return self.step_function
 
-    def play_eagerly(self, batches: Sequence[Tensor]) -> None:
+    def play_eagerly(self, batches: Sequence[Batch]) -> None:
         """Repeat on the host an iteration that the device refused."""
-        self.play_on_host(batches, LossFunctions.eager(self.experiment.objective))
+        self.play_on_host(batches, self.losses)
 
-    def play_on_host(self, batches: Sequence[Tensor], functions: LossFunctions) -> None:
+    def play_on_host(self, batches: Sequence[Batch], losses: Losses) -> None:
         """Play one iteration, of which the host checks every update."""
         made, self.made_updates = self.made_updates, 0
-        self.algorithm(self.make_step(functions, made=made), batches)
+        self.algorithm(self.make_step(losses, made=made), batches)
         if self.state.average is not None:
             update_average(self.state.average, self.state.generator, self.averaging)
 
-    def play_on_device(self, batches: Sequence[Tensor], functions: LossFunctions) -> None:
+    def play_on_device(self, batches: Sequence[Batch], losses: Losses) -> None:
         """Play one iteration without waiting for the device; nothing changes once the guard is tripped."""
         assert self.guard is not None
-        with self.guard.preserve(*self.state.generator.buffers(), *self.state.discriminator.buffers()):
-            self.algorithm(self.make_step(functions, guard=self.guard), batches)
+        state = self.state
+        changing = [*state.generator.buffers(), *state.discriminator.buffers(), *state.list_regularizer_tensors()]
+        with self.guard.preserve(*changing):
+            self.algorithm(self.make_step(losses, guard=self.guard), batches)
         if self.state.average is not None:
             share = torch.where(self.guard.is_tripped, 0, self.averaging)
             update_average(self.state.average, self.state.generator, share)
 
-    def make_step(self, functions: LossFunctions, guard: FiniteGuard | None = None, made: int = 0) -> Step:
+    def make_step(self, losses: Losses, guard: FiniteGuard | None = None, made: int = 0) -> Step:
         """Return the `Step` that plays one iteration."""
-        experiment = self.experiment
-        return Step(self.state, experiment.objective, experiment.latents, functions, self.precision, guard, made)
+        return Step(self.state, losses, self.setup.latents, self.setup.part, self.precision, guard, made)
 
     def synchronize(self) -> bool:
         """Wait for the device and return whether all updates since the last call were made.
@@ -126,7 +127,7 @@ class Iteration:
         """
         if self.guard is None:
             return True
-        schedule = self.experiment.schedule
+        schedule = self.setup.schedule
         is_tripped, made = self.guard.read()
         if is_tripped:
             whole, self.made_updates = divmod(made, schedule.discriminator_steps + 1)

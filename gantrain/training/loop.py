@@ -4,7 +4,7 @@ One clock, counted in data images shown to D, drives everything: which batch com
 sample and to save. It needs no config and no command line:
 
     dataset = data.load("digits")
-    generator, discriminator = architectures.build(table, dataset.shape, latent_size=64)
+    generator, discriminator = networks.build(table, dataset.shape, latent_size=64)
     adam = partial(torch.optim.Adam, lr=4e-4, betas=(0.5, 0.999))
     state = State(generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()))
     game = Objective(divergences.get("gan"), divergences.get("kl"))
@@ -15,7 +15,7 @@ sample and to save. It needs no config and no command line:
 from __future__ import annotations
 
 import shlex
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from gantrain.training.state import State
 
 def train(
     state: State,
-    experiment: TrainingSetup,
+    setup: TrainingSetup,
     folder: RunFolder,
     reporter: Reporter,
     *,
@@ -45,29 +45,14 @@ def train(
     before an update with a non-finite loss or gradient, Interrupted after a saved checkpoint when `stop` was asked,
     StorageError when a checkpoint cannot be written; the last good one stands whatever is raised.
     """
-    for _ in training(state, experiment, folder, reporter, provenance=provenance, stop=stop):
-        pass
-
-
-def training(
-    state: State,
-    experiment: TrainingSetup,
-    folder: RunFolder,
-    reporter: Reporter,
-    *,
-    provenance: Mapping[str, Any] | None = None,
-    stop: StopRequest | None = None,
-) -> Generator[None, None, None]:
-    """`train`, which yields before every iteration: there other runs may take their turns on the same device."""
-    schedule = experiment.schedule
-    iteration = Iteration(state, experiment, reporter.note)
-    writer = Writer(state, experiment, folder, reporter, provenance or {"config": {}, "generator": {}})
+    schedule = setup.schedule
+    iteration = Iteration(state, setup, reporter.note)
+    writer = Writer(state, setup, folder, reporter, provenance or {"config": {}, "generator": {}})
     state.generator.train()
     state.discriminator.train()
     with preserve_randomness(state.device), last_words(writer):
         writer.draw_data()
         while state.images < schedule.images:
-            yield
             begin = state.images
             iteration.play()  # k updates of D, one of G
 

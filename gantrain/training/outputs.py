@@ -33,8 +33,9 @@ from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
+from gantrain.training.generator import generate
 from gantrain.training.setup import TrainingSetup
-from gantrain.training.state import State, evaluating, generate
+from gantrain.training.state import State, evaluating
 
 GRID_IMAGES = 64
 SCATTER_POINTS = 2000
@@ -54,20 +55,20 @@ class Writer:
     def __init__(
         self,
         state: State,
-        experiment: TrainingSetup,
+        setup: TrainingSetup,
         folder: RunFolder,
         reporter: Reporter,
         provenance: Mapping[str, Any],
     ) -> None:
         self.state, self.folder, self.reporter = state, folder, reporter
-        self.objective, self.data, self.latents = experiment.objective, experiment.data, experiment.latents
-        self.schedule, self.seed, self.provenance = experiment.schedule, experiment.seed, provenance
-        self.precision = choose_precision(experiment.execution.precision, state.device)
+        self.objective, self.data, self.latents = setup.objective, setup.data, setup.latents
+        self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
+        self.precision = choose_precision(setup.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images = state.images
         self.good = checkpoints.find_newest(folder.checkpoints)
         self.health = Health(self.objective.disc_div, properties.supremum(self.objective.disc_div))
-        self.evaluation = experiment.evaluation
+        self.evaluation = setup.evaluation
         self.evaluated: dict[str, Any] = {}  # the last evaluation, as in evaluation.json
         self.best = self._find_best()
         self.improved = False  # since the last checkpoint

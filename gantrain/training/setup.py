@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gantrain.data import Dataset
+from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
 from gantrain.objectives.objective import Objective
+from gantrain.objectives.regularizers import Regularizer
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Execution:
 class TrainingSetup:
     """A game to be played on data. `seed`, with the clock, decides everything that is drawn.
 
-    `evaluation` says how samples are measured meanwhile, if at all.
+    `part` is the share of every batch that this process trains on. `evaluation` says how samples are measured
+    meanwhile, if at all.
     """
 
     objective: Objective
@@ -74,4 +77,6 @@ class TrainingSetup:
     schedule: Schedule
     seed: int = 0
     execution: Execution = Execution()
+    regularizers: tuple[Regularizer, ...] = ()
+    part: Part = WHOLE
     evaluation: Evaluation | None = None

@@ -7,10 +7,9 @@ other numbers of a run follow from its config, so a run that is restored from it
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from gantrain import networks as architectures
-from gantrain.errors import CheckpointError, ConfigError
-from gantrain.networks.latents import Latents
-from gantrain.precision import allow_tf32
-from gantrain.runs import checkpoints
-from gantrain.seeding import stream_generator
+from gantrain.errors import CheckpointError
+from gantrain.objectives.regularizers import Regularizer
 
 
 class Statistics:
@@ -65,7 +60,8 @@ class Statistics:
 class State:
     """What training changes. `images` is the clock: data images shown to D so far.
 
-    `average` is an exponential moving average of the generator, or None.
+    `average` is an exponential moving average of the generator, or None. `regularizers` holds the tensors of those that
+    have a state, by the regularizer's name.
     """
 
     generator: nn.Module
@@ -74,6 +70,7 @@ class State:
     discriminator_optimizer: Optimizer
     average: nn.Module | None = None
     statistics: Statistics = field(default_factory=Statistics)
+    regularizers: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
     images: int = 0
 
     @property
@@ -95,16 +92,27 @@ class State:
         }
         return parts | ({"average": self.average} if self.average is not None else {})
 
+    def list_regularizer_tensors(self) -> list[Tensor]:
+        """Return the tensors of the regularizers that have a state."""
+        return [tensor for state in self.regularizers.values() for tensor in state.values()]
+
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain data only."""
+        """Return tensors and plain data only; `regularizers` is left out where none has a state."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return parts | {"statistics": {key: row.clone() for key, row in self.statistics.sums.items()}}
+        parts["statistics"] = {key: row.clone() for key, row in self.statistics.sums.items()}
+        if self.regularizers:
+            parts["regularizers"] = {
+                name: {key: tensor.clone() for key, tensor in state.items()}
+                for name, state in self.regularizers.items()
+            }
+        return parts
 
     def load_state_dict(self, saved: Mapping[str, Any], images: int) -> None:
         """Restore `state_dict()` taken at `images`. Raises CheckpointError, before anything is changed, unless every
         part fits."""
         parts = self._parts()
-        if differing := (parts.keys() | {"statistics"}) ^ saved.keys():
+        others = {"statistics", "regularizers"} if self.regularizers else {"statistics"}
+        if differing := (parts.keys() | others) ^ saved.keys():
             raise CheckpointError(f"the checkpoint and this run differ in {', '.join(sorted(map(str, differing)))}")
         for name, part in parts.items():
             if isinstance(part, nn.Module):
@@ -112,6 +120,10 @@ class State:
             else:
                 refuse_mismatched_optimizer(name, part, saved[name])
         refuse_broken_statistics(saved["statistics"])
+        if self.regularizers:
+            _refuse_differences("regularizers", saved["regularizers"], _kinds("regularizers", self.regularizers))
+        for name, state in self.regularizers.items():
+            _refuse_differences(f"regularizers.{name}", saved["regularizers"][name], _kinds(name, state))
 
         for name, part in parts.items():
             if isinstance(part, nn.Module):
@@ -120,6 +132,9 @@ class State:
                 part.load_state_dict(part.state_dict() | {"state": saved[name]["state"]})
                 lay_out_as_parameters(part)
         self.statistics.sums = {key: row.to(self.device) for key, row in saved["statistics"].items()}
+        for name, state in self.regularizers.items():
+            for key, tensor in state.items():
+                tensor.copy_(saved["regularizers"][name][key])
         self.images = images
 
 
@@ -185,6 +200,14 @@ def _refuse_differences(name: str, saved: Any, ours: Mapping[Any, str]) -> None:
             raise CheckpointError(f"{name}.{key}: the checkpoint has {found}, this run {wanted}")
 
 
+def create_regularizer_states(
+    regularizers: Iterable[Regularizer], device: torch.device | str = "cpu"
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors on `device` of those regularizers that have a state, by the regularizer's name."""
+    states = {one.name: one.create_state() for one in regularizers}
+    return {name: {key: tensor.to(device) for key, tensor in state.items()} for name, state in states.items() if state}
+
+
 def averaged(generator: nn.Module) -> nn.Module:
     """A copy of `generator` to average into; it never trains."""
     return copy.deepcopy(generator).requires_grad_(False).eval()
@@ -227,68 +250,3 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for network, training in zip(networks, modes, strict=True):
             network.train(training)
-
-
-@torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> Tensor:
-    """Samples [N, …] on the CPU from latents [N, L], with batch norm in evaluation mode."""
-    with evaluating(generator), allow_tf32(False):
-        return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
-
-
-class TrainedGenerator(nn.Module):
-    """A generator with what is needed to sample from it: its prior, the shape of a sample, and its clock.
-
-    `passed_over` says why newer checkpoints than the one it is from were not used.
-    """
-
-    def __init__(self, network: nn.Module, latents: Latents, shape: tuple[int, ...], images: int) -> None:
-        super().__init__()
-        self.network, self.latents, self.shape, self.images = network, latents, shape, images
-        self.passed_over: list[str] = []
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Samples [B, *shape] from latents [B, L]; pixels in [0, 1]."""
-        return self.network(latents)
-
-    def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` samples on the CPU: the same for the same seed."""
-        z = self.latents.draw(count, stream_generator(seed, "sample"))
-        return generate(self, z.to(next(self.parameters()).device))
-
-
-def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
-    """The trained generator of a run folder or a checkpoint file, on the CPU, ready to sample:
-
-        generator = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0")
-        images = generator.sample(64, seed=1)      # [64, C, H, W] in [0, 1]
-
-    It is the averaged generator when the run kept one, in evaluation mode. `object` ("package:function") must be given
-    again for a run whose networks are the user's own. Raises CheckpointError when nothing usable is found.
-    """
-    path = Path(run)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
-    path, bundle, problems = checkpoints.load_run(path)
-    config, shape = bundle["generator"], bundle["data"].get("shape")
-    described = config.keys() == {"architecture", "latent"} and isinstance(shape, list)
-    if not described or not all(isinstance(part, dict) for part in config.values()):
-        raise CheckpointError(f"{path} does not say what its generator is built from")
-    if (own := config["architecture"].get("object")) and not object:
-        raise ConfigError(
-            f"{path} was trained with architecture.object={own}, code of the user's own, which is never imported "
-            f"because a file names it; give object={own} to allow it"
-        )
-    saved = bundle["state"].get("average", bundle["state"].get("generator"))
-    try:
-        latents = Latents(config["latent"]["size"], config["latent"]["prior"])
-        # Without memory of its own, which a table from elsewhere could ask for without end.
-        with nullcontext() if object else torch.device("meta"):
-            network, _ = architectures.build(config["architecture"] | {"object": object}, tuple(shape), latents.size)
-    except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{path} does not say what its generator is built from: {error}") from error
-    refuse_mismatch("generator", network, saved)
-    network.load_state_dict(saved, assign=True)
-    trained = TrainedGenerator(network.requires_grad_(False), latents, tuple(shape), bundle["images"])
-    trained.passed_over = problems
-    return trained.eval()

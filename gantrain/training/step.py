@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gantrain.data.batch import Batch
+from gantrain.distributed import WHOLE, Part
 from gantrain.errors import DivergedError
 from gantrain.networks.latents import Latents
-from gantrain.objectives.objective import Objective
 from gantrain.precision import autocast_products
-from gantrain.training.acceleration import FiniteGuard, LossFunctions
+from gantrain.training.acceleration import FiniteGuard
+from gantrain.training.losses import Losses
 from gantrain.training.state import State, still_statistics
 
 # |r| beyond which one backward pass does not serve both players, and the powers of two between a batch's largest and
@@ -27,22 +29,22 @@ LARGEST_SHARED_RATIO = 60.0
 LARGEST_SHARED_SPAN = 90.0
 
 
-def alternating(step: Step, batches: Sequence[Tensor]) -> None:
+def alternating(step: Step, batches: Sequence[Batch]) -> None:
     """k updates of D, then one of G on samples of its own: Goodfellow et al. 2014, Algorithm 1."""
     for real in batches:
-        step.discriminator_step(real, step.detached_samples(len(real)))
-    step.generator_step(step.samples(len(real)))
+        step.discriminator_step(real, step.detached_samples(real))
+    step.generator_step(step.samples(real), real)
 
 
-def simultaneous(step: Step, batches: Sequence[Tensor]) -> None:
+def simultaneous(step: Step, batches: Sequence[Batch]) -> None:
     """k updates of D, the last one together with G's, from the same D (Dumoulin et al. 2016, Algorithm 1)."""
     *earlier, last = batches
     for real in earlier:
-        step.discriminator_step(real, step.detached_samples(len(real)))
+        step.discriminator_step(real, step.detached_samples(real))
     step.simultaneous_step(last)
 
 
-UPDATES: dict[str, Callable[[Step, Sequence[Tensor]], None]] = {
+UPDATES: dict[str, Callable[[Step, Sequence[Batch]], None]] = {
     "alternating": alternating,
     "simultaneous": simultaneous,
 }
@@ -58,17 +60,18 @@ class Step:
 
     Args:
         state: What the update changes.
-        objective, latents: The game, and the generator's input.
-        functions: The forward passes and losses, compiled or not.
+        losses: The forward passes and losses, compiled or not.
+        latents: The generator's input.
+        part: The share of a batch that this process trains on.
         precision: Of the networks under autocast.
         guard: Checks on the device that updates are finite; None lets the host check.
         made: How many updates of this iteration have been made already; their random numbers are drawn all the same.
     """
 
     state: State
-    objective: Objective
+    losses: Losses
     latents: Latents
-    functions: LossFunctions
+    part: Part = WHOLE
     precision: str = "float32"
     guard: FiniteGuard | None = None
     made: int = 0
@@ -77,62 +80,62 @@ class Step:
         """Return the autocast context of the networks; last layers, losses and weight gradients stay float32."""
         return autocast_products(self.precision, self.state.device)
 
-    def samples(self, count: int) -> Tensor:
-        """Draw `count` samples [B, …] with a graph to G."""
+    def samples(self, real: Batch) -> Tensor:
+        """Draw as many samples as `real` has images, of its classes, with a graph to G: [B, …]."""
+        latents = self.part.take(self.latents.draw(len(real.images) * self.part.ranks))
         with self.autocast():
-            return self.functions.samples(self.state.generator, self.latents.draw(count))
+            return self.losses.samples(self.state.generator, latents, real.labels)
 
-    def detached_samples(self, count: int) -> Tensor:
-        """Draw `count` samples without a graph; batch norm's statistics in G change in G's own update alone."""
+    def detached_samples(self, real: Batch) -> Tensor:
+        """Draw samples without a graph; batch norm's statistics in G change in G's own update alone."""
         with torch.no_grad(), still_statistics(self.state.generator):
-            return self.samples(count)
+            return self.samples(real)
 
-    def discriminator_step(self, real: Tensor, fake: Tensor) -> None:
-        """Update D on data and on samples without a graph, both [B, …]."""
+    def discriminator_step(self, real: Batch, fake: Tensor) -> None:
+        """Update D on data and on samples [B, …] without a graph."""
         with self.autocast():
-            loss, statistics = self.functions.discriminator_loss(self.state.discriminator, real, fake)
+            loss, statistics = self.losses.discriminator_loss(self.state.discriminator, real, fake)
         self.descend("discriminator", loss, statistics)
 
-    def generator_step(self, fake: Tensor) -> None:
+    def generator_step(self, fake: Tensor, real: Batch | None = None) -> None:
         """Update G on samples [B, …] with a graph, D being fixed."""
         with self.autocast():
-            loss, statistics = self.functions.generator_loss(self.state.discriminator, fake)
+            loss, statistics = self.losses.generator_loss(self.state.discriminator, fake, real)
         self.descend("generator", loss, statistics)
 
-    def simultaneous_step(self, real: Tensor) -> None:
+    def simultaneous_step(self, real: Batch) -> None:
         """Update D and G from one forward pass through D.
 
         D treats samples independently, so at a sample the gradient of G's loss is that of D's loss times the factor
         (∂L_G/∂v) / (∂L_D/∂v), and one backward pass serves both. If the divisor is too small, there are two passes.
         """
-        fake = self.samples(len(real))
+        game, fake = self.losses.game, self.samples(real)
         x = fake.detach().requires_grad_()
         with self.autocast():
-            v = torch.cat(self.objective.outputs(self.state.discriminator, real, x))
-            penalty = self.objective.penalty(self.state.discriminator, real, x.detach())
+            v = torch.cat(self.losses.outputs(self.state.discriminator, real, x))
+            penalty = self.losses.penalty(self.state.discriminator, real, x.detach())
         outputs = v.detach().requires_grad_()
-        v_real, v_fake = outputs.split(len(real))
-        loss, statistics = self.objective.bound_loss(v_real, v_fake)
-        generator_loss, generator_statistics = self.objective.sample_loss(v_fake)
+        v_real, v_fake = outputs.split(len(fake))
+        loss, statistics = game.discriminator_loss(v_real, v_fake)
+        generator_loss, generator_statistics = game.generator_loss(v_fake, v_real.detach() if game.needs_real else None)
         (downhill,), (generator_downhill,) = (torch.autograd.grad(each, outputs) for each in (loss, generator_loss))
         if penalty is not None:
-            statistics |= {"loss/penalty": penalty.value, "penalty/gradient_rms": penalty.gradient_rms}
-            loss = loss + penalty.value
+            loss, statistics = loss + penalty[0], statistics | penalty[1]
 
         self.clear_gradients()
         parameters = trainable_parameters(self.state.discriminator)
-        scale, shared = find_shared_scale(downhill[len(real) :], self.objective.head.coordinate(v_fake.detach()))
+        scale, shared = find_shared_scale(downhill[len(fake) :], game.coordinate(v_fake.detach()))
         if self.guard is not None or shared:
             torch.autograd.backward(v, downhill * scale, inputs=[*parameters, x])
             torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], scale)
             assert x.grad is not None
-            factor = (generator_downhill / (downhill * scale))[len(real) :]
+            factor = (generator_downhill / (downhill * scale))[len(fake) :]
             at_samples = x.grad * factor.view(-1, *[1] * (x.dim() - 1))
         else:
             (at_samples,) = torch.autograd.grad(v, x, generator_downhill, retain_graph=True)
             torch.autograd.backward(v, downhill, inputs=parameters)
         if penalty is not None:
-            penalty.value.backward(inputs=parameters)
+            penalty[0].backward(inputs=parameters)
         fake.backward(at_samples, inputs=trainable_parameters(self.state.generator))
         statistics |= generator_statistics | {"update/two_pass_share": 1 - shared.to(loss.dtype)}
         self.apply_gradients(
@@ -176,7 +179,7 @@ class Step:
         self.state.statistics.add(statistics, unless=tripped)
 
 
-def trainable_parameters(network: torch.nn.Module) -> list[torch.nn.Parameter]:
+def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that are not frozen."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
@@ -187,9 +190,9 @@ def unit_gradient(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.ones((), dtype=dtype, device=device)
 
 
-def compute_gradient_norm(network: torch.nn.Module) -> Tensor:
+def compute_gradient_norm(network: nn.Module) -> Tensor:
     """Return the Euclidean norm of all gradients: a scalar."""
-    return torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
 
 
 def find_shared_scale(downhill: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

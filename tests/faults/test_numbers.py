@@ -24,8 +24,8 @@ from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
 from gantrain.reporting import pictures
 from gantrain.runs import checkpoints
-from gantrain.training.acceleration import LossFunctions
 from gantrain.training.iteration import Iteration
+from gantrain.training.losses import Losses
 from gantrain.training.state import State, averaged
 from gantrain.training.step import Step
 
@@ -88,7 +88,7 @@ class Player:
         optimizers = adam(other.parameters()), adam(self.network.parameters())
         self.state = State(other, self.network, *optimizers, average=averaged(other))
         objective = Objective(get("gan"), get("gan"))
-        self.updates = Step(self.state, objective, Latents(2), LossFunctions.eager(objective))
+        self.updates = Step(self.state, Losses(objective), Latents(2))
         self.descend(lambda output: output.square().mean())  # so that the optimizer has a state
 
     def descend(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
