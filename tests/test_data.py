@@ -66,7 +66,7 @@ def numbered(count: int, seed: int = 0, flip: bool = False) -> Images:
 
 
 def indices(dataset: Images, clock: int, batch_size: int) -> list[int]:
-    return (dataset.batch(clock, batch_size)[:, 0, 0, 0] * 255).round().int().tolist()
+    return (dataset.batch(clock, batch_size).images[:, 0, 0, 0] * 255).round().int().tolist()
 
 
 # The catalogue
@@ -146,16 +146,16 @@ def test_half_of_the_images_are_mirrored_by_the_clock_and_no_pixel_is_changed() 
     train = torch.from_numpy(pixels(400, 3, 4, 4))
     plain = Images("a", "a", train, train[:0])
     flipped = Images("a", "a", train, train[:0], flip=True)
-    before, after = plain.batch(400, 400), flipped.batch(400, 400)
+    before, after = plain.batch(400, 400).images, flipped.batch(400, 400).images
     mirrored = (after == before.flip(-1)).flatten(1).all(1)
     assert ((after == before).flatten(1).all(1) ^ mirrored).all()
     assert 160 < mirrored.sum() < 240
-    assert torch.equal(after, Images("a", "a", train, train[:0], flip=True).batch(400, 400))
+    assert torch.equal(after, Images("a", "a", train, train[:0], flip=True).batch(400, 400).images)
     assert torch.equal(flipped.held_out(5), train[:5] / 255)
 
 
 def test_pixels_are_float32_in_the_unit_interval() -> None:
-    batch = data.load("digits").batch(0, 1618)
+    batch = data.load("digits").batch(0, 1618).images
     assert batch.dtype == torch.float32
     assert (batch.min(), batch.max()) == (0, 1)
 
@@ -173,7 +173,7 @@ def test_a_tenth_of_the_digits_is_held_out_by_content_for_every_seed() -> None:
     def identities(images: torch.Tensor) -> set[bytes]:
         return {image.numpy().tobytes() for image in images}
 
-    assert not identities(first.held_out(179)) & identities(first.batch(0, 1618))
+    assert not identities(first.held_out(179)) & identities(first.batch(0, 1618).images)
 
 
 def test_digits_are_scikit_learns() -> None:
@@ -224,7 +224,7 @@ def test_resizing_keeps_the_picture() -> None:
 def test_draws_have_the_moments_and_the_masses_of_the_mixture(name: str) -> None:
     density = data.load(name)
     weights, means, stds = (np.array(part) for part in density.mixture)
-    draws = density.batch(0, 200_000).double().numpy()
+    draws = density.batch(0, 200_000).images.double().numpy()
     mean = weights @ means
     variance = weights @ (means**2 + stds[:, None] ** 2) - mean**2
     np.testing.assert_allclose(draws.mean(0), mean, atol=4 * np.sqrt(variance.max() / 200_000))
@@ -237,7 +237,7 @@ def test_draws_have_the_moments_and_the_masses_of_the_mixture(name: str) -> None
 @pytest.mark.parametrize("name", DENSITIES)
 def test_log_density_equals_scipys(name: str) -> None:
     density = data.load(name)
-    x = density.batch(0, 300).double()
+    x = density.batch(0, 300).images.double()
     dimension = x.shape[1]
     parts = [
         weight * stats.multivariate_normal(mean, std**2 * np.eye(dimension)).pdf(x.numpy())
@@ -280,10 +280,10 @@ def test_a_mixture_on_the_line_knows_its_moments_and_masses() -> None:
 
 def test_draws_are_keyed_by_seed_clock_and_stream() -> None:
     one, same, other = data.load("ring"), data.load("ring"), data.load("ring", seed=1)
-    assert torch.equal(one.batch(100, 10), same.batch(100, 10))
+    assert torch.equal(one.batch(100, 10).images, same.batch(100, 10).images)
     assert torch.equal(one.held_out(10), same.held_out(10))
-    for different in (one.batch(110, 10), other.batch(100, 10), one.held_out(10)):
-        assert not torch.equal(one.batch(100, 10), different)
+    for different in (one.batch(110, 10).images, other.batch(100, 10).images, one.held_out(10)):
+        assert not torch.equal(one.batch(100, 10).images, different)
     assert (one.size, one.shape, one.has_held_out) == (None, (2,), True)
 
 
@@ -315,7 +315,7 @@ def test_a_folder_its_zip_and_a_copy_in_another_order_are_the_same_dataset(photo
     assert len({dataset.fingerprint for dataset in datasets}) == 1
     for dataset in datasets:
         assert (dataset.size, dataset.shape, dataset.skipped) == (11, (3, 8, 8), 0)
-        assert torch.equal(dataset.batch(5, 20), datasets[0].batch(5, 20))
+        assert torch.equal(dataset.batch(5, 20).images, datasets[0].batch(5, 20).images)
         assert torch.equal(dataset.held_out(1), datasets[0].held_out(1))
 
 
@@ -328,7 +328,7 @@ def test_the_fingerprint_follows_the_content(photographs: Path) -> None:
 
 def test_pixels_of_a_lossless_file_arrive_unchanged(photographs: Path) -> None:
     dataset = data.load("folder", path=photographs, size=8, held_out=0, flip=False, label="mine")
-    found = {(image * 255).round().byte().numpy().tobytes() for image in dataset.batch(0, 12)}
+    found = {(image * 255).round().byte().numpy().tobytes() for image in dataset.batch(0, 12).images}
     assert found == {pixels(8, 8, 3, seed=index).transpose(2, 0, 1).tobytes() for index in range(12)}
     assert (dataset.name, dataset.label) == ("folder", "mine")
 
@@ -545,7 +545,7 @@ def as_published(images: torch.Tensor) -> set[bytes]:
 
 def check_splits(dataset: data.Images, train: np.ndarray, test: np.ndarray) -> None:
     assert (dataset.size, dataset.shape) == (len(train), train.shape[1:])
-    assert as_published(dataset.batch(0, len(train))) == {image.tobytes() for image in train}
+    assert as_published(dataset.batch(0, len(train)).images) == {image.tobytes() for image in train}
     assert as_published(dataset.held_out(100)) == {image.tobytes() for image in test}
     assert dataset.train.is_contiguous()
 

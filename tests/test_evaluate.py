@@ -216,7 +216,7 @@ def test_points_of_a_density_need_no_classifier(
     ring = data.load("ring")
     assert isinstance(ring, data.Density)
     means = torch.tensor(ring.mixture.means)
-    points = ring.batch(0, 4000)
+    points = ring.batch(0, 4000).images
     near = torch.cdist(points, means).argmin(1) < kept
     np.save(tmp_path / "points.npy", (points[near] if kept else torch.full((500, 2), 9.0)).numpy())
     found = measured(tmp_path / "points.npy", "dataset=ring", "count=400")["metrics"]

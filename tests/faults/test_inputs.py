@@ -347,7 +347,7 @@ def test_mixed_sizes_become_one(tmp_path: Path, tried) -> None:
         write_image(tmp_path / f"{number}.png", np.full((*size, 3), 30 * number, np.uint8))
     with tried("pictures of mixed sizes"):
         dataset = data.load("folder", path=tmp_path, size=8, held_out=0, flip=False)
-        values = {round(float(image.mean()) * 255) for image in dataset.batch(0, 7)}
+        values = {round(float(image.mean()) * 255) for image in dataset.batch(0, 7).images}
         assert values == {30 * number for number in range(7)}
 
 
