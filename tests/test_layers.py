@@ -64,6 +64,7 @@ NEEDS_TORCH = {
     "gantrain.objectives.slopes",
     "gantrain.precision",
     *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "prdc", "samples")),
+    "gantrain.training.generator",
     "gantrain.training.state",
     "gantrain.training.loop",
     "gantrain.training.outputs",

@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> None:
 
 def sample(source: Path, options: Options) -> Path:
     """Write the samples; returns their folder."""
-    from gantrain.training import state
+    from gantrain.training.generator import load
 
     refuse_sweep(source, "sample")
     run = RunFolder.containing(source)
@@ -66,7 +66,7 @@ def sample(source: Path, options: Options) -> Path:
     if options.out is None:
         run.refuse_links()
     refuse_older(out, options.count)
-    generator = state.load(source, object=options.object).to(choose_device(options.device))
+    generator = load(source, object=options.object).to(choose_device(options.device))
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)

@@ -51,7 +51,7 @@ def run_folder(path: Path) -> Path:
 def open_run(path: Path, seed: int, device: torch.device, *, object: str | None = None) -> SampleSource:
     """Load the generator of a run or a checkpoint. Raises CheckpointError if there is none that is whole."""
     from gantrain.evaluation.samples import to_uint8
-    from gantrain.training import state
+    from gantrain.training.generator import load
 
     problems: list[str] = []
     if path.is_dir():
@@ -60,7 +60,7 @@ def open_run(path: Path, seed: int, device: torch.device, *, object: str | None 
         bundle = checkpoints.load(path)
     for problem in problems:
         say(f"passed over: {problem}")
-    generator = state.load(path, object=object).to(device)
+    generator = load(path, object=object).to(device)
 
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
         samples = generator.sample(count, seed)
