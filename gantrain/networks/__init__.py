@@ -43,10 +43,8 @@ def build(
     Raises ConfigError for unknown names and words, for a row that does not fit its input, for a generator that does not
     end in `shape` and for a discriminator that does not end in one number.
     """
-    from gantrain.networks.tables import load_architecture, read
+    from gantrain.networks.tables import read
 
-    if isinstance(architecture, str):
-        architecture = load_architecture(architecture)
     tables = read(architecture, shape)  # before torch is imported, which takes longer than finding a typing error
 
     from gantrain.networks import builder
@@ -64,7 +62,7 @@ def check(architecture: Mapping[str, Any]) -> None:
 
 
 def describe(
-    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int
+    architecture: Mapping[str, Any] | str, data_shape: tuple[int, ...], latent_size: int
 ) -> tuple[list[LayerSummary], list[LayerSummary]]:
     """The generator's and the discriminator's layers with output shape, parameters and multiply-adds per sample.
 

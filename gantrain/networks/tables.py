@@ -82,8 +82,13 @@ def load_architecture(name: str) -> dict[str, Any]:
     return tables
 
 
-def read(architecture: Mapping[str, Any], data_shape: Shape) -> Tables:
-    """The architecture with every word checked and `features: data` resolved; raises ConfigError."""
+def read(architecture: Mapping[str, Any] | str, data_shape: Shape) -> Tables:
+    """Return an architecture, or the one of that name, with every word checked and `features: data` resolved.
+
+    Raises ConfigError.
+    """
+    if isinstance(architecture, str):
+        architecture = load_architecture(architecture)
     refuse_unknown_keys("architecture", architecture, [field.name for field in fields(Tables)])
     settings = {key: value for key, value in architecture.items() if key not in ("generator", "discriminator")}
     for key, value in settings.items():

@@ -15,7 +15,7 @@ from gantrain.errors import CheckpointError, ConfigError, DataError
 from gantrain.networks.latents import Latents
 from gantrain.objectives.objective import raw_output
 from gantrain.runs import checkpoints
-from gantrain.seeding import stream_generator
+from gantrain.seeding import preserve_randomness, stream_generator
 from gantrain.training.state import generate, refuse_mismatch
 
 
@@ -110,7 +110,7 @@ def rebuild_networks(path: Path, bundle: Mapping[str, Any], object: str | None) 
     try:
         latents = Latents(config["latent"]["size"], config["latent"]["prior"])
         # Without memory of its own, which a table from elsewhere could ask for without end.
-        with nullcontext() if object else torch.device("meta"):
+        with preserve_randomness(torch.device("cpu")), nullcontext() if object else torch.device("meta"):
             pair = networks.build(config["architecture"] | {"object": object}, tuple(shape), latents.size)
     except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} does not say what its generator is built from: {error}") from error
