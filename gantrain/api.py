@@ -2,7 +2,6 @@
 
     run = gantrain.train(dataset="digits", gen_div="kl", **{"train.images": 200_000})
     images = run.sample(64, seed=1)               # [64, C, H, W] in [0, 1]
-    run = gantrain.resume(run, **{"train.images": 400_000})
 
 Keys and values are those of the command. The calls may be repeated, and made inside another program of Hydra; signal
 handlers, Python's logging, matplotlib's backend and the working directory are left as they are.
@@ -188,8 +187,7 @@ def resume(run: str | PathLike[str], **settings: Any) -> Run:
 def load(run: str | PathLike[str], *, object: str | None = None) -> Run:
     """Return the run in a folder, at its newest whole checkpoint, or the run of a checkpoint file, as it was there.
 
-        run = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0")
-        images = run.sample(64, seed=1)            # [64, C, H, W] in [0, 1]
+        images = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0").sample(64)
 
     `object` ("package:function") is needed for the networks of a run that are the user's own. Raises CheckpointError if
     nothing usable is found.
@@ -220,8 +218,7 @@ def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
         options = {"object": samples.object, **options}
     evaluate_command.run([str(path), *to_arguments(options)])
     out = options.get("out") or (RunFolder.containing(path).path if is_run(path) else "evaluation")
-    document: dict[str, Any] = json.loads(Path(out, "evaluation.json").read_text(encoding="utf-8"))
-    return document
+    return dict(json.loads(Path(out, "evaluation.json").read_text(encoding="utf-8")))
 
 
 @system_errors()
