@@ -125,7 +125,7 @@ def judge_run(run: Path) -> Verdict | None:
         return None
     components = {key: settings.dataset[key] for key in ("weights", "means", "stds")}
     p = mixture1d(**{key: list(values) for key, values in components.items() if values is not None})
-    at_zero, at_one = gantrain.load(run)(torch.tensor([[0.0], [1.0]])).flatten().tolist()
+    at_zero, at_one = gantrain.load(run).generator()(torch.tensor([[0.0], [1.0]])).flatten().tolist()
     get, affine, weights = gantrain.divergences.get, settings.gen_div.affine, settings.gen_weights
     gen_div = get(settings.gen_div.name).shifted(affine)
     objective = gantrain.Objective(

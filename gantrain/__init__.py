@@ -6,26 +6,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gantrain import data, networks
-    from gantrain.api import Run, compare, resume, train
+    from gantrain import data, errors, networks
+    from gantrain.api import Run, compare, evaluate, load, resume, train
     from gantrain.objectives import divergences
     from gantrain.objectives.objective import Objective
-    from gantrain.training.generator import load
 
-__all__ = ["Objective", "Run", "compare", "data", "divergences", "load", "networks", "resume", "train"]
+    __version__: str
+
+__all__ = [
+    "Objective",
+    "Run",
+    "__version__",
+    "compare",
+    "data",
+    "divergences",
+    "errors",
+    "evaluate",
+    "load",
+    "networks",
+    "resume",
+    "train",
+]
 
 # Public name → the module that holds it. Imported on first use: importing the package stays free of torch.
 _HOMES = {
-    **dict.fromkeys(("Run", "compare", "resume", "train"), "gantrain.api"),
+    **dict.fromkeys(("Run", "compare", "evaluate", "load", "resume", "train"), "gantrain.api"),
+    **dict.fromkeys(("data", "errors", "networks"), "gantrain"),
     "Objective": "gantrain.objectives.objective",
-    "data": "gantrain",
     "divergences": "gantrain.objectives",
-    "load": "gantrain.training.generator",
-    "networks": "gantrain",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("gantrain")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(_HOMES[name])

@@ -1,58 +1,84 @@
-"""The command line as Python calls: `train`, `resume` and `compare`, which return objects and raise gantrain's errors.
+"""The command line as Python calls, which return objects and raise the exceptions of `gantrain.errors`.
 
     run = gantrain.train(dataset="digits", gen_div="kl", **{"train.images": 200_000})
     images = run.sample(64, seed=1)               # [64, C, H, W] in [0, 1]
-    run.summary["metrics"], run.metrics[-1]["images"]
-    run = gantrain.resume(run.path, **{"train.images": 400_000})
 
-Keys and values are those of `gantrain train`. The calls may be repeated, and made inside another program of Hydra;
-signal handlers, Python's logging and the working directory are left as they are.
+Keys and values are those of the command. The calls may be repeated, and made inside another program of Hydra; signal
+handlers, Python's logging, matplotlib's backend and the working directory are left as they are.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gantrain.comparison.comparison import Comparison
-from gantrain.comparison.comparison import compare as compare_folders
+from gantrain.commands import evaluate as evaluate_command
+from gantrain.comparison import comparison
+from gantrain.comparison.tables import run_rows
 from gantrain.config.checks import Settings, parse_document
 from gantrain.config.compose import create_composer
-from gantrain.config.overrides import Argument, check_no_sweep, parse_train, quote
+from gantrain.config.overrides import check_no_sweep, parse_train, quote
 from gantrain.console import say
-from gantrain.errors import ConfigError
+from gantrain.errors import CheckpointError, ConfigError, MemoryExhaustedError, StorageError, is_out_of_memory
+from gantrain.files import describe_os_error
+from gantrain.launch.evaluate import is_run
 from gantrain.launch.job import train_once
-from gantrain.launch.resume import check_own_folder, resume_run
+from gantrain.launch.resume import check_own_folder, refuse_sweep, resume_run
+from gantrain.launch.sweep_folder import pending_notes
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from pandas import DataFrame
+    from torch import Tensor
 
-    from gantrain.training.generator import TrainedGenerator
+    from gantrain.training.generator import TrainedDiscriminator, TrainedGenerator
+
+    Rows: TypeAlias = list[dict[str, Any]] | DataFrame
 
 PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 
 
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise failures of storage and memory as errors of gantrain."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{error.filename or 'storage'}: {describe_os_error(error)}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryExhaustedError(f"out of memory: {error}\nask for fewer images at once") from error
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run, found from its folder.
+    """A run, and one of its checkpoints; it stands for its path wherever a path is expected.
+
+    `summary` and `metrics` are read from the run folder each time. Everything else is of the checkpoint, which is read
+    once, when it is first needed.
 
     Args:
         path: The run folder.
+        checkpoint: A checkpoint file of the run; by default the newest whole one.
+        object: "package:function", for a run whose networks are the user's own: code is imported only if it is named.
     """
 
     path: Path
+    checkpoint: Path | None = None
+    object: str | None = None
 
-    @cached_property
-    def settings(self) -> Settings:
-        """The checked settings that the newest checkpoint was trained with. Raises CheckpointError or ConfigError."""
-        return parse_document(self._bundle["config"])
+    def __fspath__(self) -> str:
+        return str(self.checkpoint or self.path)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -60,54 +86,69 @@ class Run:
         return RunFolder(self.path).read_summary()
 
     @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """All reports, in the order of the clock, each with `images`. Raises DataError if there are none."""
-        return read_metrics(RunFolder(self.path).metrics)
+    def metrics(self) -> Rows:
+        """All reports, each with `images`; a data frame if pandas is installed. Raises DataError if there are none."""
+        return to_table(read_metrics(RunFolder(self.path).metrics))
 
-    def generator(self, *, object: str | None = None) -> TrainedGenerator:
-        """Return the trained generator, as `gantrain.load` does. Raises CheckpointError."""
-        from gantrain.training.generator import load
+    @cached_property
+    def settings(self) -> Settings:
+        """The checked settings that the checkpoint was trained with. Raises CheckpointError or ConfigError."""
+        return parse_document(self._found[1]["config"])
 
-        return load(self.path, object=object)
+    @property
+    def images(self) -> int:
+        """The clock of the checkpoint: images shown to D."""
+        return int(self._found[1]["images"])
 
+    def generator(self) -> TrainedGenerator:
+        """Return a copy of the trained generator, on the CPU and in evaluation mode: latents [B, L] → [B, *shape].
+
+        It is the averaged generator if the run kept one. Raises CheckpointError, or ConfigError for networks of the
+        user's own without `object`.
+        """
+        from gantrain.training.generator import restore_generator
+
+        return restore_generator(*self._found, object=self.object)
+
+    @system_errors()
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Return `count` samples on the CPU, the same for the same seed: [count, C, H, W] in [0, 1], or [count, d]."""
         return self.generator().sample(count, seed)
 
+    @system_errors()
     def log_ratio(self, images: Tensor) -> Tensor:
-        """Return the estimate of log p(x)/q(x) for samples [B, …]: float32 [B], on the CPU.
+        """Return D's estimate of log p(x)/q(x), of the data's density and the generator's: float32 [B], on the CPU.
 
-        Raises ConfigError if the discriminator gives no log-ratio.
+        `images` are floating-point [B, *shape], pixels in [0, 1]. Raises DataError for others, and ConfigError if D
+        gives no log-ratio.
         """
-        import torch
-
-        with torch.no_grad():
-            estimate = self.settings.objective.log_ratio(self._discriminator(images.cpu()).float())
+        settings = self.settings
+        estimate = settings.objective.log_ratio(self._discriminator.measure(images))
         if estimate is None:
-            raise ConfigError(
-                f"disc_div={self.settings.disc_div.name} with head={self.settings.head} gives no log-ratio"
-            )
+            raise ConfigError(f"disc_div={settings.disc_div.name} with head={settings.head} gives no log-ratio")
         return estimate
 
     @cached_property
-    def _bundle(self) -> Mapping[str, Any]:
-        return checkpoints.load_newest(self.path / "checkpoints")[1]
+    def _found(self) -> tuple[Path, dict[str, Any], list[str]]:
+        return checkpoints.load_run(self.checkpoint or self.path)
 
     @cached_property
-    def _discriminator(self) -> nn.Module:
-        from gantrain import networks
-        from gantrain.training.state import refuse_mismatch
+    def _discriminator(self) -> TrainedDiscriminator:
+        from gantrain.training.generator import restore_discriminator
 
-        bundle, settings = self._bundle, self.settings
-        if settings.architecture.get("object"):
-            raise ConfigError(f"{self.path} was trained with code of the user's own, which is not imported from a file")
-        shape, saved = tuple(bundle["data"]["shape"]), bundle["state"]["discriminator"]
-        _, discriminator = networks.build(settings.architecture, shape, settings.latent.size)
-        refuse_mismatch("discriminator", discriminator, saved)
-        discriminator.load_state_dict(saved)
-        return discriminator.requires_grad_(False).eval()
+        return restore_discriminator(*self._found[:2], object=self.object)
 
 
+class Comparison(comparison.Comparison):
+    """A comparison of runs with its `table`."""
+
+    @property
+    def table(self) -> Rows:
+        """The rows of compare.csv, one a run, with numbers as numbers; a data frame if pandas is installed."""
+        return to_table(run_rows(self))
+
+
+@system_errors()
 def train(*, config_dir: str | Path | None = None, **settings: Any) -> Run:
     """Train a GAN and return its run.
 
@@ -117,7 +158,7 @@ def train(*, config_dir: str | Path | None = None, **settings: Any) -> Run:
 
     Raises what the command line reports as exit codes: ConfigError, DataError, DivergedError, … of gantrain.errors.
     """
-    arguments = parse_settings(settings)
+    arguments = parse_train(to_arguments(settings))
     check_no_sweep(arguments)
     with create_composer(arguments, config_dir) as composer:
         composed = composer.compose([argument.text for argument in arguments])
@@ -126,35 +167,87 @@ def train(*, config_dir: str | Path | None = None, **settings: Any) -> Run:
         result = train_once(composer, arguments, composed)
     if result.error:
         raise result.error
-    return Run(result.folder)
+    return Run(result.folder, object=settings.get("architecture.object"))
 
 
-def resume(path: str | Path, **settings: Any) -> Run:
+@system_errors()
+def resume(run: str | PathLike[str], **settings: Any) -> Run:
     """Go on with a run where it stopped, and return it; a finished run is returned as it is.
 
     `settings` are keys that a resumed run may change, such as `**{"train.images": 400_000}`. Raises CheckpointError if
     nothing can be restored or if the settings are those of another run, and what `train` raises.
     """
-    arguments = parse_settings(settings)
-    check_own_folder(Path(path), arguments)
-    resume_run(Path(path), arguments)
-    return Run(Path(path))
+    path, arguments = Path(run), parse_train(to_arguments(settings))
+    check_own_folder(path, arguments)
+    resume_run(path, arguments)
+    return Run(path, object=settings.get("architecture.object"))
 
 
-def compare(*folders: str | Path) -> Comparison:
-    """Return a comparison of the runs in and below folders. Raises ConfigError if no run can be read there."""
-    for note in (found := compare_folders([Path(folder) for folder in folders])).notes:
+@system_errors()
+def load(run: str | PathLike[str], *, object: str | None = None) -> Run:
+    """Return the run in a folder, at its newest whole checkpoint, or the run of a checkpoint file, as it was there.
+
+        images = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0").sample(64)
+
+    `object` ("package:function") is needed for the networks of a run that are the user's own. Raises CheckpointError if
+    nothing usable is found.
+    """
+    path = Path(run)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
+    refuse_sweep(path, "sample")
+    loaded = Run(RunFolder.containing(path).path, None if path.is_dir() else path, object)
+    loaded.images  # noqa: B018 (reads the checkpoint)
+    return loaded
+
+
+@system_errors()
+def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
+    """Measure samples as `gantrain evaluate` does, print the table, and return the content of evaluation.json.
+
+    Args:
+        samples: A run, a checkpoint, a folder or .zip of images, or an array.
+        options: The keys and values of `gantrain evaluate`, such as `metrics=["fid"]`, `count=5000` or `seed=1`.
+
+    Returns the numbers as `["metrics"]`, those of training examples as `["reference"]`, and how both were obtained.
+    Raises CheckpointError, ConfigError, DataError or StorageError.
+    """
+    path = Path(samples)
+    refuse_sweep(path, "evaluate")
+    if isinstance(samples, Run) and samples.object:
+        options = {"object": samples.object, **options}
+    evaluate_command.run([str(path), *to_arguments(options)])
+    out = options.get("out") or (RunFolder.containing(path).path if is_run(path) else "evaluation")
+    return dict(json.loads(Path(out, "evaluation.json").read_text(encoding="utf-8")))
+
+
+@system_errors()
+def compare(*runs: str | PathLike[str]) -> Comparison:
+    """Return a comparison of runs, and of those in and below folders. Raises DataError if no run can be read there."""
+    folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    found = comparison.compare(folders)
+    found.notes.extend(pending_notes(folders))
+    for note in found.notes:
         say(note)
-    return found
+    return Comparison(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
-def parse_settings(settings: Mapping[str, Any]) -> list[Argument]:
-    """Return keys and values as arguments of `gantrain train`. Raises ConfigError."""
-    return parse_train(f"{key}={to_text(value)}" for key, value in settings.items())
+def to_table(rows: list[dict[str, Any]]) -> Rows:
+    """Return rows as a data frame, or as they are if pandas is not installed."""
+    try:
+        from pandas import DataFrame
+    except ImportError:
+        return rows
+    return DataFrame(rows)
+
+
+def to_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Return keys and values in the grammar of the command line."""
+    return [f"{key}={to_text(value)}" for key, value in settings.items()]
 
 
 def to_text(value: Any) -> str:
-    """Return a Python value in the grammar of `gantrain train`."""
+    """Return a Python value in the grammar of the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):

@@ -15,6 +15,8 @@ from typing import Any
 
 from gantrain.errors import StorageError
 
+# The packaged YAML: inside the package in a wheel, and beside it in a checkout.
+CONF = next(path for path in (Path(__file__).with_name("conf"), Path(__file__).parents[1] / "conf") if path.is_dir())
 # What to do about an OSError, by its number.
 REMEDIES = {
     errno.ENOSPC: "free some space on its disk",

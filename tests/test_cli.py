@@ -503,7 +503,7 @@ def test_a_folder_of_ones_own_with_yaml_of_ones_own(gantrain: Gantrain, tmp_path
     answer = gantrain("train", *TINY, "dataset=cats", "experiment=mine", "--config-dir", own)
     assert (answer.code, answer.err) == (0, "")
     (run,) = (tmp_path / "runs/cats/gan-softened_reverse_kl-ratio").iterdir()
-    generator = package.load(run)
+    generator = package.load(run).generator()
     assert (generator.shape, generator.latents.size) == ((3, 8, 8), 9)
     assert summary(run)["data"]["training_images"] == 54
     saved = torch.load(run / "checkpoints/last.pt", weights_only=True)["state"]["discriminator"]

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
-SPAN = re.compile(r"`((?:gantrain|scripts/\w+) ?[^`]*)`")
+SPAN = re.compile(r"`((?:gantrain(?!\.)|scripts/\w+) ?[^`]*)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -166,8 +166,15 @@ def check_script(words: list[str]) -> None:
 
 @pytest.mark.parametrize(("page", "example", "output"), EXAMPLES)
 def test_python_examples_print_what_they_show(
-    page: str, example: str, output: str, finished: Path, capsys: pytest.CaptureFixture[str]
+    page: str,
+    example: str,
+    output: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(example.replace("RUN", str(finished)), page, "exec"), {})
     assert not output or capsys.readouterr().out == output
 

@@ -368,7 +368,7 @@ FORMATS = sorted((Path(__file__).parent / "data").glob("format_*"))
 
 @pytest.mark.parametrize("kept", FORMATS, ids=lambda path: path.name)
 def test_checkpoints_of_every_format_still_load(kept, tmp_path, capsys):
-    generator = gantrain.load(kept)
+    generator = gantrain.load(kept).generator()
     made = torch.load(kept / "samples.pt", weights_only=True)
     assert_close_to_largest(generator(made["latents"]), made["samples"], rtol=1e-4)
     run = shutil.copytree(kept, tmp_path / "run")

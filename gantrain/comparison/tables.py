@@ -97,33 +97,49 @@ def _transpose(rows: list[list[str]]) -> list[list[str]]:
 # compare.csv
 
 
-def csv_text(comparison: Comparison) -> str:
-    """Return compare.csv: one row a run, with the settings that differ, provenance and all metrics unrounded."""
+def run_rows(comparison: Comparison) -> list[dict[str, str | int | float | None]]:
+    """Return a row for each run: the settings that differ as text, provenance, and all metrics as unrounded numbers.
+
+    All rows have the same keys; a value that a run lacks is None.
+    """
     facts = list(dict.fromkeys(name for run in comparison.runs for name in provenance(run)))
     metrics = list(dict.fromkeys(name for run in comparison.runs for name in run.metrics))
-    settings = [short_key(key) for key in comparison.keys]
-    heads = ["run", "configuration", *settings, "seed", "status", "reason", "images", *comparison.descriptions, *facts]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_csv_cell, [*heads, *metrics]))
+    rows: list[dict[str, str | int | float | None]] = []
     for configuration in comparison.configurations:
         for run in configuration.runs:
             described, made = describe_weights(run, run.weights.get(EFFECTIVE_ORDER)), provenance(run)
-            about = [
-                str(run.path),
-                configuration.label,
-                *configuration.values.values(),
-                run.seed,
-                run.status,
-                run.reason,
-            ]
-            about += [format_setting(run.fact("images")), *(described[head] for head in comparison.descriptions)]
-            about += [made.get(name, "") for name in facts]
-            numbers = [repr(run.metrics[name]) if name in run.metrics else "" for name in metrics]
-            writer.writerow([*map(_csv_cell, about), *numbers])
+            about: dict[str, str | int | float | None] = {
+                "run": str(run.path),
+                "configuration": configuration.label,
+                **{short_key(key): value for key, value in configuration.values.items()},
+                "seed": _whole_number(run.seed),
+                "status": run.status,
+                "reason": run.reason,
+                "images": _whole_number(format_setting(run.fact("images"))),
+                **{head: described[head] for head in comparison.descriptions},
+            }
+            rows.append(
+                about | {name: made.get(name) for name in facts} | {name: run.metrics.get(name) for name in metrics}
+            )
+    return rows
+
+
+def _whole_number(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else text
+
+
+def csv_text(comparison: Comparison) -> str:
+    """Return compare.csv, which has the rows of `run_rows`."""
+    rows, text = run_rows(comparison), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_csv_cell, rows[0]))
+    for row in rows:
+        writer.writerow(map(_csv_cell, row.values()))
     return text.getvalue()
 
 
-def _csv_cell(text: str) -> str:
-    """Quote a text that a spreadsheet would take for a formula."""
-    return f"'{text}" if text[:1] in tuple("=+@-") and not re.fullmatch(r"[-+.0-9e]+", text) else text
+def _csv_cell(value: str | float | None) -> str:
+    """Return a value as text; a text that a spreadsheet would take for a formula is quoted."""
+    if not isinstance(value, str):
+        return "" if value is None else repr(value)
+    return f"'{value}" if value[:1] in tuple("=+@-") and not re.fullmatch(r"[-+.0-9e]+", value) else value

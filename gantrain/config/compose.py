@@ -41,7 +41,7 @@ CONFIG_NAME = "config"
 
 def register() -> None:
     """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
-    ConfigStore.instance().store(name="schema", node=create_node(Config))
+    ConfigStore.instance().store(name="gantrain_schema", node=create_node(Config))
     for plugin in (CatalogueSource, CataloguePath, ForeignSource):
         Plugins.instance().register(plugin)
     OmegaConf.register_new_resolver("swept_name", swept_name, replace=True)

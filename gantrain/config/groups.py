@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
@@ -11,10 +9,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from gantrain.errors import ConfigError
+from gantrain.files import CONF
 from gantrain.objectives import divergences
 
-# conf/ stands inside the package in a wheel and beside it in a checkout.
-CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
 GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
 LISTED_GROUPS = ("regularizer",)  # of which several options may be chosen, as in regularizer=[r1,instance_noise]

@@ -30,25 +30,28 @@ __all__ = ["build", "check", "describe", "rendered"]
 
 
 def build(
-    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int
+    architecture: Mapping[str, Any] | str, shape: tuple[int, ...], latent_size: int
 ) -> tuple[nn.Module, nn.Module]:
-    """The generator (latents `[B, L]` → samples `[B, *data_shape]`) and the discriminator (samples → `[B]`, float32).
+    """Return the generator (latents `[B, L]` → samples `[B, *shape]`) and the discriminator (samples → `[B]`, float32).
 
-    Weights are drawn from torch's default generator. Where `architecture["object"]` names a function of the user's own,
-    "package:function", it is called with `data_shape` and `latent_size` and returns the pair.
+        generator, discriminator = gantrain.networks.build("mlp", shape=(2,), latent_size=2)
 
-    Raises ConfigError for unknown words, for a row that does not fit its input, for a generator that does not end in
-    `data_shape` and for a discriminator that does not end in one number.
+    `architecture` is a pair of tables, or the name of one in conf/architecture. Weights are drawn from torch's default
+    generator. Where `architecture["object"]` names a function of the user's own, "package:function", it is called with
+    `data_shape` and `latent_size` and returns the pair.
+
+    Raises ConfigError for unknown names and words, for a row that does not fit its input, for a generator that does not
+    end in `shape` and for a discriminator that does not end in one number.
     """
     from gantrain.networks.tables import read
 
-    tables = read(architecture, data_shape)  # before torch is imported, which takes longer than finding a typing error
+    tables = read(architecture, shape)  # before torch is imported, which takes longer than finding a typing error
 
     from gantrain.networks import builder
 
     if tables.object is not None:
-        return builder.import_networks(tables.object, data_shape, latent_size)
-    return builder.build_from_tables(tables, data_shape, latent_size)
+        return builder.import_networks(tables.object, shape, latent_size)
+    return builder.build_from_tables(tables, shape, latent_size)
 
 
 def check(architecture: Mapping[str, Any]) -> None:
@@ -59,7 +62,7 @@ def check(architecture: Mapping[str, Any]) -> None:
 
 
 def describe(
-    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int
+    architecture: Mapping[str, Any] | str, data_shape: tuple[int, ...], latent_size: int
 ) -> tuple[list[LayerSummary], list[LayerSummary]]:
     """The generator's and the discriminator's layers with output shape, parameters and multiply-adds per sample.
 

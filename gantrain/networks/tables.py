@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from gantrain.errors import ConfigError, suggest
+from gantrain.errors import ConfigError, describe_choice, suggest
+from gantrain.files import CONF
 from gantrain.ranges import Accepted, Choice, Kind, Numbers
 
 Shape = tuple[int, ...]
@@ -70,8 +71,24 @@ class Tables:
     discriminator: tuple[Row, ...] = ()
 
 
-def read(architecture: Mapping[str, Any], data_shape: Shape) -> Tables:
-    """The architecture with every word checked and `features: data` resolved; raises ConfigError."""
+def load_architecture(name: str) -> dict[str, Any]:
+    """Return the tables called `name` in `conf/architecture`. Raises ConfigError if there are none."""
+    import yaml
+
+    files = {path.stem: path for path in sorted((CONF / "architecture").glob("*.yaml"))}
+    if name not in files:
+        raise ConfigError(describe_choice("architecture", name, files))
+    tables: dict[str, Any] = yaml.safe_load(files[name].read_text(encoding="utf-8"))
+    return tables
+
+
+def read(architecture: Mapping[str, Any] | str, data_shape: Shape) -> Tables:
+    """Return an architecture, or the one of that name, with every word checked and `features: data` resolved.
+
+    Raises ConfigError.
+    """
+    if isinstance(architecture, str):
+        architecture = load_architecture(architecture)
     refuse_unknown_keys("architecture", architecture, [field.name for field in fields(Tables)])
     settings = {key: value for key, value in architecture.items() if key not in ("generator", "discriminator")}
     for key, value in settings.items():

@@ -16,7 +16,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives import heads
+from gantrain.objectives import divergences, heads
 from gantrain.objectives.divergences import CATALOGUE, Divergence, Part
 from gantrain.objectives.weighting import OFF, Weighting
 
@@ -65,15 +65,15 @@ class Game(Protocol):
 class Objective:
     """A game between divergences: `disc_div` trains D, `gen_div` trains G through `gen_objective`.
 
-    `head` is how D's raw output is read, `smoothing` the share of the data that counts as samples, and `weighting`
-    rescales the samples' weights under `matched`. Raises ConfigError for a combination that cannot train, with the
-    reason and what to choose instead; it needs no torch to do so.
+    Each is a name of the catalogue or a `Divergence`. `head` is how D's raw output is read, `smoothing` the share of
+    the data that counts as samples, and `weighting` rescales the samples' weights under `matched`. Raises ConfigError
+    for a combination that cannot train, with the reason and what to choose instead; it needs no torch to do so.
     """
 
     def __init__(
         self,
-        disc_div: Divergence,
-        gen_div: Divergence,
+        disc_div: Divergence | str,
+        gen_div: Divergence | str,
         gen_objective: str = "matched",
         head: str = "log_ratio",
         smoothing: float = 0.0,
@@ -81,6 +81,8 @@ class Objective:
     ) -> None:
         if gen_objective not in GENERATOR_OBJECTIVES:
             raise ConfigError(describe_choice("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
+        disc_div = divergences.get(disc_div, "disc_div") if isinstance(disc_div, str) else disc_div
+        gen_div = divergences.get(gen_div, "gen_div") if isinstance(gen_div, str) else gen_div
         self.disc_div = disc_div
         self.gen_div = gen_div
         self.gen_objective = gen_objective

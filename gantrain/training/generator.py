@@ -1,25 +1,27 @@
-"""Trained generators: sampling, and loading them from a run folder or a checkpoint."""
+"""The trained networks of a checkpoint: the generator that samples are drawn from, and the discriminator."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gantrain import networks as architectures
-from gantrain.errors import CheckpointError, ConfigError
+from gantrain import networks
+from gantrain.errors import CheckpointError, ConfigError, DataError
 from gantrain.networks.latents import Latents
-from gantrain.precision import allow_tf32
+from gantrain.precision import allow_tf32, as_float32
 from gantrain.runs import checkpoints
-from gantrain.seeding import stream_generator
+from gantrain.seeding import preserve_randomness, stream_generator
 from gantrain.training.state import evaluating, refuse_mismatch
 
 
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> Tensor:
-    """Samples [N, …] on the CPU from latents [N, L], with batch norm in evaluation mode."""
+    """Return samples [N, …] on the CPU for latents [N, L], with batch norm in evaluation mode."""
     with evaluating(generator), allow_tf32(False):
         return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
 
@@ -36,28 +38,73 @@ class TrainedGenerator(nn.Module):
         self.passed_over: list[str] = []
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Samples [B, *shape] from latents [B, L]; pixels in [0, 1]."""
+        """Return samples [B, *shape] for latents [B, L]; pixels in [0, 1]."""
         return self.network(latents)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """`count` samples on the CPU: the same for the same seed."""
+        """Return `count` samples [count, *shape] on the CPU, the same for the same seed. Raises ConfigError."""
+        if count < 1:
+            raise ConfigError(f"count={count} must be at least 1")
         z = self.latents.draw(count, stream_generator(seed, "sample"))
         return generate(self, z.to(next(self.parameters()).device))
 
 
+class TrainedDiscriminator(nn.Module):
+    """A discriminator with the shape of the samples that it takes."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network, self.shape = network, shape
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return raw outputs [B] for samples [B, *shape]."""
+        return self.network(samples)
+
+    @torch.no_grad()
+    def measure(self, samples: Tensor, batch_size: int = 256) -> Tensor:
+        """Return raw outputs, float32 [N], for samples [N, *shape] on the CPU. Raises DataError for other samples."""
+        if not samples.is_floating_point() or samples.shape[1:] != self.shape:
+            kind, found = str(samples.dtype).removeprefix("torch."), list(samples.shape)
+            raise DataError(f"samples must be floating-point, of shape {['N', *self.shape]}; these are {kind}, {found}")
+        return torch.cat([as_float32(self(part)) for part in samples.float().cpu().split(batch_size)])
+
+
 def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
-    """The trained generator of a run folder or a checkpoint file, on the CPU, ready to sample:
+    """Return the trained generator of a run folder or a checkpoint file, on the CPU and in evaluation mode.
 
-        generator = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0")
-        images = generator.sample(64, seed=1)      # [64, C, H, W] in [0, 1]
-
-    It is the averaged generator when the run kept one, in evaluation mode. `object` ("package:function") must be given
-    again for a run whose networks are the user's own. Raises CheckpointError when nothing usable is found.
+    It is the averaged generator if the run kept one. `object` ("package:function") must be given again for a run whose
+    networks are the user's own. Raises CheckpointError if nothing usable is found.
     """
     path = Path(run)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
-    path, bundle, problems = checkpoints.load_run(path)
+    return restore_generator(*checkpoints.load_run(path), object=object)
+
+
+def restore_generator(
+    path: Path, bundle: Mapping[str, Any], problems: list[str], *, object: str | None = None
+) -> TrainedGenerator:
+    """Return the generator of a checkpoint as `load` does; `checkpoints.load_run` returns the other arguments."""
+    latents, network, _ = rebuild_networks(path, bundle, object)
+    load_weights("generator", network, bundle["state"].get("average", bundle["state"].get("generator")))
+    trained = TrainedGenerator(network, latents, tuple(bundle["data"]["shape"]), bundle["images"])
+    trained.passed_over = problems
+    return trained.eval()
+
+
+def restore_discriminator(path: Path, bundle: Mapping[str, Any], *, object: str | None = None) -> TrainedDiscriminator:
+    """Return the discriminator in the `bundle` of the checkpoint at `path`; `object` and errors are those of `load`."""
+    _, _, network = rebuild_networks(path, bundle, object)
+    load_weights("discriminator", network, bundle["state"].get("discriminator"))
+    return TrainedDiscriminator(network, tuple(bundle["data"]["shape"])).eval()
+
+
+def rebuild_networks(path: Path, bundle: Mapping[str, Any], object: str | None) -> tuple[Latents, nn.Module, nn.Module]:
+    """Return the latents, the generator and the discriminator that a checkpoint describes, without its weights.
+
+    Raises CheckpointError if it does not describe them, ConfigError for code of the user's own that is not named by
+    `object`.
+    """
     config, shape = bundle["generator"], bundle["data"].get("shape")
     described = config.keys() == {"architecture", "latent"} and isinstance(shape, list)
     if not described or not all(isinstance(part, dict) for part in config.values()):
@@ -67,16 +114,18 @@ def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
             f"{path} was trained with architecture.object={own}, code of the user's own, which is never imported "
             f"because a file names it; give object={own} to allow it"
         )
-    saved = bundle["state"].get("average", bundle["state"].get("generator"))
     try:
         latents = Latents(config["latent"]["size"], config["latent"]["prior"])
         # Without memory of its own, which a table from elsewhere could ask for without end.
-        with nullcontext() if object else torch.device("meta"):
-            network, _ = architectures.build(config["architecture"] | {"object": object}, tuple(shape), latents.size)
+        with preserve_randomness(torch.device("cpu")), nullcontext() if object else torch.device("meta"):
+            pair = networks.build(config["architecture"] | {"object": object}, tuple(shape), latents.size)
     except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} does not say what its generator is built from: {error}") from error
-    refuse_mismatch("generator", network, saved)
-    network.load_state_dict(saved, assign=True)
-    trained = TrainedGenerator(network.requires_grad_(False), latents, tuple(shape), bundle["images"])
-    trained.passed_over = problems
-    return trained.eval()
+    return latents, *pair
+
+
+def load_weights(name: str, network: nn.Module, saved: Any) -> None:
+    """Put copies of the tensors in `saved` into a network. Raises CheckpointError unless all of them fit."""
+    refuse_mismatch(name, network, saved)
+    network.load_state_dict({key: tensor.clone() for key, tensor in saved.items()}, assign=True)
+    network.requires_grad_(False)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain.errors import ConfigError, describe_choice, suggest
 from gantrain.ranges import Accepted, Kind, NumberList, Numbers
+from gantrain.seeding import preserve_randomness
 
 if TYPE_CHECKING:
     import torch
@@ -117,8 +118,10 @@ def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Ca
     def build(network: nn.Module) -> Optimizer:
         return getattr(torch.optim, name)(network.parameters(), **given)
 
+    with preserve_randomness(torch.device("cpu")):
+        network = torch.nn.Linear(2, 2)
     try:
-        trial = build(network := torch.nn.Linear(2, 2).to(device))
+        trial = build(network.to(device))
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
         trial.step()
