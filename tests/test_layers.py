@@ -40,7 +40,6 @@ UPWARD: set[tuple[str, str]] = set()
 LARGE_MODULES = {
     "gantrain.commands.divergences",
     "gantrain.commands.verify",
-    "gantrain.objectives.divergences",
     "gantrain.theory.quadrature",
     "gantrain.theory.verification",
 }

@@ -27,31 +27,21 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives.finite_range import Formula, Range, extend_linearly, find_finite_range, share_outside
+from gantrain.objectives.finite_range import (
+    Formula,
+    Range,
+    expm1_over,
+    extend_linearly,
+    find_finite_range,
+    log_sigmoid,
+    share_outside,
+    softplus,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Part = Literal["real", "fake", "f"]
-
-
-def softplus(r: Tensor) -> Tensor:
-    """log(1 + e^r); the identity above 40, where float64 cannot tell them apart (torch's own choice is 20)."""
-    from torch.nn import functional
-
-    return functional.softplus(r, threshold=40)
-
-
-def log_sigmoid(r: Tensor) -> Tensor:
-    """−log(1 + e^−r)."""
-    from torch.nn import functional
-
-    return functional.logsigmoid(r)
-
-
-def expm1_over(a: float, r: Tensor) -> Tensor:
-    """(e^{a r} − 1) / a, and its limit r at a = 0."""
-    return (a * r).expm1() / a if abs(a) > 1e-30 else r
 
 
 def _with_slope(formula: Formula, log_slope: Formula) -> Formula:

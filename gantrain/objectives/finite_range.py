@@ -1,4 +1,4 @@
-"""Formulas of the log-ratio beyond float32's range: where they are finite, and their linear extension."""
+"""Formulas of the log-ratio in float32: their parts, where they are finite, and their linear extension beyond."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ Formula = Callable[["Tensor"], "Tensor"]
 
 # Values and slopes up to 2^100 leave float32 (2^128) room to sum a batch and to extend along a tangent.
 LARGEST = 2.0**100
+
+
+def softplus(r: Tensor) -> Tensor:
+    """log(1 + e^r); the identity above 40, where float64 cannot tell them apart (torch's own choice is 20)."""
+    from torch.nn import functional
+
+    return functional.softplus(r, threshold=40)
+
+
+def log_sigmoid(r: Tensor) -> Tensor:
+    """−log(1 + e^−r)."""
+    from torch.nn import functional
+
+    return functional.logsigmoid(r)
+
+
+def expm1_over(a: float, r: Tensor) -> Tensor:
+    """(e^{a r} − 1) / a, and its limit r at a = 0."""
+    return (a * r).expm1() / a if abs(a) > 1e-30 else r
 
 
 @dataclass(frozen=True)

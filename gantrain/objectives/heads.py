@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives.divergences import Divergence, Formula, pearson, softplus, total_variation
+from gantrain.objectives.divergences import Divergence, pearson, total_variation
+from gantrain.objectives.finite_range import Formula, softplus
 
 if TYPE_CHECKING:
     from torch import Tensor
