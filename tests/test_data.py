@@ -93,7 +93,7 @@ def test_configuration_and_code_agree(name: str) -> None:
         source = data.IMAGES[name]
         assert config["dataset"] == {"flip": source.flip, "size": source.size}
     else:
-        assert data.shapes(name) == ((config["latent"]["size"],),)
+        assert data.DatasetSettings(name).shapes == ((config["latent"]["size"],),)
 
 
 @pytest.mark.parametrize(

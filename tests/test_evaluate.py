@@ -352,13 +352,13 @@ def test_the_runs_of_a_sweep_have_the_numbers_of_each_by_itself_from_data_read_o
         assert gantrain("evaluate", run, "count=120", "out=alone").code == 0
         alone.append((tmp_path / "alone" / "evaluation.json").read_bytes())
 
-    load, read = data.load, []
+    load, read = data.load_dataset, []
 
-    def counted(name: str, **settings: Any) -> Any:
-        read.append(name)
-        return load(name, **settings)
+    def counted(settings: data.DatasetSettings, **options: Any) -> Any:
+        read.append(settings.name)
+        return load(settings, **options)
 
-    monkeypatch.setattr(data, "load", counted)
+    monkeypatch.setattr(data, "load_dataset", counted)
     answer = gantrain("evaluate", sweep, "count=120")
     assert (answer.code, answer.err) == (0, "")
     assert [(run / "evaluation.json").read_bytes() for run in runs] == alone

@@ -20,8 +20,8 @@ from gantrain.cli import main
 from gantrain.console import Progress
 from gantrain.evaluation import evaluation
 from gantrain.evaluation import metrics as catalogue
-from gantrain.evaluation.evaluation import Evaluation, EvaluationSettings, ReferenceSet
-from gantrain.evaluation.features import FeatureExtractor
+from gantrain.evaluation.evaluation import Evaluation, ReferenceSet
+from gantrain.evaluation.features import EvaluationSettings, FeatureExtractor, Features
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.state import State
@@ -140,13 +140,15 @@ def test_the_line_names_the_number_of_training_examples_where_it_is_another(monk
     digits = data.load("digits")
     assert isinstance(digits, data.Images)
 
-    def extract(images: torch.Tensor, progress: Progress) -> catalogue.Features:
+    def extract(images: torch.Tensor, progress: Progress) -> Features:
         vectors = images.flatten(1).double()
-        return catalogue.Features(vectors, torch.zeros(0, dtype=torch.int64), pixels=images.flatten(1))
+        return Features(vectors, torch.zeros(0, dtype=torch.int64), pixels=images.flatten(1))
 
     monkeypatch.setattr(evaluation, "build_extractor", lambda *_, **__: FeatureExtractor(extract, (), {}))
     settings = EvaluationSettings(metrics=["pairwise_distance"], count=1700)
-    evaluated = Evaluation(evaluation.build_reference_set(digits, {}, settings, device=torch.device("cpu")))
+    evaluated = Evaluation(
+        evaluation.build_reference_set(digits, data.DatasetSettings("digits"), settings, device=torch.device("cpu"))
+    )
     for count, words in {1618: "training data", 1700: "1,618 training examples"}.items():
         result = evaluated.reference_set.measure(torch.cat([digits.train, digits.held])[:count])
         floor = result.reference_set.reference["diversity/pairwise_distance"]
@@ -218,7 +220,9 @@ def test_improvement_has_a_direction_and_conditions() -> None:
 
 def reference_set_of_ring() -> ReferenceSet:
     settings = EvaluationSettings(metrics=["modes"], count=50)
-    return evaluation.build_reference_set(data.load("ring"), {}, settings, device=torch.device("cpu"))
+    return evaluation.build_reference_set(
+        data.load("ring"), data.DatasetSettings("ring"), settings, device=torch.device("cpu")
+    )
 
 
 # What goes wrong costs no run

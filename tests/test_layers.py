@@ -63,7 +63,7 @@ NEEDS_TORCH = {
     "gantrain.training.step",
     "gantrain.objectives.slopes",
     "gantrain.precision",
-    *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "prdc", "samples")),
+    *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "formulas", "samples")),
     "gantrain.training.state",
     "gantrain.training.loop",
     "gantrain.training.outputs",

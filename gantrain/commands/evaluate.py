@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
 from gantrain.config.checks import parse_config, validate
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
+from gantrain.data import DatasetSettings
 from gantrain.devices import choose_device
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.evaluation import evaluation, features, metrics
-from gantrain.evaluation.evaluation import EvaluationSettings, Result
+from gantrain.evaluation.evaluation import Result
+from gantrain.evaluation.features import EvaluationSettings
 from gantrain.launch.evaluate import (
     ReferenceCache,
     SampleSource,
@@ -156,11 +158,11 @@ def bracket_list(argument: str) -> str:
     return f"metrics=[{names.removeprefix('[').removesuffix(']')}]" if key == "metrics" else argument
 
 
-def compose_dataset(arguments: list[str]) -> dict[str, Any]:
+def compose_dataset(arguments: list[str]) -> DatasetSettings:
     """Return the settings of the dataset that the arguments describe. Raises ConfigError."""
     from gantrain.config.compose import compose
 
-    return dict(vars(validate(compose(arguments), arguments).settings.dataset))
+    return validate(compose(arguments), arguments).settings.data
 
 
 def store_classifier(dataset: list[str], options: Options) -> None:
@@ -182,7 +184,7 @@ def store_classifier(dataset: list[str], options: Options) -> None:
     from gantrain.evaluation.classifier_training import obtain_classifier
 
     device = choose_device(options.device)
-    images = features.load_classifier_images(settings, device)
+    images = features.load_images(features.choose_classifier_data(settings), device)
     path = Path(options.classifier) if options.classifier else cache_path(images)
     stored = obtain_classifier(images, path, options.training_overrides(), progress=show_progress)
     extractor = features.classifier_extractor(stored, device)
@@ -206,7 +208,7 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
         raise ConfigError(f"{path} is no run, so the data to compare with have to be named: dataset=…")
     else:
         # Only the dataset is validated: the rest of the config may be for another machine.
-        settings = vars(parse_config(change_config(source.config, values)).dataset)
+        settings = DatasetSettings(**vars(parse_config(change_config(source.config, values)).dataset))
     if values.keys() - {"dataset.root", "dataset.path"}:
         source = replace(source, fingerprint=None)  # other data
     out = Path(options.out or out)
