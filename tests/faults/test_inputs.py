@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from support.datasets import (
     stl10_members,
     write_image,
 )
-from test_data import bomb
 
 from gantrain import data
 from gantrain.data import decoding, published
@@ -157,6 +157,11 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that announces more pixels than it is worth decoding."""
+    return png(chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), ROWS, END)
+
+
 def png(*chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -262,13 +267,8 @@ def test_a_file_that_is_none(pictures: Path, assert_refused_or_skipped: Check, t
 def test_loops_of_links_end(pictures: Path, well: str, tried) -> None:
     (pictures / "a" / "up").symlink_to(pictures)
     (pictures / "b" / "self").symlink_to(".")
-    (pictures / "c").symlink_to("d")
+    (pictures / ".hidden").write_bytes(b"passed over")
     with tried("a loop of links among folders"):
-        (pictures / "x").mkdir()
-        (pictures / "x" / "up").symlink_to("../..")
-        (pictures / "x" / "up").unlink()
-        assert data.load("folder", path=pictures, size=8, on_bad="skip").skipped == 1  # c leads nowhere
-        (pictures / "c").unlink()
         assert data.load("folder", path=pictures, size=8).fingerprint == well
 
 
@@ -355,7 +355,7 @@ def test_mixed_sizes_become_one(tmp_path: Path, tried) -> None:
 # Folders
 
 
-def test_folders_that_are_none(gantrain: Gantrain, tmp_path: Path, tried) -> None:
+def test_folders_that_are_none(tmp_path: Path, tried) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden/.png").write_bytes(whole("PNG"))
@@ -364,12 +364,9 @@ def test_folders_that_are_none(gantrain: Gantrain, tmp_path: Path, tried) -> Non
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "nowhere").symlink_to("nowhere-else")
     os.mkfifo(tmp_path / "pipe")
-    names = ["missing", "empty", "hidden", "folders", "file", "loop", "nowhere", "pipe", "file/below", "x" * 300]
-    for number, name in enumerate(names):
-        with tried("a folder that is missing, empty or none"):
-            answer = gantrain(*typed(tmp_path / name, f"run_dir=run{number}"))
-            assert (answer.code, answer.out) == (3, ""), answer
-            assert name in answer.err
+    for name in ("missing", "empty", "hidden", "folders", "file", "loop", "nowhere", "pipe", "file/below", "x" * 300):
+        with tried("a folder that is missing, empty or none"), pytest.raises(DataError, match=name):
+            data.load("folder", path=tmp_path / name)
 
 
 UNREADABLE = """
@@ -452,6 +449,7 @@ def lying(content: bytes, size: int) -> bytes:
     return bytes(altered)
 
 
+@cache
 def archives() -> dict[str, bytes]:
     fine = (member("fine.png"), whole("PNG"))
     zeros = bytes(4 * 2**20)
@@ -497,6 +495,7 @@ def test_an_archive_that_a_folder_would_not_be(tmp_path: Path, tried, name: str)
             assert sorted(tmp_path.rglob("*")) == before
 
 
+@cache
 def damaged_members() -> dict[str, bytes]:
     """Archives in which one picture of two is bad."""
     fine = (member("fine.png"), whole("PNG"))
@@ -656,18 +655,23 @@ def encode_again(folder: Path) -> None:
         os.utime(path, (0, 0))
 
 
-CHANGES: dict[str, tuple[Callable[[Path], object], int]] = {
-    "added": (lambda f: write_image(f / "new.png", pixels(8, 8, 3, seed=99)), 4),
-    "a copy added": (lambda f: shutil.copy(f / "a/0.png", f / "copy.png"), 4),
-    "removed": (lambda f: (f / "a/0.png").unlink(), 4),
-    "replaced": (replace, 4),
-    "one pixel": (one_pixel, 4),
-    "damaged": (lambda f: (f / "a/0.png").write_bytes(b""), 3),
-    "gone": (lambda f: shutil.rmtree(f), 3),
-    "emptied": (lambda f: [path.unlink() for path in f.rglob("*.png")], 3),
-    "renamed": (rename, 0),
-    "encoded again": (encode_again, 0),
+CHANGES: dict[str, tuple[Callable[[Path], object], bool]] = {
+    "added": (lambda f: write_image(f / "new.png", pixels(8, 8, 3, seed=99)), True),
+    "a copy added": (lambda f: shutil.copy(f / "a/0.png", f / "copy.png"), True),
+    "removed": (lambda f: (f / "a/0.png").unlink(), True),
+    "replaced": (replace, True),
+    "one pixel": (one_pixel, True),
+    "renamed": (rename, False),
+    "encoded again": (encode_again, False),
 }
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_data_that_changed_are_noticed(pictures: Path, well: str, tried, name: str) -> None:
+    change, is_other = CHANGES[name]
+    change(pictures)
+    with tried("data that changed"):
+        assert (data.load("folder", path=pictures, size=8).fingerprint != well) == is_other
 
 
 @pytest.fixture(scope="module")
@@ -683,9 +687,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_data_that_changed_are_noticed(gantrain: Gantrain, trained: Path, tmp_path: Path, tried, name: str) -> None:
-    change, code = CHANGES[name]
+RESUMED: dict[str, tuple[Callable[[Path], object], int]] = {
+    "replaced": (replace, 4),
+    "damaged": (lambda f: (f / "a/0.png").write_bytes(b""), 3),
+    "gone": (lambda f: shutil.rmtree(f), 3),
+    "renamed": (rename, 0),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_resumes_only_on_its_data(gantrain: Gantrain, trained: Path, tmp_path: Path, tried, name: str) -> None:
+    change, code = RESUMED[name]
     root = shutil.copytree(trained, tmp_path / "root")
     change(root / "pictures")
     with tried("data that changed before a resume"):
