@@ -147,14 +147,6 @@ def test_a_run_its_checkpoint_its_pictures_and_their_array_have_the_same_numbers
 # What is known of samples
 
 
-def test_real_images_against_themselves_are_perfect(measured: Evaluate, digits: data.Images) -> None:
-    found = measured(digits.held, "dataset=digits")["metrics"]
-    assert found["quality/fid_classifier"] == pytest.approx(0, abs=1e-6)
-    assert (found["quality/precision"], found["diversity/recall"], found["diversity/coverage"]) == (1, 1, 1)
-    assert (found["diversity/class_tv"], found["diversity/class_kl"], found["diversity/missing_classes"]) == (0, 0, 0)
-    assert found["diversity/pairwise_distance"] == pytest.approx(1)
-
-
 def test_a_generator_that_misses_two_classes_is_reported_as_missing_them(
     measured: Evaluate, digits: data.Images, gantrain: Callable[..., Answer], tmp_path: Path
 ) -> None:
@@ -171,13 +163,6 @@ def test_a_generator_that_misses_two_classes_is_reported_as_missing_them(
     for name, sign in {"recall": -1, "class_entropy": -1, "class_tv": 1, "class_kl": 1}.items():
         value, reference = (each["metrics"][f"diversity/{name}"] for each in (missing, whole))
         assert sign * value > sign * reference
-
-
-def test_a_generator_of_five_images_has_a_support_of_five(measured: Evaluate, digits: data.Images) -> None:
-    five = digits.train[torch.randint(0, 5, (179,), generator=torch.Generator().manual_seed(0))]
-    found = measured(five, "dataset=digits")
-    assert found["metrics"]["diversity/support_size"] == pytest.approx(5, rel=0.1)
-    assert found["reference"]["diversity/support_size"] > 1000
 
 
 def test_numbers_agree_with_independent_arithmetic_on_the_same_features(
@@ -208,7 +193,7 @@ def test_fewer_training_images_than_samples_are_told(
     assert (found["count"], found["real_count"], found["reference_count"]) == (1797, 179, 1618)
 
 
-@pytest.mark.parametrize(("kept", "modes", "share"), [(8, 8, 0.989), (2, 2, 0.989), (0, 0, 0.0)])
+@pytest.mark.parametrize(("kept", "modes", "share"), [(2, 2, 0.989), (0, 0, 0.0)])
 def test_points_of_a_density_need_no_classifier(
     kept: int, modes: int, share: float, tmp_path: Path, measured: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,9 +387,7 @@ def test_a_run_is_measured_where_its_logger_is_missing(
     [
         {"dataset": {"name": "rings"}},
         {"dataset": {"weights": [1]}},
-        {"dataset": {"held_out": -1}},
         {"dataset": {"label": "${eval:1+1}"}},
-        {"dataset": {"label": "${dataset.label}"}},
         {"dataset": {"code": "os.system"}},
         {"seed": "many"},
     ],

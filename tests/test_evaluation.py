@@ -262,7 +262,6 @@ def test_neither_samples_that_are_not_finite_nor_a_file_that_cannot_be_written_c
     [
         (["best.metric=quality/fid_classifier"], "needs evaluate.every_images=N"),
         (["evaluate.count=100"], "needs evaluate.every_images=N"),
-        (["evaluate.metrics=[fid]"], "needs evaluate.every_images=N"),
         (["evaluate.every_images=9", "evaluate.metrics=[fit]"], "did you mean fid"),
         (["evaluate.every_images=9", "evaluate.metrics=[]"], "measures nothing"),
         (["evaluate.every_images=9", "evaluate.metrics=[modes]"], "evaluate.metrics=modes"),
@@ -304,11 +303,3 @@ def test_the_page_of_metrics_has_every_number_of_a_run(ring: Path, tmp_path: Pat
     runs = [ring, tmp_path / "digits", tmp_path / "dirac"]
     found = {name for run in runs for row in read_metrics(run / "metrics.jsonl") for name in row} - {"images"}
     assert not {name for name in found if not any(re.fullmatch(pattern, name) for pattern in told)}
-
-
-def test_every_kind_of_data_has_a_number_to_follow() -> None:
-    for dataset in ("digits", "stacked_mnist", "ring"):
-        assert any(
-            catalogue.better_direction(number)
-            for number in catalogue.number_names(catalogue.metrics_of(dataset), dataset)
-        )

@@ -208,9 +208,6 @@ def test_an_image_is_seen_as_torch_fidelity_sees_it_whatever_stands_beside_it(
     assert_close_to_largest(others, features[order])
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert float((features[0] - features[1]).abs().max()) > 1e-3
-
-
-def test_a_grey_image_is_one_of_three_equal_channels(file: Path) -> None:
     grey = images(2, channels=1)
     assert torch.equal(features_of(file, grey)[0], features_of(file, grey.repeat(1, 3, 1, 1))[0])
 

@@ -226,22 +226,21 @@ def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[
     }
 
 
-def write_document(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write evaluation.json. Raises OSError."""
+def write_evaluation(folder: Path, document: Mapping[str, Any], samples: Tensor, dataset: Dataset) -> None:
+    """Write evaluation.json and, for 8-bit images, `neighbours.png`. Raises OSError.
+
+    Each row of the picture shows a sample and the training images nearest to it in pixels.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(dataset, data.Images):
+        import torch
+
+        from gantrain import plotting
+        from gantrain.data.images import pixels
+        from gantrain.evaluation import distances
+
+        samples, training = samples[:ROWS].cpu(), dataset.train.cpu()
+        nearest = distances.find_nearest(samples.flatten(1), training.flatten(1), COLUMNS - 1)
+        rows = torch.cat([samples[:, None], training[nearest]], dim=1)
+        plotting.save_grid(pixels(rows.flatten(0, 1)), folder / "neighbours.png")
     write_json(folder / "evaluation.json", document)
-
-
-def draw_neighbours(samples: Tensor, training: Tensor, folder: Path) -> None:
-    """Draw `neighbours.png`: in each row a sample, then the training images nearest to it in pixels. Raises OSError."""
-    import torch
-
-    from gantrain import plotting
-    from gantrain.data.images import pixels
-    from gantrain.evaluation import distances
-
-    samples, training = samples[:ROWS].cpu(), training.cpu()
-    nearest = distances.find_nearest(samples.flatten(1), training.flatten(1), COLUMNS - 1)
-    rows = torch.cat([samples[:, None], training[nearest]], dim=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    plotting.save_grid(pixels(rows.flatten(0, 1)), folder / "neighbours.png")

@@ -134,9 +134,8 @@ def evaluate_source(
     reference_set = references.build_reference_set(dataset_settings, len(samples))
     result = reference_set.measure(samples, references.progress)
     with convert_write_errors(out, "or give another out=DIR"):
-        if isinstance(dataset, data.Images):
-            evaluation.draw_neighbours(samples, dataset.train, out)
-        evaluation.write_document(out, evaluation.build_document(result, source.facts, source.seed))
+        document = evaluation.build_document(result, source.facts, source.seed)
+        evaluation.write_evaluation(out, document, samples, dataset)
     return result
 
 
