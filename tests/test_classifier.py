@@ -13,16 +13,6 @@ import pytest
 import torch
 from conftest import Answer
 from PIL import Image
-from support.datasets import (
-    Files,
-    cifar_members,
-    mat,
-    place_all,
-    publish_archive,
-    publish_idx,
-    publish_svhn,
-    stl10_members,
-)
 from support.tolerance import assert_close_to_largest
 
 from gantrain import data
@@ -314,49 +304,7 @@ def test_an_older_versions_file_in_the_cache_is_left_alone_and_another_is_traine
     assert (classifier.load_classifier(classifier.cache_path(digits)).dataset, old.read_bytes()) == ("digits", before)
 
 
-# Labels: small files in the real formats, whose checksums replace the published ones
-
-
-def numbered(numbers: list[int], side: int, channels: int) -> np.ndarray:
-    """Images whose pixels tell their label."""
-    return np.array(numbers, np.uint8)[:, None, None, None].repeat(channels, 1).repeat(side, 2).repeat(side, 3)
-
-
-TRAIN, TEST = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5, 8]
-
-
-def publish(patch: pytest.MonkeyPatch, name: str) -> Files:
-    if name == "svhn":
-        train, test = (mat(numbered(numbers, 32, 3), numbers) for numbers in (TRAIN, [0, *TEST]))
-        return publish_svhn(patch, train, test)
-    if name == "stl10":
-        images = (numbered(numbers, 96, 3) for numbers in (TRAIN, [77, 77], TEST))
-        return publish_archive(patch, name, stl10_members(*images, labels=(TRAIN, TEST)))
-    if name.startswith("cifar"):
-        both = TRAIN + TEST
-        return publish_archive(patch, name, cifar_members(name, numbered(both, 32, 3), both, test_count=len(TEST)))
-    images = (numbered(numbers, 28, 1)[:, 0] for numbers in (TRAIN, TEST))
-    return publish_idx(patch, name, *images, *(np.array(numbers, np.uint8) for numbers in (TRAIN, TEST)))
-
-
-@pytest.mark.parametrize(
-    ("name", "classes"),
-    [("mnist", 10), ("fashion_mnist", 10), ("cifar10", 10), ("cifar100", 100), ("svhn", 10), ("stl10", 10)],
-)
-def test_every_published_image_has_its_label(
-    name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place_all(tmp_path, publish(monkeypatch, name).downloads)
-    images = data.load(name, root=tmp_path)
-    assert isinstance(images, data.Images)
-    labels = images.labels()
-    assert labels is not None
-    assert labels.test is not None
-    assert (len(set(labels.classes)), images.split) == (classes, "test")
-    for part, numbers in ((images.train, labels.train), (images.held, labels.test)):
-        told = part[:, 0, 0, 0].long()
-        assert torch.equal(numbers, torch.where(told == 77, -1, told))
-        assert len(numbers) >= 4
+# Labels
 
 
 @pytest.mark.parametrize("held_out", [None, 5, 0])

@@ -31,15 +31,13 @@ from support.datasets import (
     NOWHERE,
     cifar_members,
     encoded,
-    mat,
     pixels,
     place,
     place_all,
+    publish,
     publish_archive,
     publish_celeba,
     publish_idx,
-    publish_svhn,
-    stl10_members,
     write_image,
 )
 from support.waiting import PATIENCE_SECONDS
@@ -397,21 +395,32 @@ def check_splits(dataset: data.Images, train: np.ndarray, test: np.ndarray) -> N
     assert dataset.train.is_contiguous()
 
 
-PACKING = ["downloads", "unpacked"]
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-@pytest.mark.parametrize("packing", [*PACKING, "packed again"])
-def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, packing: str) -> None:
-    train, test = pixels(20, 28, 28), pixels(6, 28, 28, seed=1)
-    files = publish_idx(monkeypatch, name, train, test)
-    again = {f"{path}.gz": gzip.compress(content, 9) for path, content in files.unpacked.items()}
-    place_all(tmp_path, again if packing == "packed again" else getattr(files, packing))
-    check_splits(data.load(name, root=tmp_path), train[:, None], test[:, None])
-    assert len(data.load(name, root=tmp_path, held_out=4).held_out(100)) == 4
-    assert not data.load(name, root=tmp_path, held_out=0).has_held_out
-    assert data.load(name, root=tmp_path, size=32).shape == (1, 32, 32)
+@pytest.mark.parametrize("name", published.TORCHVISION)
+@pytest.mark.parametrize("packing", ["downloads", "unpacked"])
+def test_published_images_arrive_with_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, packing: str
+) -> None:
+    files, expected = publish(monkeypatch, name)
+    place_all(tmp_path, getattr(files, packing))
+    images = data.load(name, root=tmp_path, flip=False, size=expected.train.shape[-1])
+    check_splits(images, expected.train, expected.test)
+    labels = images.labels()
+    assert np.array_equal(images.train, expected.train)
+    assert labels.train.tolist() == expected.train_labels
+    test_labels = {image.tobytes(): label for image, label in zip(expected.test, expected.test_labels, strict=True)}
+    assert [test_labels[image.tobytes()] for image in images.held.numpy()] == labels.test.tolist()
+    assert (len(set(labels.classes)), images.split) == (100 if name == "cifar100" else 10, "test")
+    assert data.load(name, root=tmp_path).shape[1:] == (data.IMAGES[name].size,) * 2
     assert not list(tmp_path.glob(".unpacked*"))
+
+
+def test_an_archive_that_was_packed_again_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = pixels(20, 28, 28), pixels(6, 28, 28, seed=1)
+    files = publish_idx(monkeypatch, "mnist", train, test)
+    place_all(tmp_path, {f"{path}.gz": gzip.compress(content, 9) for path, content in files.unpacked.items()})
+    check_splits(data.load("mnist", root=tmp_path), train[:, None], test[:, None])
+    assert len(data.load("mnist", root=tmp_path, held_out=4).held_out(100)) == 4
+    assert not data.load("mnist", root=tmp_path, held_out=0).has_held_out
 
 
 def test_files_of_old_versions_of_torchvision_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,33 +438,6 @@ def test_an_archive_that_would_fill_the_disk_is_not_unpacked(tmp_path: Path, mon
     place_all(tmp_path, files.downloads | {"MNIST/raw/train-images-idx3-ubyte.gz": bomb})
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is incomplete"):
         data.load("mnist", root=tmp_path)
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("packing", PACKING)
-def test_cifar_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, packing: str) -> None:
-    images = pixels(24, 3, 32, 32)
-    members = cifar_members(name, images)
-    last = len(images) // (len(members) - 1)
-    place_all(tmp_path, getattr(publish_archive(monkeypatch, name, members), packing))
-    check_splits(data.load(name, root=tmp_path, flip=False), images[:-last], images[-last:])
-
-
-def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, test = pixels(9, 3, 32, 32), pixels(4, 3, 32, 32, seed=1)
-    place_all(tmp_path, publish_svhn(monkeypatch, mat(train), mat(test)).downloads)
-    check_splits(data.load("svhn", root=tmp_path), train, test)
-
-
-@pytest.mark.parametrize("packing", PACKING)
-def test_stl10_trains_on_labelled_and_unlabelled_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: str
-) -> None:
-    parts = [pixels(count, 3, 96, 96, seed=count) for count in (3, 5, 2)]
-    place_all(tmp_path, getattr(publish_archive(monkeypatch, "stl10", stl10_members(*parts)), packing))
-    train = np.concatenate(parts[:2])
-    check_splits(data.load("stl10", root=tmp_path, flip=False, size=96), train, parts[2])
-    assert data.load("stl10", root=tmp_path).shape == (3, 48, 48)
 
 
 @pytest.fixture

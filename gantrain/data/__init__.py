@@ -41,7 +41,7 @@ class Dataset(Protocol):
         """Training examples clock … clock + B − 1 of the endless stream: float32 `[B, *shape]`, pixels in [0, 1]."""
 
     def held_out(self, count: int) -> torch.Tensor:
-        """At most `count` examples kept from training, always the same: float32 `[min(count, available), *shape]`."""
+        """Return at most `count` held-out examples, always the same: float32 `[min(count, available), *shape]`."""
 
 
 class ImageSource(NamedTuple):
