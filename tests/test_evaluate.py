@@ -28,7 +28,7 @@ from gantrain.evaluation import samples as stored
 from gantrain.runs import checkpoints
 
 SMALL = ["train.images=2000", "train.held_out_images=20", "architecture=mlp_digits"]
-TINY = ["train.images=200", "train.batch_size=50", "train.held_out_images=50", "architecture=mlp_digits"]
+TINY = ["train.images=200", "train.batch_size=50", "train.held_out_images=50"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two datasets and two seeds; not to be written into."""
     folder = tmp_path_factory.mktemp("evaluate") / "s"
-    assert main(["train", "-m", "dataset=digits,ring", "seed=0,1", *TINY, f"run_dir={folder}"]) == 0
+    assert main(["train", "-m", "dataset=mixture1d,ring", "seed=0,1", *TINY, f"run_dir={folder}"]) == 0
     return folder
 
 
@@ -329,7 +329,7 @@ def test_the_runs_of_a_sweep_have_the_numbers_of_each_by_itself_from_data_read_o
     assert (answer.code, answer.err) == (0, "")
     assert [(run / "evaluation.json").read_bytes() for run in runs] == alone
     assert len(set(alone)) == 4
-    assert read == ["digits", "ring"]
+    assert read == ["mixture1d", "ring"]
     assert "diversity/modes" in (sweep / "compare.csv").read_text().splitlines()[0]
 
 
