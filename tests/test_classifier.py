@@ -89,7 +89,6 @@ def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain
         "evaluate",
         "dataset=folder",
         f"dataset.path={folder}",
-        "dataset.size=16",
         "train_classifier.width=4",
         "train_classifier.epochs=40",
         "classifier=own.pt",

@@ -28,7 +28,7 @@ from gantrain.evaluation import classifier
 from gantrain.evaluation.classifier import ChannelwiseClassifier, Classifier, StoredClassifier
 
 WHOLE, STACKS = published.STACKS, (3000, 600)
-TRAINING = ("train_classifier.epochs=25", "train_classifier.width=8")
+TRAINING = ("train_classifier.epochs=20", "train_classifier.width=16")
 Digits = dict[str, np.ndarray]
 
 
