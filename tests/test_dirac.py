@@ -299,7 +299,7 @@ def test_a_point_mass_is_the_origin():
     point = data.load("dirac")
     assert torch.equal(point.batch(7, 3).images, torch.zeros(3, 1))
     assert torch.equal(point.held_out(2), torch.zeros(2, 1))
-    assert data.shapes("dirac") == (point.shape,)
+    assert data.DatasetSettings("dirac").shapes == (point.shape,)
     assert not hasattr(point, "log_density")
 
 

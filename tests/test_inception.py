@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gantrain import data
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation import classes, distances, inception, metrics
-from gantrain.evaluation.prdc import compute_prdc
+from gantrain.evaluation.classifier_training import ClassifierTraining
 
 pytest.importorskip("torch_fidelity", reason="needs gantrain[inception]")
 from torch_fidelity import metric_fid, metric_isc, metric_kid
@@ -65,7 +65,7 @@ def file(random_network: Random, tmp_path_factory: pytest.TempPathFactory) -> It
     torch.save(random_network.state_dict(), path)
     with pytest.MonkeyPatch.context() as patch:
         published(patch, path)
-        patch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", 107)  # an eighth of the work of 299
+        patch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", 75)  # a sixteenth of the work of 299
         yield path
 
 
@@ -78,6 +78,8 @@ def published(patch: pytest.MonkeyPatch, path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache without weights, and classifiers that are trained at once."""
+    monkeypatch.setattr(ClassifierTraining, "default", lambda *_: ClassifierTraining(width=2, epochs=1))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "gantrain" / "inception"
 
@@ -102,14 +104,27 @@ def test_the_published_file_is_the_one_that_torch_fidelity_names() -> None:
     assert len(inception.SHA256) == 64
 
 
-def test_missing_weights_are_downloaded_to_their_place_once(own_cache: Path, file: Path) -> None:
-    path = inception.obtain_weights()
-    assert path == own_cache / inception.FILE_NAME == inception.cache_path()
+def test_missing_weights_are_downloaded_to_their_place_once(
+    own_cache: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = own_cache / inception.FILE_NAME
+    for announced in (True, False):
+        inception.load_inception(None, CPU)
+        said = f"downloading the weights of the Inception network to {own_cache}"
+        assert (said in capsys.readouterr().out) == announced
     assert path.read_bytes() == file.read_bytes()
-    written = path.stat().st_mtime_ns
-    assert inception.obtain_weights() == path
-    assert path.stat().st_mtime_ns == written
     assert sorted(each.name for each in own_cache.iterdir() if each.suffix != ".lock") == [path.name]
+
+
+@pytest.mark.parametrize("place", ["cache/gantrain/inception", "cache/torch/hub/checkpoints", "hub/hub/checkpoints"])
+def test_weights_that_are_there_are_found(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place.startswith("hub"):
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    (tmp_path / place).mkdir(parents=True)
+    there = tmp_path / place / inception.FILE_NAME
+    assert inception.find_weights() == inception.cache_path()
+    there.touch()
+    assert inception.find_weights() == there
 
 
 @pytest.mark.parametrize("trouble", ["offline", "other weights", "flipped bit", "not there", "empty", "a folder"])
@@ -138,7 +153,6 @@ def test_weights_that_cannot_be_had_are_one_message(
     for words in (inception.URL, inception.SHA256, str(inception.cache_path()), "inception=FILE"):
         assert words in answer.err
     assert not list(own_cache.glob("*.p*"))
-    assert "looks at" not in answer.out
 
 
 def test_without_torch_fidelity_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +161,7 @@ def test_without_torch_fidelity_it_says_what_to_install(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(ConfigError, match=r"pip install 'gantrain\[inception\]'"):
-        inception.obtain_weights()
+        inception.load_inception(None, CPU)
 
 
 def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +208,6 @@ def test_an_image_is_seen_as_torch_fidelity_sees_it_whatever_stands_beside_it(
     assert_close_to_largest(others, features[order])
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert float((features[0] - features[1]).abs().max()) > 1e-3
-
-
-def test_a_grey_image_is_one_of_three_equal_channels(file: Path) -> None:
     grey = images(2, channels=1)
     assert torch.equal(features_of(file, grey)[0], features_of(file, grey.repeat(1, 3, 1, 1))[0])
 
@@ -238,7 +249,7 @@ def test_evaluation_through_it(file: Path, gantrain: Callable[..., Answer], rand
     p = logits.double().softmax(1).numpy()
     score = np.exp(np.mean([stats.entropy(row, p.mean(0)) for row in p]))
     assert found["metrics"]["quality/inception_score"] == pytest.approx(score, rel=1e-5)
-    around = compute_prdc(x, y)
+    around = distances.compute_prdc(x, y)
     assert found["metrics"]["quality/precision"] == pytest.approx(around.precision, abs=0.051)
     assert found["metrics"]["diversity/coverage"] == pytest.approx(around.coverage, abs=0.051)
     assert not list(Path().rglob("classifiers"))
@@ -265,44 +276,16 @@ def found(gantrain: Callable[..., Answer], *arguments: str) -> dict[str, Any]:
     return document
 
 
-@pytest.fixture
-def offline(tmp_path: Path, file: Path) -> Iterator[None]:
-    """The published file cannot be downloaded."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception, "URL", (tmp_path / "nothing").as_uri())
-        yield
-
-
-@pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("place", ["cache/gantrain/inception", "cache/torch/hub/checkpoints", "hub/hub/checkpoints"])
-def test_it_is_used_only_if_it_is_asked_for(
-    file: Path, coloured: list[str], gantrain: Callable[..., Answer], place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if place.startswith("hub"):
-        monkeypatch.setenv("TORCH_HOME", str(Path("hub").absolute()))
-    there = Path(place, inception.FILE_NAME)
-    there.parent.mkdir(parents=True, exist_ok=True)
+def test_it_is_used_only_if_it_is_asked_for(file: Path, coloured: list[str], gantrain: Callable[..., Answer]) -> None:
+    there = inception.cache_path()
+    there.parent.mkdir(parents=True)
     there.write_bytes(file.read_bytes())
-    for features, network in {"auto": "classifier", "classifier": "classifier", "inception": "inception"}.items():
-        assert found(gantrain, *coloured, f"features={features}")["features"]["name"] == network
-
-
-@pytest.mark.usefixtures("file")
-def test_a_download_is_announced(coloured: list[str], gantrain: Callable[..., Answer]) -> None:
-    answer = gantrain(*coloured, "features=inception")
-    assert answer.code == 0, answer.err
-    assert f"downloading the weights of the Inception network to {inception.cache_path().parent}" in answer.out
-    assert "features: the Inception network" in answer.out
-    assert "downloading" not in gantrain(*coloured, "features=inception").out
-
-
-def test_a_file_of_weights_chooses_its_network(
-    file: Path, coloured: list[str], gantrain: Callable[..., Answer]
-) -> None:
-    document = found(gantrain, *coloured, f"inception={file}")
-    assert document["features"]["name"] == "inception"
-    assert "diversity/missing_classes" not in document["metrics"]
-    assert not list(Path("cache").rglob("classifiers/*.pt"))
+    for choice, network in {
+        "features=auto": "classifier",
+        "features=inception": "inception",
+        f"inception={file}": "inception",
+    }.items():
+        assert found(gantrain, *coloured, "metrics=fid", choice)["features"]["name"] == network
     answer = gantrain(*coloured, f"inception={file}", "features=classifier")
     assert (answer.code, "give one" in answer.err) == (2, True)
 
@@ -333,31 +316,18 @@ def test_a_run_uses_it_while_training_and_after_it_is_resumed(
     file: Path, coloured: list[str], gantrain: Callable[..., Answer]
 ) -> None:
     photographs = [text for text in coloured if text.startswith("dataset")]
-    small = ["architecture=conv8", "train.batch_size=10", "train.held_out_images=20", "evaluate.count=20"]
-
-    def measured(run: str) -> tuple[str, set[str]]:
-        document = json.loads(Path(run, "evaluation.json").read_text(encoding="utf-8"))
-        return document["features"]["name"], set(document["metrics"])
-
-    def trained(run: str, *more: str) -> tuple[str, set[str]]:
-        answer = gantrain(
-            "train", *photographs, *small, f"run_dir={run}", "train.images=20", "evaluate.every_images=20", *more
-        )
-        assert answer.code == 0, answer.err
-        return measured(run)
-
-    without_classes = [name for name in metrics.IMAGES if name != "classes"]
-    through_inception = "inception", set(metrics.number_names(without_classes, "folder", "inception"))
-    assert trained("a", "evaluate.features=inception") == through_inception  # downloaded
-    assert inception.cache_path().read_bytes() == file.read_bytes()
-    with_classes = trained("b", "evaluate.features=inception", "best.metric=diversity/class_tv")
-    assert with_classes == ("inception", set(metrics.number_names(metrics.IMAGES, "folder", "inception")))
-    assert Path("b/checkpoints/best.pt").exists()
-    through_classifier = "classifier", set(metrics.number_names(metrics.IMAGES, "folder"))
-    assert trained("c", "best.metric=quality/fid_classifier") == through_classifier
-    for run, before in {"a": through_inception, "c": through_classifier}.items():
-        assert gantrain("resume", run, "train.images=40").code == 0
-        assert measured(run) == before  # though there is a classifier now
+    small = ["architecture=conv8", "train.images=20", "train.batch_size=10", "train.held_out_images=20"]
+    asked = ["evaluate.every_images=20", "evaluate.count=20", "evaluate.features=inception"]
+    followed = "best.metric=diversity/class_tv"  # so that a classifier is needed too
+    answer = gantrain("train", "run_dir=run", *photographs, *small, *asked, followed)
+    assert answer.code == 0, answer.err
+    assert inception.cache_path().read_bytes() == file.read_bytes()  # downloaded
+    assert Path("run/checkpoints/best.pt").exists()
+    for images in (20, 40):
+        document = json.loads(Path("run/evaluation.json").read_text(encoding="utf-8"))
+        assert (document["images"], document["features"]["name"]) == (images, "inception")
+        assert set(document["metrics"]) == set(metrics.number_names(metrics.IMAGES, "folder", "inception"))
+        assert gantrain("resume", "run", "train.images=40").code == 0
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])

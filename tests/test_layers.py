@@ -62,10 +62,10 @@ NEEDS_TORCH = {
     "gantrain.training.step",
     "gantrain.objectives.slopes",
     "gantrain.precision",
-    *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "prdc", "samples")),
-    "gantrain.training.generator",
+    *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "formulas", "samples")),
     "gantrain.training.state",
     "gantrain.training.losses",
+    "gantrain.training.generator",
     "gantrain.training.loop",
     "gantrain.training.outputs",
 }

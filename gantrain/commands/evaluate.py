@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
 from gantrain.config.checks import parse_config, validate
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
+from gantrain.data import DatasetSettings
 from gantrain.devices import choose_device
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.evaluation import evaluation, features, metrics
-from gantrain.evaluation.evaluation import EvaluationSettings, Result
+from gantrain.evaluation.evaluation import Result
+from gantrain.evaluation.features import EvaluationSettings
 from gantrain.launch.evaluate import (
     ReferenceCache,
     SampleSource,
@@ -32,7 +34,7 @@ from gantrain.runs.folder import RunFolder
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = """Measure the quality and the diversity of samples against images that were kept from training.
+HELP = """Measure the quality and the diversity of samples by comparing them with held-out images.
 
   gantrain evaluate RUN|SWEEP|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out]
                     [reference=true] [features=auto|classifier|inception] [classifier=FILE] [inception=FILE]
@@ -50,20 +52,19 @@ Examples
   gantrain evaluate RUN count=26000 metrics=modes     of stacked_mnist: modes found, of 1,000
   gantrain evaluate dataset=cifar10 train_classifier.width=128 device=cuda       trains the classifier only
 
-Features of images come from a classifier of the dataset's labels, which is trained first if it is missing and kept in
-$XDG_CACHE_HOME/gantrain/classifiers (~/.cache/gantrain/classifiers) under the fingerprint of the images;
-classifier=FILE takes another one. Without samples, `gantrain evaluate dataset=NAME` trains it, or finds it, and tells
-its accuracy on images kept from training; classifier=FILE is then where it is kept. A classifier that was trained with
-other train_classifier settings than those given is replaced.
-features=inception takes the Inception network of the literature, whose weights are downloaded once; inception=FILE says
-where they are. Metrics of classes then need classifier=FILE, or to be named in metrics. Points of a density are
-measured as they are.
-Samples come from the averaged generator if the run kept one. Real images are the test split or those held out
-(split=training takes others); N is their number, at most 10,000. The seed chooses samples, never real images.
-reference=true measures as many training images too: what a perfect generator would get.
+Features of images come from a classifier of the dataset's labels. A missing classifier is trained first and stored in
+$XDG_CACHE_HOME/gantrain/classifiers (~/.cache/gantrain/classifiers) under the fingerprint of the images; one that was
+trained with other train_classifier settings than those given is replaced. classifier=FILE uses another classifier.
+Without samples, `gantrain evaluate dataset=NAME` trains or finds the classifier and prints its accuracy on held-out
+images; classifier=FILE is then the file in which it is stored.
+features=inception uses the Inception network of the literature, whose weights are downloaded once, or read from
+inception=FILE. Metrics of classes then need classifier=FILE, or to be named in metrics.
+Samples come from the averaged generator if the run has one. Real images are the test split or the held-out images
+(split=training: training images); N is their number, at most 10,000. The seed selects samples, never real images.
+reference=true also measures as many training images, which shows what a perfect generator would get.
 
-A table is printed, and evaluation.json and neighbours.png (samples, each with the training images nearest to it) are
-written to RUN; for FOLDER and NPZ to out, by default `evaluation`.
+The numbers are printed as a table. evaluation.json and neighbours.png (samples, each with the training images nearest
+to it) are written to RUN, or for FOLDER and NPZ to out, by default `evaluation`.
 
 Metrics of images: {images}
 Metrics of stacked_mnist, from each channel by itself: {stacks}
@@ -102,10 +103,8 @@ class Options:
 
     def settings(self) -> EvaluationSettings:
         """Return what is measured."""
-        keys = ("metrics", "count", "split", "reference", "features", "classifier", "inception")
-        return EvaluationSettings(
-            **{key: getattr(self, key) for key in keys}, train_classifier=self.training_overrides()
-        )
+        values = {item.name: getattr(self, item.name) for item in fields(EvaluationSettings)}
+        return EvaluationSettings(**values | {"train_classifier": self.training_overrides()})
 
     def training_overrides(self) -> dict[str, int]:
         """Return the settings of the classifier's training that were given."""
@@ -156,11 +155,11 @@ def bracket_list(argument: str) -> str:
     return f"metrics=[{names.removeprefix('[').removesuffix(']')}]" if key == "metrics" else argument
 
 
-def compose_dataset(arguments: list[str]) -> dict[str, Any]:
+def compose_dataset(arguments: list[str]) -> DatasetSettings:
     """Return the settings of the dataset that the arguments describe. Raises ConfigError."""
     from gantrain.config.compose import compose
 
-    return dict(vars(validate(compose(arguments), arguments).settings.dataset))
+    return validate(compose(arguments), arguments).settings.data
 
 
 def store_classifier(dataset: list[str], options: Options) -> None:
@@ -182,7 +181,7 @@ def store_classifier(dataset: list[str], options: Options) -> None:
     from gantrain.evaluation.classifier_training import obtain_classifier
 
     device = choose_device(options.device)
-    images = features.load_classifier_images(settings, device)
+    images = features.load_images(features.choose_classifier_data(settings), device)
     path = Path(options.classifier) if options.classifier else cache_path(images)
     stored = obtain_classifier(images, path, options.training_overrides(), progress=show_progress)
     extractor = features.classifier_extractor(stored, device)
@@ -206,7 +205,7 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
         raise ConfigError(f"{path} is no run, so the data to compare with have to be named: dataset=…")
     else:
         # Only the dataset is validated: the rest of the config may be for another machine.
-        settings = vars(parse_config(change_config(source.config, values)).dataset)
+        settings = DatasetSettings(**vars(parse_config(change_config(source.config, values)).dataset))
     if values.keys() - {"dataset.root", "dataset.path"}:
         source = replace(source, fingerprint=None)  # other data
     out = Path(options.out or out)

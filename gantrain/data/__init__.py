@@ -53,7 +53,7 @@ class Dataset(Protocol):
         """Training examples clock … clock + B − 1 of the endless stream: float32 `[B, *shape]`, pixels in [0, 1]."""
 
     def held_out(self, count: int) -> torch.Tensor:
-        """At most `count` examples kept from training, always the same: float32 `[min(count, available), *shape]`."""
+        """Return at most `count` held-out examples, always the same: float32 `[min(count, available), *shape]`."""
 
 
 class ImageSource(NamedTuple):
@@ -137,7 +137,8 @@ class DatasetSettings:
             raise ConfigError(f"dataset.size={self.size} must be at least 1 pixel")
         if self.held_out is not None and self.held_out < 0:
             raise ConfigError(f"dataset.held_out={self.held_out} must be 0 (none) or more")
-        for key in self._components if self.name != "mixture1d" else ():
+        if self._components and self.name != "mixture1d":
+            key = next(iter(self._components))
             raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={self.name} has its own components")
         if self.name in DENSITIES:
             self.build_mixture()
@@ -184,8 +185,7 @@ def load_dataset(
         return PointMass(name, label, POINT_MASSES[name], device=device)
     source = IMAGES[name]
     size = settings.size or source.size
-    where = settings.root if settings.path is None else settings.path
-    splits = source.read(Path(where).expanduser(), size, settings.on_bad)
+    splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad)
     chosen = choose_held_out(splits, settings.held_out)
     train, held = divide(splits.train, splits.test, chosen)
     labels = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
@@ -200,16 +200,6 @@ def load_dataset(
         skipped=splits.skipped,
         seed=seed,
     )
-
-
-def check(name: str, **options: Any) -> None:
-    """Raise ConfigError for arguments of `load` that can be seen to be wrong before any data are read."""
-    DatasetSettings(name, **options)
-
-
-def shapes(name: str, **options: Any) -> tuple[tuple[int, ...], ...]:
-    """Return `DatasetSettings.shapes` for arguments of `load`."""
-    return DatasetSettings(name, **options).shapes
 
 
 def is_endless(name: str) -> bool:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 8192 * 8192  # 256 MB once decoded with four channels
-MAX_BYTES = 256 * 2**20  # of one encoded file
 LARGE_PIXELS = 4096 * 4096  # larger images are decoded one at a time, to bound the memory
 MAX_NAMED = 3  # damaged files that a message names
 REMEDY = "repair or remove them"
@@ -126,8 +125,6 @@ def decode(data: bytes, size: int) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageOps
 
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{len(data)} bytes are more than the {MAX_BYTES} that an image may have")
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{image.width}×{image.height} are more than the {MAX_PIXELS} pixels an image may have")
@@ -142,23 +139,17 @@ def decode(data: bytes, size: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image) -> Image:
+    import numpy as np
     from PIL import Image as images
 
-    if image.mode.startswith(("I", "F")):
-        return _to_eight_bit(image).convert("RGB")
+    if image.mode.startswith(("I", "F")):  # 16-bit grey, 0 … 65535, to 8 bits: 65535 / 255 = 257
+        scaled = np.round(np.asarray(image, dtype=np.float64) / 257).clip(0, 255)
+        image = images.fromarray(scaled.astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = images.new("RGBA", image.size, "white")
         image = images.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _to_eight_bit(image: Image) -> Image:
-    """Scale 16-bit grey, 0 … 65535, to 8 bits: 65535 / 255 = 257."""
-    import numpy as np
-    from PIL import Image as images
-
-    return images.fromarray(np.round(np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:

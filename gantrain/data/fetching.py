@@ -1,8 +1,8 @@
-"""Published files: found in their folder, otherwise downloaded and unpacked; compared with their published checksums.
+"""Published files: found in their folder or downloaded and unpacked, and compared with their published checksums.
 
-A download is written beside its final name, compared and renamed into place, and an archive is unpacked in the same
-way, under a lock that a second process waits for; so no file with its final name is incomplete. The layout of the root
-folder is torchvision's.
+A download is written under a temporary name, compared with its checksum and then renamed; an archive is unpacked in the
+same way. Both happen under a lock, so no file with its final name is incomplete. The layout of the root folder is
+torchvision's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import socket
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from gantrain.errors import DataError, StorageError, is_out_of_memory
-
-T = TypeVar("T")
 
 TIMEOUT_SECONDS = 60
 MAX_UNPACKED_BYTES = 64 * 2**20  # of a single compressed file; MNIST's have 47 MB
@@ -49,31 +47,37 @@ class Published(NamedTuple):
         return all(os.path.isfile(root / path) for path in self.checksums)  # False, too, without permission to look
 
 
-def read_published(files: Sequence[Published], root: Path, read: Callable[[Path], T]) -> T:
-    """Return `read(folder)` for the folder with the files, after fetching those that are missing.
+@contextmanager
+def open_published(files: Sequence[Published], root: Path) -> Iterator[Path]:
+    """Yield the folder that holds the files, after fetching those that are missing.
 
-    The folder is `root`, or a temporary one if archives lie in a root that cannot be written. `read` compares
-    checksums. Raises DataError, with the addresses and names for placing the files by hand, if one cannot be had or
-    differs from what is published; StorageError if the storage is full, read-only or failing.
+    The folder is `root`, or a temporary one if archives lie in a root that cannot be written. Raises DataError, with
+    the addresses and names for placing the files by hand, if a file cannot be fetched or the block fails to read it;
+    StorageError if the storage is full, read-only or failing.
     """
-    with _explain_failure(files, root):
+    try:
         if all(file.is_present(root) for file in files):
-            return _read_compared(files, root, read)
-        if not os.access(root, os.W_OK) and all(os.path.isfile(root / file.path) for file in files):
+            yield root
+        elif not os.access(root, os.W_OK) and all(os.path.isfile(root / file.path) for file in files):
             with tempfile.TemporaryDirectory() as scratch:
                 _fetch(files, root, Path(scratch))
-                return _read_compared(files, Path(scratch), read)
-        root.mkdir(parents=True, exist_ok=True)
-        _fetch(files, root, root)
-        return _read_compared(files, root, read)
-
-
-def _read_compared(files: Sequence[Published], folder: Path, read: Callable[[Path], T]) -> T:
-    try:
-        return read(folder)
-    except RuntimeError:
-        compare_all(files, folder)  # torchvision does not name the file that differs
-        raise
+                yield Path(scratch)
+        else:
+            root.mkdir(parents=True, exist_ok=True)
+            _fetch(files, root, root)
+            yield root
+    except Exception as error:  # the kinds of errors inside parsers and connections are not bounded
+        if is_out_of_memory(error):
+            raise
+        kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
+        reason = str(error) or type(error).__name__
+        wanted = [file for file in files if not file.is_present(root)] or files
+        raise kind(
+            f"{reason if str(root) in reason else f'{root}: {reason}'}\n"
+            "  delete it if it is there, then start again with a connection to download it; or place by hand\n"
+            f"  in the folder dataset.root={root}:\n"
+            + "\n".join(f"  {file.path} from {file.url} (MD5 {file.md5})" for file in wanted)
+        ) from error
 
 
 def _fetch(files: Sequence[Published], root: Path, folder: Path) -> None:
@@ -133,7 +137,7 @@ def _decompress(archive: Path, folder: Path) -> None:
 
 
 def compare(path: Path, published: str, source: Path | None = None) -> None:
-    """Raise ValueError unless the file at `path`, which came from `source`, has the published MD5."""
+    """Raise ValueError unless the file at `path`, unpacked from `source` if given, has the published MD5."""
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != published:
@@ -146,22 +150,3 @@ def compare_all(files: Sequence[Published], folder: Path) -> None:
     for file in files:
         for path, md5 in file.checksums.items():
             compare(folder / path, md5)
-
-
-@contextmanager
-def _explain_failure(files: Sequence[Published], root: Path) -> Iterator[None]:
-    """Turn an error during fetching or reading into one message that says how to place the files by hand."""
-    try:
-        yield
-    except Exception as error:  # the kinds of errors inside parsers and connections are not bounded
-        if is_out_of_memory(error):
-            raise
-        kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
-        reason = str(error) or type(error).__name__
-        wanted = [file for file in files if not file.is_present(root)] or files
-        raise kind(
-            f"{reason if str(root) in reason else f'{root}: {reason}'}\n"
-            "  delete it if it is there, then start again with a connection to download it; or place by hand\n"
-            f"  in the folder dataset.root={root}:\n"
-            + "\n".join(f"  {file.path} from {file.url} (MD5 {file.md5})" for file in wanted)
-        ) from error

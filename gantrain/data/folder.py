@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from gantrain.console import one_line
-from gantrain.data.decoding import MAX_BYTES, File, decode_all
+from gantrain.data.decoding import File, decode_all
 from gantrain.data.images import Labels, Splits
 from gantrain.errors import DataError
 
+MAX_BYTES = 256 * 2**20  # of one image file
 MAX_FILES = 10_000_000
 MAX_TOTAL_BYTES = 2**40
 MAX_RATIO = 100  # uncompressed to compressed; image files are compressed already and stay near 1

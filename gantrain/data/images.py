@@ -77,11 +77,11 @@ class Images:
         return Batch(self._mirror_half(images, clock) if self.flip else images)
 
     def held_out(self, count: int) -> torch.Tensor:
-        """The first `count` held-out images, or training images where none are held out: `[≤ count, C, H, W]`."""
+        """Return the first `count` held-out images, or training images if none are held out: `[≤ count, C, H, W]`."""
         return pixels(self.held[:count])
 
     def labels(self) -> Labels | None:
-        """The labels of `train` and `held`, in their order; None if the dataset has none."""
+        """Return the labels of `train` and `held`, in their order; None if the dataset has none."""
         if self._labels is None or self.has_held_out:
             return self._labels
         return self._labels._replace(test=self._labels.train)

@@ -2,8 +2,8 @@
 
     p(x) = Σₖ wₖ N(x; μₖ, σₖ² I).
 
-They make what a GAN learned checkable, since p and with it every divergence can be computed. `Mixture` is the density
-itself, `Density` a dataset of draws from it. `PointMass`, the limit for σ → 0, has no density any more.
+Every divergence between p and a known generator can be computed, so that results can be verified. `Mixture` is the
+density itself, `Density` a dataset of draws from it. `PointMass`, the limit for σ → 0, has no density.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Mixture(NamedTuple):
         return math.sqrt(math.fsum(w * (s**2 + (m - mean) ** 2) for w, m, s in components))
 
     def mass(self, low: float, high: float) -> float:
-        """P(low < x < high)."""
+        """Return P(low < x < high)."""
 
         def below(x: float, mean: float, std: float) -> float:
             return math.erfc((mean - x) / (std * math.sqrt(2))) / 2
@@ -63,12 +63,12 @@ class Mixture(NamedTuple):
         return math.fsum(w * (below(high, m, s) - below(low, m, s)) for w, m, s in components)
 
     def rescaled(self, shift: float, scale: float) -> Mixture:
-        """The density of (x − shift) / scale."""
+        """Return the density of (x − shift) / scale."""
         means = tuple(((mean - shift) / scale,) for mean in self.line_means)
         return Mixture(self.weights, means, tuple(std / scale for std in self.stds))
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
-        """log p(x): `[N, d]` → `[N]`, on the line `[N]` → `[N]` too; in the precision and on the device of x."""
+        """Return log p(x): `[N, d]` → `[N]`, on the line `[N]` → `[N]` too; in the precision and on the device of x."""
         import torch
 
         if x.dim() == 1:
@@ -79,7 +79,7 @@ class Mixture(NamedTuple):
         return torch.logsumexp(weights.log() - log_norms - distances / 2, dim=1)
 
     def sample(self, count: int, generator: torch.Generator, device: torch.device | str | None = None) -> torch.Tensor:
-        """Independent draws: float32 `[count, d]`, on `device`, which is the generator's by default."""
+        """Return independent draws: float32 `[count, d]`, on `device`, which is the generator's by default."""
         import torch
 
         device = torch.device(device or generator.device)
@@ -92,7 +92,7 @@ class Mixture(NamedTuple):
 
 @lru_cache(maxsize=64)  # a copy to a GPU at every draw would make the host wait
 def _sampling_tensors(mixture: Mixture, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The upper edges of the components' shares of [0, 1) `[K − 1]`, the means `[K, d]` and the stds `[K]`, float32."""
+    """Return the upper edges of the components' shares of [0, 1) `[K − 1]`, means `[K, d]` and stds `[K]`, float32."""
     import torch
 
     edges = torch.tensor(mixture.weights, dtype=torch.float64).cumsum(0)[:-1].to(device, torch.float32)
@@ -101,7 +101,7 @@ def _sampling_tensors(mixture: Mixture, device: torch.device) -> tuple[torch.Ten
 
 
 def gaussian(mean: float | Sequence[float], std: float) -> Mixture:
-    """N(mean, std² I), on the line if `mean` is a number."""
+    """Return N(mean, std² I), on the line if `mean` is a number."""
     means = mean if isinstance(mean, Sequence) else (mean,)
     return Mixture((1.0,), (tuple(map(float, means)),), (float(std),))
 
@@ -109,7 +109,7 @@ def gaussian(mean: float | Sequence[float], std: float) -> Mixture:
 def mixture1d(
     weights: Sequence[float] = (0.6, 0.4), means: Sequence[float] = (-1.5, 2.0), stds: Sequence[float] = (0.6, 0.8)
 ) -> Mixture:
-    """Gaussians on the line, by default .6 N(−1.5, .6) + .4 N(2, .8); weights are divided by their sum.
+    """Return Gaussians on the line, by default .6 N(−1.5, .6) + .4 N(2, .8); weights are divided by their sum.
 
     Raises ConfigError unless the three lists have one length, are finite, and weights and stds are positive.
     """
@@ -129,19 +129,19 @@ def mixture1d(
 
 
 def ring(std: float = 0.02) -> Mixture:
-    """Eight Gaussians, evenly on a circle of radius 2 (Metz et al. 2017, arXiv 1611.02163, appendix A)."""
+    """Return eight Gaussians, evenly on a circle of radius 2 (Metz et al. 2017, arXiv 1611.02163, appendix A)."""
     angles = [2 * math.pi * k / 8 for k in range(8)]
     return _even_mixture([(2 * math.cos(angle), 2 * math.sin(angle)) for angle in angles], std)
 
 
 def grid25(std: float = 0.05) -> Mixture:
-    """25 Gaussians on the grid {−4, −2, 0, 2, 4}² (ALI: Dumoulin et al. 2016, arXiv 1606.00704)."""
+    """Return 25 Gaussians on the grid {−4, −2, 0, 2, 4}² (ALI: Dumoulin et al. 2016, arXiv 1606.00704)."""
     steps = (-4.0, -2.0, 0.0, 2.0, 4.0)
     return _even_mixture([(x, y) for x in steps for y in steps], std)
 
 
 def _even_mixture(means: Sequence[tuple[float, ...]], std: float) -> Mixture:
-    """Components of equal weight and width."""
+    """Return a mixture of components of equal weight and width."""
     count = len(means)
     return Mixture((1 / count,) * count, tuple(means), (std,) * count)
 
@@ -170,12 +170,12 @@ class Density:
         return Batch(self.mixture.sample(batch_size, generator, self._device))
 
     def held_out(self, count: int) -> torch.Tensor:
-        """Draws that training never sees, the same for the same count: float32 `[count, d]`."""
+        """Return draws that training never sees, the same for the same count: float32 `[count, d]`."""
         generator = stream_generator(self._seed, "held_out", device=self._device)
         return self.mixture.sample(count, generator, self._device)
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
-        """log p(x), exact: `[N, d]` → `[N]`, in the precision of x."""
+        """Return the exact log p(x): `[N, d]` → `[N]`, in the precision of x."""
         return self.mixture.log_density(x)
 
 
@@ -198,7 +198,7 @@ class PointMass:
         return Batch(self.held_out(batch_size))
 
     def held_out(self, count: int) -> torch.Tensor:
-        """Zeros: float32 `[count, d]`."""
+        """Return zeros: float32 `[count, d]`."""
         import torch
 
         return torch.zeros(count, *self.shape, device=self._device)

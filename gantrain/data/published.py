@@ -14,7 +14,7 @@ pixels as published. The sources:
 | stl10 | 105,000 (5,000 of them labelled) + 8,000 RGB 96×96 | Coates et al. 2011 |
 | celeba | 162,770 + 19,962 RGB 178×218 (19,867 for validation unused) | Liu et al. 2015, arXiv 1411.7766 |
 
-Every file but CelebA's pictures is compared with its published MD5 before it is read, so the pickles of CIFAR are the
+Every file but CelebA's pictures is compared with its published MD5 before it is opened, so the pickles of CIFAR are the
 published ones.
 """
 
@@ -24,10 +24,11 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.data.decoding import File, decode_all
-from gantrain.data.fetching import Published, compare, compare_all, read_published
+from gantrain.data.fetching import Published, compare, compare_all, open_published
 from gantrain.data.folder import image_files
 from gantrain.data.images import Labels, Splits, resize
 from gantrain.seeding import stream_generator
@@ -50,16 +51,16 @@ class TorchvisionSet(NamedTuple):
 
     kind: str  # the class in torchvision.datasets
     classes: tuple[str, ...]
-    train: dict[str, Any]  # the arguments that choose the training split …
-    test: dict[str, Any]  # … and the test split
+    train: Mapping[str, Any] = MappingProxyType({"train": True})  # arguments that choose the training split
+    test: Mapping[str, Any] = MappingProxyType({"train": False})
     is_large: bool = False  # resized as soon as it is read
 
 
 TORCHVISION = {
-    "mnist": TorchvisionSet("MNIST", DIGITS, {"train": True}, {"train": False}),
-    "fashion_mnist": TorchvisionSet("FashionMNIST", CLOTHES, {"train": True}, {"train": False}),
-    "cifar10": TorchvisionSet("CIFAR10", CIFAR10, {"train": True}, {"train": False}),
-    "cifar100": TorchvisionSet("CIFAR100", CIFAR100, {"train": True}, {"train": False}),
+    "mnist": TorchvisionSet("MNIST", DIGITS),
+    "fashion_mnist": TorchvisionSet("FashionMNIST", CLOTHES),
+    "cifar10": TorchvisionSet("CIFAR10", CIFAR10),
+    "cifar100": TorchvisionSet("CIFAR100", CIFAR100),
     "svhn": TorchvisionSet("SVHN", DIGITS, {"split": "train"}, {"split": "test"}),
     "stl10": TorchvisionSet("STL10", STL10, {"split": "train+unlabeled"}, {"split": "test"}, is_large=True),  # 3 GB
 }
@@ -114,15 +115,13 @@ def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
     source = TORCHVISION[name]
     kind: Any = getattr(datasets, source.kind)
     files = published_files(kind)
-    # Without the files of old versions of torchvision, which MNIST's class would prefer and which have no checksums.
-    reader = type(kind.__name__, (kind,), {"_check_legacy_exist": lambda self: False})
-
-    def read(folder: Path) -> list[Any]:
-        if hasattr(kind, "resources"):  # MNIST and Fashion-MNIST, whose classes compare nothing
-            compare_all(files, folder)
-        return [reader(folder, **split) for split in (source.train, source.test)]
-
-    parts = read_published(files, root, read)
+    # Checksums are compared here, for all sets alike. MNIST's class would prefer files of old versions of torchvision,
+    # which have none.
+    overrides = {"_check_integrity": lambda self: True, "_check_legacy_exist": lambda self: False}
+    reader = type(kind.__name__, (kind,), overrides)
+    with open_published(files, root) as folder:
+        compare_all(files, folder)
+        parts = [reader(folder, **split) for split in (source.train, source.test)]
     train, test = (_channels_first(part.data) for part in parts)
     if source.is_large:
         train, test = resize(train, size), resize(test, size)
@@ -185,20 +184,18 @@ def read_celeba(root: Path, size: int, on_bad: str) -> Splits:
     is_unpacked = os.path.isdir(unpacked)
     path = unpacked if is_unpacked else root / CELEBA_IMAGES.path
 
-    def read(folder: Path) -> list[list[File]]:
+    with open_published([CELEBA_PARTITION] if is_unpacked else [CELEBA_PARTITION, CELEBA_IMAGES], root) as folder:
         compare(folder / CELEBA_PARTITION.path, CELEBA_PARTITION.md5)
         listing = (folder / CELEBA_PARTITION.path).read_text(encoding="ascii")
         files = {Path(file.name).name: file for file in image_files(path)}
-        return [_select_split(files, listing, split) for split in ("0", "2")]
-
-    parts = read_published([CELEBA_PARTITION, *([] if is_unpacked else [CELEBA_IMAGES])], root, read)
-    (train, kept), (test, also_kept) = (decode_all(part, size, on_bad, path) for part in parts)
-    skipped = int((~kept).sum() + (~also_kept).sum())
+        parts = [_select_split(files, listing, split) for split in ("0", "2")]
+    (train, intact), (test, test_intact) = (decode_all(part, size, on_bad, path) for part in parts)
+    skipped = int((~intact).sum() + (~test_intact).sum())
     return Splits(torch.from_numpy(train), torch.from_numpy(test), skipped=skipped)
 
 
 def _select_split(files: Mapping[str, File], listing: str, split: str) -> list[File]:
-    """The images of one split; the lines are `000001.jpg 0` (training), `1` (validation) or `2` (test)."""
+    """Return the images of one split; lines are `000001.jpg 0` (training), `1` (validation) or `2` (test)."""
     names = [line.split()[0] for line in listing.splitlines() if line.split()[1:] == [split]]
     missing = [name for name in names if name not in files]
     if missing or not names:

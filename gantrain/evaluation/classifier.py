@@ -12,7 +12,6 @@ data only, and has its checksum beside it.
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -174,9 +173,8 @@ def cache_path(images: Images) -> Path:
 
 def save_classifier(path: Path, contents: Mapping[str, Any]) -> None:
     """Write the contents, and their checksum beside them. Raises OSError."""
-    torch.save({"format": FORMAT, **contents}, buffer := io.BytesIO())
     path.parent.mkdir(parents=True, exist_ok=True)
-    bundles.write_with_checksum(path, buffer.getbuffer())
+    bundles.write_with_checksum(path, bundles.serialize({"format": FORMAT, **contents}))
 
 
 def load_classifier(path: Path) -> StoredClassifier:

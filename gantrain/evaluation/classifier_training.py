@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from gantrain.console import Progress, no_progress, say
 from gantrain.data.images import Images, Labels, pixels
@@ -30,6 +29,7 @@ from gantrain.evaluation.classifier import (
     save_classifier,
 )
 from gantrain.files import describe_os_error
+from gantrain.networks.summary import count_multiply_adds
 from gantrain.precision import autocast_products, has_fast_bf16
 from gantrain.seeding import describe_machine, preserve_randomness, stream_generator, stream_seed
 
@@ -73,9 +73,7 @@ def obtain_classifier(
                     return stored
             say(f"training a classifier of the labels of {images.label}")
             default = ClassifierTraining.default(len(images.train), images.shape[0])
-            return make_classifier(
-                images, path, ClassifierTraining(**asdict(default) | dict(overrides)), progress=progress
-            )
+            return make_classifier(images, path, replace(default, **overrides), progress=progress)
     except OSError as error:
         place = "give another file: classifier=FILE"
         raise StorageError(f"{error.filename or path}: {describe_os_error(error)}; or {place}") from error
@@ -94,7 +92,8 @@ def make_classifier(
         )
     assert labels.test is not None
     network = build_classifier(images, labels, training)
-    with limit_threads(network.mean.device, training.batch_size * count_multiply_adds(network)):
+    image = torch.zeros(1, *images.shape, device=network.mean.device)
+    with limit_threads(network.mean.device, training.batch_size * count_multiply_adds(network.eval(), image)):
         train_classifier(network, images, labels, training=training, progress=progress)
         accuracy = measure_accuracy(network, images.held, labels.test)
         created = describe_machine(network.mean.device)
@@ -150,6 +149,7 @@ def train_classifier(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step / steps, training.rising))
     precision = "bf16" if has_fast_bf16(examples.device) else "float32"  # twice as fast
+    network.train()
     with progress(f"training the classifier of {images.label}") as update:
         batches = iterate_batches(examples, targets, training, mirrored=images.flip)
         for step, (batch, wanted) in enumerate(batches, start=1):
@@ -202,12 +202,3 @@ def measure_accuracy(network: Classifier, images: Tensor, targets: Tensor) -> fl
     known = targets >= 0
     _, probabilities = compute_features(network, images)
     return float((probabilities.argmax(1) == targets)[known].double().mean())
-
-
-def count_multiply_adds(network: Classifier) -> int:
-    """Count the multiplications of one image's forward pass."""
-    was_training = network.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(torch.zeros(1, *network.shape, device=network.mean.device))
-    network.train(was_training)
-    return counter.get_total_flops() // 2

@@ -7,7 +7,7 @@ examples never depend on a seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,45 +15,27 @@ from typing import TYPE_CHECKING, Any
 from gantrain import data
 from gantrain.console import Progress, no_progress
 from gantrain.errors import ConfigError, DataError, describe_choice
-from gantrain.evaluation.features import FeatureExtractor, FeatureSettings, build_extractor, choose_network
-from gantrain.evaluation.metrics import (
-    INCEPTION,
+from gantrain.evaluation.features import (
+    EvaluationSettings,
+    FeatureExtractor,
     Features,
-    Metric,
-    better_direction,
-    measure,
-    metrics_of,
+    build_extractor,
+    choose_network,
 )
+from gantrain.evaluation.metrics import INCEPTION, Metric, better_direction, metrics_of
 from gantrain.files import replace_non_finite, write_json
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from gantrain.data import Dataset
+    from gantrain.data import Dataset, DatasetSettings
 
 MIN_COUNT = 20  # samples; fewer have too few neighbours
 GROUPS = ("quality/", "diversity/")
 ROWS, COLUMNS = 8, 8  # of neighbours.png
 REFERENCE = "training data"  # in place of samples
 CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # that have to agree to compare two numbers
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(FeatureSettings):
-    """What is measured, of how many samples.
-
-    Args:
-        metrics: Names of metrics; None measures all that the data have.
-        count: Samples and real examples, None for as many as real examples are held out, at most 10,000.
-        split: Split of the real examples, "held_out" or "training".
-        reference: Whether as many training examples are measured in place of samples.
-    """
-
-    metrics: Sequence[str] | None = None
-    count: int | None = None
-    split: str = "held_out"
-    reference: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,13 +89,14 @@ class ReferenceSet:
     def measure(self, samples: Tensor, progress: Progress = no_progress) -> Result:
         """Measure samples: 8-bit images `[N, C, H, W]`, or points `[N, d]`."""
         from gantrain.evaluation import classes
+        from gantrain.evaluation.formulas import measure
 
         features, names = self.extractor.extract(samples, progress), self.extractor.classes
         counts = {"data": self.real.counts, "samples": features.counts}
         return Result(
             self,
             len(samples),
-            measure(self.real, features, self.metrics.values()),
+            measure(self.real, features, self.metrics),
             histogram={whose: dict(zip(names, each.tolist(), strict=True)) for whose, each in counts.items()},
             missing=[names[index] for index in classes.find_missing(features.counts, self.real.counts)],
         )
@@ -121,7 +104,7 @@ class ReferenceSet:
 
 def build_reference_set(
     dataset: Dataset,
-    dataset_settings: Mapping[str, Any],
+    dataset_settings: DatasetSettings,
     settings: EvaluationSettings,
     *,
     device: torch.device,
@@ -133,7 +116,7 @@ def build_reference_set(
 
     Args:
         dataset: The data, loaded with `dataset_settings`.
-        dataset_settings: The arguments of `data.load`.
+        dataset_settings: What `dataset` was loaded with.
         settings: What is measured.
         device: On which features are extracted.
         count: Number of samples if there are fewer than `settings` ask for.
@@ -143,20 +126,25 @@ def build_reference_set(
     Raises ConfigError for metrics that the data do not have, DataError for too few examples; a classifier that is
     missing is trained only after these checks.
     """
+    from gantrain.evaluation.formulas import measure
     from gantrain.evaluation.samples import select_real_examples, select_training_examples
 
     metrics = choose_metrics(settings, dataset.name, best)
     real, split = select_real_examples(dataset, settings.count, settings.split)
     count = settings.count or len(real) if count is None else count
     real = real[:count]  # with fewer samples than real examples, coverage would say nothing
-    check_counts(count, len(real))
+    if min(count, len(real)) < MIN_COUNT:
+        raise DataError(
+            f"{count:,} samples and {len(real):,} real examples are too few; at least {MIN_COUNT} of both are needed"
+        )
+    needs_classes = any(metric.needs_classes for metric in metrics.values())
     extractor = build_extractor(
-        dataset, dataset_settings, settings, metrics=metrics.values(), device=device, progress=progress
+        dataset, dataset_settings, settings, needs_classes=needs_classes, device=device, progress=progress
     )
     features, reference, reference_count = extractor.extract(real, progress), {}, 0
     if settings.reference and split != "training":
         training = select_training_examples(dataset, count)
-        reference = measure(features, extractor.extract(training, progress), metrics.values())
+        reference = measure(features, extractor.extract(training, progress), metrics)
         reference_count = len(training)
     return ReferenceSet(dataset.label, split, count, extractor, metrics, features, reference, reference_count)
 
@@ -195,10 +183,6 @@ def _finite_number(document: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, float) and math.isfinite(value) else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What is measured
-
-
 def choose_metrics(settings: EvaluationSettings, dataset: str, best: str | None = None) -> dict[str, Metric]:
     """Return the metrics that were asked for; by default all that need no other network than that of the features.
 
@@ -220,21 +204,9 @@ def choose_metrics(settings: EvaluationSettings, dataset: str, best: str | None 
     }
 
 
-def check_counts(samples: int, real: int) -> None:
-    """Raise DataError if there are too few samples or real examples to measure anything."""
-    if min(samples, real) < MIN_COUNT:
-        raise DataError(
-            f"{samples:,} samples and {real:,} real examples are too few; at least {MIN_COUNT} of both are needed"
-        )
-
-
 def name_reference(training: float | None, samples: float | None) -> str:
     """Return the name of training examples in place of samples: with their number if there are fewer of them."""
     return REFERENCE if training is None or training == samples else f"{training:,.0f} training examples"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# On disk
 
 
 def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -254,22 +226,21 @@ def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[
     }
 
 
-def write_document(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write evaluation.json. Raises OSError."""
+def write_evaluation(folder: Path, document: Mapping[str, Any], samples: Tensor, dataset: Dataset) -> None:
+    """Write evaluation.json and, for 8-bit images, `neighbours.png`. Raises OSError.
+
+    Each row of the picture shows a sample and the training images nearest to it in pixels.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(dataset, data.Images):
+        import torch
+
+        from gantrain import plotting
+        from gantrain.data.images import pixels
+        from gantrain.evaluation import distances
+
+        samples, training = samples[:ROWS].cpu(), dataset.train.cpu()
+        nearest = distances.find_nearest(samples.flatten(1), training.flatten(1), COLUMNS - 1)
+        rows = torch.cat([samples[:, None], training[nearest]], dim=1)
+        plotting.save_grid(pixels(rows.flatten(0, 1)), folder / "neighbours.png")
     write_json(folder / "evaluation.json", document)
-
-
-def draw_neighbours(samples: Tensor, training: Tensor, folder: Path) -> None:
-    """Draw `neighbours.png`: in each row a sample, then the training images nearest to it in pixels. Raises OSError."""
-    import torch
-
-    from gantrain import plotting
-    from gantrain.data.images import pixels
-    from gantrain.evaluation import prdc
-
-    samples, training = samples[:ROWS].cpu(), training.cpu()
-    nearest = prdc.find_nearest(samples.flatten(1), training.flatten(1), COLUMNS - 1)
-    rows = torch.cat([samples[:, None], training[nearest]], dim=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    plotting.save_grid(pixels(rows.flatten(0, 1)), folder / "neighbours.png")

@@ -6,15 +6,16 @@ Inception does not know the classes of the data: metrics of classes then use the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import data
 from gantrain.console import Progress
+from gantrain.data import DatasetSettings
 from gantrain.errors import ConfigError
-from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS, Features, Metric, is_stacked
+from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS, is_stacked
 
 if TYPE_CHECKING:
     import torch
@@ -29,17 +30,42 @@ CHECKSUM_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class FeatureSettings:
-    """Which network extracts the features of images, and where its files are.
+class EvaluationSettings:
+    """What is measured, of how many samples, and which network extracts the features of images.
 
-    `classifier` is the file of a stored classifier, in place of the one of the data; `inception` that of Inception's
-    weights, in place of the downloaded ones. `train_classifier` are settings of the classifier's training.
+    Args:
+        metrics: Names of metrics; None measures all that the data have.
+        count: Samples and real examples, None for as many as real examples are held out, at most 10,000.
+        split: Split of the real examples, "held_out" or "training".
+        reference: Whether as many training examples are measured in place of samples.
+        features: One of FEATURES.
+        classifier: File of a stored classifier, in place of that of the data.
+        inception: File of Inception's weights, in place of the downloaded ones.
+        train_classifier: Settings of the classifier's training that differ from the default.
     """
 
+    metrics: Sequence[str] | None = None
+    count: int | None = None
+    split: str = "held_out"
+    reference: bool = True
     features: str = AUTO
     classifier: str | None = None
     inception: str | None = None
     train_classifier: Mapping[str, int] = field(default_factory=dict)
+
+
+class Features(NamedTuple):
+    """N images, or N points of a density, as metrics use them.
+
+    The vectors of points are the points themselves, and their counts the points of high quality at each mode. Where no
+    network knows the classes of the data, K is 0.
+    """
+
+    vectors: Tensor  # float64 [N, F]
+    counts: Tensor  # int64 [K], how many of the N are of each class
+    probabilities: Tensor | None = None  # float64 [N, K], of images
+    pixels: Tensor | None = None  # uint8 [N, P], of images
+    network: str = CLASSIFIER  # that extracted the vectors
 
 
 class FeatureExtractor(NamedTuple):
@@ -62,76 +88,74 @@ def choose_network(features: str, inception: str | None) -> str:
 
 def build_extractor(
     dataset: Dataset,
-    dataset_settings: Mapping[str, Any],
-    settings: FeatureSettings,
+    dataset_settings: DatasetSettings,
+    settings: EvaluationSettings,
     *,
-    metrics: Iterable[Metric],
+    needs_classes: bool,
     device: torch.device,
     progress: Progress,
 ) -> FeatureExtractor:
-    """Return the extractor for a dataset, which was loaded with `dataset_settings`, and for these metrics.
+    """Return the extractor for a dataset, which was loaded with `dataset_settings`.
 
-    A classifier that is missing is trained, weights of Inception are downloaded. Raises ConfigError for a classifier of
-    images of another shape, DataError if the images have no labels or the weights cannot be had.
+    A classifier that is missing is trained, weights of Inception are downloaded; beside Inception a classifier is used
+    only if `needs_classes`. Raises ConfigError for a classifier of images of another shape, DataError if the images
+    have no labels or the weights cannot be had.
     """
     if not isinstance(dataset, data.Images):
         assert isinstance(dataset, data.Density)
         return point_extractor(dataset)
-    if choose_network(settings.features, settings.inception) == CLASSIFIER:
-        return classifier_extractor(_find_classifier(dataset, dataset_settings, settings, progress=progress), device)
+    network = None
+    if choose_network(settings.features, settings.inception) == INCEPTION:
+        from gantrain.evaluation import inception
 
-    from gantrain.evaluation import inception
-
-    weights = inception.obtain_weights(Path(settings.inception) if settings.inception else None)
-    classes = None
-    if any(metric.needs_classes for metric in metrics):
-        classes = classifier_extractor(_find_classifier(dataset, dataset_settings, settings, progress=progress), device)
-    return inception_extractor(inception.load_inception(weights, device), classes)
+        network = inception.load_inception(Path(settings.inception) if settings.inception else None, device)
+        if not needs_classes:
+            return inception_extractor(network)
+    classifier = classifier_extractor(_find_classifier(dataset, dataset_settings, settings, progress), device)
+    return classifier if network is None else inception_extractor(network, classifier)
 
 
 def _find_classifier(
-    dataset: Images, dataset_settings: Mapping[str, Any], settings: FeatureSettings, *, progress: Progress
+    images: Images, dataset_settings: DatasetSettings, settings: EvaluationSettings, progress: Progress
 ) -> StoredClassifier:
     from gantrain.evaluation import classifier
     from gantrain.evaluation.classifier_training import obtain_classifier
 
-    if settings.classifier is None:
-        images = dataset
-        # The dataset itself, if it is what the classifier is trained on, is not read again.
-        is_default = dataset_settings["held_out"] is None
-        is_default &= dataset_settings["flip"] in (None, data.IMAGES[dataset.name].flip)
-        if not is_default or is_stacked(dataset.name):
-            images = load_classifier_images(dataset_settings, dataset.train.device)
-        stored = obtain_classifier(images, classifier.cache_path(images), settings.train_classifier, progress=progress)
-    else:
+    if settings.classifier is not None:
         stored = classifier.load_classifier(Path(settings.classifier))
-    if is_stacked(dataset.name):
-        stored = classifier.apply_channelwise(stored, dataset.shape)
-    if stored.classifier.shape != dataset.shape:
+    else:
+        wanted, examples = choose_classifier_data(dataset_settings), images
+        if replace(dataset_settings, flip=None) != wanted or images.flip != data.IMAGES[images.name].flip:
+            examples = load_images(wanted, images.train.device)
+        stored = obtain_classifier(
+            examples, classifier.cache_path(examples), settings.train_classifier, progress=progress
+        )
+    if is_stacked(images.name):
+        stored = classifier.apply_channelwise(stored, images.shape)
+    if stored.classifier.shape != images.shape:
         raise ConfigError(
             f"the classifier {settings.classifier} is for images of shape {list(stored.classifier.shape)}, "
-            f"{dataset.label} has {list(dataset.shape)}"
+            f"{images.label} has {list(images.shape)}"
         )
     return stored
 
 
-def load_classifier_images(dataset_settings: Mapping[str, Any], device: torch.device) -> Images:
-    """Load the images that a dataset's classifier is trained on; of stacked images these are their channels.
+def choose_classifier_data(settings: DatasetSettings) -> DatasetSettings:
+    """Return the data that a dataset's classifier is trained on; for stacked images these are their channels.
 
     All images of the training split are for training, whatever `held_out` is: one classifier serves all runs on them.
-    Raises ConfigError for a dataset of points.
     """
-    name = data.classifier_dataset(dataset_settings["name"])
-    label = dataset_settings["label"] if name == dataset_settings["name"] else None
-    changes = {"name": name, "label": label, "held_out": None, "flip": None}
-    images = data.load(**{**dataset_settings, **changes}, device=device)
+    name = data.classifier_dataset(settings.name)
+    label = settings.label if name == settings.name else None
+    return replace(settings, name=name, label=label, held_out=None, flip=None)
+
+
+def load_images(settings: DatasetSettings, device: torch.device) -> Images:
+    """Load images to classify. Raises ConfigError for a dataset of points."""
+    images = data.load_dataset(settings, device=device)
     if not isinstance(images, data.Images):
-        raise ConfigError(f"dataset={dataset_settings['name']} has no images to classify")
+        raise ConfigError(f"dataset={settings.name} has no images to classify")
     return images
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Extractors
 
 
 def classifier_extractor(stored: StoredClassifier, device: torch.device) -> FeatureExtractor:

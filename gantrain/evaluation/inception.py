@@ -12,18 +12,16 @@ The weights are one published file with one checksum, which is downloaded and ve
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.metadata
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain.console import Progress, no_progress, say
+from gantrain.data.fetching import STORAGE_ERRORS
 from gantrain.errors import ConfigError, DataError, StorageError
 from gantrain.files import cache_folder
 
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 
 NAME = "inception-2015-12-05"
 BATCH = 32  # images a step
-STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-
-
 FILE_NAME = f"weights-{NAME}-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE_NAME}"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -46,52 +41,61 @@ def cache_path() -> Path:
     return cache_folder() / "inception" / FILE_NAME
 
 
-def find_weights() -> Path | None:
-    """Return the downloaded file of weights, in the cache or where torch-fidelity keeps it; None if it is missing."""
+def find_weights() -> Path:
+    """Return the file of weights in the cache or where torch-fidelity keeps it, or the path to download it to."""
     torch_home = Path(os.environ.get("TORCH_HOME") or cache_folder().with_name("torch"))
-    return next(filter(Path.is_file, (cache_path(), torch_home / "hub" / "checkpoints" / FILE_NAME)), None)
+    found = filter(Path.is_file, (cache_path(), torch_home / "hub" / "checkpoints" / FILE_NAME))
+    return next(found, cache_path())
 
 
-def obtain_weights(path: Path | None = None) -> Path:
-    """Return the verified file of weights at `path`, by default the downloaded one; download it if it is missing.
+def load_inception(weights: Path | None, device: torch.device) -> nn.Module:
+    """Load the network with the file `weights`, by default the downloaded one, which is downloaded if it is missing.
 
-    Raises ConfigError if torch-fidelity is not installed, DataError if the weights are others or cannot be had.
-    """
-    library_version()
-    found = path or find_weights() or cache_path()
-    with weights_errors(found, is_given=path is not None):
-        if path is None and not found.is_file():
-            from filelock import FileLock
-            from torch.hub import download_url_to_file
-
-            say(f"downloading the weights of the Inception network to {found.parent}")
-            found.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(found.parent / ".gantrain.lock"):
-                if not found.is_file():  # another process may just have finished it
-                    # Written beside its name, compared with the checksum and renamed.
-                    download_url_to_file(URL, str(found), SHA256, progress=sys.stderr.isatty())
-        _read_verified(found)
-    return found
-
-
-def load_inception(path: Path, device: torch.device) -> nn.Module:
-    """Load the network with the weights at `path`: uint8 `[B, 3, H, W]` → φ(x) `[B, 2048]`, logits `[B, 1008]`.
-
-    Raises ConfigError and DataError as `obtain_weights` does.
+    The network maps uint8 `[B, 3, H, W]` to φ(x) `[B, 2048]` and logits `[B, 1008]`. Raises ConfigError if
+    torch-fidelity is not installed, DataError if the weights are others or cannot be had.
     """
     import torch
 
     library_version()
-    with weights_errors(path):
+    path = weights or find_weights()
+    try:
+        if weights is None and not path.is_file():
+            _download(path)
+        content = path.read_bytes()
+        if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+            raise ValueError(f"it is incomplete, damaged or another version: SHA-256 {found}, published {SHA256}")
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        state = torch.load(io.BytesIO(_read_verified(path)), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         # torch-fidelity would unpickle any file that it is given, so it is given one that was written here.
         torch.save(state, buffer := io.BytesIO())
         buffer.seek(0)
         outputs = ["2048", "logits_unbiased"]
         network: nn.Module = FeatureExtractorInceptionV3(NAME, outputs, feature_extractor_weights_path=buffer)
+    except Exception as error:  # a connection, a disk, a file of other weights
+        kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        remedy = "delete it if it is there, then start again with a connection to download it"
+        raise kind(
+            f"{path}: {reason}\n"
+            f"  {remedy if weights is None else 'leave inception=FILE out to download the weights'}; "
+            f"or place the file by hand:\n  {URL}\n"
+            f"  as {cache_path()} (SHA-256 {SHA256}), or anywhere else with inception=FILE; "
+            "or take features=classifier"
+        ) from error
     return network.to(device)
+
+
+def _download(path: Path) -> None:
+    """Download the weights beside `path`, compare them with their checksum and rename them."""
+    from filelock import FileLock
+    from torch.hub import download_url_to_file
+
+    say(f"downloading the weights of the Inception network to {path.parent}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / ".gantrain.lock"):
+        if not path.is_file():  # another process may just have finished it
+            download_url_to_file(URL, str(path), SHA256, progress=sys.stderr.isatty())
 
 
 def compute_features(network: nn.Module, images: Tensor, progress: Progress = no_progress) -> tuple[Tensor, Tensor]:
@@ -123,29 +127,3 @@ def library_version() -> str:
             "features=inception needs torch-fidelity, which is not installed: pip install 'gantrain[inception]'; "
             "or take features=classifier"
         ) from None
-
-
-def _read_verified(path: Path) -> bytes:
-    content = path.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-        raise ValueError(f"it is incomplete, damaged or another version: SHA-256 {found}, published {SHA256}")
-    return content
-
-
-@contextmanager
-def weights_errors(path: Path, *, is_given: bool = False) -> Iterator[None]:
-    """Turn any error of downloading or reading `path`, which the user may have given, into one with the way out."""
-    try:
-        yield
-    except Exception as error:  # a connection, a disk, a file of other weights
-        kind = StorageError if getattr(error, "errno", None) in STORAGE_ERRORS else DataError
-        remedy = "delete it if it is there, then start again with a connection to download it"
-        if is_given:
-            remedy = "leave inception=FILE out to download the weights"
-        raise kind(
-            f"{path}: {getattr(error, 'strerror', None) or str(error).partition(chr(10))[0] or type(error).__name__}\n"
-            f"  {remedy}; or place the file by hand:\n"
-            f"  {URL}\n"
-            f"  as {cache_path()} (SHA-256 {SHA256}), or anywhere else with inception=FILE; "
-            "or take features=classifier"
-        ) from error

@@ -129,15 +129,16 @@ def build_evaluation(settings: Settings, dataset: Dataset) -> Evaluation | None:
 
     Raises ConfigError for a best.metric that such data do not have, DataError for too few examples.
     """
-    from gantrain.evaluation.evaluation import Evaluation, EvaluationSettings, build_reference_set
+    from gantrain.evaluation.evaluation import Evaluation, build_reference_set
+    from gantrain.evaluation.features import EvaluationSettings
 
     asked, best, device = dict(vars(settings.evaluate)), settings.best.metric, choose_device(settings.device)
     if asked.pop("every_images") is None:
         return None
     if not isinstance(dataset, data.Images):
         dataset = data.load_dataset(settings.data, device=device)  # the same real points for every seed
-    section, wanted = vars(settings.dataset), EvaluationSettings(**asked)
-    references = build_reference_set(dataset, section, wanted, device=device, best=best, progress=show_progress)
+    wanted = EvaluationSettings(**asked)
+    references = build_reference_set(dataset, settings.data, wanted, device=device, best=best, progress=show_progress)
     return Evaluation(references, best)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import data
 from gantrain.console import Progress, no_progress, say
-from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError, StorageError
+from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError
 from gantrain.evaluation import evaluation
-from gantrain.evaluation.evaluation import EvaluationSettings, ReferenceSet, Result
-from gantrain.files import describe_os_error
+from gantrain.evaluation.evaluation import ReferenceSet, Result
+from gantrain.evaluation.features import EvaluationSettings
+from gantrain.files import convert_write_errors
 from gantrain.launch.sweep import RunFailed, list_reasons
 from gantrain.launch.sweep_folder import compare_sweep, job_number
 from gantrain.runs import checkpoints
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from gantrain.data import Dataset
+    from gantrain.data import Dataset, DatasetSettings
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,12 @@ def open_run(path: Path, seed: int, device: torch.device, *, object: str | None 
     from gantrain.evaluation.samples import to_uint8
     from gantrain.training.generator import load
 
-    problems: list[str] = []
     if path.is_dir():
         path, bundle, problems = checkpoints.load_newest(path / "checkpoints")
+        for problem in problems:
+            say(f"passed over: {problem}")
     else:
         bundle = checkpoints.load(path)
-    for problem in problems:
-        say(f"passed over: {problem}")
     generator = load(path, object=object).to(device)
 
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
@@ -94,18 +93,18 @@ class ReferenceCache:
 
     def __init__(self, settings: EvaluationSettings, device: torch.device, progress: Progress = no_progress) -> None:
         self.settings, self.device, self.progress = settings, device, progress
-        self._dataset: tuple[dict[str, Any], Dataset] | None = None
+        self._dataset: tuple[DatasetSettings, Dataset] | None = None
         self._sets: dict[int, ReferenceSet] = {}
 
-    def load_dataset(self, dataset_settings: dict[str, Any]) -> Dataset:
+    def load_dataset(self, dataset_settings: DatasetSettings) -> Dataset:
         """Return the dataset with these settings. Raises ConfigError for metrics that it does not have."""
         if self._dataset is None or self._dataset[0] != dataset_settings:
             self._dataset, self._sets = None, {}  # first: two datasets at a time might not fit in memory
-            evaluation.choose_metrics(self.settings, dataset_settings["name"])
-            self._dataset = dataset_settings, data.load(**dataset_settings, device=self.device)
+            evaluation.choose_metrics(self.settings, dataset_settings.name)
+            self._dataset = dataset_settings, data.load_dataset(dataset_settings, device=self.device)
         return self._dataset[1]
 
-    def build_reference_set(self, dataset_settings: dict[str, Any], count: int) -> ReferenceSet:
+    def build_reference_set(self, dataset_settings: DatasetSettings, count: int) -> ReferenceSet:
         """Return the reference set of a dataset for `count` samples."""
         dataset = self.load_dataset(dataset_settings)
         if count not in self._sets:
@@ -116,7 +115,7 @@ class ReferenceCache:
 
 
 def evaluate_source(
-    source: SampleSource, dataset_settings: dict[str, Any], references: ReferenceCache, *, out: Path
+    source: SampleSource, dataset_settings: DatasetSettings, references: ReferenceCache, *, out: Path
 ) -> Result:
     """Measure samples, and write evaluation.json and neighbours.png to `out`.
 
@@ -134,21 +133,10 @@ def evaluate_source(
     samples = source.draw(settings.count or len(real), dataset.shape)
     reference_set = references.build_reference_set(dataset_settings, len(samples))
     result = reference_set.measure(samples, references.progress)
-    with _storage_errors(out):
-        if isinstance(dataset, data.Images):
-            evaluation.draw_neighbours(samples, dataset.train, out)
-        evaluation.write_document(out, evaluation.build_document(result, source.facts, source.seed))
+    with convert_write_errors(out, "or give another out=DIR"):
+        document = evaluation.build_document(result, source.facts, source.seed)
+        evaluation.write_evaluation(out, document, samples, dataset)
     return result
-
-
-@contextmanager
-def _storage_errors(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or out} cannot be written: {describe_os_error(error)}; or give another out=DIR"
-        ) from error
 
 
 def evaluate_sweep(root: Path, evaluate_run: Callable[[Path], None]) -> None:

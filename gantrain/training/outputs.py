@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from gantrain import plotting
-from gantrain.data import Images
 from gantrain.errors import CheckpointError, is_out_of_memory
 from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import Evaluation
@@ -169,9 +168,7 @@ class Writer:
         self.reporter.note(f"the {made_by} at {images:,} images: {self.evaluation.summarize(result)}{best}")
         if images >= self.schedule.images:
             with self.reporter.tolerate_failures():
-                evaluation.write_document(self.folder.path, self.evaluated)
-                if isinstance(self.data, Images):
-                    evaluation.draw_neighbours(samples, self.data.train, self.folder.path)
+                evaluation.write_evaluation(self.folder.path, self.evaluated, samples, self.data)
         return result.metrics
 
     def _draw_evaluated(self, evaluated: Evaluation) -> Tensor:

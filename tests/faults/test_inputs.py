@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.datasets import (
-    Files,
     cifar_members,
     encoded,
-    mat,
     packed,
     pixels,
     place,
     place_all,
+    publish,
     publish_archive,
-    publish_idx,
-    publish_svhn,
-    stl10_members,
     write_image,
 )
-from test_data import bomb
 
 from gantrain import data
 from gantrain.data import decoding, published
@@ -157,6 +153,11 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that announces more pixels than it is worth decoding."""
+    return png(chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), ROWS, END)
+
+
 def png(*chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -262,13 +263,8 @@ def test_a_file_that_is_none(pictures: Path, assert_refused_or_skipped: Check, t
 def test_loops_of_links_end(pictures: Path, well: str, tried) -> None:
     (pictures / "a" / "up").symlink_to(pictures)
     (pictures / "b" / "self").symlink_to(".")
-    (pictures / "c").symlink_to("d")
+    (pictures / ".hidden").write_bytes(b"passed over")
     with tried("a loop of links among folders"):
-        (pictures / "x").mkdir()
-        (pictures / "x" / "up").symlink_to("../..")
-        (pictures / "x" / "up").unlink()
-        assert data.load("folder", path=pictures, size=8, on_bad="skip").skipped == 1  # c leads nowhere
-        (pictures / "c").unlink()
         assert data.load("folder", path=pictures, size=8).fingerprint == well
 
 
@@ -355,7 +351,7 @@ def test_mixed_sizes_become_one(tmp_path: Path, tried) -> None:
 # Folders
 
 
-def test_folders_that_are_none(gantrain: Gantrain, tmp_path: Path, tried) -> None:
+def test_folders_that_are_none(tmp_path: Path, tried) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden/.png").write_bytes(whole("PNG"))
@@ -364,12 +360,9 @@ def test_folders_that_are_none(gantrain: Gantrain, tmp_path: Path, tried) -> Non
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "nowhere").symlink_to("nowhere-else")
     os.mkfifo(tmp_path / "pipe")
-    names = ["missing", "empty", "hidden", "folders", "file", "loop", "nowhere", "pipe", "file/below", "x" * 300]
-    for number, name in enumerate(names):
-        with tried("a folder that is missing, empty or none"):
-            answer = gantrain(*typed(tmp_path / name, f"run_dir=run{number}"))
-            assert (answer.code, answer.out) == (3, ""), answer
-            assert name in answer.err
+    for name in ("missing", "empty", "hidden", "folders", "file", "loop", "nowhere", "pipe", "file/below", "x" * 300):
+        with tried("a folder that is missing, empty or none"), pytest.raises(DataError, match=name):
+            data.load("folder", path=tmp_path / name)
 
 
 UNREADABLE = """
@@ -452,6 +445,7 @@ def lying(content: bytes, size: int) -> bytes:
     return bytes(altered)
 
 
+@cache
 def archives() -> dict[str, bytes]:
     fine = (member("fine.png"), whole("PNG"))
     zeros = bytes(4 * 2**20)
@@ -497,6 +491,7 @@ def test_an_archive_that_a_folder_would_not_be(tmp_path: Path, tried, name: str)
             assert sorted(tmp_path.rglob("*")) == before
 
 
+@cache
 def damaged_members() -> dict[str, bytes]:
     """Archives in which one picture of two is bad."""
     fine = (member("fine.png"), whole("PNG"))
@@ -529,16 +524,6 @@ def test_a_bad_member_of_an_archive_is_named_or_skipped(tmp_path: Path, tried, n
 # Published files
 
 
-def publish(patch: pytest.MonkeyPatch, name: str) -> Files:
-    if name == "svhn":
-        return publish_svhn(patch, *(mat(pixels(9, 3, 32, 32, seed=seed)) for seed in (5, 4)))
-    if name == "stl10":
-        return publish_archive(patch, name, stl10_members(*(pixels(3, 3, 96, 96, seed=seed) for seed in (3, 4, 5))))
-    if name.startswith("cifar"):
-        return publish_archive(patch, name, cifar_members(name, pixels(24, 3, 32, 32)))
-    return publish_idx(patch, name, pixels(20, 28, 28), pixels(6, 28, 28, seed=1))
-
-
 def damages(content: bytes, times: Any) -> Iterator[bytes]:
     """The file cut off, with flipped bits, empty, too long, and another file."""
     chance = random.Random(len(content))
@@ -563,7 +548,7 @@ def same_content(damaged: bytes, content: bytes) -> bool:
 def test_a_published_file_that_is_damaged_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried, times, name: str, packing: str
 ) -> None:
-    files: dict[str, bytes] = getattr(publish(monkeypatch, name), packing)
+    files: dict[str, bytes] = getattr(publish(monkeypatch, name)[0], packing)
     path, content = next(iter(files.items()))
     for damaged in damages(content, times):
         if path.endswith("ubyte.gz") and same_content(damaged, content):
@@ -581,29 +566,24 @@ def test_a_published_file_that_is_damaged_is_named(
 
 
 class Attack:
-    def __init__(self, *call: Any) -> None:
-        self.call = call
-
     def __reduce__(self) -> tuple:
-        return self.call[0], tuple(self.call[1:])
+        return os.mkdir, ("executed",)
 
 
-@pytest.mark.parametrize("call", [(os.mkdir, "executed"), (os.system, "mkdir executed"), (open, "executed", "w")])
 @pytest.mark.parametrize("packing", ["unpacked", "downloads"])
 def test_a_batch_of_cifar_that_calls_something(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried, call: tuple, packing: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried, packing: str
 ) -> None:
     """It is not the published one, so it is not opened."""
     monkeypatch.chdir(tmp_path)
     members = cifar_members("cifar100", pixels(4, 3, 32, 32))
     publish_archive(monkeypatch, "cifar100", members)
-    for hostile in ({"data": Attack(*call)}, Attack(*call), {Attack(*call): 1}):
-        members["cifar-100-python/train"] = pickle.dumps(hostile, 2)
-        place_all(tmp_path, members if packing == "unpacked" else {"cifar-100-python.tar.gz": packed(members)})
-        with tried("a CIFAR batch with code"):
-            with pytest.raises(DataError, match="incomplete, damaged or another version"):
-                data.load("cifar100", root=tmp_path)
-            assert not (tmp_path / "executed").exists()
+    members["cifar-100-python/train"] = pickle.dumps({"data": Attack()}, 2)
+    place_all(tmp_path, members if packing == "unpacked" else {"cifar-100-python.tar.gz": packed(members)})
+    with tried("a CIFAR batch with code"):
+        with pytest.raises(DataError, match="incomplete, damaged or another version"):
+            data.load("cifar100", root=tmp_path)
+        assert not (tmp_path / "executed").exists()
 
 
 def tar(*members: tuple[str, bytes, bytes]) -> bytes:
@@ -656,36 +636,49 @@ def encode_again(folder: Path) -> None:
         os.utime(path, (0, 0))
 
 
-CHANGES: dict[str, tuple[Callable[[Path], object], int]] = {
-    "added": (lambda f: write_image(f / "new.png", pixels(8, 8, 3, seed=99)), 4),
-    "a copy added": (lambda f: shutil.copy(f / "a/0.png", f / "copy.png"), 4),
-    "removed": (lambda f: (f / "a/0.png").unlink(), 4),
-    "replaced": (replace, 4),
-    "one pixel": (one_pixel, 4),
-    "damaged": (lambda f: (f / "a/0.png").write_bytes(b""), 3),
-    "gone": (lambda f: shutil.rmtree(f), 3),
-    "emptied": (lambda f: [path.unlink() for path in f.rglob("*.png")], 3),
-    "renamed": (rename, 0),
-    "encoded again": (encode_again, 0),
+CHANGES: dict[str, tuple[Callable[[Path], object], bool]] = {
+    "added": (lambda f: write_image(f / "new.png", pixels(8, 8, 3, seed=99)), True),
+    "a copy added": (lambda f: shutil.copy(f / "a/0.png", f / "copy.png"), True),
+    "removed": (lambda f: (f / "a/0.png").unlink(), True),
+    "replaced": (replace, True),
+    "one pixel": (one_pixel, True),
+    "renamed": (rename, False),
+    "encoded again": (encode_again, False),
 }
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_data_that_changed_are_noticed(pictures: Path, well: str, tried, name: str) -> None:
+    change, is_other = CHANGES[name]
+    change(pictures)
+    with tried("data that changed"):
+        assert (data.load("folder", path=pictures, size=8).fingerprint != well) == is_other
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with pictures and a run on them; tests copy it."""
+    """A folder with pictures and a run on them that leaves out damaged ones; tests copy it."""
     from gantrain.cli import main
 
     root = tmp_path_factory.mktemp("trained")
     thirty(root / "pictures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["gantrain"])
-        assert main(typed(root / "pictures", f"run_dir={root / 'run'}")) == 0
+        assert main(typed(root / "pictures", "dataset.on_bad=skip", f"run_dir={root / 'run'}")) == 0
     return root
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_data_that_changed_are_noticed(gantrain: Gantrain, trained: Path, tmp_path: Path, tried, name: str) -> None:
-    change, code = CHANGES[name]
+RESUMED: dict[str, tuple[Callable[[Path], object], int]] = {
+    "replaced": (replace, 4),
+    "damaged": (lambda f: (f / "a/0.png").write_bytes(b""), 4),
+    "gone": (shutil.rmtree, 3),
+    "renamed": (rename, 0),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_resumes_only_on_its_data(gantrain: Gantrain, trained: Path, tmp_path: Path, tried, name: str) -> None:
+    change, code = RESUMED[name]
     root = shutil.copytree(trained, tmp_path / "root")
     change(root / "pictures")
     with tried("data that changed before a resume"):
@@ -694,15 +687,3 @@ def test_data_that_changed_are_noticed(gantrain: Gantrain, trained: Path, tmp_pa
         assert ("has changed since the checkpoint" in answer.err) == (code == 4)
         if code == 3:
             assert str(root / "pictures") in answer.err
-
-
-def test_a_file_damaged_since_is_not_left_out_in_silence(
-    gantrain: Gantrain, trained: Path, tmp_path: Path, tried
-) -> None:
-    root = shutil.copytree(trained, tmp_path / "root")
-    assert gantrain(*typed(root / "pictures", "dataset.on_bad=skip", f"run_dir={root / 'skipping'}")).code == 0
-    (root / "pictures/a/0.png").write_bytes(b"")
-    with tried("data that changed before a resume"):
-        answer = gantrain("resume", root / "skipping", "train.images=40")
-        assert answer.code == 4
-        assert "has changed since the checkpoint" in answer.err

@@ -168,6 +168,36 @@ def publish_svhn(patch: pytest.MonkeyPatch, train: bytes, test: bytes) -> Files:
     return Files(files, files)
 
 
+class Expected(NamedTuple):
+    """What a published set holds: uint8 `[N, C, H, W]`, and the class of each image, −1 where it is not known."""
+
+    train: np.ndarray
+    train_labels: list[int]
+    test: np.ndarray
+    test_labels: list[int]
+
+
+def publish(patch: pytest.MonkeyPatch, name: str) -> tuple[Files, Expected]:
+    """A small version of a set that torchvision reads, and what it holds."""
+    channels, side = {"mnist": (1, 28), "fashion_mnist": (1, 28), "stl10": (3, 96)}.get(name, (3, 32))
+    train_labels, test_labels = [3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5, 8, 0]
+    train, test = (pixels(len(part), channels, side, side, seed=len(part)) for part in (train_labels, test_labels))
+    if name == "svhn":
+        files = publish_svhn(patch, mat(train, train_labels), mat(test, test_labels))
+    elif name == "stl10":
+        unlabelled = pixels(2, channels, side, side, seed=2)
+        members = stl10_members(train, unlabelled, test, labels=(train_labels, test_labels))
+        files = publish_archive(patch, name, members)
+        train, train_labels = np.concatenate([train, unlabelled]), [*train_labels, -1, -1]
+    elif name.startswith("cifar"):
+        both, labels = np.concatenate([train, test]), train_labels + test_labels
+        files = publish_archive(patch, name, cifar_members(name, both, labels, test_count=len(test)))
+    else:
+        labels = (np.array(part, np.uint8) for part in (train_labels, test_labels))
+        files = publish_idx(patch, name, train[:, 0], test[:, 0], *labels)
+    return files, Expected(train, train_labels, test, test_labels)
+
+
 def publish_celeba(patch: pytest.MonkeyPatch, listing: bytes, pictures: bytes) -> Files:
     files = {}
     for name, content in (("CELEBA_PARTITION", listing), ("CELEBA_IMAGES", pictures)):
