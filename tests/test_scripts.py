@@ -46,7 +46,7 @@ def bare_checkout(folder):
 
 
 def call(script, *arguments, python=sys.executable, folder=None):
-    environment = {**os.environ, "PYTHON": str(python), "PIP_NO_INDEX": "1"}
+    environment = {**os.environ, "PYTHON": str(python), "PIP_NO_INDEX": "1", "PYTHONPATH": ""}
     command = ["bash", str(script), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 

@@ -52,12 +52,12 @@ def received(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def only_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint, after all others and `last.pt` have been removed."""
+def only_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Remove all checkpoints but the newest, and `last.pt`; return its path and its contents."""
     newest, *older = checkpoints.list_files(folder / "checkpoints")
     for path in (*older, newest.with_name("last.pt")):
         path.unlink()
-    return newest
+    return newest, torch.load(newest, weights_only=True)
 
 
 def put(path: Path, content: bytes) -> None:
@@ -159,8 +159,7 @@ def test_a_checkpoint_calls_nothing(
     gantrain: Gantrain, received: Path, tmp_path: Path, tried, times, name: str
 ) -> None:
     canary = str(tmp_path / "executed")
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     payload, turn = calls(canary)[name], list(calls("canary")).index(name)
     places = list(PLACES.values())
     for number, place in enumerate(places if times.soak else [places[turn % len(places)]]):
@@ -176,7 +175,7 @@ def test_a_checkpoint_calls_nothing(
 @pytest.mark.parametrize("name", operations("canary"))
 def test_no_opcode_calls_anything(gantrain: Gantrain, received: Path, tmp_path: Path, tried, name: str) -> None:
     canary = str(tmp_path / "executed")
-    path = only_checkpoint(received)
+    path, _ = only_checkpoint(received)
     content = operations(canary)[name]
     for hostile in (content, with_pickle(content, path.read_bytes())):
         with tried("a pickle written by hand"):
@@ -284,8 +283,7 @@ OTHER_CODES = {2, 4, 8}
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_bundle_that_is_none_is_refused(gantrain: Gantrain, received: Path, tmp_path: Path, tried, name: str) -> None:
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     put(path, saved(BUNDLES[name](bundle)))
     for command in ("resume", "sample"):
         with tried("a checkpoint that is none"):
@@ -316,7 +314,7 @@ def zipped(original: bytes, kind: str) -> bytes:
 def test_an_archive_with_a_trick_is_refused(
     gantrain: Gantrain, received: Path, tmp_path: Path, tried, kind: str
 ) -> None:
-    path = only_checkpoint(received)
+    path, _ = only_checkpoint(received)
     put(path, zipped(path.read_bytes(), kind))
     before = {found for found in tmp_path.rglob("*") if found.name != ".lock"}
     with tried("a checkpoint that is another archive"):
@@ -378,8 +376,7 @@ INSIDE: dict[str, Callable[[dict], dict]] = {
 def test_the_config_in_a_checkpoint_runs_nothing(
     gantrain: Gantrain, received: Path, tmp_path: Path, tried, name: str
 ) -> None:
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     put(path, saved(bundle | {"config": INSIDE[name](bundle["config"])}))
     with tried("a checkpoint's config"):
         answer = COMMANDS["resume"](gantrain, received)
@@ -394,8 +391,7 @@ def test_a_secret_that_a_checkpoint_asks_for_is_in_no_file(
     gantrain: Gantrain, received: Path, monkeypatch: pytest.MonkeyPatch, tried
 ) -> None:
     monkeypatch.setenv("GANTRAIN_SECRET", "hush-hush")
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     dataset = bundle["config"]["dataset"] | {"label": "${oc.env:GANTRAIN_SECRET}"}
     put(path, saved(bundle | {"config": bundle["config"] | {"dataset": dataset}}))
     with tried("a checkpoint's config"):
@@ -483,8 +479,7 @@ def test_a_name_never_steers_the_terminal(gantrain: Gantrain, received: Path, tm
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "fine.png")
     sweep = tmp_path / "sweep"
     shutil.copytree(received, sweep / name)
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     dataset = bundle["config"]["dataset"] | {"label": name}
     put(path, saved(bundle | {"config": bundle["config"] | {"dataset": dataset}}))
     typed = ("dataset=folder", f"dataset.path={folder}", "dataset.size=8", "architecture=conv8", "train.batch_size=1")
