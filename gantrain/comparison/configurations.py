@@ -35,7 +35,7 @@ NOT_COMPARED = (
     "logger",
 )
 FIRST_KEYS = ("gen_div.name", "disc_div.name", "gen_objective")  # of a label
-LONGEST_VALUE, MOST_KEYS = 60, 12  # of a label
+LONGEST_VALUE, LONGEST_LABEL = 60, 300  # letters
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
 
 
@@ -88,6 +88,11 @@ class Configuration:
     label: str
     values: dict[str, str]
     runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        """Number and label, in figures and on the page."""
+        return f"{self.number}: {self.label}"
 
     @cached_property
     def finished(self) -> list[Run]:
@@ -207,10 +212,9 @@ def build_label(keys: Sequence[str], settings: dict[str, str]) -> str:
     """
     if len(keys) < 2:
         return truncate(settings.get((keys or FIRST_KEYS)[0], "—"))
-    bare = {"gen_objective"} | ({"gen_div.name"} if "disc_div.name" not in keys else set())
-    heads = ["" if key in bare else f"{short_key(key)}=" for key in keys[:MOST_KEYS]]
-    words = [f"{head}{truncate(settings.get(key, '—'))}" for head, key in zip(heads, keys, strict=False)]
-    return " ".join([*words, *(["…"] if len(keys) > MOST_KEYS else [])])
+    bare = {"gen_objective"} if "disc_div.name" in keys else {"gen_objective", "gen_div.name"}
+    words = [("" if key in bare else f"{short_key(key)}=") + truncate(settings.get(key, "—")) for key in keys]
+    return truncate(" ".join(words), LONGEST_LABEL)
 
 
 def short_key(key: str) -> str:
@@ -218,6 +222,6 @@ def short_key(key: str) -> str:
     return truncate(key.removesuffix(".name"))
 
 
-def truncate(text: str) -> str:
+def truncate(text: str, letters: int = LONGEST_VALUE) -> str:
     """Cut a text that is too long for a label."""
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"

@@ -31,7 +31,6 @@ class MetricTable(NamedTuple):
     """A group of metrics, with the columns about generator weights that every table shows."""
 
     group: str
-    descriptions: list[str]
     metrics: list[str]
     rows: list[Row]
 
@@ -56,9 +55,9 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
             for configuration in comparison.configurations
         ]
         if any(metric in comparison.reference for metric in names):
-            empty = [""] * len(comparison.descriptions)
-            rows.append(Row(None, empty, list(map(comparison.format_reference, metrics)), [False] * len(metrics)))
-        yield MetricTable(group, comparison.descriptions, metrics, rows)
+            numbers = [comparison.format_reference(metric) for metric in metrics]
+            rows.append(Row(None, [""] * len(comparison.descriptions), numbers, [False] * len(metrics)))
+        yield MetricTable(group, metrics, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -75,7 +74,7 @@ def rich_tables(comparison: Comparison) -> Iterator[Table]:
     keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
     width = console.make_console().width
     for table in metric_tables(comparison):
-        names, numbers = [["#", *keys, "seeds", *table.descriptions]], [table.heads]
+        names, numbers = [["#", *keys, "seeds", *comparison.descriptions]], [table.heads]
         for configuration, descriptions, cells, best in table.rows:
             if configuration is None:
                 names.append(["", comparison.reference_name, *[""] * len(keys), *descriptions])
@@ -99,28 +98,23 @@ def _transpose(rows: list[list[str]]) -> list[list[str]]:
 
 def csv_text(comparison: Comparison) -> str:
     """Return compare.csv: one row a run, with the settings that differ, provenance and all metrics unrounded."""
-    facts = list(dict.fromkeys(name for run in comparison.runs for name in provenance(run)))
-    metrics = list(dict.fromkeys(name for run in comparison.runs for name in run.metrics))
-    settings = [short_key(key) for key in comparison.keys]
-    heads = ["run", "configuration", *settings, "seed", "status", "reason", "images", *comparison.descriptions, *facts]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_csv_cell, [*heads, *metrics]))
+    rows, metrics = [], dict[str, None]()
     for configuration in comparison.configurations:
         for run in configuration.runs:
-            described, made = describe_weights(run, run.weights.get(EFFECTIVE_ORDER)), provenance(run)
-            about = [
-                str(run.path),
-                configuration.label,
-                *configuration.values.values(),
-                run.seed,
-                run.status,
-                run.reason,
-            ]
-            about += [format_setting(run.fact("images")), *(described[head] for head in comparison.descriptions)]
-            about += [made.get(name, "") for name in facts]
-            numbers = [repr(run.metrics[name]) if name in run.metrics else "" for name in metrics]
-            writer.writerow([*map(_csv_cell, about), *numbers])
+            weights = describe_weights(run, run.weights.get(EFFECTIVE_ORDER))
+            settings = {short_key(key): value for key, value in configuration.values.items()}
+            about = {"run": str(run.path), "configuration": configuration.label, **settings, "seed": run.seed}
+            about |= {"status": run.status, "reason": run.reason, "images": format_setting(run.fact("images"))}
+            about |= {head: weights[head] for head in comparison.descriptions}
+            rows.append((about | provenance(run), run.metrics))
+            metrics |= dict.fromkeys(run.metrics)
+    facts = dict.fromkeys(head for about, _ in rows for head in about)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_csv_cell, [*facts, *metrics]))
+    for about, numbers in rows:
+        texts = [_csv_cell(about.get(fact, "")) for fact in facts]
+        writer.writerow([*texts, *(numbers.get(metric, "") for metric in metrics)])
     return text.getvalue()
 
 
