@@ -22,10 +22,8 @@ from gantrain.evaluation.metrics import better_direction
 from gantrain.plotting import DASHES, INK
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     Panels = dict[str, Callable[[Axes], None]]
 
@@ -33,7 +31,7 @@ PANEL = (4.2, 2.9)  # inches
 PANEL_COLUMNS = 3
 TITLE_WIDTH = 50  # letters of a panel's title on a line
 PALETTE = (*plotting.PALETTE, "#8c564b", "#7f7f7f")
-MAX_POINTS = 100  # of a curve
+MAX_POINTS = 100  # of a curve; consecutive reports are averaged
 MAX_BOUNDS = 6
 MAX_HEATMAPS = 2  # of a group of metrics
 MAX_NUMBERED_COLUMNS = 8  # of a heatmap whose cells have numbers
@@ -125,12 +123,13 @@ def curve_panels(comparison: Comparison) -> Panels:
 
 
 def _draw_curves(comparison: Comparison, name: str, axes: Axes) -> None:
-    from matplotlib.ticker import EngFormatter
+    import numpy as np
 
     alpha = min(0.18, 0.8 / len(comparison.configurations))
-    end, means = 1.0, list[float]()
+    end, means = 0.0, list[float]()
     for configuration, style in zip(comparison.configurations, line_styles(comparison), strict=True):
-        clock, mean, sd = _thin_curve(configuration.curve(name))
+        curve = [(clock, estimate.mean, estimate.sd or 0.0) for clock, estimate in configuration.curve(name)]
+        clock, mean, sd = plotting.average_rows(np.array(curve).reshape(-1, 3), MAX_POINTS).T
         axes.fill_between(clock, mean - sd, mean + sd, color=style["color"], alpha=alpha, linewidth=0)
         axes.plot(clock, mean, marker="o" if len(clock) < 8 else "", markersize=3, **style)
         end, means = max([end, *clock]), [*means, *mean]
@@ -140,9 +139,7 @@ def _draw_curves(comparison: Comparison, name: str, axes: Axes) -> None:
     if max(abs(low), abs(high)) > LINEAR_LOSSES:
         axes.set_yscale("symlog", linthresh=1)
         plotting.format_axis(axes.yaxis)
-    axes.set_xlabel("images shown to D")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlim(0, 1.02 * end)
+    plotting.label_clock(axes, end)
 
 
 def frame_limits(means: Sequence[float]) -> tuple[float, float]:
@@ -155,16 +152,6 @@ def frame_limits(means: Sequence[float]) -> tuple[float, float]:
     low, high = ordered[outliers], ordered[-1 - outliers]
     room = (high - low) / 2
     return max(ordered[0], low - room), min(ordered[-1], high + room)
-
-
-def _thin_curve(curve: list[tuple[float, Estimate]]) -> NDArray[np.float64]:
-    """Return clock, mean and deviation of a curve, `[3, N]`; more than `MAX_POINTS` reports are averaged to as many."""
-    import numpy as np
-
-    rows = np.array([(clock, estimate.mean, estimate.sd or 0.0) for clock, estimate in curve]).reshape(-1, 3)
-    if len(rows) > MAX_POINTS:
-        rows = np.stack([chunk.mean(axis=0) for chunk in np.array_split(rows, MAX_POINTS)])
-    return rows.T
 
 
 # ---------------------------------------------------------------------------------------------------------------------
