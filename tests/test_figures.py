@@ -154,7 +154,7 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("count", [0, 1, 30, 1000])
+@pytest.mark.parametrize("count", [0, 1, 1000])
 def test_curves_of_any_length_but_none_are_drawn(tmp_path, count):
     if count == 0:
         with pytest.raises(ValueError, match="at least one report"):

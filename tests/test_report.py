@@ -408,11 +408,10 @@ def test_numbers_of_samples_are_a_row_of_their_own(tmp_path):
     assert [(event.step, event.value) for event in precision] == [(200, 0.5), (300, 0.75)]
 
 
-@pytest.mark.parametrize("value", [3e38, -3e38])
-def test_log_ratios_of_any_size_have_a_histogram(tmp_path, value):
+def test_log_ratios_of_any_size_have_a_histogram(tmp_path):
     with open_reporter(tmp_path, 100) as reporter:
-        reporter.report(100, SCALARS, {"ratio/real": torch.full((4,), value)})
-    assert events(tmp_path).Tags()["tensors"] or events(tmp_path).Tags()["histograms"]
+        reporter.report(100, SCALARS, {"high": torch.full((4,), 3e38), "low": torch.full((4,), -3e38)})
+    assert events(tmp_path).Tags()["histograms"] == ["high", "low"]
 
 
 def test_a_resumed_run_knows_its_last_report(tmp_path):

@@ -109,6 +109,14 @@ class Run:
         """Finite numbers that training examples got in the evaluation in place of samples."""
         return finite_numbers(self.evaluation.get("reference"))
 
+    def class_shares(self, source: str) -> dict[str, float]:
+        """Share of each class in the evaluation's histogram of `data` or `samples`; empty if it has none."""
+        counts = finite_numbers(get_nested(self.evaluation, "class_histogram", source))
+        total = math.fsum(counts.values())
+        return (
+            {name: count / total for name, count in counts.items()} if total > 0 and min(counts.values()) >= 0 else {}
+        )
+
     def fact(self, *keys: str) -> Any:
         """A value of `summary.json` by nested keys; None if it is missing."""
         return get_nested(self.summary, *keys)
@@ -154,20 +162,19 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
     Raises:
         DataError: One of `folders` is not a folder.
     """
-    runs: list[Run] = []
-    unreadable: dict[Path, str] = {}
-    seen = set()
+    found: dict[Path, Path] = {}
     for top in folders:
         if not top.is_dir():
             raise DataError(f"{top} is not a folder; name runs, sweeps, or a tree that holds them, such as runs")
         for folder in find_run_folders(top):
-            if (place := folder.resolve()) in seen:
-                continue
-            seen.add(place)
-            try:
-                runs.append(read_run(folder))
-            except DataError as error:
-                unreadable[folder] = clean_text(str(error))
+            found.setdefault(folder.resolve(), folder)
+    runs: list[Run] = []
+    unreadable: dict[Path, str] = {}
+    for folder in found.values():
+        try:
+            runs.append(read_run(folder))
+        except DataError as error:
+            unreadable[folder] = clean_text(str(error))
     return runs, unreadable
 
 
