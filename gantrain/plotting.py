@@ -33,24 +33,18 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 # Keys of matplotlib.rcParams; the salt makes the names inside an SVG the same every time.
 STYLE: dict[Any, Any] = {
     "font.size": 10,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": INK,
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "lines.linewidth": 1.5,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
     "legend.fontsize": 9,
     "legend.frameon": False,
     "grid.color": "#ececec",
     "svg.fonttype": "none",
     "svg.hashsalt": "gantrain",
-    "text.color": INK,
     "text.usetex": False,
 }
 METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}

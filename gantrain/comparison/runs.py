@@ -113,9 +113,9 @@ class Run:
         """Share of each class in the evaluation's histogram of `data` or `samples`; empty if it has none."""
         counts = finite_numbers(get_nested(self.evaluation, "class_histogram", source))
         total = math.fsum(counts.values())
-        return (
-            {name: count / total for name, count in counts.items()} if total > 0 and min(counts.values()) >= 0 else {}
-        )
+        if total <= 0 or min(counts.values()) < 0:
+            return {}
+        return {name: count / total for name, count in counts.items()}
 
     def fact(self, *keys: str) -> Any:
         """A value of `summary.json` by nested keys; None if it is missing."""
