@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 
 import pytest
 from conftest import Answer
+from support.waiting import PATIENCE_SECONDS
 
 from gantrain.errors import ConfigError
 from gantrain.reporting import wandb as wandb_mirror
+from gantrain.reporting.reporter import Reporter
 from gantrain.runs.metrics_file import read_metrics
 
 INSTALLED = importlib.util.find_spec("wandb") is not None
@@ -25,6 +29,13 @@ SMALL += ["train.batch_size=50", "train.held_out_images=20", "dataset.label=${oc
 SMALL += ["logger=[tensorboard,wandb]"]
 SECRET = "a-secret-of-the-environment"
 BLOCK, HEADER = 2**15, struct.Struct("<IHB")  # of the log format of LevelDB, in which wandb keeps its records
+
+
+def offline(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, which reaches no network."""
+    command = [sys.executable, "-m", "gantrain.cli", *map(str, arguments)]
+    environment = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", "SECRET_LABEL": SECRET}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def records(run: Path) -> Iterator[Any]:
@@ -56,18 +67,14 @@ def history(run: Path) -> dict[int, dict[str, Any]]:
 
 
 @needs_wandb
-def test_a_run_and_its_continuation_are_mirrored_at_the_clock(
-    tmp_path: Path, gantrain: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("SECRET_LABEL", SECRET)
+def test_a_run_and_its_continuation_are_mirrored_at_the_clock(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    answer = gantrain("train", f"run_dir={run}", *SMALL)
-    assert answer.code == 0, answer.err
-    assert "the run is mirrored to" in answer.out
+    answer = offline("train", f"run_dir={run}", *SMALL)
+    assert answer.returncode == 0, answer.stderr
+    assert "the run is mirrored to" in answer.stdout
     identity = (run / "wandb_id").read_text()
-    answer = gantrain("resume", run, "train.images=200")
-    assert answer.code == 0, answer.err
+    answer = offline("resume", run, "train.images=200")
+    assert answer.returncode == 0, answer.stderr
     assert (run / "wandb_id").read_text() == identity
 
     mirrored, reports = history(run), read_metrics(run / "metrics.jsonl")
@@ -113,9 +120,16 @@ def test_an_id_that_is_none_is_made_anew(tmp_path: Path, kept: str) -> None:
     assert wandb_mirror.read_identity(tmp_path) == made
 
 
-def test_a_failure_of_the_package_is_a_storage_failure_which_costs_no_run() -> None:
-    with pytest.raises(OSError, match="Weights & Biases: no such project"), wandb_mirror.convert_errors():
-        raise RuntimeError("no such project")
+def test_a_mirror_that_cannot_be_opened_costs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def failing() -> wandb_mirror.Mirror:
+        with wandb_mirror.convert_errors():
+            raise RuntimeError("no such project")
+        raise AssertionError
+
+    with Reporter(tmp_path, 100, loggers=[failing]) as reporter:
+        reporter.report(100, {"loss/discriminator": 1.0})
+    assert "the run goes on without them: Weights & Biases: no such project" in capsys.readouterr().out
+    assert [row["images"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [100]
 
 
 def test_without_a_logger_there_is_metrics_jsonl_alone(tmp_path: Path, gantrain: Callable[..., Answer]) -> None:
