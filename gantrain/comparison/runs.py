@@ -113,9 +113,8 @@ class Run:
         """Share of each class in the evaluation's histogram of `data` or `samples`; empty if it has none."""
         counts = finite_numbers(get_nested(self.evaluation, "class_histogram", source))
         total = math.fsum(counts.values())
-        if total <= 0 or min(counts.values()) < 0:
-            return {}
-        return {name: count / total for name, count in counts.items()}
+        is_valid = total > 0 and min(counts.values()) >= 0
+        return {name: count / total for name, count in counts.items()} if is_valid else {}
 
     def fact(self, *keys: str) -> Any:
         """A value of `summary.json` by nested keys; None if it is missing."""
