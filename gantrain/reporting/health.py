@@ -50,8 +50,7 @@ def list_diagnoses(disc_div: Divergence, supremum: float) -> list[Diagnosis]:
 
     def has_won(scalars: Scalars) -> bool:
         bound = max(scalars.get(name, 0.0) for name in bounds)
-        near_supremum = math.isfinite(supremum) and bound > 0.95 * supremum
-        return near_supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
+        return bound > 0.95 * supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
 
     return [
         Diagnosis(

@@ -250,7 +250,7 @@ class Writer:
         if best:
             self.best, self.improved = self.evaluated, False
         self.saved = time.monotonic()
-        self.reporter.note_checkpoint(self.good.name)
+        self.reporter.note(f"checkpoint {self.good.name}")
 
     def describe_checkpoint(self) -> str:
         """Return a sentence about the last good checkpoint, for the message of an error that ends the run."""
