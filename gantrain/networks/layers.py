@@ -1,7 +1,4 @@
-"""The layers of architecture tables: one row becomes one module.
-
-`build_layer` reads a row; the dictionaries below it map each word of a table to its part.
-"""
+"""The layers of architecture tables: `build_layer` builds a row; dictionaries map the words of a table to modules."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ from gantrain.networks.tables import IMAGE_OPS, VECTOR_OPS, Row, Shape, Tables
 
 
 def build_layer(row: Row, shape: Shape, tables: Tables) -> nn.Sequential:
-    """Build the operation, normalisation and activation of a row for samples of `shape`; `Dropouts` has its dropout."""
+    """Return the operation, normalisation and activation of a row for samples of `shape`, without its dropout."""
     shape, parts = reshape_input(row.op, shape)
-    if row.op == "residual":  # its normalisation and activation have their places inside the block
+    if row.op == "residual":  # contains its normalisation and activation
         parts["residual"] = Residual(row, shape[0], tables)
         return nn.Sequential(parts)
     width = count_channels(row, tables) or shape[0]
     parts[row.op] = OPERATIONS[row.op](row, shape[0], width)
     if row.norm != "none":
-        parts["norm"] = NORMALISATIONS[row.norm](width, image=len(shape) == 3 and row.op != "mean_pool")
+        parts["norm"] = NORMALISATIONS[row.norm](width)
     if row.activation != "linear":
         parts["activation"] = ACTIVATIONS[row.activation](tables)
     return nn.Sequential(parts)
@@ -43,7 +40,7 @@ def reshape_input(op: str, shape: Shape) -> tuple[Shape, OrderedDict[str, nn.Mod
 
 
 def count_channels(row: Row, tables: Tables) -> int:
-    """Return the number of channels of the operation's output, of which maxout keeps one in `maxout_pieces`."""
+    """Return the number of output channels of the operation, before maxout."""
     if row.activation != "maxout":
         return row.features
     if tables.maxout_counts == "after":
@@ -57,7 +54,7 @@ def count_channels(row: Row, tables: Tables) -> int:
 
 
 class Affine(nn.Module):
-    """x = μ + σ z, one free μ and σ a dimension, from 0 and 1: `[B, d]` → `[B, d]`; samples N(μ, σ²) from N(0, 1)."""
+    """x = μ + σ z, with μ and σ for each dimension, initially 0 and 1: `[B, d]` → `[B, d]`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -65,27 +62,24 @@ class Affine(nn.Module):
         self.scale = nn.Parameter(torch.ones(size))
 
     def forward(self, z: Tensor) -> Tensor:
-        """`[B, d]` → `[B, d]`."""
         return self.mean + self.scale * z
 
 
 class Point(nn.Module):
-    """x = θ for every latent: `[B, L]` → `[B, d]`; the generator of a point mass."""
+    """x = θ for every latent, the generator of a point mass: `[B, L]` → `[B, d]`."""
 
     def __init__(self, size: int, start: float) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.full((size,), float(start)))
 
     def forward(self, z: Tensor) -> Tensor:
-        """`[B, L]` → `[B, d]`."""
         return self.position.repeat(len(z), 1)
 
 
 class Square(nn.Module):
-    """x², elementwise. With it a discriminator extrapolates the log-ratio of two Gaussians, which is a parabola."""
+    """x², elementwise; with it a discriminator can represent the log-ratio of two Gaussians, a parabola, everywhere."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, elementwise."""
         return x.square()
 
 
@@ -93,16 +87,15 @@ class MeanPool(nn.Module):
     """The mean over an image's positions: `[B, C, H, W]` → `[B, C]`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` → `[B, C]`."""
         return x.mean((2, 3))
 
 
 class Residual(nn.Module):
-    """A block of two 3×3 convolutions beside a shortcut, normalised and activated before each (He et al. 2016).
+    """A pre-activation residual block of two 3×3 convolutions: `[B, C, H, W]` → `[B, features, H', W']`.
 
-    `resample: up` doubles the image before the first convolution (nearest neighbour), `down` halves it after the second
-    (mean of 2×2), on both ways; the shortcut has a 1×1 convolution where the number of channels changes (Gulrajani et
-    al. 2017, appendix; Miyato et al. 2018, figure 8).
+    He et al. 2016. `resample: up` doubles the image before the first convolution (nearest neighbour), `down` halves it
+    after the second (mean of 2×2), also on the shortcut, which has a 1×1 convolution if the number of channels changes
+    (Gulrajani et al. 2017, appendix; Miyato et al. 2018, figure 8).
     """
 
     def __init__(self, row: Row, channels: int, tables: Tables) -> None:
@@ -111,11 +104,11 @@ class Residual(nn.Module):
             raise ConfigError("residual keeps the number of channels between its convolutions; maxout does not fit it")
         normalisation, activation = NORMALISATIONS[row.norm], ACTIVATIONS[row.activation]
         self.body = nn.Sequential(
-            normalisation(channels, image=True),
+            normalisation(channels),
             activation(tables),
             nn.Upsample(scale_factor=2) if row.resample == "up" else nn.Identity(),
             nn.Conv2d(channels, row.features, 3, padding=1, bias=row.norm != "batch"),
-            normalisation(row.features, image=True),
+            normalisation(row.features),
             activation(tables),
             nn.Conv2d(row.features, row.features, 3, padding=1),
             nn.AvgPool2d(2) if row.resample == "down" else nn.Identity(),
@@ -127,19 +120,20 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` → `[B, features, H', W']`."""
         return self.body(x) + self.shortcut(x)
 
 
 class Float32(nn.Module):
-    """A layer that is computed in float32 under autocast: bfloat16 logits near 8 are 0.03–0.06 apart, 3–6 % in e^r."""
+    """A layer that is computed in float32, or in float64 for such inputs, also under autocast.
+
+    bfloat16 logits near 8 have a spacing of 0.03–0.06, which is 3–6 % of e^r.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output in float32 (float64 where the input is)."""
         with torch.autocast(x.device.type, enabled=False):
             return self.layer(x.to(torch.promote_types(x.dtype, torch.float32)))
 
@@ -165,7 +159,7 @@ def linear(row: Row, inputs: int, outputs: int) -> nn.Module:
 
 
 def affine(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """x = μ + σ z; raises ConfigError unless there are as many latents as dimensions."""
+    """`[B, d]` → `[B, d]`. Raises ConfigError unless there are as many latents as dimensions."""
     if inputs != outputs:
         raise ConfigError(
             f"affine needs as many latents as the data has dimensions, not {inputs} for {outputs}; "
@@ -183,12 +177,10 @@ OPERATIONS: dict[str, Callable[[Row, int, int], nn.Module]] = {
     "mean_pool": lambda row, inputs, outputs: MeanPool(),
     "identity": lambda row, inputs, outputs: nn.Identity(),
 }
-
-
-NORMALISATIONS: dict[str, Callable[..., nn.Module]] = {
-    "none": lambda channels, image: nn.Identity(),
-    "batch": lambda channels, image: BatchNorm(channels),
-    "layer": lambda channels, image: nn.GroupNorm(1, channels),  # over a sample's channels and positions
+NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "batch": BatchNorm,
+    "layer": lambda channels: nn.GroupNorm(1, channels),  # over a sample's channels and positions
 }
 ACTIVATIONS: dict[str, Callable[[Tables], nn.Module]] = {
     "linear": lambda tables: nn.Identity(),
