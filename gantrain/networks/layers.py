@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -138,18 +139,11 @@ class Float32(nn.Module):
             return self.layer(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
-def conv(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """`[B, C, H, W]` → `[B, features, H', W']`, H' = ⌊(H + 2·padding − kernel) / stride⌋ + 1."""
-    return Conv2d(inputs, outputs, row.kernel, row.stride, row.padding, bias=row.norm != "batch")
+def _convolution(kind: type[nn.Module], row: Row, inputs: int, outputs: int) -> nn.Module:
+    return kind(inputs, outputs, row.kernel, row.stride, row.padding, bias=row.norm != "batch")
 
 
-def conv_transpose(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """`[B, C, H, W]` → `[B, features, H', W']`, H' = (H − 1)·stride + kernel − 2·padding."""
-    return ConvTranspose2d(inputs, outputs, row.kernel, row.stride, row.padding, bias=row.norm != "batch")
-
-
-def linear(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """`[B, d]` → `[B, features]`."""
+def _linear(row: Row, inputs: int, outputs: int) -> nn.Module:
     layer = nn.Linear(inputs, outputs, bias=row.bias and row.norm != "batch")
     if row.start is not None:
         nn.init.constant_(layer.weight, row.start)
@@ -158,8 +152,7 @@ def linear(row: Row, inputs: int, outputs: int) -> nn.Module:
     return layer
 
 
-def affine(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """`[B, d]` → `[B, d]`. Raises ConfigError unless there are as many latents as dimensions."""
+def _affine(row: Row, inputs: int, outputs: int) -> nn.Module:
     if inputs != outputs:
         raise ConfigError(
             f"affine needs as many latents as the data has dimensions, not {inputs} for {outputs}; "
@@ -168,11 +161,12 @@ def affine(row: Row, inputs: int, outputs: int) -> nn.Module:
     return Affine(outputs)
 
 
+# Modules for a row and the numbers of channels of its input and output, before maxout.
 OPERATIONS: dict[str, Callable[[Row, int, int], nn.Module]] = {
-    "conv": conv,
-    "conv_transpose": conv_transpose,
-    "linear": linear,
-    "affine": affine,
+    "conv": partial(_convolution, Conv2d),  # H' = ⌊(H + 2·padding − kernel) / stride⌋ + 1
+    "conv_transpose": partial(_convolution, ConvTranspose2d),  # H' = (H − 1)·stride + kernel − 2·padding
+    "linear": _linear,
+    "affine": _affine,
     "point": lambda row, inputs, outputs: Point(outputs, row.start or 0.0),
     "mean_pool": lambda row, inputs, outputs: MeanPool(),
     "identity": lambda row, inputs, outputs: nn.Identity(),
