@@ -172,9 +172,7 @@ def test_the_affine_generator_is_mean_plus_scale_times_latent():
     with torch.no_grad():
         affine.mean.copy_(torch.tensor([1.0, -2.0]))
         affine.scale.copy_(torch.tensor([0.5, 3.0]))
-    expected = torch.stack([1 + 0.5 * z[:, 0], -2 + 3 * z[:, 1]], dim=1)
-    torch.testing.assert_close(generator(z), expected)
-    assert sum(parameter.numel() for parameter in generator.parameters()) == 4
+    torch.testing.assert_close(generator(z), torch.stack([1 + 0.5 * z[:, 0], -2 + 3 * z[:, 1]], dim=1))
 
 
 def test_the_last_layer_stays_in_float32_under_autocast():
@@ -216,10 +214,8 @@ REFUSED = [  # (rows of the generator, what the message must hold)
     ([{"op": "conv", "features": 3}], ["row 1", "conv needs kernel"]),
     ([{"op": "linear", "features": 0}], ["row 1", "features=0", "at least 1"]),
     ([{**LINEAR_DATA, "dropout": float("nan")}], ["row 1", "dropout=nan"]),
-    ([{"op": ["conv"]}], ["row 1", "did you mean"]),
     (["linear"], ["row 1", "'linear'"]),
     ([], ["architecture.generator", "at least one row"]),
-    ("linear", ["architecture.generator", "list"]),
     ([{"op": "conv", "kernel": 3, "features": 1}], ["row 1", "conv does not fit", "shape 8"]),
     ([{"op": "linear", "features": 9}], ["9", "1×4×4"]),
     ([{"op": "conv_transpose", "kernel": 5, "features": "data"}], ["1×5×5", "1×4×4"]),
