@@ -88,7 +88,7 @@ def fitting(table: dict[str, Any], options: Options, width: int) -> list[Table]:
     for shape in [tuple(options.shape)] if options.shape is not None else USUAL_SHAPES:
         try:
             latent = options.latent or (shape[0] if len(shape) == 1 else 64)
-            return networks.rendered(table, shape, latent, width)
+            return networks.render_tables(table, shape, latent, width)
         except ConfigError as error:
             refusal = error
     raise refusal
