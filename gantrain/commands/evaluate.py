@@ -50,18 +50,15 @@ Examples
   gantrain evaluate RUN count=26000 metrics=modes     of stacked_mnist: modes found, of 1,000
   gantrain evaluate dataset=cifar10 train_classifier.width=128 device=cuda       trains the classifier only
 
-Features of images come from a classifier of the dataset's labels, which is trained first if it is missing and kept in
+Features of images come from a classifier of the dataset's labels. If it is missing, it is trained first and kept in
 $XDG_CACHE_HOME/gantrain/classifiers (~/.cache/gantrain/classifiers) under the fingerprint of the images;
-classifier=FILE takes another one. Without samples, `gantrain evaluate dataset=NAME` trains it, or finds it, and tells
-its accuracy on images kept from training; classifier=FILE is then where it is kept. A classifier that was trained with
-other train_classifier settings than those given is replaced.
-features=inception takes the Inception network of the literature, whose weights are downloaded once; inception=FILE says
-where they are. Metrics of classes then need classifier=FILE, or to be named in metrics. Points of a density are
-measured as they are.
+classifier=FILE takes another one. Without samples, `gantrain evaluate dataset=NAME` trains it, or finds it, and prints
+its accuracy on held-out images; classifier=FILE is then where it is kept. Other train_classifier settings replace it.
+features=inception takes the Inception network, whose weights are downloaded once, or read from inception=FILE; metrics
+of classes then need classifier=FILE, or to be named in metrics. Points of a density are measured as they are.
 Samples come from the averaged generator if the run kept one. Real images are the test split or those held out
-(split=training takes others); N is their number, at most 10,000. The seed chooses samples, never real images.
+(split=training: training images); N is their number, at most 10,000. The seed chooses samples, never real images.
 reference=true measures as many training images too: what a perfect generator would get.
-
 A table is printed, and evaluation.json and neighbours.png (samples, each with the training images nearest to it) are
 written to RUN; for FOLDER and NPZ to out, by default `evaluation`.
 
@@ -122,7 +119,7 @@ def run(arguments: list[str]) -> None:
     """Evaluate what the first argument names, or train the classifier of a dataset if there are no samples."""
     samples = [] if not arguments or "=" in arguments[0] else arguments[:1]
     dataset, others = split_arguments(arguments[len(samples) :])
-    options = overrides.parse_into(Options, [bracket_list(text) for text in others])
+    options = overrides.parse_into(Options, overrides.bracket_list(others, "metrics"))
     if not samples:
         return store_classifier(dataset, options)
     path = Path(samples[0])
@@ -148,12 +145,6 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     dataset = [text for text in arguments if text.partition("=")[0].partition(".")[0] == "dataset"]
     others = [text for text in arguments if text not in dataset]
     return [argument.text for argument in overrides.parse_train(dataset)], others
-
-
-def bracket_list(argument: str) -> str:
-    """Return `metrics=fid,kid` as `metrics=[fid,kid]`, and other arguments as they are."""
-    key, _, names = argument.partition("=")
-    return f"metrics=[{names.removeprefix('[').removesuffix(']')}]" if key == "metrics" else argument
 
 
 def compose_dataset(arguments: list[str]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class RunConfig:
         return find_secrets(self.tree)
 
     def with_choices(self, section: str, **values: Any) -> RunConfig:
-        """Return the same config with what the defaults of a section have come to stand for in this run."""
+        """Return the config with these values in one of its sections."""
         tree, chosen = OmegaConf.create(self.tree), dataclasses.replace(getattr(self.settings, section), **values)
         for key, value in values.items():
             OmegaConf.update(tree, f"{section}.{key}", value)
@@ -97,10 +97,6 @@ def find_secrets(tree: DictConfig) -> dict[str, str]:
     return {value: text for value, text in values.items() if len(value) >= SHORTEST_SECRET and not value.isdecimal()}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The whole
-
-
 def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
     """Return the settings that a composed config describes; `overrides` are those of the user's own command line.
 
@@ -108,12 +104,10 @@ def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
     """
     overrides = list(overrides)
     check_object_is_typed(tree, overrides)
-    config = parse_config(tree)
-    if config.train.epochs is not None and any(text.startswith("train.images=") for text in overrides):
-        tree = OmegaConf.create(tree)  # what is typed takes precedence over a file's other name for it
+    if any(text.startswith("train.images=") for text in overrides):  # it takes precedence over a file's train.epochs
+        tree = OmegaConf.create(tree)
         OmegaConf.update(tree, "train.epochs", None)
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=None))
-    return RunConfig(check_config(config), tree)
+    return RunConfig(check_config(parse_config(tree)), tree)
 
 
 def parse_document(document: Mapping[str, Any]) -> Settings:
@@ -159,7 +153,7 @@ def check_config(config: Config) -> Settings:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Its parts
+# Parts of a config
 
 
 def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
@@ -173,10 +167,10 @@ def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
 
 def objective(config: Config) -> Objective:
     """Return the game that the config describes. Raises ConfigError for one that cannot train."""
-    gen_div, asked = divergences.get(config.gen_div.name, "gen_div"), config.gen_weights
+    asked = config.gen_weights
     game = Objective(
         disc_div=divergences.get(config.disc_div.name, "disc_div"),
-        gen_div=gen_div.shifted(config.gen_div.affine),
+        gen_div=divergences.get(config.gen_div.name, "gen_div").shifted(config.gen_div.affine),
         gen_objective=config.gen_objective,
         head=config.head,
         regularizer=parse_regularizer(config.regularizer),
@@ -242,23 +236,18 @@ def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -
     for name in evaluate.metrics or ():
         if name not in known:
             raise ConfigError(describe_choice("evaluate.metrics", name, known))
-    if best is not None:
-        numbers = {number: name for name in known for number in known[name].names(network)}
-        if best in number_names(known, dataset, INCEPTION) and best not in numbers:
-            raise ConfigError(
-                f"best.metric={best} is a number of the Inception network; add evaluate.features=inception"
-            )
-        check_best_metric(best, numbers, evaluate.metrics)
-
-
-def check_best_metric(best: str, numbers: Mapping[str, str], metrics: list[str] | None) -> None:
-    """Raise ConfigError for a `best.metric` that cannot be followed; `numbers` are those of each metric."""
-    ranked = [number for number in numbers if better_direction(number)]
-    if best in numbers and best not in ranked:
+    if best is None:
+        return
+    metrics = {number: name for name in known for number in known[name].names(network)}
+    if best not in metrics and best in number_names(known, dataset, INCEPTION):
+        raise ConfigError(f"best.metric={best} is a number of the Inception network; add evaluate.features=inception")
+    ranked = [number for number in metrics if better_direction(number)]
+    if best in metrics and best not in ranked:
+        others = ", ".join(ranked)
         raise ConfigError(
-            f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {', '.join(ranked)}"
+            f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {others}"
         )
     if best not in ranked:
         raise ConfigError(describe_choice("best.metric", best, ranked))
-    if metrics and numbers[best] not in metrics:
-        raise ConfigError(f"best.metric={best} needs {numbers[best]} among evaluate.metrics; add it there")
+    if evaluate.metrics and metrics[best] not in evaluate.metrics:
+        raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")

@@ -18,8 +18,7 @@ import yaml
 
 from gantrain.config.groups import GROUPS, options
 from gantrain.config.overrides import KNOWN
-from gantrain.config.schema import OPEN_KEYS, Config, keys
-from gantrain.runs import checkpoints
+from gantrain.config.schema import Config, keys
 
 Gantrain = Callable[..., Any]
 
@@ -85,20 +84,18 @@ def wrong_choices(rounds: int) -> list[tuple[str, str, str]]:
 
 
 FORMS = ("{}=1", "+{}=1", "++{}=1", "~{}", "~{}=1")
-FIRST_SHARE = 0.95  # of all slips name the right word first: one in a two-letter name may be nearer to another
+FIRST_SHARE = 0.95  # of slips in a choice name the right one first: one in a two-letter name may be nearer to another
 
 
 def test_a_mistyped_key_is_refused_and_the_right_one_named(gantrain: Gantrain, tmp_path: Path, tried, times) -> None:
-    named = []
     cases = wrong_keys(times(1, soak=8))
+    cases = cases if times.soak else cases[::3]
     assert len(cases) >= 60
     for number, (slip, right) in enumerate(cases):
         with tried("a mistyped key"):
             answer = gantrain("train", *NOWHERE, FORMS[number % len(FORMS)].format(slip))
             assert_refused(answer)
-            assert f"there is no key {slip}" in answer.err
-            named.append(f"did you mean {right}?" in answer.err)
-    assert sum(named) >= FIRST_SHARE * len(named), f"{sum(named)} of {len(named)}"
+            assert f"there is no key {slip}; did you mean {right}?" in answer.err
     assert not list(tmp_path.iterdir())
 
 
@@ -129,29 +126,25 @@ def test_nothing_is_suggested_that_has_nothing_in_common(gantrain: Gantrain, tri
 
 SLIPS = {
     ("gen_div=kl,", "js"): "quote",
-    ("gen_div", "=kl"): "gen_div=…",
-    ("gen_div:kl",): "no key=value",
-    ("seed", "0"): "seed=",
-    ("seed",): "seed=",
-    ("kl",): "no key=value",
+    ("gen_div", "=kl"): "'gen_div' is not of the form key=value",
+    ("gen_div:kl",): "key=value",
+    ("seed", "0"): "key=value",
     ("64",): "key=value",
-    ("--seed=0",): "seed=0",
-    ("-seed=0",): "seed=0",
-    ("--seed", "0"): "seed=",
+    ("",): "key=value",
+    ("=0",): "key=value",
+    ("--seed=0",): "there is no flag --seed=0; keys are written without dashes, as in seed=…",
+    ("--seed", "0"): "as in seed=…",
     ("gen_div=\u201ckl\u201d",): "quote it twice",
-    ('gen_div="kl',): "quote",
     ("optimizer.betas=[0.5,0.9",): "brackets",
     ("optimizer.betas=0.5,0.9",): "-m",
     ("train.images=1,000,000",): "-m",
     ("train.images=1M",): "whole number",
-    ("=0",): "no key",
-    ("",): "empty",
     ("gen_div=kl;js",): "quote",
-    ("gen_div=kl,js",): "-m",
     ("~gen_div=kl",): "cannot be taken away",
     ("~train.images",): "cannot be taken away",
     ("train.images=5", "train.epochs=5"): "two names of one length",
     ("update=reuse",): "update=reuse is gone; choose update=alternating",
+    ("hydra/launcher=packed",): "hydra/launcher=packed is now hydra/launcher=parallel",
 }
 
 
@@ -168,14 +161,11 @@ def test_a_slip_of_the_hand_is_told_in_a_sentence(gantrain: Gantrain, tmp_path: 
 @pytest.mark.parametrize(
     ("command", "typed", "says"),
     [
-        ("sample", ["RUN", "64"], "count"),
-        ("sample", ["RUN", "count", "64"], "count=…"),
-        ("sample", ["RUN", "--count=64"], "count=64"),
-        ("sample", ["RUN", "cuont=64"], "count"),
-        ("resume", ["RUN", "train.images", "64"], "train.images=…"),
-        ("resume", ["RUN", "trian.images=64"], "train.images"),
-        ("architecture", ["dcgan64", "64"], "shape"),
-        ("architecture", ["dcgan_64"], "dcgan64"),
+        ("sample", ["RUN", "64"], "'64' is not of the form key=value"),
+        ("sample", ["RUN", "--count=64"], "count=…"),
+        ("sample", ["RUN", "cuont=64"], "did you mean count?"),
+        ("resume", ["RUN", "trian.images=64"], "did you mean train.images?"),
+        ("architecture", ["dcgan64", "64"], "key=value"),
     ],
 )
 def test_other_commands_tell_it_too(gantrain: Gantrain, tried, command: str, typed: list[str], says: str) -> None:
@@ -346,30 +336,15 @@ def test_limits_are_printed_as_people_write_them(gantrain: Gantrain) -> None:
 
 GLOBAL = "# @package _global_\n"
 BROKEN = {
-    "alias bomb": "a: &a [1,1,1,1,1,1,1,1,1]\n"
-    + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in zip("abcdefgh", "bcdefghi", strict=True)),
-    "duplicate keys": "seed: 1\nseed: 2\n",
-    "nesting": "a: " + "{a: " * 900 + "1" + "}" * 900,
-    "brackets": "[" * 100_000,
-    "huge": "a: " + "x" * 2**21,
-    "object": "seed: !!python/object/apply:os.mkdir [caught]\n",
     "name": "seed: !!python/name:os.system\n",
-    "module": "seed: !!python/module:os\n",
     "target": "latent: {_target_: os.mkdir, path: caught}\n",
     "target in a list": "architecture: {generator: [{_target_: os.mkdir, path: caught}]}\n",
-    "callback": "hydra: {callbacks: {x: {_target_: os.mkdir, path: caught}}}\n",
-    "launcher": "hydra: {launcher: {_target_: os.mkdir, path: caught}}\n",
-    "logging": "hydra: {job_logging: {handlers: {x: {(): os.mkdir, path: caught}}}}\n",
     "search path": "hydra: {searchpath: ['file:///etc']}\n",
     "cycle": "latent: {size: '${train.batch_size}'}\ntrain: {batch_size: '${latent.size}'}\n",
     "evaluation": "seed: ${eval:1+1}\n",
     "unset": "seed: ${oc.env:UNSET_IN_TESTS}\n",
-    "unknown": "stpes: 5\n",
     "unknown below": "train: {imges: 5}\n",
-    "kind": "train: 5\n",
-    "tabs": "train:\n\timages: 5\n",
     "binary": "seed: \x01\x02\n",
-    "list": "- 1\n",
     "text": "seed\n",
     "range": "train: {images: -1}\n",
     "endless": "train: {images: .inf}\n",
@@ -418,23 +393,15 @@ ANOTHER_RUN = {
     "architecture=affine": "architecture.name: mlp → affine",
     "architecture.leaky_slope=0.3": "architecture.leaky_slope: ",
     "dataset=grid25": "dataset.name: ring → grid25",
-    "dataset.label=x": "dataset.label: not set → x",
-    "dataset.held_out=5": "dataset.held_out",
-    "disc_div=kl": "disc_div.name: gan → kl",
     "gen_div=kl": "gen_div.name: softened_reverse_kl → kl",
     "gen_div.affine=1": "gen_div.affine: 0.0 → 1",
     "latent.size=7": "latent.size: 2 → 7",
-    "latent.prior=uniform": "latent.prior: normal → uniform",
     "train.batch_size=10": "train.batch_size: 20 → 10",
-    "train.discriminator_steps=2": "train.discriminator_steps: 1 → 2",
-    "optimizer.lr=0.5": "optimizer.lr: ",
     "optimizer=sgd": "optimizer.name: Adam → SGD",
     "optimizer.generator.lr=0.5": "optimizer.generator.lr: not set → 0.5",
     "regularizer=r1": "regularizer.name: none → r1",
-    "head=nowozin": "head: log_ratio → nowozin",
     "gen_objective=ratio": "gen_objective: matched → ratio",
     "seed=1": "seed: 0 → 1",
-    "ema=0.5": "ema: 0.999 → 0.5",
     "experiment=paper": "experiment=paper",
 }
 
@@ -498,9 +465,3 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(gantrain: Gantrain, tmp_path: 
     for command in ("resume", "sample"):
         assert_refused(gantrain(command, "holiday"), code=4)
     assert not list((tmp_path / "holiday").iterdir())
-
-
-def test_a_checkpoint_that_was_renamed_keeps_its_clock(stopped: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(stopped, tmp_path / "run")
-    assert checkpoints.load_newest(run / "checkpoints")[1]["images"] == 80
-    assert set(OPEN_KEYS) <= set(KNOWN)
