@@ -85,7 +85,7 @@ def dispatch(arguments: list[str]) -> None:
     if "=" in name or name.startswith("-"):
         raise ConfigError(f"{name} is no command; did you mean gantrain train {shlex.join(arguments)}?")
     if name not in COMMANDS:
-        raise ConfigError(describe_choice("command", name, COMMANDS) + "\n  `gantrain --help` describes them")
+        raise ConfigError(describe_choice("command", name, COMMANDS))
     command = importlib.import_module(f"gantrain.commands.{name}")
     if "-h" in rest or "--help" in rest:
         print(command.help_text())

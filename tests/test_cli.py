@@ -798,8 +798,7 @@ def test_small_networks_are_not_shared_between_threads(
         answer = gantrain(
             "train",
             *SHORT,
-            "train.images=4",
-            "train.batch_size=4",
+            "train.images=20",
             f"architecture={architecture}",
             *size,
             f"run_dir={run}",

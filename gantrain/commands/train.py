@@ -18,7 +18,7 @@ from gantrain.config.overrides import check_no_sweep, parse_train, split_sweep
 from gantrain.config.schema import describe_keys
 from gantrain.console import say
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.launch.job import train_once
+from gantrain.launch.job import preserved_logging, train_once
 from gantrain.launch.sweep import SweepResult, train_sweep
 from gantrain.launch.sweep_folder import compare_sweep
 from gantrain.runs.signals import StopRequest
@@ -136,7 +136,7 @@ def print_information(
     overrides = [*overrides, *composer.search_path]
     if tree.train.epochs != composed.tree.train.epochs:  # typed train.images take its place
         overrides.append("train.epochs=null")
-    with composition_errors():
+    with composition_errors(), preserved_logging():
         if flags.cfg:
             composer.app.show_cfg(CONFIG_NAME, overrides, flags.cfg, flags.package, flags.resolve)
         elif flags.info:

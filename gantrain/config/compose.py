@@ -195,16 +195,16 @@ def expand_choice(argument: Argument) -> list[str]:
 
     Raises ConfigError if there is none, or no end of them.
     """
-    override, text = argument.override, argument.text
+    override, text, value = argument.override, argument.text, argument.override.value()
     if not override.is_discrete_sweep():
         raise ConfigError(f"{text} has no end; list values, as in {argument.key}=…,…")
-    if isinstance(override.value(), Glob):
-        return _expand_glob(argument.key, text, override.value())
+    if isinstance(value, Glob):
+        return _expand_glob(argument.key, text, value)
     values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
     if len(values) > MOST_JOBS:
         raise ConfigError(f"{text} lists more than {MOST_JOBS:,} values; list fewer")
     prefix = text[: len(text) - len(text.lstrip("+"))]
-    return [f"{prefix}{argument.key}={value}" for value in values]
+    return [f"{prefix}{argument.key}={each}" for each in values]
 
 
 def _expand_glob(group: str, text: str, glob: Glob) -> list[str]:

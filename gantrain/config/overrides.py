@@ -172,8 +172,8 @@ def _check(argument: Argument) -> str:
         return text if override.is_delete() else f"++{text}"
     if key not in KNOWN:
         raise ConfigError(unknown_key(key or text, KNOWN))
-    if key == "experiment" and value is None:
-        return "experiment=[]"
+    if key == "experiment" and value in (None, []):
+        return "experiment=[]"  # which is Hydra's way to choose none
     if override.is_delete():
         raise ConfigError(f"{text}: {key} cannot be taken away; set it, as in {key}=…")
     if key in GROUPS:

@@ -131,7 +131,7 @@ SLIPS = {
     ("seed", "0"): "key=value",
     ("64",): "key=value",
     ("",): "key=value",
-    ("=0",): "key=value",
+    ("=0",): "there is no key =0",
     ("--seed=0",): "there is no flag --seed=0; keys are written without dashes, as in seed=…",
     ("--seed", "0"): "as in seed=…",
     ("gen_div=\u201ckl\u201d",): "quote it twice",
