@@ -270,11 +270,7 @@ def test_the_paper_experiment_and_what_beats_it() -> None:
         *("experiment=paper", "gen_objective=matched", "gen_div=kl", "dataset=digits", "dataset.flip=true"),
         *("architecture=conv8", "optimizer=sgd", "optimizer.lr=0.5", "train.batch_size=7"),
     )
-    assert (typed.gen_objective, typed.gen_div.name, typed.dataset.name) == (
-        "matched",
-        "kl",
-        "digits",
-    )
+    assert (typed.gen_objective, typed.gen_div.name, typed.dataset.name) == ("matched", "kl", "digits")
     assert (typed.dataset.flip, typed.architecture["name"]) == (True, "conv8")
     assert (typed.optimizer["name"], typed.optimizer["lr"], typed.train.batch_size) == ("SGD", 0.5, 7)
 

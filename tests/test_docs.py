@@ -117,12 +117,7 @@ def test_every_table_stands_somewhere_and_a_stale_one_is_renewed() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{COMMANDS[command]}: {command}")
 def test_commands_work(
-    command: str,
-    finished: Path,
-    swept: Path,
-    own_yaml: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: str, finished: Path, swept: Path, own_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training is composed and checked; the other subcommands run, on a real run."""
     monkeypatch.chdir(tmp_path)

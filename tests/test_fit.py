@@ -155,10 +155,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_the_figure_shows_the_data_and_every_different_gaussian(tmp_path: Path) -> None:
     one, two = plots.Curve("kl", -0.1, 1.85), plots.Curve("reverse_kl", -1.5, 0.64)
-    same, spike = (
-        plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9),
-        plots.Curve("js", 0.5, 1e-4, collapsed=True),
-    )
+    same, spike = (plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9), plots.Curve("js", 0.5, 1e-4, collapsed=True))
     pictures = []
     for index, curves in enumerate([[], [one], [one, two], [one, two, spike]]):
         path = tmp_path / f"{index}.png"

