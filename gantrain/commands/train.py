@@ -1,4 +1,4 @@
-"""`gantrain train`: one run, a sweep, or what would run."""
+"""`gantrain train`: train one run or a sweep, or print the config that would run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """From a composed config to `Settings`: checked once, with objects in place of the names that stand for them.
 
-Everything is refused here that can be refused before data are read and without importing torch.
+The checks need neither data nor torch.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RunConfig:
         return OmegaConf.to_yaml(self.tree)
 
     def find_secrets(self) -> dict[str, str]:
-        """Return what the config takes from environment variables, each value with the text that took it."""
+        """Return the values that the config takes from environment variables, each with its interpolation."""
         return find_secrets(self.tree)
 
     def with_choices(self, section: str, **values: Any) -> RunConfig:
@@ -90,7 +90,7 @@ def to_plain(node: DictConfig) -> dict[str, Any]:
 
 
 def find_secrets(tree: DictConfig) -> dict[str, str]:
-    """Return what a config takes from environment variables, each value with the text that took it."""
+    """Return the values that a config takes from environment variables, each with its interpolation."""
     taken = {key: text for key, text in iterate_leaves(to_plain(tree)) if isinstance(text, str) and "${oc.env:" in text}
     values = {str(OmegaConf.select(tree, key)): text for key, text in taken.items()}
     # A number or a short word is no secret, and would be found inside other words.
@@ -136,7 +136,7 @@ def parse_config(tree: DictConfig) -> Config:
 
 def check_config(config: Config) -> Settings:
     """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
-    game = objective(config)
+    game = build_objective(config)
     networks.check(config.architecture)
     optimizers = parse_optimizers(config.optimizer)
     dataset = DatasetSettings(**vars(config.dataset))
@@ -165,7 +165,7 @@ def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
         )
 
 
-def objective(config: Config) -> Objective:
+def build_objective(config: Config) -> Objective:
     """Return the game that the config describes. Raises ConfigError for one that cannot train."""
     asked = config.gen_weights
     game = Objective(
@@ -182,7 +182,7 @@ def objective(config: Config) -> Objective:
 
 
 def parse_weighting(normalise: bool | None, spread: float | None) -> Weighting:
-    """Return the weighting of samples that two keys of the config ask for. Raises ConfigError if they contradict."""
+    """Return the weighting of samples for two keys of the config. Raises ConfigError if they contradict each other."""
     if normalise is False and spread is not None:
         raise ConfigError(
             f"gen_weights.spread={spread} tempers weights that are normalised too, and gen_weights.normalise=false; "
@@ -206,7 +206,7 @@ def parse_regularizer(section: Mapping[str, Any]) -> Regularizer:
 
 
 def warn_of_unusual_loss(settings: Settings) -> str | None:
-    """Return a sentence about a loss that has the name of the usual non-saturating one but is another; else None."""
+    """Return a sentence if G's loss is not the usual non-saturating one, although its name suggests so; else None."""
     usual, name = PRACTICAL_LOSSES[settings.gen_objective], settings.gen_div.name
     if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
         return None
@@ -223,7 +223,7 @@ def check_loggers(names: Iterable[str]) -> None:
 
 
 def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -> None:
-    """Raise ConfigError for metrics that samples of this dataset do not have, or that would never be measured."""
+    """Raise ConfigError for metrics that this dataset does not have, or that would never be computed."""
     if evaluate.every_images is None:
         given = {**{f"evaluate.{key}": value for key, value in vars(evaluate).items()}, "best.metric": best}
         for key, value in given.items():

@@ -1,4 +1,4 @@
-"""Composing a config with Hydra from our YAML, the user's own and the command line, before any folder is made."""
+"""Composition of a config by Hydra, from our YAML, the user's own and the command line."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def swept_name(text: str) -> str:
 
 
 def register() -> None:
-    """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
+    """Register the schema, the catalogue's options and the resolvers with Hydra; it may be called again."""
     ConfigStore.instance().store(name="schema", node=create_node(Config))
     for plugin in (CatalogueSource, CataloguePath, ForeignSource):
         Plugins.instance().register(plugin)

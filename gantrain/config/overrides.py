@@ -26,7 +26,7 @@ FIELDS = keys(Config)
 # The keys of `train`, and some of those of its open sections.
 KNOWN = tuple(dict.fromkeys([*FIELDS, *GROUPS, *OPEN_KEYS]))
 HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
-# Names that do not determine the other settings of their section.
+# Names whose section has other settings, which depend on the choice.
 NAMES = ("dataset.name", "architecture.name")
 PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
 
