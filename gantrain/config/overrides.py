@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -81,6 +81,8 @@ def _describe_syntax_error(text: str) -> str:
         return f"there is no flag {text}; keys are written without dashes, as in {key.lstrip('-')}=…"
     if not key or not value:
         return f"'{text}' is not of the form key=value, without spaces around =; --help lists the keys"
+    if value.startswith("glob(") and value.endswith(")"):
+        return f"{text}: a pattern with brackets has to be quoted, as in \"{key}=glob('{value[5:-1]}')\""
     return (
         f"{text}: the value has characters that Hydra's grammar reserves, such as brackets, commas, quotes or =; "
         f'quote it twice, for the shell and for Hydra:\n  "{key}={quote(value)}"'
@@ -177,14 +179,16 @@ def _check(argument: Argument) -> str:
     if override.is_delete():
         raise ConfigError(f"{text}: {key} cannot be taken away; set it, as in {key}=…")
     if key in GROUPS:
-        _check_choices(key, value)
+        _check_choices(key, override)
         return text
     return _convert_number(key, value, text)
 
 
-def _check_choices(group: str, value: Any) -> None:
+def _check_choices(group: str, override: Override) -> None:
     """Raise ConfigError for a choice of a group that is no name."""
-    for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+    value = override.value()
+    is_listed = override.is_discrete_sweep() and not isinstance(value, Glob)
+    for choice in override.sweep_iterator() if is_listed else [value]:
         if choice is None or isinstance(choice, int | float | list | dict):
             raise ConfigError(describe_choice(group, "null" if choice is None else choice, options(group)))
 
