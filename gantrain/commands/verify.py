@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> None:
         screen.print(tabulate_divergences(results[name].findings), "", tabulate_ratio(results[name]), "", sep="\n")
     screen.print(NOTES)
     if options.out is not None:
-        write(results, options, Path(options.out))
+        write_results(results, options, Path(options.out))
         screen.print(f"\nverify.json and log_ratio.png are in {options.out}")
     check_bounds({name: result.findings for name, result in results.items()})
 
@@ -147,11 +147,11 @@ def tabulate_divergences(findings: Sequence[Finding]) -> Table:
     rows = []
     for each in findings:
         share = each.bound.mean / each.true
-        errors = [_error(each.bound.standard_error), _error(each.exact_ratio_standard_error)]
+        errors = [_format_error(each.bound.standard_error), _format_error(each.exact_ratio_standard_error)]
         reached = f"{share:.1%}" if share > 0 else ""
-        plug_in = [_value(each.plug_in.mean), _error(each.plug_in.standard_error)]
-        numbers = [_value(each.bound.mean), *errors, reached, *plug_in]
-        rows.append([each.name, _value(each.true), each.true_by, *numbers, each.verdict])
+        plug_in = [_format_value(each.plug_in.mean), _format_error(each.plug_in.standard_error)]
+        numbers = [_format_value(each.bound.mean), *errors, reached, *plug_in]
+        rows.append([each.name, _format_value(each.true), each.true_by, *numbers, each.verdict])
     return build_table(["divergence", right[0], "true, by", *right[1:], "verdict"], rows, right=right)
 
 
@@ -159,21 +159,26 @@ def tabulate_ratio(result: Result) -> Table:
     """Return a table with a row a metric of the ratio, beside its value for the exact one."""
     exact = true_ratio_values(result.case)
     rows = [
-        [RATIO_NAMES[name], _value(exact[name]), _value(reading.mean), _error(reading.standard_error)]
+        [
+            RATIO_NAMES[name],
+            _format_value(exact[name]),
+            _format_value(reading.mean),
+            _format_error(reading.standard_error),
+        ]
         for name, reading in result.ratio.items()
     ]
     return build_table(["ratio", "exact", "learned", "±"], rows, right=["exact", "learned", "±"])
 
 
-def _value(value: float) -> str:
+def _format_value(value: float) -> str:
     return format_number(value, ".4f" if abs(value) < LARGEST_IN_FULL else ".3g")
 
 
-def _error(value: float) -> str:
+def _format_error(value: float) -> str:
     return format_number(value, ".2g")
 
 
-def write(results: Mapping[str, Result], options: Options, out: Path) -> None:
+def write_results(results: Mapping[str, Result], options: Options, out: Path) -> None:
     """Write everything that was printed, and how it was computed, to verify.json, and log_ratio.png."""
     import torch
 
