@@ -16,11 +16,12 @@ from support.formulas import df, f
 
 from gantrain.commands import verify as command
 from gantrain.config.groups import CONF
+from gantrain.data.mixtures import gaussian
 from gantrain.errors import CheckFailedError, DivergedError
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
-from gantrain.theory import cases, verification
+from gantrain.theory import cases, quadrature, verification
 from gantrain.theory.cases import CASES
 from gantrain.theory.verification import ALLOWED_ERRORS, PARTS, Finding, Reading, Training
 
@@ -309,3 +310,13 @@ def test_help_names_the_cases(gantrain):
     answer = gantrain("verify", "--help")
     assert answer.code == 0
     assert all(name in answer.out and case.title in answer.out for name, case in CASES.items())
+
+
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "jeffreys", "squared_hellinger", "pearson", "neyman"])
+def test_a_truth_between_gaussians_needs_no_formula_of_the_catalogue(name: str) -> None:
+    p, q = gaussian(0, 1), gaussian(0.5, 1.1)
+    value, method = cases.true_value(CATALOGUE[name], p, q)
+    assert method == "closed form"
+    assert value == pytest.approx(quadrature.integrate_divergence(CATALOGUE[name], p, q), rel=1e-9)
+    wrong = replace(CATALOGUE[name], real=lambda r: 2 * CATALOGUE[name].real(r))
+    assert cases.true_value(wrong, p, q) == (value, method)
