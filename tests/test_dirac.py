@@ -23,9 +23,8 @@ from gantrain.objectives.regularizers import R1, REGULARIZERS
 from gantrain.objectives.weighting import Weighting
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.iteration import Iteration
-from gantrain.training.outputs import parameter_values
 from gantrain.training.setup import Execution, Schedule, TrainingSetup
-from gantrain.training.state import State
+from gantrain.training.state import State, parameter_values
 from gantrain.training.step import UPDATES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

@@ -102,6 +102,23 @@ def test_products_are_rounded_in_no_forward_pass(tmp_path):
     assert not any(allowed)
 
 
+def test_a_generator_whose_samples_are_equal_has_collapsed(tmp_path, capsys):
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16, lr=0.0)
+    schedule = Schedule(images=200, report_every_images=100)
+    for name in ("healthy", "collapsed"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    play(state, game(), dataset, Latents(16), schedule, tmp_path / "healthy")
+    assert "collapsed" not in capsys.readouterr().out
+    for network in (state.generator, state.average):
+        nn.init.zeros_(network[-2].layer.linear.weight)
+    state.images = 0
+    play(state, game(), dataset, Latents(16), schedule, tmp_path / "collapsed")
+    assert capsys.readouterr().out.count("the generator has collapsed") == 1
+    last = read_metrics(tmp_path / "collapsed/metrics.jsonl")[-1]
+    assert last["diversity/pixel_distance"] == pytest.approx(0, abs=1e-6)
+
+
 def test_each_step_moves_one_player():
     dataset = data.load("digits")
     state = new_state(MLP, dataset.shape, 16)

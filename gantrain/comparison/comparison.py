@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gantrain.comparison.configurations import (
+    FOLLOWED,
     Configuration,
     Estimate,
     compared_settings,
@@ -23,7 +24,7 @@ from gantrain.comparison.configurations import (
     format_estimate,
     group_runs,
 )
-from gantrain.comparison.runs import EFFECTIVE_ORDER, FOLLOWED, WEIGHTS, Run, read_runs
+from gantrain.comparison.runs import EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
 from gantrain.evaluation.evaluation import CONDITIONS, name_reference

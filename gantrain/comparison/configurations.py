@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, describe_weights, natural_key
+from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, natural_key
 from gantrain.console import LARGEST_IN_FULL, format_number
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
@@ -36,6 +36,7 @@ NOT_COMPARED = (
 FIRST_KEYS = ("gen_div.name", "disc_div.name", "gen_objective")  # of a label
 LONGEST_VALUE, LONGEST_LABEL = 60, 300  # letters
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
+FOLLOWED = "G follows"  # head of a column
 
 
 class Estimate(NamedTuple):
@@ -212,3 +213,20 @@ def short_key(key: str) -> str:
 def truncate(text: str, letters: int = LONGEST_VALUE) -> str:
     """Cut a text that is too long for a label."""
     return text if len(text) <= letters else f"{text[: letters - 1]}…"
+
+
+def describe_weights(run: Run, order: float | None) -> dict[str, str]:
+    """Describe what the generator of a run follows, by the head of a column; empty texts for what the run lacks.
+
+    `G follows` is the divergence with the effective order of its weights (`kl, order 0.31`), `gen_weights` the settings
+    of these weights that are on, and `R1 weight` that of the regularizer r1.
+    """
+    divergence = run.setting("gen_div.name")
+    settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
+    rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
+    has_r1 = "r1" in run.settings.get("regularizer.name", "").split("+")
+    return {
+        FOLLOWED: divergence if order is None else f"{divergence}, order {format_number(order, '.2g')}",
+        "gen_weights": "" if order is None else ", ".join(rescaled).replace(" true", "") or "plain",
+        "R1 weight": run.settings.get("regularizer.r1.weight", "default") if has_r1 else "",
+    }

@@ -28,7 +28,6 @@ from gantrain.comparison.untrusted import (
     read_json,
     read_yaml,
 )
-from gantrain.console import format_number
 from gantrain.errors import DataError
 from gantrain.runs.metrics_file import means_over_last_tenth
 
@@ -36,7 +35,6 @@ STATUSES = ("finished", "stopped", "failed", "running")
 SAMPLE_GROUPS = ("quality/", "diversity/")  # metrics that an evaluation measures
 WEIGHTS = "weights/"  # group of the metrics of generator weights, of which a run's value is a mean over its last tenth
 EFFECTIVE_ORDER = f"{WEIGHTS}effective_order"
-FOLLOWED = "G follows"  # head of a column
 KEPT_GROUPS = ("images", "loss/", "bound/", "training_bound/", WEIGHTS)  # numbers of metrics.jsonl that are read
 MAX_PIXELS = 2**24
 MAX_REASON_LINES = 20  # of the reason of a run that did not finish
@@ -128,23 +126,6 @@ class Run:
         """Name in the run folder of the newest sample grid."""
         paths = (self.path / "samples").glob(f"images_{'[0-9]' * 12}.png")
         return max((f"samples/{path.name}" for path in paths), default=None)
-
-
-def describe_weights(run: Run, order: float | None) -> dict[str, str]:
-    """Describe what the generator of a run follows, by the head of a column; empty texts for what the run lacks.
-
-    `G follows` is the divergence with the effective order of its weights (`kl, order 0.31`), `gen_weights` the settings
-    of these weights that are on, and `R1 weight` that of the regularizer r1.
-    """
-    divergence = run.setting("gen_div.name")
-    settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
-    rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
-    has_r1 = "r1" in run.settings.get("regularizer.name", "").split("+")
-    return {
-        FOLLOWED: divergence if order is None else f"{divergence}, order {format_number(order, '.2g')}",
-        "gen_weights": "" if order is None else ", ".join(rescaled).replace(" true", "") or "plain",
-        "R1 weight": run.settings.get("regularizer.r1.weight", "default") if has_r1 else "",
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain import console
 from gantrain.comparison.comparison import Comparison, direction_arrow
-from gantrain.comparison.configurations import FIRST_KEYS, Configuration, short_key
-from gantrain.comparison.runs import EFFECTIVE_ORDER, describe_weights, provenance
+from gantrain.comparison.configurations import FIRST_KEYS, Configuration, describe_weights, short_key
+from gantrain.comparison.runs import EFFECTIVE_ORDER, provenance
 from gantrain.comparison.untrusted import format_setting
 
 if TYPE_CHECKING:
