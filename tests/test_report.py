@@ -418,3 +418,20 @@ def test_a_resumed_run_knows_its_last_report(tmp_path):
     report_run(tmp_path, [1000, 2000, 3000])
     with Reporter(tmp_path, 200_000, 2000, console=pipe()) as reporter:
         assert reporter.latest == {**SCALARS, "loss/generator": 2.0}
+
+
+def test_the_forecast_comes_once_after_ten_seconds_and_a_line_every_minute(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("gantrain.reporting.reporter.time.monotonic", lambda: clock[0])
+    console = pipe()
+    with Reporter(
+        tmp_path, 100_000, console=console, forecast=lambda images, rate: f"{images}: {rate:g}/s"
+    ) as reporter:
+        for second in range(0, 131):  # the first iteration takes a second more, in which something is compiled
+            clock[0] = 1.0 + second
+            reporter.advance(20 * (second + 1))
+    assert lines(console) == [
+        "220: 20/s",
+        "images 1,200/100,000  20 images/s  left 1:22:20",
+        "images 2,400/100,000  20 images/s  left 1:21:20",
+    ]

@@ -28,6 +28,7 @@ NOT_COMPARED = (
     "train.sample_every_images",
     "train.checkpoint_every_images",
     "train.checkpoint_min_seconds",
+    "train.checkpoint_max_minutes",
     "train.keep_checkpoints",
     "evaluate",
     "best",

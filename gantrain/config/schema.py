@@ -122,6 +122,9 @@ class TrainConfig:
     checkpoint_min_seconds: float = number(
         30.0, "shortest time between checkpoints, in seconds, except at the end", at_least=0
     )
+    checkpoint_max_minutes: float = number(
+        10.0, "a checkpoint and a grid of samples are written at the latest after so many minutes", above=0
+    )
     keep_checkpoints: int = number(3, "number of checkpoints kept, besides the best", at_least=2)
     held_out_images: int = number(
         500, "held-out examples, and as many samples, for the bounds in a report", at_least=1, at_most=1_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain.config.checks import RunConfig, Settings, warn_of_unusual_loss
 from gantrain.console import say
-from gantrain.devices import limit_threads
+from gantrain.devices import choose_device, limit_threads
 from gantrain.errors import (
     CheckpointError,
     DataError,
@@ -41,8 +42,11 @@ if TYPE_CHECKING:
 
     from gantrain.data import Dataset
     from gantrain.reporting.reporter import Reporter
-    from gantrain.training.setup import TrainingSetup
+    from gantrain.training.setup import Schedule, TrainingSetup
     from gantrain.training.state import State
+
+
+SLOW_MINUTES = 60  # of a run, above which what would be faster is named
 
 
 def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None = None) -> None:
@@ -73,6 +77,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             reporter = build_reporter(config, setup, folder, state.images)
             with recorded_progress(summary, state, reporter), reporter:
                 loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
+            say(describe_results(folder))
 
 
 def keep_weighting(config: RunConfig, setup: TrainingSetup) -> RunConfig:
@@ -123,8 +128,49 @@ def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, s
         total_images=setup.schedule.images,
         start_images=start_images,
         bound=f"{split}bound/{setup.objective.disc_div.name}",
+        forecast=partial(describe_pace, config.settings, setup.schedule),
         loggers=[known[name] for name in dict.fromkeys(config.settings.logger)],
     )
+
+
+def describe_pace(settings: Settings, schedule: Schedule, images: int, rate: float) -> str:
+    """Return a sentence on what comes when after `images` at `rate` images per second, and what would be faster."""
+    from gantrain.precision import has_fast_bf16
+
+    end = (schedule.images - images) / rate / 60
+    limits = {
+        "report": (schedule.report_every_images, end),
+        "grid": (schedule.sample_every_images, min(end, schedule.checkpoint_max_minutes)),
+        "checkpoint": (schedule.checkpoint_every_images, min(end, schedule.checkpoint_max_minutes)),
+    }
+    minutes = {
+        name: min((interval - images % interval) / rate / 60, limit) for name, (interval, limit) in limits.items()
+    }
+    times = ", ".join(f"{name} in {format_minutes(each)}" for name, each in (minutes | {"end": end}).items())
+    device = choose_device(settings.device)
+    faster = ["architecture=dcgan32"] if settings.architecture.get("name") == "appendix" else []
+    if settings.precision == "float32" and device.type == "cpu" and has_fast_bf16(device):
+        faster.append("precision=bf16")
+    hint = f"; faster: {' '.join(faster)}" if device.type == "cpu" and end > SLOW_MINUTES and faster else ""
+    return f"{rate:,.0f} images/s; {times}{hint}"
+
+
+def describe_results(folder: RunFolder) -> str:
+    """Return where the pictures of a finished run are, and the commands that go on from there."""
+    path = shlex.quote(str(folder.path))
+    return (
+        f"finished; pictures: {folder.samples}, {folder.path / 'losses.png'}\n"
+        f"next: gantrain evaluate {path}, gantrain sample {path}, tensorboard --logdir {path}"
+    )
+
+
+def format_minutes(minutes: float) -> str:
+    """Return `40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    if minutes < 2:
+        return f"{60 * minutes:.0f} s"
+    if minutes < 100:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} days"
 
 
 @contextmanager

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_REDRAWS = 0.25
 LONGEST_SECONDS = 1e12
+SECONDS_BEFORE_FORECAST = 10.0
 LINES_A_RUN = 20  # plain lines, one after each of so many equal parts of the run
 
 
@@ -48,6 +49,7 @@ class Reporter:
         console: Console of the progress line, standard output by default. If it is no terminal, it gets plain lines, of
             some reports.
         bound: The scalar that the line shows as the bound, e.g. `bound/gan`.
+        forecast: A function from the clock and images per second to a sentence about what comes when, printed once.
         loggers: Functions that open loggers, which are dropped when one of their methods raises OSError.
     """
 
@@ -59,6 +61,7 @@ class Reporter:
         *,
         console: Console | None = None,
         bound: str = "",
+        forecast: Callable[[int, float], str] | None = None,
         loggers: Sequence[Callable[[], Logger]] = (),
     ) -> None:
         self.total_images = total_images
@@ -68,7 +71,9 @@ class Reporter:
         self.metrics = Path(folder) / "metrics.jsonl"
         self._images = start_images
         self._failures: set[int | None] = set()  # that were reported
-        self._next_line = 0.0  # when the next line or redraw is due
+        self._forecast = forecast
+        self._began: tuple[float, int] | None = None  # time and clock after the first iteration, which may compile
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES  # when the next line or redraw is due
         self._part = -1  # of the run, of which a plain line was printed
         self._bar = _make_bar(self.console, total_images)
         self._loggers: list[Logger] = []
@@ -108,10 +113,21 @@ class Reporter:
         self._write_to_loggers(lambda logger: logger.add_picture(images, tag, path))
 
     def advance(self, images: int) -> None:
-        """Move the progress line; cheap enough for every iteration, as it draws at most four times a second."""
-        self._images = images
-        if self._bar is not None and time.monotonic() >= self._next_line:
-            self._redraw()
+        """Move the progress line; cheap enough for every iteration, as it draws at most four times a second.
+
+        Where there is no such line, a plain one is printed every minute.
+        """
+        now, self._images = time.monotonic(), images
+        began, begin = self._began = self._began or (now, images)
+        if self._forecast is not None and now - began >= SECONDS_BEFORE_FORECAST:
+            self.note(self._forecast(images, (images - begin) / (now - began)))
+            self._forecast = None
+        if now >= self._next_line:
+            if self._bar is not None:
+                self._redraw()
+            else:
+                self._next_line = now + SECONDS_BETWEEN_LINES
+                self.note(self._format_line())
 
     def note(self, text: str) -> None:
         """Print a line of its own, above the progress line."""
@@ -175,6 +191,8 @@ class Reporter:
         """Return e.g. `images 10,000/200,000  312 images/s  left 0:10:09  loss D 1.32 G 0.71  bound 0.08`."""
         parts = [f"images {self._images:,}/{self.total_images:,}"]
         rate = self.latest.get("speed/images_per_second", math.nan)
+        if not self.latest and self._began is not None and time.monotonic() > self._began[0]:
+            rate = (self._images - self._began[1]) / (time.monotonic() - self._began[0])
         if rate > 0:
             seconds = min(max(self.total_images - self._images, 0) / rate, LONGEST_SECONDS)
             parts += [f"{rate:,.0f} images/s", f"left {timedelta(seconds=round(seconds))}"]

@@ -246,6 +246,10 @@ class Writer:
                 pictures.save_curves(reports, self.folder.path / "losses.png", highlight=trained)
         self.drawn = time.monotonic()
 
+    def is_checkpoint_late(self) -> bool:
+        """Return whether the last checkpoint, or the start, is `checkpoint_max_minutes` ago."""
+        return time.monotonic() - self.saved > 60 * self.schedule.checkpoint_max_minutes
+
     def save_checkpoint(self, *, now: bool) -> None:
         """Save the state, unless the last checkpoint is younger than `checkpoint_min_seconds` and `now` is off."""
         if not now and time.monotonic() - self.saved < self.schedule.checkpoint_min_seconds:
