@@ -197,7 +197,7 @@ def test_rows_are_data_frames_where_pandas_is_installed(run: gantrain.Run, monke
         ({"experiment": "paper_figure2"}, ConfigError, "is a sweep"),
         ({"config_dir": "no where"}, ConfigError, "is not a folder"),
         ({"dataset": "folder", "dataset.path": Path("no where")}, DataError, "no where"),
-        ({"run_dir": "file/run"}, StorageError, "cannot be made"),
+        ({"run_dir": "file/run"}, StorageError, "cannot be written"),
     ],
 )
 def test_errors_are_exceptions(

@@ -70,6 +70,12 @@ def test_every_key_of_training_is_explained() -> None:
     assert all(f"{key}={value}" in shown and about in shown for key, (value, about) in told.items())
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, in which the classifier of the digits is trained for one epoch."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "docs"))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of the embedded digits."""
@@ -135,6 +141,8 @@ def test_commands_work(
         assert words[1] in cli.COMMANDS
     elif words[0] == "gantrain":
         assert cli.main(words[1:]) == 0
+    elif words == ["pip", "install", "."]:  # tests/test_wheel.py installs it
+        assert (ROOT / "pyproject.toml").is_file()
     elif words[0] == "tensorboard":
         assert entry_points(group="console_scripts", name="tensorboard")
     else:
