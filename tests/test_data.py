@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import math
 import os
@@ -98,6 +99,8 @@ def test_configuration_and_code_agree(name: str) -> None:
         ({"name": "digits", "held_out": -1}, "dataset.held_out=-1"),
         ({"name": "digits", "path": "x"}, "dataset=folder"),
         ({"name": "folder"}, "dataset.path"),
+        ({"name": "folder", "path": "x", "labels": "folder"}, "folders"),
+        ({"name": "digits", "labels": "none"}, "dataset=folder"),
         ({"name": "ring", "means": [1.0]}, "mixture1d"),
         ({"name": "mixture1d", "means": [1.0]}, "2, 1 and 2"),
         ({"name": "mixture1d", "weights": []}, "0, 2 and 2"),
@@ -303,6 +306,125 @@ def test_a_folder_its_zip_and_a_copy_in_another_order_are_the_same_dataset(photo
         assert (dataset.size, dataset.shape, dataset.skipped) == (11, (3, 8, 8), 0)
         assert torch.equal(dataset.batch(5, 20).images, datasets[0].batch(5, 20).images)
         assert torch.equal(dataset.held_out(1), datasets[0].held_out(1))
+
+
+def filled(root: Path, counts: dict[str, int]) -> Path:
+    """A folder with so many different images in each subfolder."""
+    seeds = itertools.count()
+    for name, count in counts.items():
+        for index in range(count):
+            write_image(root / name / f"{index}.png", pixels(4, 4, 3, seed=next(seeds)))
+    return root
+
+
+def class_counts(images: Images) -> dict[str, tuple[int, int]]:
+    """Training and held-out images of each class."""
+    labels = images.labels()
+    return {
+        name: tuple(int((part == number).sum()) for part in (labels.train, labels.test))
+        for number, name in enumerate(labels.classes)
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "unused"),
+    [
+        ("train", "val", None),
+        ("Training", "TEST", "valid"),
+        ("train", "validation", "extra"),
+        ("in/train", "in/test", None),
+    ],
+)
+def test_folders_of_splits_are_the_splits_and_the_classes_lie_below(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: str, held: str, unused: str | None
+) -> None:
+    root = filled(tmp_path, {f"{train}/cat": 6, f"{train}/dog": 5, f"{held}/cat": 2, f"{held}/dog": 3})
+    if unused is not None:
+        filled(root, {unused: 4})
+    images = data.load("folder", path=root, size=4, flip=False)
+    said = capsys.readouterr().out
+    assert f"{Path(train).name}/ is trained on (11 images)" in said
+    assert f"{Path(held).name}/ is held out (5)" in said
+    assert (f"{unused}/ is not used" in said) == (unused is not None)
+    assert class_counts(images) == {"cat": (6, 2), "dog": (5, 3)}
+    for folder_name, found in ((train, images.train), (held, images.held)):
+        for name, number in (("cat", 0), ("dog", 1)):
+            labels = images.labels().train if folder_name == train else images.labels().test
+            wanted = {np.asarray(Image.open(file)).tobytes() for file in (root / folder_name / name).glob("*.png")}
+            chosen = found[labels == number].permute(0, 2, 3, 1).contiguous()
+            assert {image.numpy().tobytes() for image in chosen} == wanted
+    assert len(data.load("folder", path=root, size=4, held_out=2).held) == 2
+    renamed = shutil.copytree(root, tmp_path.parent / f"{tmp_path.name} renamed")
+    for number, file in enumerate(sorted(renamed.rglob("*.png"), reverse=True)):
+        file.rename(file.with_name(f"new {number}.png"))
+    other = data.load("folder", path=renamed, size=4, flip=False)
+    assert torch.equal(other.batch(0, 11).images, images.batch(0, 11).images)
+
+
+def test_a_damaged_file_of_a_split_is_left_out_of_it(tmp_path: Path) -> None:
+    root = filled(tmp_path, {"train": 5, "val": 3})
+    (root / "train" / "2.png").write_bytes(b"")
+    images = data.load("folder", path=root, size=4, on_bad="skip")
+    assert (images.size, len(images.held), images.skipped, images.labels()) == (4, 3, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_numbering"),
+    [
+        ({"00000": 4, "00001": 4, "00002": 2}, True),
+        ({"00000": 4, "00001": 4, "00002": 4}, True),
+        ({"0": 4, "1": 4}, True),
+        ({"0": 4, "1": 3}, False),
+        ({"00000": 4, "00001": 3, "00002": 4}, False),
+        ({"a": 4, "b": 4}, False),
+    ],
+)
+def test_numbered_folders_of_equal_size_are_no_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], counts: dict[str, int], is_numbering: bool
+) -> None:
+    root = filled(tmp_path, counts)
+    assert (data.load("folder", path=root, size=4).labels() is None) == is_numbering
+    assert ("dataset.labels=folders" in capsys.readouterr().out) == is_numbering
+    labels = data.load("folder", path=root, size=4, labels="folders", held_out=0).labels()
+    assert dict(zip(labels.classes, np.bincount(labels.train).tolist(), strict=True)) == counts
+    assert data.load("folder", path=root, size=4, labels="none").labels() is None
+    assert capsys.readouterr().out == ""
+
+
+def test_the_labels_of_stylegans_dataset_json_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = filled(tmp_path / "in", {"00000": 4, "00001": 4})
+    names = [f"0000{index // 4}/{index % 4}.png" for index in range(8)]
+    listing = root / "dataset.json"
+    listing.write_text(json.dumps({"labels": [[name, 3 + 2 * (index % 2)] for index, name in enumerate(names)]}))
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for file in [*names, "dataset.json"]:
+            archive.write(root / file, file)
+    for path in (root, tmp_path / "in.zip"):
+        images = data.load("folder", path=path, size=4, flip=False, held_out=0)
+        labels = images.labels()
+        assert (labels.classes, images.size, images.skipped) == (("3", "5"), 8, 0)
+        odd = {np.asarray(Image.open(root / name)).tobytes() for name in names[1::2]}
+        chosen = images.train[labels.train == 1].permute(0, 2, 3, 1).contiguous()
+        assert {image.numpy().tobytes() for image in chosen} == odd
+    listing.write_text(json.dumps({"labels": [[name, 0] for name in names[:6]]}))
+    capsys.readouterr()
+    assert data.load("folder", path=root, size=4, held_out=0).labels().train.tolist().count(-1) == 2
+    assert "2 images have no class in dataset.json" in capsys.readouterr().out
+    listing.write_text('{"labels": null}')
+    assert data.load("folder", path=root, size=4).labels() is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", '{"labels": 5}', '{"labels": [["a.png", [0.5]]]}', '{"labels": {"a": 1}}', "[" * 10**5]
+)
+def test_another_dataset_json_is_named(tmp_path: Path, text: str) -> None:
+    (filled(tmp_path, {"a": 2}) / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json is not of the form .* remove it"):
+        data.load("folder", path=tmp_path, size=4)
+    assert data.load("folder", path=tmp_path, size=4, labels="none").size == 2
+    (tmp_path / "dataset.json").write_text('{"labels": [["other.png", 1]]}')
+    with pytest.raises(DataError, match="names none of the 2 images"):
+        data.load("folder", path=tmp_path, size=4)
 
 
 def test_the_fingerprint_follows_the_content(photographs: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gantrain.data import labels
 from gantrain.devices import DEVICES
 from gantrain.errors import ConfigError
 from gantrain.evaluation import evaluation, features
@@ -66,6 +67,7 @@ class DatasetConfig:
     on_bad: str = choice("error", ("error", "skip"), "what a damaged image does")
     label: str | None = setting(None, "what the data are called in place of their name")
     flip: bool | None = setting(None, "whether half of the training images are mirrored")
+    labels: str = choice("auto", labels.KINDS, "of dataset=folder: where the classes come from")
     weights: list[float] | None = setting(None, "of mixture1d: weights of its Gaussians")
     means: list[float] | None = setting(None, "of mixture1d: their means")
     stds: list[float] | None = setting(None, "of mixture1d: their standard deviations")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
-from gantrain.data import folder, mixtures, published
+from gantrain.data import folder, labels, mixtures, published
 from gantrain.data.batch import Batch
 from gantrain.data.images import Images, Labels, Splits, choose_held_out, divide, resize
 from gantrain.data.mixtures import Density, Mixture, PointMass
@@ -59,11 +59,12 @@ class Dataset(Protocol):
 class ImageSource(NamedTuple):
     """A set of images: its reader and its natural settings."""
 
-    read: Callable[[Path, int, str], Splits]  # (folder, size in pixels, on_bad) → splits
+    read: Callable[..., Splits]  # (folder, size in pixels, on_bad, **options) → splits
     size: int
     flip: bool
     channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
     stacks: str | None = None  # the dataset whose images are the channels of this one's
+    options: tuple[str, ...] = ()  # further settings that the reader takes, by name
 
 
 IMAGES: dict[str, ImageSource] = {
@@ -78,7 +79,7 @@ IMAGES: dict[str, ImageSource] = {
     "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
     "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
     "celeba": ImageSource(published.read_celeba, size=64, flip=True),
-    "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1)),
+    "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1), options=("labels",)),
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
@@ -103,6 +104,7 @@ class DatasetSettings:
       min(10 %, 1,000) images chosen by a hash of their content, the same for every seed.
     - `on_bad`: `error` or `skip`, for a damaged file among images.
     - `flip`: mirror half of the training images, at random.
+    - `labels`: where the classes of a folder's images come from, one of `gantrain.data.labels.KINDS`.
     - `weights`, `means`, `stds`: the components of `mixture1d`.
     - `label`: the name in reports; by default `name`.
 
@@ -117,6 +119,7 @@ class DatasetSettings:
     held_out: int | None = None
     on_bad: str = "error"
     flip: bool | None = None
+    labels: str = labels.AUTO
     weights: Sequence[float] | None = None
     means: Sequence[float] | None = None
     stds: Sequence[float] | None = None
@@ -127,6 +130,10 @@ class DatasetSettings:
             raise ConfigError(describe_choice("dataset", self.name, DATASETS))
         if self.on_bad not in ("error", "skip"):
             raise ConfigError(describe_choice("dataset.on_bad", self.on_bad, ("error", "skip")))
+        if self.labels not in labels.KINDS:
+            raise ConfigError(describe_choice("dataset.labels", self.labels, labels.KINDS))
+        if self.labels != labels.AUTO and self.name != "folder":
+            raise ConfigError(f"dataset.labels={self.labels} is for dataset=folder, not dataset={self.name}")
         if self.name == "folder" and not str(self.path or ""):
             raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
         if self.name != "folder" and self.path is not None:
@@ -185,16 +192,17 @@ def load_dataset(
         return PointMass(name, label, POINT_MASSES[name], device=device)
     source = IMAGES[name]
     size = settings.size or source.size
-    splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad)
+    options = {key: getattr(settings, key) for key in source.options}
+    splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad, **options)
     chosen = choose_held_out(splits, settings.held_out)
     train, held = divide(splits.train, splits.test, chosen)
-    labels = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
+    classes = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
     return Images(
         name,
         label,
         resize(train, size).to(device),
         resize(held, size).to(device),
-        labels=labels,
+        labels=classes,
         is_test=splits.test is not None,
         flip=source.flip if settings.flip is None else settings.flip,
         skipped=splits.skipped,

@@ -11,13 +11,18 @@ import functools
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
 
-from gantrain.console import one_line
+from gantrain.console import one_line, say
 from gantrain.data.decoding import File, decode_all
-from gantrain.data.images import Labels, Splits
+from gantrain.data.images import Labels, Splits, order_by_content
+from gantrain.data.labels import AUTO, LISTING, find_splits, label_images
 from gantrain.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_BYTES = 256 * 2**20  # of one image file
 MAX_FILES = 10_000_000
@@ -26,39 +31,42 @@ MAX_RATIO = 100  # uncompressed to compressed; image files are compressed alread
 RATIO_COUNTS_FROM = 2**20  # bytes; a smaller member is no bomb, whatever its ratio
 
 
-def read(path: Path, size: int, on_bad: str) -> Splits:
-    """Read every image under `path`, with one channel if all are grey, else three; the labels are its class folders.
+def read(path: Path, size: int, on_bad: str, *, labels: str = AUTO) -> Splits:
+    """Read the images under `path`, with one channel if all are grey, else three.
 
-    Raises DataError if `path` is missing, unreadable or without images, or if one is damaged and `on_bad` is `error`.
+    `gantrain.data.labels` says which folders are splits or classes; `labels` is one of its KINDS. What is decided is
+    printed. Raises DataError if `path` is missing, unreadable or without images, or if one is damaged and `on_bad` is
+    `error`.
     """
     import torch
 
-    files = image_files(path)
+    found = image_files(path)
+    listings = [file for file in found if PurePosixPath(file.name).name == LISTING]
+    files = [file for file in found if file not in listings]
     if not files:
         raise DataError(f"{path} holds no files; dataset.path must be a folder of images or a .zip of them")
+    folders = find_splits([file.name for file in files])
+    files = [files[index] for index in (*folders.train, *(folders.test or ()))]
     pixels, intact = decode_all(files, size, on_bad, path)
     images = torch.from_numpy(pixels)
     grey = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
-    labels = label_by_folders([file.name for file, whole in zip(files, intact, strict=True) if whole])
     images = images[:, :1].contiguous() if grey else images
-    return Splits(images, labels=labels, skipped=len(files) - int(intact.sum()))
+    names = [file.name for file, whole in zip(files, intact, strict=True) if whole]
+    classes, note = label_images(names, listings, labels, folders.level)
+    for sentence in filter(None, (folders.description, note)):
+        say(f"{path}: {sentence}")
+    count = None if folders.test is None else int(intact[: len(folders.train)].sum())  # of training images
+    return _split(images, classes, count, skipped=len(files) - len(names))
 
 
-def label_by_folders(names: Sequence[str]) -> Labels | None:
-    """Return the classes of images: for each, the first folder of its path in which the paths differ.
-
-    None unless there are several such folders and every image lies in one of them.
-    """
-    import torch
-
-    folders = [PurePosixPath(name).parent.parts for name in names]
-    levels = [len(set(names)) for names in zip(*folders, strict=False)]
-    shared = next((depth for depth, different in enumerate(levels) if different > 1), len(levels))
-    if any(len(parts) == shared for parts in folders):
-        return None
-    classes = sorted({parts[shared] for parts in folders}, key=os.fsencode)
-    numbers = {name: number for number, name in enumerate(classes)}
-    return Labels(tuple(map(one_line, classes)), torch.tensor([numbers[parts[shared]] for parts in folders]))
+def _split(images: torch.Tensor, labels: Labels | None, count: int | None, skipped: int) -> Splits:
+    """Return the first `count` images as the training split, ordered by content, and the others as the test split."""
+    if count is None:
+        return Splits(images, labels=labels, skipped=skipped)
+    order = order_by_content(images[:count])  # so that file names have no influence
+    if labels is not None:
+        labels = Labels(labels.classes, labels.train[order], labels.train[count:])
+    return Splits(images[order], images[count:], labels, skipped)
 
 
 def image_files(path: Path) -> list[File]:

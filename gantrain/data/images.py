@@ -127,11 +127,11 @@ def choose_held_out(splits: Splits, held_out: int | None) -> tuple[slice | Seque
     Raises DataError if nothing would be left to train on.
     """
     if splits.test is not None:
-        return slice(None), _content_order(splits.test)[:held_out]
+        return slice(None), order_by_content(splits.test)[:held_out]
     count = min(len(splits.train) // 10, 1000) if held_out is None else held_out
     if count >= len(splits.train):
         raise DataError(f"dataset.held_out={count} leaves no training image of {len(splits.train)}; lower it")
-    order = _content_order(splits.train)
+    order = order_by_content(splits.train)
     return order[count:], order[:count]
 
 
@@ -162,7 +162,7 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
     return images / 255
 
 
-def _content_order(images: torch.Tensor) -> list[int]:
+def order_by_content(images: torch.Tensor) -> list[int]:
     """Return the indices of the images, sorted by a hash of their pixels."""
     keys = [hashlib.blake2b(image, digest_size=16).digest() for image in images.contiguous().numpy()]
     return sorted(range(len(keys)), key=keys.__getitem__)
