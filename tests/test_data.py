@@ -13,10 +13,12 @@ import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,13 @@ def test_configuration_and_code_agree(name: str) -> None:
         ({"name": "folder"}, "dataset.path"),
         ({"name": "folder", "path": "x", "labels": "folder"}, "folders"),
         ({"name": "digits", "labels": "none"}, "dataset=folder"),
+        ({"name": "folder", "path": "x", "fit": "fill"}, "stretch"),
+        ({"name": "ring", "fit": "pad"}, "dataset=folder"),
+        ({"name": "folder", "path": "x", "range": "full"}, "auto"),
+        ({"name": "folder", "path": "x", "range": [4095, 0]}, "BLACK below WHITE"),
+        ({"name": "folder", "path": "x", "range": [0, 1, 2]}, "BLACK,WHITE"),
+        ({"name": "folder", "path": "x", "range": [0, float("inf")]}, "BLACK,WHITE"),
+        ({"name": "cifar10", "range": [0, 1]}, "dataset=folder"),
         ({"name": "ring", "means": [1.0]}, "mixture1d"),
         ({"name": "mixture1d", "means": [1.0]}, "2, 1 and 2"),
         ({"name": "mixture1d", "weights": []}, "0, 2 and 2"),
@@ -482,6 +491,92 @@ def test_every_format_is_cropped_to_its_central_square(kind: str) -> None:
     found = decoding.decode(encoded(Image.fromarray(array), kind, quality=100), 10)
     assert found.shape == (3, 10, 10)
     assert np.abs(found[:, :, 1:9].astype(int) - 200).max() < 8
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [("png", 1), ("tiff", 1), ("rgb.png", 3), ("rgb.tiff", 3)])
+@pytest.mark.parametrize("limits", ["auto", [0, 4095]])
+def test_twelve_bits_in_a_file_of_sixteen_are_said_and_scaled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, channels: int, limits: Any
+) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for number, picture in enumerate([ramp, ramp[::-1]]):
+        values = np.stack([picture, picture.T, picture], -1)[..., :channels]
+        (tmp_path / f"{number}.{suffix}").write_bytes(deep_file(values, suffix.split(".")[-1]))
+    dark = data.load("folder", path=tmp_path, size=64, held_out=0, flip=False)
+    said = capsys.readouterr().out
+    for words in ("4,095 of 65,535", "17 levels", "dataset.range=[0,4095]", "auto"):
+        assert words in said
+    assert int(dark.train.max()) in (15, 16)
+    bright = data.load("folder", path=tmp_path, size=64, held_out=0, range=limits, flip=False)
+    assert capsys.readouterr().out == ""
+    wanted = np.round(ramp * (255 / 4095))
+    assert sorted(np.unique(bright.train)) == list(range(256))
+    assert any(np.array_equal(image[0], wanted) for image in bright.train.numpy())
+    if channels == 3:
+        assert any(np.array_equal(image, np.stack([wanted, wanted.T, wanted])) for image in bright.train.numpy())
+
+
+def deep_file(values: np.ndarray, kind: str) -> bytes:
+    """A PNG or TIFF of uint16 `[H, W, C]`; Pillow writes none in colour."""
+    if values.shape[-1] == 1:
+        return encoded(Image.fromarray(values[..., 0]), kind.upper())
+    height, width, _ = values.shape
+    if kind == "png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        ihdr = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        chunks = [(b"IHDR", ihdr), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        parts = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    pixels = values.astype("<u2").tobytes()
+    # (tag, type: 3 short or 4 long, count, value); the three depths lie behind the directory, the pixels behind them.
+    entries = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(pixels)), (284, 3, 1, 1)]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<I", 8) + directory + bytes(4)
+    return head + struct.pack("<3H", 16, 16, 16) + pixels
+
+
+def test_masks_of_zeros_and_ones_and_floating_point_are_said_and_scaled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, scan = tmp_path / "masks", tmp_path / "scan"
+    for number in range(3):
+        write_image(masks / f"{number}.png", pixels(8, 8, seed=number) % 2)
+        scan.mkdir(exist_ok=True)
+        Image.fromarray(np.float32(pixels(8, 8, seed=number)) - 1000).save(scan / f"{number}.tiff")
+    data.load("folder", path=masks, size=8)
+    assert "the brightest value is 1 of 255: at 8 bits 2 levels are left" in capsys.readouterr().out
+    found = data.load("folder", path=masks, size=8, held_out=0, range="auto").train
+    assert found.unique().tolist() == [0, 255]
+    with pytest.raises(DataError, match=r"values from −9.* dataset\.range=auto"):
+        data.load("folder", path=scan, size=8)
+    found = data.load("folder", path=scan, size=8, held_out=0, range=[-1000, -745], flip=False).train
+    assert {image.numpy().tobytes() for image in found} == {pixels(8, 8, seed=number).tobytes() for number in range(3)}
+    shutil.copy(masks / "0.png", scan)
+    with pytest.raises(DataError, match="one depth; the white of these is 1, 255"):
+        data.load("folder", path=scan, size=8, range="auto")
+
+
+def test_what_a_crop_would_lose_is_said_and_can_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures of 96×16 whose content lies at both ends."""
+    for number in range(4):
+        picture = np.zeros((16, 96, 3), np.uint8)
+        picture[:, :16] = 50 * number + 50
+        picture[:, -16:] = 255
+        write_image(tmp_path / f"{number}.png", picture)
+    with pytest.raises(DataError, match=r"4 images in .* all the same\n4 of 4 images lose .*96×16.*dataset\.fit=pad"):
+        data.load("folder", path=tmp_path, size=96)
+    padded, stretched = (
+        data.load("folder", path=tmp_path, size=96, held_out=0, flip=False, fit=fit).train for fit in ("pad", "stretch")
+    )
+    assert capsys.readouterr().out == ""
+    assert padded[:, :, :40].max() == padded[:, :, 56:].max() == 0
+    assert sorted(padded[:, 0, 48, 8].tolist()) == sorted(stretched[:, 0, 48, 8].tolist()) == [50, 100, 150, 200]
+    assert stretched[:, 0, 0, 95].tolist() == [255] * 4
+    write_image(tmp_path / "5.png", pixels(16, 96, 3))
+    write_image(tmp_path / "6.png", pixels(60, 90, 3))  # loses a third and no more
+    assert data.load("folder", path=tmp_path, size=16, held_out=0).size == 6
+    assert "5 of 6 images lose more than a third" in capsys.readouterr().out
 
 
 def test_no_altered_byte_of_a_png_alters_the_picture_in_silence() -> None:

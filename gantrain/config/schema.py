@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain.data import labels
+from gantrain.data import decoding, labels
 from gantrain.devices import DEVICES
 from gantrain.errors import ConfigError
 from gantrain.evaluation import evaluation, features
@@ -68,6 +68,10 @@ class DatasetConfig:
     label: str | None = setting(None, "what the data are called in place of their name")
     flip: bool | None = setting(None, "whether half of the training images are mirrored")
     labels: str = choice("auto", labels.KINDS, "of dataset=folder: where the classes come from")
+    fit: str = choice("crop", decoding.FITS, "of dataset=folder: how an image becomes a square")
+    range: Any = setting(
+        None, "of dataset=folder: [BLACK,WHITE], values in the files; auto: the least and the greatest"
+    )
     weights: list[float] | None = setting(None, "of mixture1d: weights of its Gaussians")
     means: list[float] | None = setting(None, "of mixture1d: their means")
     stds: list[float] | None = setting(None, "of mixture1d: their standard deviations")

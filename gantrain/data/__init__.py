@@ -8,14 +8,15 @@ contract, `Dataset`, so that training never asks which one it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
-from gantrain.data import folder, labels, mixtures, published
+from gantrain.data import decoding, folder, labels, levels, mixtures, published
 from gantrain.data.batch import Batch
 from gantrain.data.images import Images, Labels, Splits, choose_held_out, divide, resize
 from gantrain.data.mixtures import Density, Mixture, PointMass
@@ -64,9 +65,10 @@ class ImageSource(NamedTuple):
     flip: bool
     channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
     stacks: str | None = None  # the dataset whose images are the channels of this one's
-    options: tuple[str, ...] = ()  # further settings that the reader takes, by name
+    options: Mapping[str, str] = MappingProxyType({})  # the reader's further arguments, and the settings that they are
 
 
+FOLDER_OPTIONS = {"labels": "labels", "fit": "fit", "limits": "range"}
 IMAGES: dict[str, ImageSource] = {
     "digits": ImageSource(published.read_digits, size=8, flip=False, channels=(1,)),
     "mnist": ImageSource(partial(published.read_torchvision, "mnist"), size=28, flip=False, channels=(1,)),
@@ -79,7 +81,7 @@ IMAGES: dict[str, ImageSource] = {
     "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
     "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
     "celeba": ImageSource(published.read_celeba, size=64, flip=True),
-    "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1), options=("labels",)),
+    "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1), options=FOLDER_OPTIONS),
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
@@ -105,6 +107,9 @@ class DatasetSettings:
     - `on_bad`: `error` or `skip`, for a damaged file among images.
     - `flip`: mirror half of the training images, at random.
     - `labels`: where the classes of a folder's images come from, one of `gantrain.data.labels.KINDS`.
+    - `fit`: how an image that is not square becomes one, one of `gantrain.data.decoding.FITS`.
+    - `range`: the values in image files that become black and white, or `auto` for the darkest and brightest of all; by
+      default the whole range of the files' type.
     - `weights`, `means`, `stds`: the components of `mixture1d`.
     - `label`: the name in reports; by default `name`.
 
@@ -120,6 +125,8 @@ class DatasetSettings:
     on_bad: str = "error"
     flip: bool | None = None
     labels: str = labels.AUTO
+    fit: str = decoding.CROP
+    range: Sequence[float] | str | None = None
     weights: Sequence[float] | None = None
     means: Sequence[float] | None = None
     stds: Sequence[float] | None = None
@@ -130,10 +137,7 @@ class DatasetSettings:
             raise ConfigError(describe_choice("dataset", self.name, DATASETS))
         if self.on_bad not in ("error", "skip"):
             raise ConfigError(describe_choice("dataset.on_bad", self.on_bad, ("error", "skip")))
-        if self.labels not in labels.KINDS:
-            raise ConfigError(describe_choice("dataset.labels", self.labels, labels.KINDS))
-        if self.labels != labels.AUTO and self.name != "folder":
-            raise ConfigError(f"dataset.labels={self.labels} is for dataset=folder, not dataset={self.name}")
+        self._check_files()
         if self.name == "folder" and not str(self.path or ""):
             raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
         if self.name != "folder" and self.path is not None:
@@ -149,6 +153,18 @@ class DatasetSettings:
             raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={self.name} has its own components")
         if self.name in DENSITIES:
             self.build_mixture()
+
+    def _check_files(self) -> None:
+        """Raise ConfigError for settings of image files that are wrong, or for data that are none."""
+        for key, options in (("labels", labels.KINDS), ("fit", decoding.FITS)):
+            if getattr(self, key) not in options:
+                raise ConfigError(describe_choice(f"dataset.{key}", getattr(self, key), options))
+        if not levels.is_range(self.range):
+            raise ConfigError(f"dataset.range={self.range} must be auto, or [BLACK,WHITE] with BLACK below WHITE")
+        known = IMAGES[self.name].options.values() if self.name in IMAGES else ()
+        for key, default in (("labels", labels.AUTO), ("fit", decoding.CROP), ("range", None)):
+            if key not in known and (value := getattr(self, key)) != default:
+                raise ConfigError(f"dataset.{key}={value} is for dataset=folder, not dataset={self.name}")
 
     @property
     def _components(self) -> dict[str, Sequence[float]]:
@@ -192,7 +208,7 @@ def load_dataset(
         return PointMass(name, label, POINT_MASSES[name], device=device)
     source = IMAGES[name]
     size = settings.size or source.size
-    options = {key: getattr(settings, key) for key in source.options}
+    options = {argument: getattr(settings, key) for argument, key in source.options.items()}
     splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad, **options)
     chosen = choose_held_out(splits, settings.held_out)
     train, held = divide(splits.train, splits.test, chosen)

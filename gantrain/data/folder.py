@@ -11,14 +11,15 @@ import functools
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from gantrain.console import one_line, say
-from gantrain.data.decoding import File, decode_all
+from gantrain.data.decoding import CROP, File, Found, decode_all
 from gantrain.data.images import Labels, Splits, order_by_content
 from gantrain.data.labels import AUTO, LISTING, find_splits, label_images
+from gantrain.data.levels import Limits, check_depth, describe_darkness
 from gantrain.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ MAX_RATIO = 100  # uncompressed to compressed; image files are compressed alread
 RATIO_COUNTS_FROM = 2**20  # bytes; a smaller member is no bomb, whatever its ratio
 
 
-def read(path: Path, size: int, on_bad: str, *, labels: str = AUTO) -> Splits:
+def read(
+    path: Path, size: int, on_bad: str, *, labels: str = AUTO, fit: str = CROP, limits: Limits | str | None = None
+) -> Splits:
     """Read the images under `path`, with one channel if all are grey, else three.
 
-    `gantrain.data.labels` says which folders are splits or classes; `labels` is one of its KINDS. What is decided is
-    printed. Raises DataError if `path` is missing, unreadable or without images, or if one is damaged and `on_bad` is
-    `error`.
+    `gantrain.data.labels` says which folders are splits or classes; `labels` is one of its KINDS. `fit` and `limits`
+    are those of `decode_all`. What is decided is printed. Raises DataError if `path` is missing, unreadable or without
+    images, if one is damaged and `on_bad` is `error`, and for images that are all the same.
     """
     import torch
 
@@ -47,16 +50,35 @@ def read(path: Path, size: int, on_bad: str, *, labels: str = AUTO) -> Splits:
         raise DataError(f"{path} holds no files; dataset.path must be a folder of images or a .zip of them")
     folders = find_splits([file.name for file in files])
     files = [files[index] for index in (*folders.train, *(folders.test or ()))]
-    pixels, intact = decode_all(files, size, on_bad, path)
-    images = torch.from_numpy(pixels)
+    pictures = decode_all(files, size, on_bad, path, fit=fit, limits=limits)
+    names = [file.name for file, whole in zip(files, pictures.intact, strict=True) if whole]
+    notes = [folders.description, *_describe_pictures(names, pictures.found, fit, is_scaled=limits is not None)]
+    images = torch.from_numpy(pictures.pixels)
+    if len(images) > 1 and bool((images == images[:1]).all()):
+        raise DataError("\n".join([f"the {len(images):,} images in {path} are all the same", *filter(None, notes)]))
     grey = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
     images = images[:, :1].contiguous() if grey else images
-    names = [file.name for file, whole in zip(files, intact, strict=True) if whole]
     classes, note = label_images(names, listings, labels, folders.level)
-    for sentence in filter(None, (folders.description, note)):
+    for sentence in filter(None, (*notes, note)):
         say(f"{path}: {sentence}")
-    count = None if folders.test is None else int(intact[: len(folders.train)].sum())  # of training images
+    count = None if folders.test is None else int(pictures.intact[: len(folders.train)].sum())  # of training images
     return _split(images, classes, count, skipped=len(files) - len(names))
+
+
+def _describe_pictures(names: Sequence[str], found: Sequence[Found], fit: str, *, is_scaled: bool) -> Iterator[str]:
+    """Yield sentences about images that are far darker than their files allow, and about images that a crop cuts."""
+    levels = [each.levels for each in found]
+    if is_scaled:
+        check_depth(levels)
+    else:
+        yield describe_darkness(levels)
+    cut = [(name, each) for name, each in zip(names, found, strict=True) if each.is_cut]
+    if cut and fit == CROP:
+        name, first = cut[0]
+        yield (
+            f"{len(cut):,} of {len(names):,} images lose more than a third to the central square ({one_line(name)}: "
+            f"{first.width}×{first.height}); dataset.fit=pad or stretch keeps them whole"
+        )
 
 
 def _split(images: torch.Tensor, labels: Labels | None, count: int | None, skipped: int) -> Splits:

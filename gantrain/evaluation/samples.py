@@ -14,6 +14,7 @@ from gantrain import data
 from gantrain.console import one_line
 from gantrain.data.decoding import REMEDY, decode_all
 from gantrain.data.folder import image_files
+from gantrain.data.labels import LISTING
 from gantrain.errors import DataError
 from gantrain.seeding import stream_generator
 
@@ -69,10 +70,10 @@ def choose_examples(examples: Tensor, count: int, stream: str, *, seed: int = 0)
 
 def _read_images(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Read the images in a folder or .zip, resized to `shape`."""
-    files = [file for file in image_files(path) if Path(file.name).name != GRID]
+    files = [file for file in image_files(path) if Path(file.name).name not in (GRID, LISTING)]
     if not files:
         raise DataError(f"{path} holds no images")
-    pixels = torch.from_numpy(decode_all(files, shape[-1], "error", path, remedy=REMEDY)[0])
+    pixels = torch.from_numpy(decode_all(files, shape[-1], "error", path, remedy=REMEDY).pixels)
     if shape[0] == 3:
         return pixels
     if not torch.equal(pixels[:, 0], pixels[:, 1]) or not torch.equal(pixels[:, 0], pixels[:, 2]):
