@@ -45,6 +45,7 @@ NATURAL_ARCHITECTURE = {
     "dirac": "dirac",
     "fashion_mnist": "dcgan28",
     "folder": "appendix",
+    "array": "appendix",
     "grid25": "mlp",
     "mixture1d": "affine",
     "mnist": "dcgan28",
@@ -91,7 +92,7 @@ def name_of(section: Any) -> str:
 
 def chosen(group: str, option: str) -> list[str]:
     """The arguments that choose an option, with what it cannot do without."""
-    return [f"{group}={option}", *(["dataset.path=images"] if option == "folder" else [])]
+    return [f"{group}={option}", *(["dataset.path=images"] if option in ("folder", "array") else [])]
 
 
 def refusal(*overrides: str) -> str:

@@ -101,6 +101,8 @@ def test_configuration_and_code_agree(name: str) -> None:
         ({"name": "digits", "held_out": -1}, "dataset.held_out=-1"),
         ({"name": "digits", "path": "x"}, "dataset=folder"),
         ({"name": "folder"}, "dataset.path"),
+        ({"name": "array"}, "dataset.path=X.npy"),
+        ({"name": "array", "path": "x", "labels": "folders"}, "dataset=folder, not"),
         ({"name": "folder", "path": "x", "labels": "folder"}, "folders"),
         ({"name": "digits", "labels": "none"}, "dataset=folder"),
         ({"name": "folder", "path": "x", "fit": "fill"}, "stretch"),
@@ -596,6 +598,132 @@ def test_no_altered_byte_of_a_png_alters_the_picture_in_silence() -> None:
 def test_images_that_do_not_fit_into_memory_are_told_by_size(photographs: Path) -> None:
     with pytest.raises(MemoryExhaustedError, match=r"lower dataset\.size"):
         data.load("folder", path=photographs, size=10**7)
+
+
+# Arrays
+
+
+GREY, COLOUR = pixels(12, 8, 8), pixels(12, 3, 8, 8)
+ARRAYS: dict[str, tuple[np.ndarray, np.ndarray]] = {  # what is stored, and the images that it stands for
+    "channels first": (COLOUR, COLOUR),
+    "channels last": (COLOUR.transpose(0, 2, 3, 1), COLOUR),
+    "grey": (GREY, GREY[:, None]),
+    "grey with a channel": (GREY[..., None], GREY[:, None]),
+    "floats": (COLOUR / 255, COLOUR),
+    "big-endian floats": ((COLOUR / 255).astype(">f4"), COLOUR),
+    "16 bits": (COLOUR.astype(np.uint16) * 257, COLOUR),
+    "bool": (GREY > 99, (GREY[:, None] > 99) * np.uint8(255)),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_images_in_an_array_are_read_in_every_form(tmp_path: Path, name: str) -> None:
+    stored, wanted = ARRAYS[name]
+    np.save(tmp_path / "a.npy", stored)
+    np.savez(tmp_path / "a.npz", images=stored, labels=np.arange(12))
+    for path in ("a.npy", "a.npz", "a.npz:images"):
+        images = data.load("array", path=tmp_path / path, size=8, held_out=0, flip=False)
+        assert images.shape == wanted.shape[1:]
+        assert {image.tobytes() for image in images.train.numpy()} == {image.tobytes() for image in wanted}
+    assert data.load("array", path=tmp_path / "a.npy").shape == (wanted.shape[1], 32, 32)
+
+
+def test_an_array_is_fitted_scaled_and_described_like_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ramp = np.linspace(0, 4095, 3 * 16 * 96).reshape(3, 16, 96).astype(np.uint16)
+    path = tmp_path / "a.npy"
+    np.save(path, ramp)
+    cropped = data.load("array", path=path, size=16, held_out=0, flip=False)
+    said = capsys.readouterr().out
+    for words in ("4,095 of 65,535", "dataset.range=[0,4095]", "96×16", "dataset.fit=pad"):
+        assert words in said
+    assert {image.tobytes() for image in cropped.train.numpy()} == {
+        image[:, 40:56].tobytes() for image in (ramp >> 8).astype(np.uint8)
+    }
+    padded = data.load("array", path=path, size=96, held_out=0, flip=False, fit="pad", range="auto").train
+    assert capsys.readouterr().out == ""
+    assert {image[0, 40:56].numpy().tobytes() for image in padded} == {
+        image.tobytes() for image in np.round(ramp * (255 / 4095)).astype(np.uint8)
+    }
+    assert int(padded[:, :, :40].max()) == int(padded[:, :, 56:].max()) == 0
+    assert data.load("array", path=path, size=16, fit="stretch", range="auto").shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["npy", "csv", "csv with names", "npz", "a line"])
+def test_points_in_an_array_are_a_stream_of_epochs(tmp_path: Path, kind: str) -> None:
+    points = np.random.default_rng(0).normal(size=(30, 1 if kind == "a line" else 3)).astype(np.float32)
+    path = tmp_path / f"p.{'npy' if kind == 'a line' else kind[:3]}"
+    if kind.startswith("csv"):
+        np.savetxt(path, points, delimiter=",", header="x,y,z" if "names" in kind else "", comments="", fmt="%.9g")
+    elif kind == "npz":
+        np.savez(path, points=points, weights=np.ones(30))
+    else:
+        np.save(path, points.squeeze() if kind == "a line" else points)
+    dataset = data.load("array", path=path, held_out=5)
+    assert data.DatasetSettings("array", path=path).shapes == (dataset.shape,) == (points.shape[1:],)
+    assert (dataset.size, dataset.has_held_out, dataset.batch(0, 7).images.dtype) == (25, True, torch.float32)
+    found = torch.cat([dataset.batch(0, 25).images, dataset.held_out(9)]).numpy()
+    assert sorted(map(tuple, found)) == sorted(map(tuple, points))
+
+
+def write_refused(folder_path: Path) -> None:
+    """Files that `REFUSED` names."""
+    np.savez(folder_path / "two.npz", x_train=GREY, x_test=GREY)
+    np.savez(folder_path / "moments.npz", mu=np.zeros(8), sigma=np.zeros((8, 8)))
+    np.savez(folder_path / "none.npz")
+    np.save(folder_path / "shape.npy", np.zeros((4, 8, 8, 8), np.uint8))
+    np.save(folder_path / "empty.npy", np.zeros((0, 8, 8), np.uint8))
+    np.save(folder_path / "nan.npy", np.full((4, 8, 8), np.nan))
+    np.save(folder_path / "signed.npy", GREY.astype(np.int16) - 100)
+    np.save(folder_path / "complex.npy", GREY * 1j)
+    np.save(folder_path / "same.npy", np.zeros((4, 8, 8), np.uint8))
+    np.save(folder_path / "code.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(folder_path / "code.npz", np.array([{}], dtype=object), allow_pickle=True)
+    (folder_path / "cut.npy").write_bytes((folder_path / "signed.npy").read_bytes()[:-9])
+    (folder_path / "cut.npz").write_bytes((folder_path / "two.npz").read_bytes()[:-9])
+    (folder_path / "words.csv").write_text("x,y\n1,two\n")
+    (folder_path / "ragged.csv").write_text("1,2\n1,2,3\n")
+    (folder_path / "data.mat").write_bytes(b"")
+    os.mkfifo(folder_path / "pipe.npy")
+
+
+REFUSED = {
+    "two.npz": r"x_train \[12, 8, 8\], x_test .*two\.npz:NAME",
+    "two.npz:y": r"no array y; it holds x_train",
+    "moments.npz": r"stored moments \(mu, sigma\)",
+    "none.npz": "holds nothing",
+    "shape.npy": r"uint8 \[4, 8, 8, 8\]; images \[N, C, H, W\]",
+    "empty.npy": r"uint8 \[0, 8, 8\]",
+    "nan.npy": "not finite",
+    "signed.npy": r"values from −100 .*dataset\.range=auto",
+    "complex.npy": "complex128",
+    "same.npy": "4 images in .* are all the same",
+    "code.npy": "no array that can be read",
+    "code.npz": "no array that can be read",
+    "cut.npy": "no array that can be read",
+    "cut.npz": "no array that can be read",
+    "words.csv": "must hold numbers",
+    "ragged.csv": "must hold numbers",
+    "data.mat": r"give a \.npy, \.npz or \.csv file",
+    "pipe.npy": "no file of an array",
+    "missing.npy": "does not exist",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_array_that_cannot_be_trained_on_is_named(tmp_path: Path, name: str) -> None:
+    write_refused(tmp_path)
+    with pytest.raises(DataError, match=REFUSED[name]) as caught:
+        data.load("array", path=tmp_path / name)
+    assert name.split(":")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("x.npy", "dataset=array dataset.path="), ("x.csv", "dataset=array"), ("x.tar.gz", "unpack it")]
+)
+def test_a_file_that_is_no_folder_of_images_names_the_way(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=words):
+        data.load("folder", path=tmp_path / name)
 
 
 # Published datasets: small files in the real formats, whose checksums replace the published ones

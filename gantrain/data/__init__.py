@@ -16,9 +16,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
-from gantrain.data import decoding, folder, labels, levels, mixtures, published
+from gantrain.data import arrays, decoding, folder, labels, levels, mixtures, published
 from gantrain.data.batch import Batch
-from gantrain.data.images import Images, Labels, Splits, choose_held_out, divide, resize
+from gantrain.data.images import Images, Labels, Points, Splits, choose_held_out, divide, resize
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.errors import ConfigError, describe_choice
 
@@ -35,6 +35,7 @@ __all__ = [
     "Labels",
     "Mixture",
     "PointMass",
+    "Points",
     "load",
 ]
 
@@ -68,7 +69,8 @@ class ImageSource(NamedTuple):
     options: Mapping[str, str] = MappingProxyType({})  # the reader's further arguments, and the settings that they are
 
 
-FOLDER_OPTIONS = {"labels": "labels", "fit": "fit", "limits": "range"}
+IN_PATHS = ("folder", "array")  # looked for at dataset.path
+FITTING = {"fit": "fit", "limits": "range"}
 IMAGES: dict[str, ImageSource] = {
     "digits": ImageSource(published.read_digits, size=8, flip=False, channels=(1,)),
     "mnist": ImageSource(partial(published.read_torchvision, "mnist"), size=28, flip=False, channels=(1,)),
@@ -81,7 +83,16 @@ IMAGES: dict[str, ImageSource] = {
     "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
     "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
     "celeba": ImageSource(published.read_celeba, size=64, flip=True),
-    "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1), options=FOLDER_OPTIONS),
+    "folder": ImageSource(
+        folder.read,
+        size=32,
+        flip=True,
+        channels=(3, 1),
+        options=MappingProxyType({"labels": "labels", "fit": "fit", "limits": "range"}),
+    ),
+    "array": ImageSource(
+        arrays.read, size=32, flip=True, channels=(3, 1), options=MappingProxyType({"fit": "fit", "limits": "range"})
+    ),
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
@@ -100,7 +111,7 @@ class DatasetSettings:
     """The choice of a dataset and of how it is read; None takes the dataset's natural value.
 
     - `root`: the folder in which published datasets lie and to which they are downloaded.
-    - `path`: a folder of images, or a .zip of them, for `folder`.
+    - `path`: a folder of images, or a .zip of them, for `folder`; a .npy, .npz or .csv file for `array`.
     - `size`: side of the square images in pixels.
     - `held_out`: how many examples to keep from training, 0 for none. By default the test split, or without one
       min(10 %, 1,000) images chosen by a hash of their content, the same for every seed.
@@ -138,11 +149,13 @@ class DatasetSettings:
         if self.on_bad not in ("error", "skip"):
             raise ConfigError(describe_choice("dataset.on_bad", self.on_bad, ("error", "skip")))
         self._check_files()
-        if self.name == "folder" and not str(self.path or ""):
-            raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
-        if self.name != "folder" and self.path is not None:
+        if self.name in IN_PATHS and not str(self.path or ""):
+            what = "FOLDER, a folder of images or a .zip of them" if self.name == "folder" else "X.npy, X.npz or X.csv"
+            raise ConfigError(f"dataset={self.name} needs dataset.path={what}")
+        if self.name not in IN_PATHS and self.path is not None:
             raise ConfigError(
-                f"dataset.path={self.path} is for dataset=folder; dataset={self.name} is looked for under dataset.root"
+                f"dataset.path={self.path} is for dataset=folder or array; dataset={self.name} is looked for under "
+                "dataset.root"
             )
         if self.size is not None and self.size < 1:
             raise ConfigError(f"dataset.size={self.size} must be at least 1 pixel")
@@ -161,10 +174,11 @@ class DatasetSettings:
                 raise ConfigError(describe_choice(f"dataset.{key}", getattr(self, key), options))
         if not levels.is_range(self.range):
             raise ConfigError(f"dataset.range={self.range} must be auto, or [BLACK,WHITE] with BLACK below WHITE")
-        known = IMAGES[self.name].options.values() if self.name in IMAGES else ()
         for key, default in (("labels", labels.AUTO), ("fit", decoding.CROP), ("range", None)):
-            if key not in known and (value := getattr(self, key)) != default:
-                raise ConfigError(f"dataset.{key}={value} is for dataset=folder, not dataset={self.name}")
+            takers = [name for name in IMAGES if key in IMAGES[name].options.values()]
+            if self.name not in takers and (value := getattr(self, key)) != default:
+                given = f"dataset.{key}={value}"
+                raise ConfigError(f"{given} is for dataset={' or '.join(takers)}, not dataset={self.name}")
 
     @property
     def _components(self) -> dict[str, Sequence[float]]:
@@ -173,11 +187,16 @@ class DatasetSettings:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that an example may have, known before any is read: a folder's images may be in colour or grey."""
+        """The shapes that an example may have, known before any is read: a folder's images may be in colour or grey.
+
+        Of an array the shape is read, and may raise DataError.
+        """
         if self.name in DENSITIES:
             return ((self.build_mixture().dimensions,),)
         if self.name in POINT_MASSES:
             return ((POINT_MASSES[self.name],),)
+        if self.name == "array" and (dimensions := arrays.find_dimensions(Path(str(self.path)).expanduser())):
+            return ((dimensions,),)
         source = IMAGES[self.name]
         side = self.size or source.size
         return tuple((channels, side, side) for channels in source.channels)
@@ -189,14 +208,14 @@ class DatasetSettings:
 
 def load(
     name: str, *, seed: int = 0, device: torch.device | str = "cpu", **options: Any
-) -> Images | Density | PointMass:
+) -> Images | Points | Density | PointMass:
     """Load the dataset `name` onto `device`; `options` are those of `DatasetSettings`. Raises as `load_dataset`."""
     return load_dataset(DatasetSettings(name, **options), seed=seed, device=device)
 
 
 def load_dataset(
     settings: DatasetSettings, *, seed: int = 0, device: torch.device | str = "cpu"
-) -> Images | Density | PointMass:
+) -> Images | Points | Density | PointMass:
     """Load a dataset onto `device`; `seed` decides the order of images, or the draws from a density.
 
     Raises DataError for data that are missing or damaged.
@@ -212,6 +231,8 @@ def load_dataset(
     splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad, **options)
     chosen = choose_held_out(splits, settings.held_out)
     train, held = divide(splits.train, splits.test, chosen)
+    if train.dim() == 2:
+        return Points(name, label, train.to(device), held.to(device), seed=seed)
     classes = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
     return Images(
         name,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gantrain.console import one_line, say
 from gantrain.data.decoding import CROP, File, Found, decode_all
-from gantrain.data.images import Labels, Splits, order_by_content
+from gantrain.data.images import Labels, Splits, check_distinct, order_by_content
 from gantrain.data.labels import AUTO, LISTING, find_splits, label_images
 from gantrain.data.levels import Limits, check_depth, describe_darkness
 from gantrain.errors import DataError
@@ -25,6 +25,8 @@ from gantrain.errors import DataError
 if TYPE_CHECKING:
     import torch
 
+ARRAYS = (".npy", ".npz", ".csv")  # of `gantrain.data.arrays`
+ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 MAX_BYTES = 256 * 2**20  # of one image file
 MAX_FILES = 10_000_000
 MAX_TOTAL_BYTES = 2**40
@@ -53,13 +55,13 @@ def read(
     pictures = decode_all(files, size, on_bad, path, fit=fit, limits=limits)
     names = [file.name for file, whole in zip(files, pictures.intact, strict=True) if whole]
     notes = [folders.description, *_describe_pictures(names, pictures.found, fit, is_scaled=limits is not None)]
+    notes = list(filter(None, notes))
     images = torch.from_numpy(pictures.pixels)
-    if len(images) > 1 and bool((images == images[:1]).all()):
-        raise DataError("\n".join([f"the {len(images):,} images in {path} are all the same", *filter(None, notes)]))
+    check_distinct(images, path, notes)
     grey = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
     images = images[:, :1].contiguous() if grey else images
     classes, note = label_images(names, listings, labels, folders.level)
-    for sentence in filter(None, (*notes, note)):
+    for sentence in (*notes, *filter(None, [note])):
         say(f"{path}: {sentence}")
     count = None if folders.test is None else int(pictures.intact[: len(folders.train)].sum())  # of training images
     return _split(images, classes, count, skipped=len(files) - len(names))
@@ -139,6 +141,10 @@ def _read_file(path: Path) -> bytes:
 def _open_zip(path: Path) -> Iterator[File]:
     if not path.is_file():  # opening a pipe would wait for ever
         raise DataError(f"{path} is neither a folder of images nor a .zip of them")
+    if path.suffix.lower() in ARRAYS:
+        raise DataError(f"{path} is an array, not a folder of images: dataset=array dataset.path={path}")
+    if path.suffix.lower() in ARCHIVES:
+        raise DataError(f"{path} is an archive of another kind than .zip; unpack it and give the folder")
     archive = zipfile.ZipFile(path)
     members = [member for member in archive.infolist() if not member.is_dir()]
     _check_members(path, members)

@@ -127,7 +127,7 @@ def to_rgb(values: Values, limits: Limits | None) -> Image:
     import numpy as np
     from PIL import Image as images
 
-    pixels = _to_8_bits(values, limits)
+    pixels = to_8_bits(values, limits)
     if values.alpha is not None:
         pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
         image = images.fromarray(np.dstack([pixels, values.alpha]))
@@ -136,7 +136,8 @@ def to_rgb(values: Values, limits: Limits | None) -> Image:
     return images.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).convert("RGB")
 
 
-def _to_8_bits(values: Values, limits: Limits | None) -> np.ndarray:
+def to_8_bits(values: Values, limits: Limits | None) -> np.ndarray:
+    """Return the colour of `values` in 8 bits. Raises DataError for values that need `limits`."""
     import numpy as np
 
     colour = values.colour
@@ -175,9 +176,9 @@ def describe_darkness(levels: Sequence[Levels]) -> str:
     """Return a sentence about images whose brightest value is far below white; else an empty string."""
     white = max((each.white or math.inf for each in levels), default=math.inf)
     high = max((each.high for each in levels), default=0.0)
-    if math.isinf(white) or high >= DARK * white:
+    if math.isinf(white) or not 0 < high < DARK * white:
         return ""
-    left = round(max(high, 0.0) * 255 / white) + 1
+    left = round(high * 255 / white) + 1
     whole = f"[0,{high:.10g}]"
     return (
         f"the brightest value is {high:,.10g} of {white:,.0f}: at 8 bits {left:,} levels are left; "

@@ -103,7 +103,10 @@ def build_extractor(
     have no labels or the weights cannot be had.
     """
     if not isinstance(dataset, data.Images):
-        assert isinstance(dataset, data.Density)
+        if not isinstance(dataset, data.Density):
+            raise ConfigError(
+                f"dataset={dataset.name} holds points without a known density, for which there are no metrics"
+            )
         return point_extractor(dataset)
     network = None
     if choose_network(settings.features, settings.inception) == INCEPTION:
