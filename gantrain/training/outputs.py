@@ -219,12 +219,7 @@ class Writer:
             plotting.save_grid(points, path)
         else:
             log_density = getattr(self.data, "log_density", None)
-            if points.shape[1] > 2:
-                points, real, name = (
-                    points[:, :2],
-                    None if real is None else real[:, :2],
-                    f"{name}, first 2 coordinates",
-                )
+            points, real = points[:, :2], None if real is None else real[:, :2]  # the first coordinates of several
             pictures.save_scatter(points, path, real=real, log_density=log_density, name=name)
 
     def draw_curves(self) -> None:
