@@ -1,26 +1,26 @@
-r"""The path of a Dirac-GAN beside linear theory.
+r"""The path of a Dirac-GAN, compared with linear theory.
 
     gantrain train -m experiment=dirac regularizer=none,r1 run_dir=SWEEP
     .venv/bin/python examples/dirac.py SWEEP
 
 prints a line for every run in the folder, or for the folder itself if it is a run, and draws RUN/dirac.png.
 
-The data are a point mass at 0, the generator is a point x = θ and the discriminator D(x) = ψx; at (θ, ψ) = (0, 0) the
-model is the data and D says so (Mescheder, Geiger, Nowozin 2018, "Which training methods for GANs do actually
+The data are a point mass at 0, the generator is a point x = θ and the discriminator D(x) = ψx; the equilibrium is
+(θ, ψ) = (0, 0) (Mescheder, Geiger, Nowozin 2018, "Which training methods for GANs do actually
 converge?"). To first order around it, gradient descent of both players follows
 
     θ' = b ψ,    ψ' = −a θ − γ ψ,    with eigenvalues  λ = −γ/2 ± √(γ²/4 − a b).
 
 a is the slope of D's loss in its output on a sample, f_D''(1); b that of G's, with the opposite sign: f_G''(1) under
 `matched` and `alternative`, −f_G'(1) under `ratio`, 1 with normalised weights. γ comes from D's regularizer alone.
-Without one, (0, 0) is a centre, which D and G circle once in 2π/√(ab), or a saddle if b < 0.
+Without one, (0, 0) is a centre, which D and G circle with the period 2π/√(ab), or a saddle if b < 0.
 
 Alternating steps, k of D with rate η_D and one of G with η_G, are one linear map (θ, ψ) → M (θ, ψ),
 
     M = [1, η_G b; 0, 1] · [1, 0; −η_D a, 1 − η_D γ]^k .
 
-Without γ its determinant is 1: small circles stay closed as long as k η_D η_G a b < 4. Simultaneous steps add up
-instead, [1, η_G b; −η_D a, 1 − η_D γ], with determinant 1 + η_D η_G a b: they leave every circle outward.
+Without γ its determinant is 1: small orbits stay closed as long as k η_D η_G a b < 4. Simultaneous steps are the map
+[1, η_G b; −η_D a, 1 − η_D γ], with determinant 1 + η_D η_G a b: every orbit grows.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class LinearGame(NamedTuple):
         return last @ np.linalg.matrix_power(d, discriminator_steps - 1)
 
 
-# γ, for the term γ ψ²/2 of D's loss near 0, from a regularizer's settings and the second derivative c of the loss if
-# data and samples are equal. NaN for a kink. Smoothing counts a share of the data as fake, where ψ does not move D.
+# γ, for the term γ ψ²/2 of D's loss near 0, from a regularizer's settings and the second derivative c of the loss for
+# equal data and samples. NaN for a kink. Label smoothing changes only the loss on data, where D does not depend on ψ.
 DAMPING: dict[str, Callable[[Any, float], float]] = {
     "r1": lambda settings, c: settings["weight"],
     "gradient_penalty": lambda settings, c: math.nan if settings["target"] else 2 * settings["weight"],
@@ -245,10 +245,7 @@ def format_eigenvalues(first: complex, second: complex) -> str:
 
 
 def draw_path(path: Path2D, file: Path) -> None:
-    """Draw the path in the plane of θ and ψ and its distance from (0, 0), dark at first and light at last.
-
-    Both stand beside the prediction of linear theory.
-    """
+    """Draw the path in the plane of θ and ψ and its distance from (0, 0), from dark to light, with linear theory."""
     with rc_context({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}):
         figure = Figure(figsize=(10, 4.6), dpi=120, layout="constrained")
         plane, distance = figure.subplots(1, 2, width_ratios=(1, 1.25))
@@ -285,7 +282,7 @@ def _draw_distance(axes: Axes, path: Path2D) -> None:
 
 
 def _draw_in_time(axes: Axes, iterations: NDArray[np.int64], points: Points) -> None:
-    """Draw a line through `points`, `[N, 2]`, whose colour gives the time."""
+    """Draw a line through `points`, `[N, 2]`, whose colour is the time."""
     shades = colormaps["plasma"](0.85 * Normalize()(iterations[:-1]))
     segments = list(np.stack([points[:-1], points[1:]], axis=1))
     axes.add_collection(LineCollection(segments, colors=shades, linewidths=1.6))

@@ -1,4 +1,4 @@
-r"""Where a Gaussian generator comes to rest, beside where theory says it must (Poole et al. 2016, figure 1).
+r"""The end of training of a Gaussian generator, compared with theory (Poole et al. 2016, figure 1).
 
     gantrain train -m experiment=figure1 gen_div=kl,reverse_kl gen_objective=matched,ratio seed=0,1 run_dir=SWEEP
     .venv/bin/python examples/figure1.py SWEEP
@@ -6,23 +6,23 @@ r"""Where a Gaussian generator comes to rest, beside where theory says it must (
 prints a verdict for every finished run in the folder, or for the folder itself if it is a run, then a table over seeds,
 and draws FOLDER/figure1-GEN_OBJECTIVE.png, the Gaussians that were trained.
 
-On a mixture of Gaussians on the line, x = μ + σz has two parameters, and quadrature gives both the best Gaussian under
-a divergence (`fit_gaussian`) and how gradient descent with the exact ratio ends from the generator's start
-(`follow_loss`). Training with samples must end in the same way:
+On a mixture of Gaussians on the line, x = μ + σz has two parameters. Quadrature gives the best Gaussian under a
+divergence (`fit_gaussian`) and the end of gradient descent with the exact ratio from the generator's start
+(`follow_loss`). Training with samples should end in the same way:
 
-- it **rests** where the exact flow rests: under `matched` a local minimum of D_f, under the other objectives one of
-  what their loss descends. The distance is counted in standard deviations of that Gaussian (μ*, σ*), near which
-  KL ≈ ((Δμ)² + 2 (Δσ)²) / 2σ*²:
+- It **rests** where the exact flow rests: under `matched` at a local minimum of D_f, under the other objectives at one
+  of the function that their loss descends. The distance is measured in standard deviations of that Gaussian (μ*, σ*),
+  near which KL ≈ ((Δμ)² + 2 (Δσ)²) / 2σ*²:
 
       distance = √((μ − μ*)² + (σ − σ*)²) / σ*
 
-- it **collapses** or **diverges** where the exact flow does. It need not come to where the exact flow leaves off, or
-  near its mean: D learns a narrow q late, and what has collapsed wanders.
+- It **collapses** or **diverges** if the exact flow does, possibly at another mean: D learns a narrow q late, and a
+  collapsed generator moves about.
 
-Theory **promises nothing** if D is made to estimate something else than log p/q, if the samples' weights are rescaled,
-if the exact flow itself has no end, and if a sample's gradient has no variance, so that batches' means do not settle. A
-loss that grows like e^{c r} has one where ∫ p^{2c} q^{1−2c} dx is finite; Neyman's χ², c = −1, has none where
-3/b < 2/a for the largest variances a of p and b of q.
+Theory **promises nothing** if D estimates something else than log p/q, if the samples' weights are rescaled, if the
+exact flow has no end, or if a sample's gradient has no variance, so that the means of batches do not converge. A loss
+that grows like e^{c r} has a variance if ∫ p^{2c} q^{1−2c} dx is finite. Neyman's χ², c = −1, has none if 3/b < 2/a for
+the largest variances a of p and b of q.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ from gantrain.theory.gaussian_fit import OUTCOMES, Ending, Fit, fit_gaussian, fo
 from gantrain.theory.quadrature import Loss, growth_exponents, is_integrable
 
 START = (0.0, 1.0)  # where an affine generator begins
-# The distance that counts as arrived. The 36 runs of docs/results.md that must rest came to 0.013 at most; μ scatters
-# by 0.006 between seeds, the noise of averaging 1,000 batches. This is five times that, and a KL below 0.001.
+# The largest distance of a run at rest. It was at most 0.013 in the 36 runs of docs/results.md; the standard deviation
+# of μ over seeds is 0.006, the noise of an average over 1,000 batches. This is five times that, a KL below 0.001.
 TOLERANCE = 0.03
-# Collapsed: so many times narrower than the data's narrowest component. Diverged: so many times as wide as the data, or
-# so many of their standard deviations away. No exact flow that rests on data does so there.
+# Collapsed: narrower than the data's narrowest component by this factor. Diverged: wider than the data by this factor,
+# or at this distance in standard deviations of the data. No exact flow rests there.
 LOST = 3.0
 PROMISED = ("rests", "collapses", "diverges")
 HEADS = ["`gen_div`", "`gen_objective`", "seeds", "μ", "σ", "exact flow", "best Gaussian", "distance", "as promised"]
@@ -85,8 +85,8 @@ def main(arguments: list[str]) -> int:
 class Verdict(NamedTuple):
     """(μ, σ) reached by training, how the exact flow from the same start ends, and the global optimum of D_f.
 
-    `distance` is that to the flow's rest, None if it has none; `doubt` is why theory promises nothing, or empty; `kept`
-    says whether the run ended as promised, None if nothing is.
+    `distance` is the distance to the flow's rest, None if it has none. `doubt` is the reason why theory promises
+    nothing, or empty. `kept` tells whether the run ended as promised, None if nothing is promised.
     """
 
     gen_div: str
@@ -100,7 +100,7 @@ class Verdict(NamedTuple):
     kept: bool | None
 
     def describe(self) -> str:
-        """Return the three Gaussians, what theory promises, and whether the run has kept to it."""
+        """Return the three Gaussians, the promise of theory, and whether the run ended as promised."""
         at = f" at {format_gaussian(self.flow.mean, self.flow.std)}" if self.distance is not None else ""
         text = (
             f"ended at (μ, σ) = {format_gaussian(*self.reached)}; with the exact ratio, from the same start, it "
@@ -141,7 +141,7 @@ def judge_run(run: Path) -> Verdict | None:
 def judge(
     objective: gantrain.Objective, p: Mixture, reached: tuple[float, float], regularizers: Sequence[str] = ()
 ) -> Verdict:
-    """Return what theory says of a run on data `p` that ended at `reached` = (μ, σ) under named regularizers."""
+    """Return the verdict on a run on data `p` that ended at `reached` = (μ, σ) under named regularizers."""
     loss = Loss(objective.gen_div, *GENERATOR_OBJECTIVES[objective.gen_objective])
     flow = follow_loss(loss, p, START)
     doubt = find_doubt(objective, p, flow, regularizers)
@@ -159,7 +159,7 @@ def judge(
 
 
 def find_doubt(objective: gantrain.Objective, p: Mixture, flow: Ending, regularizers: Sequence[str] = ()) -> str:
-    """Return why theory promises nothing of a run, or an empty string."""
+    """Return the reason why theory promises nothing, or an empty string."""
     if not objective.head.has_log_ratio:
         return "this discriminator gives no log-ratio"
     if objective.head.invalid is not None:
@@ -194,7 +194,7 @@ def measure_distance(reached: tuple[float, float], rest: Ending) -> float:
 
 
 def has_ended_like(flow: Ending, p: Mixture, reached: tuple[float, float]) -> bool:
-    """Return whether a Gaussian is an end of the kind of `flow`'s, or beyond where the flow's loss became infinite."""
+    """Return whether a Gaussian is an end like that of `flow`, or beyond the flow's last Gaussian."""
     mean, std = reached
     if flow.outcome == "rests":
         return measure_distance(reached, flow) <= TOLERANCE

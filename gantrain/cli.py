@@ -25,14 +25,14 @@ from gantrain.runs.signals import Interrupted
 # Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
 COMMANDS = {
     "train": "train a GAN, or with -m a sweep of them",
-    "resume": "go on with a run where it stopped",
+    "resume": "continue a run or a sweep where it stopped",
     "sample": "draw samples from a trained generator",
-    "evaluate": "measure the quality and diversity of samples, or train the classifier for it",
-    "compare": "lay runs side by side: a table, figures and one page",
-    "divergences": "tell what each divergence is, in tables, a page or figures",
-    "verify": "check bounds, estimates and log-ratio against densities that are known",
+    "evaluate": "measure the quality and diversity of samples, or train the classifier for that",
+    "compare": "compare runs: a table, figures and one page",
+    "divergences": "show properties of divergences: tables, a page or figures",
+    "verify": "check bounds, estimates and the log-ratio against known densities",
     "architecture": "print a network's table with shapes and parameter counts",
-    "fit": "fit one Gaussian to a mixture under each divergence, exactly",
+    "fit": "fit one Gaussian to a mixture under each divergence, by quadrature",
 }
 
 OVERVIEW = """gantrain trains GANs whose discriminator and generator each target a divergence of your choice.
@@ -66,9 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def dispatch(arguments: list[str]) -> None:
-    """Find the command and run it."""
+    """Run the command that the first argument names. Raises GantrainError."""
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
-        return complete(arguments)
+        return complete(arguments[1:])
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         print(OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())))
@@ -79,14 +79,13 @@ def dispatch(arguments: list[str]) -> None:
         print(f"gantrain {version('gantrain')}")
         return None
     name, rest = arguments[0], arguments[1:]
-    if "=" in name or (name.startswith("-") and rest):
-        given = next((text for text in rest if text in COMMANDS), "train")
-        others = shlex.join(text for text in arguments if text != given)
-        raise ConfigError(f"{name} is no command; did you mean gantrain {given} {others}?")
     if name == "classifier":
-        raise ConfigError(f"gantrain classifier is now a part of gantrain evaluate; type\n  {as_evaluate(rest)}")
+        keys = "train_classifier.epochs=…, .width and .seed, and classifier=FILE"
+        raise ConfigError(f"gantrain classifier is now gantrain evaluate dataset=NAME, with {keys}")
+    if "=" in name or name.startswith("-"):
+        raise ConfigError(f"{name} is no command; did you mean gantrain train {shlex.join(arguments)}?")
     if name not in COMMANDS:
-        raise ConfigError(describe_choice("command", name, COMMANDS) + "\n  `gantrain --help` describes them")
+        raise ConfigError(describe_choice("command", name, COMMANDS))
     command = importlib.import_module(f"gantrain.commands.{name}")
     if "-h" in rest or "--help" in rest:
         print(command.help_text())
@@ -94,38 +93,32 @@ def dispatch(arguments: list[str]) -> None:
     return command.run(rest)
 
 
-def as_evaluate(arguments: list[str]) -> str:
-    """Return the command line of `gantrain evaluate` for the arguments of the former `gantrain classifier`."""
-    keys = {key: f"train_classifier.{key}" for key in ("epochs", "width", "seed")} | {"out": "classifier"}
-    pairs = [text.partition("=") for text in arguments if "=" in text] or [("dataset", "=", "NAME")]
-    return shlex.join(["gantrain", "evaluate", *(keys.get(key, key) + "=" + value for key, _, value in pairs)])
-
-
 def complete(arguments: list[str]) -> None:
     """Answer the shell: with the names of the commands, and for `train` with Hydra's completion of its keys.
 
     Hydra's script calls the bare program, with the typed line in COMP_LINE.
     """
-    _, _, line = os.environ.get("COMP_LINE", "").partition(" ")
-    name, blank, rest = line.lstrip().partition(" ")
-    asked = arguments[1:2] and arguments[1].startswith("query=")
-    if asked and not blank:
-        return print(" ".join(command for command in COMMANDS if command.startswith(name)))
-    if asked and name != "train":
-        return None
     from gantrain.commands import train
 
-    return print(" ".join(train.complete(rest))) if asked else train.run_hydra(arguments)
+    if not any(argument.startswith("query=") for argument in arguments):
+        return train.print_completion_script(arguments)
+    line = os.environ.get("COMP_LINE", "").partition(" ")[2].lstrip()
+    name, blank, rest = line.partition(" ")
+    if not blank:
+        print(*(command for command in COMMANDS if command.startswith(name)))
+    elif name == "train":
+        print(*train.complete(rest))
+    return None
 
 
 def refuse(message: str, exit_code: int) -> int:
-    """Say why, on the error stream."""
+    """Print an error message to standard error, and return the exit code."""
     say(f"gantrain: {message}", error=True)
     return exit_code
 
 
 def log_traceback() -> Path:
-    """Write the current exception's traceback to a file of its own."""
+    """Write the traceback of the current exception to a temporary file, and return its path."""
     with tempfile.NamedTemporaryFile("w", prefix="gantrain-error-", suffix=".log", delete=False) as file:
         file.write(traceback.format_exc())
     return Path(file.name)

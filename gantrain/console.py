@@ -11,12 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
-
-    from gantrain.screen import Screen
 
 PIPE_WIDTH = 10_000  # columns, so that no row of a table is folded in a pipe
 SECONDS_BEFORE_FIRST_LINE, SECONDS_BETWEEN_LINES = 10.0, 60.0  # of progress that is written to a pipe
@@ -72,12 +71,22 @@ def format_number(value: float | None, spec: str = "") -> str:
     return format(float(value), f"z{spec}").replace("inf", "∞").replace("-", "−")
 
 
-def make_console(pipe_width: int = PIPE_WIDTH, *, error: bool = False) -> Screen:
-    """Return a console on standard output or standard error: as wide as the terminal, and `pipe_width` in a pipe."""
-    from gantrain.screen import Screen
+def make_console(pipe_width: int = PIPE_WIDTH, *, error: bool = False) -> Console:
+    """Return a console on standard output or standard error: as wide as the terminal, and `pipe_width` in a pipe.
 
-    screen = Screen(markup=False, highlight=False, stderr=error)
-    return screen if screen.is_terminal else Screen(markup=False, highlight=False, stderr=error, width=pipe_width)
+    It raises BrokenPipeError, which `ignore_closed_output` handles, if its reader has left.
+    """
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, stderr=error)
+    if not console.is_terminal:
+        console.width = pipe_width
+    console.on_broken_pipe = _raise_broken_pipe  # type: ignore[method-assign]
+    return console
+
+
+def _raise_broken_pipe() -> NoReturn:
+    raise BrokenPipeError
 
 
 def build_table(
@@ -105,14 +114,9 @@ def build_table(
     table = Table(title=title or None, title_justify="left", box=style, show_footer=any(sums), pad_edge=False)
     for index, head in enumerate(heads):
         footer = Text(printable(sums[index])) if sums else ""
-        whole = index == 0 or head in right  # names and numbers stay on one line, other text is folded
-        table.add_column(
-            Text(printable(head)),
-            footer,
-            justify="right" if head in right else "left",
-            no_wrap=whole,
-            overflow="fold",
-        )
+        is_whole = index == 0 or head in right  # names and numbers stay on one line, other text is folded
+        justify: Literal["right", "left"] = "right" if head in right else "left"
+        table.add_column(Text(printable(head)), footer, justify=justify, no_wrap=is_whole, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
@@ -120,10 +124,10 @@ def build_table(
 
 def print_tables(*tables: Table) -> None:
     """Print tables to standard output."""
-    screen = make_console()
+    console = make_console()
     with ignore_closed_output():
         for table in tables:
-            screen.print(table)
+            console.print(table)
 
 
 def split_columns(columns: Iterable[list[str]], width: int) -> Iterator[list[list[str]]]:
@@ -155,34 +159,22 @@ def show_progress(what: str, *, error: bool = False) -> Iterator[Callable[[int, 
     A terminal shows a bar that vanishes at the end. A pipe gets a line after ten seconds and then one a minute. The
     output is standard error if `error` is set.
     """
-    from rich import progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    screen = make_console(error=error)
-    due, first = time.monotonic() + SECONDS_BEFORE_FIRST_LINE, (0, time.monotonic())
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    console = make_console(error=error)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    started = time.monotonic()
+    due = started + SECONDS_BEFORE_FIRST_LINE
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(printable(what), total=None)
 
         def update(done: int, total: int | None) -> None:
-            nonlocal due, first
+            nonlocal due
             bar.update(task, completed=done, total=total)
             now = time.monotonic()
-            if first[0] == 0:
-                first = done, now  # the first step is often slower than the others
-            if screen.is_terminal or now < due or total is None or not first[0] < done < total:
-                return
-            due = now + SECONDS_BETWEEN_LINES
-            seconds = (now - first[1]) / (done - first[0]) * (total - done)
-            say(f"{what}: {done / total:.0%}, about {format_duration(seconds)} left", error=error)
+            if not console.is_terminal and now >= due and total and 0 < done < total:
+                due = now + SECONDS_BETWEEN_LINES
+                minutes = (now - started) / done * (total - done) / 60
+                say(f"{what}: {done / total:.0%}, about {max(minutes, 1):.0f} min left", error=error)
 
         yield update
-
-
-def format_duration(seconds: float) -> str:
-    """Format a length of time in seconds or minutes."""
-    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"

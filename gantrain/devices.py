@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-# Multiply-adds a batch below which a CPU's threads cost more than they share, 20 times more where the cores are busy
-# (the digits' perceptrons, 2e7, on two cores: the same speed alone; the paper's network: 1e10).
+# Multiply-adds of a batch below which more threads do not make a CPU faster, and 20 times slower if the cores are busy
+# (measured on two cores: the digits' perceptrons have 2e7, the paper's network 1e10).
 FEW_MULTIPLY_ADDS = 10**8
 
 
 def check_device_name(name: str) -> None:
-    """Raise ConfigError unless `name` is a device's; whether the machine has it, only torch knows."""
+    """Raise ConfigError unless `name` is the name of a device, which this machine may not have."""
     kind, colon, number = name.partition(":")
     if kind.lower() == "gpu":
         raise ConfigError(f"device={name} is called device=cuda{colon}{number} here, and on a Mac device=mps")
@@ -43,23 +43,14 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def keep_thread_count() -> Iterator[None]:
-    """Restore the number of threads at the end of the block."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def limit_threads(device: torch.device, multiply_adds: float) -> Iterator[None]:
     """Use one thread in the block if a batch has few multiply-adds, unless the user set the number of threads."""
     import torch
 
-    with keep_thread_count():
+    before = torch.get_num_threads()
+    try:
         if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and multiply_adds < FEW_MULTIPLY_ADDS:
             torch.set_num_threads(1)
         yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, logs of whole records, locks, and JSON."""
+"""Files that are whole or absent, logs of whole records, and JSON."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from gantrain.errors import StorageError
 
 # The packaged YAML: inside the package in a wheel, and beside it in a checkout.
 CONF = next(path for path in (Path(__file__).with_name("conf"), Path(__file__).parents[1] / "conf") if path.is_dir())
+# Flags of os.open: follow no link, and on Windows leave line breaks as they are.
+SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 # What to do about an OSError, by its number.
 REMEDIES = {
     errno.ENOSPC: "free some space on its disk",
@@ -31,6 +33,7 @@ REMEDIES = {
     errno.EEXIST: "there is a file where a folder is wanted",
     errno.ENOTDIR: "there is a file where a folder is wanted",
 }
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Errors
 
@@ -41,13 +44,12 @@ def describe_os_error(error: OSError) -> str:
 
 
 @contextmanager
-def convert_write_errors(what: object, way_out: str = "") -> Iterator[None]:
-    """Raise an OSError of the block as StorageError with the message "WHAT cannot be written: …; WAY OUT"."""
+def convert_write_errors(what: object) -> Iterator[None]:
+    """Raise an OSError of the block as StorageError with the message "WHAT cannot be written: …"."""
     try:
         yield
     except OSError as error:
-        end = f"; {way_out}" if way_out else ""
-        raise StorageError(f"{what} cannot be written: {describe_os_error(error)}{end}") from error
+        raise StorageError(f"{what} cannot be written: {describe_os_error(error)}") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -63,8 +65,7 @@ def replace_file(path: Path, *, durable: bool = False) -> Iterator[BufferedRando
     """
     temporary = temporary_path(path)
     temporary.unlink(missing_ok=True)  # of a process with the same number that was killed
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, 0o644)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE, 0o644)
     try:
         with open(descriptor, "w+b") as file:
             yield file
@@ -84,14 +85,6 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def remove_leftovers(folder: Path, names: str) -> None:
-    """Remove temporary files of killed processes that would have become files whose name matches `names`."""
-    leftover = re.compile(rf"\.({names})\.\d+\.tmp")
-    for path in folder.iterdir():
-        if leftover.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-            path.unlink(missing_ok=True)
-
-
 def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> None:
     """Write `content` to `path` so that no reader ever sees a part of it. Raises OSError."""
     with replace_file(path, durable=durable) as file:
@@ -100,8 +93,7 @@ def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> No
 
 def append_record(path: Path, data: bytes) -> None:
     """Append all of `data` to a file, or nothing if that fails. Links are not followed. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE, 0o666), "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         rest = memoryview(data)
         try:
@@ -121,18 +113,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def lock_file(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock `path`, a file in an existing folder, until the block or the process ends.
-
-    Raises TimeoutError if another process holds it and `wait` is off, and another OSError if it cannot be opened.
-    """
-    from filelock import FileLock
-
-    with FileLock(path, timeout=-1 if wait else 0, mode=0o644):
-        yield
 
 
 def cache_folder() -> Path:

@@ -18,9 +18,11 @@ from gantrain.errors import DivergedError
 from gantrain.files import write_file
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
     from torch import Tensor
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -31,24 +33,18 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 # Keys of matplotlib.rcParams; the salt makes the names inside an SVG the same every time.
 STYLE: dict[Any, Any] = {
     "font.size": 10,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": INK,
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "lines.linewidth": 1.5,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
     "legend.fontsize": 9,
     "legend.frameon": False,
     "grid.color": "#ececec",
     "svg.fonttype": "none",
     "svg.hashsalt": "gantrain",
-    "text.color": INK,
     "text.usetex": False,
 }
 METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
@@ -68,6 +64,25 @@ def make_figure(rows: int, width: float, height: float) -> tuple[Figure, list[Ax
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def label_clock(axes: Axes, end: float, note: str = "") -> None:
+    """Label the x axis, from 0 to `end` images shown to D, in units of k and M."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_xlabel(f"images shown to D{note}")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlim(0, 1.02 * max(end, 1))
+
+
+def average_rows(rows: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Return `[N, K]` with consecutive rows averaged if there are more than `most`; NaN is missing."""
+    import numpy as np
+
+    if len(rows) <= most:
+        return rows
+    chunks = np.array_split(np.ma.masked_invalid(rows), most)
+    return np.ma.stack([chunk.mean(axis=0) for chunk in chunks]).filled(np.nan)
 
 
 def format_axis(axis: Axis, spec: str = "g") -> None:
@@ -90,42 +105,40 @@ def save_figure(figure: Figure, path: Path) -> None:
 def save_grid(images: Tensor, path: Path) -> None:
     """Write images, float `[N, C, H, W]` in [0, 1], grey or colour, as one near-square grid.
 
-    Small images are enlarged by a whole factor without smoothing, so that each of their pixels stays a square.
-
-    Raises:
-        DivergedError: A pixel is not finite.
-        ValueError: There is no image, or it has neither 1 nor 3 channels.
+    Small images are enlarged by a whole factor without smoothing, so that each of their pixels stays a square. Raises
+    as `check_images`.
     """
     check_images(images)
     scale = math.ceil(CELL_PIXELS / max(images.shape[2:]))
-    images = images.detach().float().cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    write_file(path, encode_images(images, columns=math.ceil(math.sqrt(len(images)))))
+    _write_png(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3), path, math.ceil(math.sqrt(len(images))))
 
 
 def save_images(images: Tensor, folder: Path, start: int = 0) -> None:
     """Write images, float `[N, C, H, W]` in [0, 1], unscaled as `00000.png`, … numbered from `start`.
 
+    Raises as `check_images`.
+    """
+    check_images(images)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images, start):
+        _write_png(image[None], folder / f"{number:05d}.png", columns=1)
+
+
+def _write_png(images: Tensor, path: Path, columns: int) -> None:
+    from torchvision.utils import save_image
+
+    buffer = io.BytesIO()
+    save_image(images.detach().float().cpu(), buffer, format="png", nrow=columns, padding=GAP_PIXELS, pad_value=1)
+    write_file(path, buffer.getvalue())
+
+
+def check_images(images: Tensor) -> None:
+    """Check images that are to be written.
+
     Raises:
         DivergedError: A pixel is not finite.
         ValueError: There is no image, or it has neither 1 nor 3 channels.
     """
-    check_images(images)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(images.detach().float().cpu(), start):
-        write_file(folder / f"{number:05d}.png", encode_images(image[None]))
-
-
-def encode_images(images: Tensor, columns: int = 1) -> bytes:
-    """Return images `[N, C, H, W]` as one PNG, with white gaps between them."""
-    from torchvision.utils import save_image
-
-    buffer = io.BytesIO()
-    save_image(images, buffer, format="png", nrow=columns, padding=GAP_PIXELS, pad_value=1)
-    return buffer.getvalue()
-
-
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless images are `[N, C, H, W]` with 1 or 3 channels, DivergedError unless they are finite."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(f"pictures are made from [N, C, H, W] with 1 or 3 channels, N ≥ 1; got {list(images.shape)}")
     check_finite(images, "pixels")

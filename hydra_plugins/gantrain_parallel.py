@@ -6,6 +6,7 @@ so the annotations of the dataclass cannot be strings (no `from __future__ impor
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -33,22 +34,13 @@ class ParallelLauncher(Launcher):
         self.jobs, self.devices = jobs, devices
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises ConfigError for settings that are out of range, or name a device that is not on this machine."""
+        """Raise ConfigError for settings that are out of range, or name a device that is not on this machine."""
         from gantrain.launch import parallel
 
         parallel.check(config, self.jobs, self.devices)
-        self.context, self.task_function, self.config = hydra_context, task_function, config
+        hydra = {"context": hydra_context, "config": config, "task_function": task_function}
+        self.train = partial(parallel.launch, jobs=self.jobs, devices=self.devices, **hydra)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train one run for each list of overrides."""
-        from gantrain.launch import parallel
-
-        return parallel.launch(
-            job_overrides,
-            initial_job_idx,
-            context=self.context,
-            config=self.config,
-            task_function=self.task_function,
-            jobs=self.jobs,
-            devices=self.devices,
-        )
+        return self.train(job_overrides, initial_job_idx)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from accelerator import WAIT, stand_in
 from faults.processes import run
+from support.runs import assert_equal_runs
 from support.tolerance import assert_close_to_largest
-from test_resume import assert_equal_runs
 
 SMALL = ["train.images=600", "train.batch_size=50", "train.report_every_images=200", "train.held_out_images=100"]
 

@@ -64,10 +64,9 @@ def test_the_shape_and_the_latents_can_be_chosen(gantrain):
 @pytest.mark.parametrize(
     "typed",
     [
-        *(["dcgan_64"], ["dcgan64", "shape=[3,32,32]"], ["dcgan64", "shape=[0,64,64]"], ["dcgan64", "shape=[]"]),
-        *(["dcgan64", "shape=64"], ["dcgan64", "latent=0"], ["dcgan64", "sahpe=[1,64,64]"], ["dcgan64", "dcgan48"]),
-        *(["dcgan64", "shape=[64]"], ["dcgan64", "shape=[1,2,3,4]"], ["affine", "shape=[2]", "latent=3"]),
-        *([], ["latent=3"], [""], ["null"], ["mlp,conv8"], ["glob(*)"], ["dcgan64", "--depth=2"]),
+        *(["dcgan_64"], ["dcgan64", "shape=[3,32,32]"], ["dcgan64", "shape=[0,64,64]"], ["dcgan64", "shape=64"]),
+        *(["dcgan64", "latent=0"], ["dcgan64", "sahpe=[1,64,64]"], ["dcgan64", "dcgan48"], ["dcgan64", "shape=[]"]),
+        *(["affine", "shape=[2]", "latent=3"], [], ["latent=3"], [""], ["null"], ["mlp,conv8"], ["dcgan64", "--x=2"]),
     ],
     ids=" ".join,
 )
@@ -83,8 +82,7 @@ def test_bad_arguments_of_architecture_are_refused(gantrain, typed):
     "typed",
     [
         ["mine", *ITS_SHAPE, "--config-dir", "own"],
-        ["--config-dir=own", "mine", *ITS_SHAPE],
-        ["mine", "-cd", "own", *ITS_SHAPE],
+        ["-cd", "own", "mine", *ITS_SHAPE],
         ["wider", *ITS_SHAPE, "--config-dir", "own"],
         ["my table", *ITS_SHAPE, "--config-dir", "own"],
     ],
@@ -150,11 +148,10 @@ def on_terminal(width: int, *arguments: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("width", [200, 80, 40])
-def test_a_terminal_of_any_width_and_a_pipe_show_every_cell(gantrain, width):
-    piped, shown = gantrain("architecture", "appendix").out, on_terminal(width, "architecture", "appendix")
-    assert max(map(len, shown.splitlines())) <= width
+def test_a_narrow_terminal_and_a_pipe_show_every_cell(gantrain):
+    piped, shown = gantrain("architecture", "appendix").out, on_terminal(40, "architecture", "appendix")
+    assert max(map(len, shown.splitlines())) <= 40
     words = {word for word in piped.split() if "─" not in word}
     assert {"multiply-adds", "conv_transpose", "48,513,024", "128×10×10"} <= words
     assert words <= {*shown.split()}
-    assert shown.count("generator,") == {200: 1, 80: 2, 40: 6}[width]
+    assert (piped.count("generator,"), shown.count("generator,")) == (1, 6)

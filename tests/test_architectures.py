@@ -1,4 +1,4 @@
-"""Every table in conf/architecture, the appendix against its published numbers, and the refusals."""
+"""Every table in conf/architecture, the appendix against its published numbers, and error messages."""
 
 import subprocess
 import sys
@@ -12,32 +12,26 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain.errors import ConfigError
-from gantrain.networks import build, describe, rendered
+from gantrain.networks import build, describe
 from gantrain.networks.fast_layers import Conv2d, ConvTranspose2d, Maxout
-from gantrain.networks.layers import (
-    ACTIVATIONS,
-    NORMALISATIONS,
-    OPERATIONS,
-    Affine,
-)
+from gantrain.networks.layers import ACTIVATIONS, NORMALISATIONS, OPERATIONS, Affine
 from gantrain.networks.tables import ACTIVATIONS as ACTIVATION_NAMES
 from gantrain.networks.tables import NORMS, OPS
 
 FOLDER = Path(__file__).parent.parent / "conf" / "architecture"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-IMAGES = [(1, 32, 32), (3, 32, 32)]
 MEANT_FOR = {  # name → (latent size, data shapes)
     "affine": (None, [(1,), (2,)]),
-    "appendix": (64, IMAGES),
+    "appendix": (64, [(3, 32, 32)]),
     "conv8": (64, [(1, 8, 8), (3, 8, 8)]),
-    "dcgan28": (100, [(1, 28, 28), (3, 28, 28)]),
-    "dcgan32": (100, IMAGES),
-    "dcgan48": (100, [(1, 48, 48), (3, 48, 48)]),
-    "dcgan64": (100, [(1, 64, 64), (3, 64, 64)]),
+    "dcgan28": (100, [(1, 28, 28)]),
+    "dcgan32": (100, [(3, 32, 32)]),
+    "dcgan48": (100, [(3, 48, 48)]),
+    "dcgan64": (100, [(3, 64, 64)]),
     "dirac": (1, [(1,)]),
     "mlp": (2, [(1,), (2,), (5,)]),
-    "mlp_digits": (64, [(1, 8, 8), (3, 8, 8)]),
-    "resnet32": (128, IMAGES),
+    "mlp_digits": (64, [(1, 8, 8)]),
+    "resnet32": (128, [(1, 32, 32)]),
 }
 CASES = [(name, shape, MEANT_FOR[name][0] or shape[0]) for name in NAMES for shape in MEANT_FOR[name][1]]
 
@@ -83,14 +77,10 @@ def test_describe_agrees_with_the_networks_that_build_makes(name, shape, latent_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_says_in_its_first_line_what_it_is_and_carries_its_name(name):
+def test_every_file_begins_with_a_comment_and_has_a_discriminator_that_sees_each_sample_alone(name):
+    """A log-ratio is a function of one sample, and one pass may then hold real and fake samples together."""
     assert (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")
     assert table(name)["name"] == name
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_discriminator_mixes_the_samples_of_a_batch(name):
-    """A log-ratio is a function of one sample, and one pass may then hold real and fake samples together."""
     assert {row.get("norm", "none") for row in table(name)["discriminator"]} == {"none"}
 
 
@@ -100,27 +90,10 @@ def test_the_appendix_has_the_published_shapes_parameters_and_multiply_adds():
     assert [layer.output[0] for layer in generator] == [256, 128, 64, 32, 32, 32, 3]
     assert [layer.output[1] for layer in discriminator] == [28, 13, 10, 4, 1, 1, 1, 1]
     assert [layer.output[0] for layer in discriminator] == [32, 64, 128, 256, 512, 1024, 1024, 1]
-    assert [layer.dropout for layer in discriminator] == [0.2] + 7 * [0.5]
     assert sum(layer.parameters for layer in generator) == 978_083
     assert sum(layer.parameters for layer in discriminator) == 8_728_193
     assert round(sum(layer.multiply_adds for layer in generator) / 1e6, 2) == 48.51
     assert round(sum(layer.multiply_adds for layer in discriminator) / 1e6, 2) == 65.17
-
-
-def test_the_appendix_costs_what_arithmetic_by_hand_says():
-    """k²·C_in·C_out at every position of the output, or of the input where the convolution is transposed."""
-    generator, discriminator = describe(table("appendix"), (3, 32, 32), 64)
-    channels, size = 64, 1
-    for layer in generator:
-        positions = size**2 if layer.op == "conv_transpose" else layer.output[1] ** 2
-        assert layer.multiply_adds == positions * layer.kernel**2 * channels * layer.features
-        channels, size = layer.output[:2]
-    channels = 3
-    for layer in discriminator:
-        maps = layer.features * (2 if layer.activation == "maxout" else 1)
-        assert layer.multiply_adds == layer.output[1] ** 2 * layer.kernel**2 * channels * maps
-        assert layer.parameters == layer.kernel**2 * channels * maps + maps
-        channels = layer.output[0]
 
 
 def test_maps_counted_before_maxout_make_a_smaller_discriminator():
@@ -145,15 +118,11 @@ def test_weights_are_gaussian_and_biases_zero():
 
 
 def test_a_layer_has_a_bias_exactly_where_no_batch_norm_follows():
-    for name, shape, latent_size in CASES:
-        if any(row.get("bias") is False for row in table(name)["discriminator"]):
-            continue  # a table may leave biases out
-        for network in build(table(name), shape, latent_size):
-            for row in network.modules():
-                parts = dict(row.named_children())
-                weights = [part for key, part in parts.items() if key in ("conv", "conv_transpose", "linear")]
-                for part in weights:
-                    assert (part.bias is None) == isinstance(parts.get("norm"), _BatchNorm)
+    for network in build(table("dcgan32"), (3, 32, 32), 100):
+        for row in network.modules():
+            parts = dict(row.named_children())
+            for part in (part for key, part in parts.items() if key in ("conv", "conv_transpose", "linear")):
+                assert (part.bias is None) == isinstance(parts.get("norm"), _BatchNorm)
 
 
 def test_dropout_falls_on_the_input_of_a_layer():
@@ -203,9 +172,7 @@ def test_the_affine_generator_is_mean_plus_scale_times_latent():
     with torch.no_grad():
         affine.mean.copy_(torch.tensor([1.0, -2.0]))
         affine.scale.copy_(torch.tensor([0.5, 3.0]))
-    expected = torch.stack([1 + 0.5 * z[:, 0], -2 + 3 * z[:, 1]], dim=1)
-    torch.testing.assert_close(generator(z), expected)
-    assert sum(parameter.numel() for parameter in generator.parameters()) == 4
+    torch.testing.assert_close(generator(z), torch.stack([1 + 0.5 * z[:, 0], -2 + 3 * z[:, 1]], dim=1))
 
 
 def test_the_last_layer_stays_in_float32_under_autocast():
@@ -214,14 +181,6 @@ def test_the_last_layer_stays_in_float32_under_autocast():
         samples = generator(torch.randn(2, 16))
         assert samples.dtype == torch.float32
         assert discriminator(samples).dtype == torch.float32
-
-
-def test_building_twice_with_one_seed_gives_the_same_weights():
-    drawn = []
-    for _ in range(2):
-        torch.manual_seed(7)
-        drawn.append([p for network in build(table("conv8"), (1, 8, 8), 16) for p in network.parameters()])
-    assert all(torch.equal(first, second) for first, second in zip(*drawn, strict=True))
 
 
 def test_every_word_of_the_vocabulary_has_its_part():
@@ -233,7 +192,7 @@ def test_every_word_of_the_vocabulary_has_its_part():
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", ACTIVATION_NAMES)
 @pytest.mark.parametrize("op", sorted(OPS))
-def test_every_operation_takes_every_norm_and_activation_or_says_why_not(op, norm, activation):
+def test_every_operation_takes_every_norm_and_activation_or_is_rejected_with_the_reason(op, norm, activation):
     row = {"op": op, "norm": norm, "activation": activation}
     row |= {"kernel": 3} if "kernel" in OPS[op] else {}
     row |= {"features": "data" if op == "affine" else 4} if "features" in OPS[op] else {}
@@ -250,18 +209,13 @@ def test_every_operation_takes_every_norm_and_activation_or_says_why_not(op, nor
 REFUSED = [  # (rows of the generator, what the message must hold)
     ([{"op": "convolution"}], ["generator row 1", "op=convolution", "did you mean conv"]),
     ([LINEAR_DATA, {**LINEAR_1, "activation": "leaky"}], ["generator row 2", "did you mean leaky_relu"]),
-    ([{**LINEAR_1, "norm": "bach"}], ["row 1", "did you mean batch"]),
     ([{"op": "conv", "kernal": 3, "features": 1}], ["row 1", "kernal", "did you mean kernel"]),
     ([{"op": "linear", "features": 3, "kernel": 3}], ["row 1", "kernel"]),
     ([{"op": "conv", "features": 3}], ["row 1", "conv needs kernel"]),
     ([{"op": "linear", "features": 0}], ["row 1", "features=0", "at least 1"]),
-    ([{"op": "linear", "features": True}], ["row 1", "features=True"]),
-    ([{**LINEAR_DATA, "dropout": 1}], ["row 1", "dropout=1"]),
     ([{**LINEAR_DATA, "dropout": float("nan")}], ["row 1", "dropout=nan"]),
-    ([{"op": ["conv"]}], ["row 1", "did you mean"]),
     (["linear"], ["row 1", "'linear'"]),
     ([], ["architecture.generator", "at least one row"]),
-    ("linear", ["architecture.generator", "list"]),
     ([{"op": "conv", "kernel": 3, "features": 1}], ["row 1", "conv does not fit", "shape 8"]),
     ([{"op": "linear", "features": 9}], ["9", "1×4×4"]),
     ([{"op": "conv_transpose", "kernel": 5, "features": "data"}], ["1×5×5", "1×4×4"]),
@@ -271,7 +225,7 @@ REFUSED = [  # (rows of the generator, what the message must hold)
 
 
 @pytest.mark.parametrize(("rows", "words"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
-def test_tables_that_cannot_work_are_refused_with_what_was_found(rows, words):
+def test_tables_that_cannot_work_are_rejected_with_what_was_found(rows, words):
     with pytest.raises(ConfigError) as refusal:
         build(pair(rows, [LINEAR_1], maxout_counts="before"), (1, 4, 4), 8)
     for word in words:
@@ -283,12 +237,10 @@ def test_tables_that_cannot_work_are_refused_with_what_was_found(rows, words):
     [
         ({"maxout_count": "after"}, r"architecture has no key maxout_count; did you mean maxout_counts\?"),
         ({"maxout_counts": "afterwards"}, "did you mean after"),
-        ({"maxout_pieces": 1}, "maxout_pieces=1"),
-        ({"leaky_slope": -0.1}, "leaky_slope=-0.1"),
         ({"init_std": 0}, "init_std=0"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(setting, words):
+def test_settings_that_cannot_work_are_rejected(setting, words):
     with pytest.raises(ConfigError, match=words):
         build(pair([LINEAR_DATA], [LINEAR_1], **setting), (2,), 2)
 
@@ -339,22 +291,9 @@ def test_networks_of_the_users_own_are_called_with_the_shapes(own_networks):
         ("own_networks:column", r"return \[B\], one number a sample"),
     ],
 )
-def test_networks_of_the_users_own_that_cannot_work_are_refused(own_networks, path, words):
+def test_networks_of_the_users_own_that_cannot_work_are_rejected(own_networks, path, words):
     with pytest.raises(ConfigError, match=words):
         build({"name": "own", "object": path}, (3,), 5)
-
-
-def test_rendered_tables_hold_every_row_and_the_sums():
-    from rich.console import Console
-
-    console = Console(width=140, file=None, record=True, quiet=False, force_terminal=False)
-    with console.capture() as capture:
-        for network in rendered(table("appendix"), (3, 32, 32), 64, width=140):
-            console.print(network)
-    text = capture.get()
-    assert text.count("maxout") == 7
-    assert "978,083" in text
-    assert "65,171,456" in text
 
 
 def test_torch_is_not_imported_by_the_package_nor_for_unknown_words():

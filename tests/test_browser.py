@@ -11,11 +11,11 @@ from threading import Timer
 from typing import Any
 
 import pytest
+from support.run_folders import make_run
 from support.waiting import PATIENCE_SECONDS
-from test_compare import make_run
 
 from gantrain.comparison.comparison import compare
-from gantrain.comparison.plots import build_plots
+from gantrain.comparison.plots import encode_plots
 from gantrain.comparison.report import render_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -132,15 +132,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(root / "failed", {"gen_div": {"name": "x" * 70}}, status="failed", reason=reason)
     found = compare([root])
     page = root / "report.html"
-    page.write_text(render_page(found, build_plots(found)))
+    page.write_text(render_page(found, encode_plots(found)))
     return page
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_report_fetches_nothing_and_has_no_errors(report: Path, browser: Browser, theme: str) -> None:
-    browser.open(report, theme=theme)
+def test_the_report_fetches_nothing_and_has_no_errors(report: Path, browser: Browser) -> None:
+    browser.open(report)
     assert browser.evaluated("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert browser.evaluated("document.images.length + document.querySelectorAll('figure svg').length") > 10
+    assert browser.evaluated("document.images.length") > 5
     assert browser.fetched() == []
     assert browser.complaints() == []
 
@@ -177,21 +176,6 @@ def test_names_stay_in_sight_where_a_table_scrolls(report: Path, browser: Browse
         assert (row["inside"], row["onTop"], row["whole"]) == (True, True, True)
         assert row["share"] < 0.5, "numbers have more room than the name"
         assert row["ground"] == row["page"], "nothing shows through"
-
-
-def test_themes_differ(report: Path, browser: Browser) -> None:
-    colours = []
-    for theme in ("light", "dark"):
-        browser.open(report, theme=theme)
-        colours.append(browser.evaluated("getComputedStyle(document.body).backgroundColor"))
-    assert colours == ["rgb(255, 255, 255)", "rgb(13, 17, 23)"]
-
-
-def test_a_failure_has_the_whole_width_of_a_phone(report: Path, browser: Browser) -> None:
-    browser.open(report, PHONE)
-    reason = 'document.querySelector(".failures p")'
-    assert "a/very/long/path" in browser.evaluated(f"{reason}.textContent")
-    assert browser.evaluated(f"{reason}.getBoundingClientRect().width") > 0.85 * PHONE
 
 
 def test_what_a_page_must_not_do_would_be_seen(browser: Browser, tmp_path: Path) -> None:

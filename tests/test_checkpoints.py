@@ -3,12 +3,11 @@
 import errno
 import hashlib
 import os
-import pickle
 
 import pytest
 import torch
 
-from gantrain.errors import CheckpointError, DivergedError, StorageError
+from gantrain.errors import CheckpointError, StorageError
 from gantrain.runs import bundles, checkpoints
 
 
@@ -50,26 +49,17 @@ def test_the_best_outlives_what_is_pruned_until_there_is_a_better_one(tmp_path):
     assert checkpoints.load(tmp_path / "best.pt")["images"] == 5000
 
 
-def test_the_best_outlives_pruning_where_there_are_no_hard_links(tmp_path, monkeypatch):
+def test_where_there_are_no_hard_links_the_best_and_the_last_are_copies(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
     for images in (1000, 2000, 3000, 4000):
         checkpoints.save(tmp_path, bundle(images), keep=2, best=images == 1000)
-    assert checkpoints.load(tmp_path / "best.pt")["images"] == 1000
-    assert not os.path.samefile(tmp_path / "best.pt", tmp_path / checkpoints.file_name(1000))
-
-
-def test_every_flipped_bit_is_found(tmp_path):
-    path = checkpoints.save(tmp_path, bundle(1000), keep=2)
-    whole = path.read_bytes()
-    for position in range(0, len(whole), max(1, len(whole) // 100)):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << position % 8
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="checksum"):
-            checkpoints.load(path)
+    for name, images in (("best.pt", 1000), ("last.pt", 4000)):
+        assert checkpoints.load(tmp_path / name)["images"] == images
+        assert not os.path.samefile(tmp_path / name, tmp_path / checkpoints.file_name(images))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_newest_whole_one_is_used_and_the_damaged_named(tmp_path):
@@ -83,15 +73,6 @@ def test_the_newest_whole_one_is_used_and_the_damaged_named(tmp_path):
     assert len(problems) == 1
     assert torn.name in problems[0]
     assert torn.exists()
-
-
-def test_nothing_usable_is_an_error_not_a_fresh_start(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        checkpoints.load_newest(tmp_path)
-    checkpoints.save(tmp_path, bundle(1000), keep=2)
-    (tmp_path / f"{checkpoints.file_name(1000)}.sha256").unlink()
-    with pytest.raises(CheckpointError, match=rf"put a copy of one there[^$]*{checkpoints.file_name(1000)}"):
-        checkpoints.load_newest(tmp_path)
 
 
 def test_pruning_counts_only_whole_files_up_to_the_new_one(tmp_path):
@@ -130,38 +111,10 @@ def test_foreign_files_are_ignored_and_kept_and_what_a_kill_left_goes(tmp_path):
     assert not any((tmp_path / name).exists() for name in left)
 
 
-class Bomb:
-    """Unpickled, it would leave a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("write", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb))])
-def test_a_checkpoint_executes_nothing(tmp_path, write):
-    path = tmp_path / checkpoints.file_name(1)
-    write(Bomb(tmp_path / "executed"), path)
-    (tmp_path / f"{path.name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
-    with pytest.raises(CheckpointError, match="safely"):
-        checkpoints.load(path)
-    assert not (tmp_path / "executed").exists()
-
-
 def test_another_format_is_refused(tmp_path):
     path = checkpoints.save(tmp_path, bundle(1) | {"format": 99}, keep=2)
     with pytest.raises(CheckpointError, match="format 99"):
         checkpoints.load(path)
-
-
-def test_non_finite_tensors_are_not_saved(tmp_path):
-    broken = bundle(1)
-    broken["state"]["weights"][3] = torch.nan
-    with pytest.raises(DivergedError, match=r"state\.weights"):
-        checkpoints.save(tmp_path, broken, keep=2)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -225,12 +178,3 @@ def test_what_is_no_file_is_passed_over(tmp_path):
     path, _, problems = checkpoints.load_newest(tmp_path)
     assert path.name == checkpoints.file_name(1000)
     assert len(problems) == 2
-
-
-def test_without_hard_links_last_is_a_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
-    for images in (1000, 2000):
-        checkpoints.save(tmp_path, bundle(images), keep=2)
-    assert checkpoints.load(tmp_path / "last.pt")["images"] == 2000
-    assert not (tmp_path / "last.pt").samefile(tmp_path / checkpoints.file_name(2000))
-    assert not list(tmp_path.glob(".*"))

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -95,47 +94,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # Help
 
 
-def imported(*arguments: str) -> tuple[str, set[str]]:
-    """What a command prints, and the packages that it imports."""
-    code = f"import sys; from gantrain.cli import main; main({list(arguments)}); print(*sys.modules)"
+def test_the_bare_program_names_its_commands_at_once() -> None:
+    code = "import sys; from gantrain.cli import main; main([]); print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    text, _, modules = shown.rstrip("\n").rpartition("\n")
-    return text, {name.partition(".")[0] for name in modules.split()}
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_the_bare_program_names_its_commands_at_once(gantrain: Gantrain, arguments: list[str]) -> None:
-    answer = gantrain(*arguments)
-    assert (answer.code, answer.err) == (0, "")
     for name, line in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(line)}$", answer.out, re.MULTILINE)
-
-
-def test_help_waits_for_nothing() -> None:
-    text, packages = imported()
-    assert "gantrain COMMAND" in text
+        assert re.search(rf"^  {name} +{re.escape(line)}$", shown, re.MULTILINE)
+    packages = {name.partition(".")[0] for name in shown.split()}
     assert not packages & {"torch", "numpy", "hydra", "omegaconf", "rich", "yaml"}
-    text, packages = imported("train", "--help")
-    assert "gen_div" in text
-    assert not packages & {"torch", "numpy", "matplotlib", "tensorboard"}
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        ["gen_div=kll"],
-        ["optimizer.lr=-1"],
-        ["optimizer.lrr=1"],
-        ["device=gpu"],
-        ["dataset=ring", "train.epochs=2"],
-        ["dataset=mixture1d", "dataset.weights=[1]"],
-        ["architecture.leaky_slope=2"],
-    ],
-    ids=lambda wrong: wrong[-1],
-)
-def test_configuration_errors_wait_for_nothing(wrong: list[str]) -> None:
-    _, packages = imported("train", *wrong)
-    assert not packages & {"torch", "numpy", "matplotlib", "tensorboard"}
+def test_configuration_errors_wait_for_nothing() -> None:
+    """One after the other in one process, none of them imports a slow package."""
+    wrong = [
+        *(["gen_div=kll"], ["optimizer.lr=-1"], ["optimizer.lrr=1"], ["device=gpu"], ["architecture.leaky_slope=2"]),
+        *(["dataset=ring", "train.epochs=2"], ["dataset=mixture1d", "dataset.weights=[1]"]),
+    ]
+    code = f"""
+import sys
+from gantrain.cli import main
+assert [main(["train", *each]) for each in {wrong}] == [2] * {len(wrong)}
+print(*({{"torch", "numpy", "matplotlib", "tensorboard"}} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -158,31 +139,14 @@ def test_networks_that_cannot_fit_are_refused_before_data_are_looked_for(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples(gantrain: Gantrain, command: str) -> None:
-    for arguments in (["--help"], ["-h"], ["seed=1", "--help"]):
-        answer = gantrain(command, *arguments)
-        assert (answer.code, answer.err) == (0, "")
-        assert f"\n  gantrain {command}" in answer.out
-        assert re.search(rf"\nExamples\n  gantrain {command}", answer.out)
+    answer = gantrain(command, "seed=1", "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert f"\n  gantrain {command}" in answer.out
+    assert re.search(rf"\nExamples\n  gantrain {command}", answer.out)
 
 
 def test_the_version(gantrain: Gantrain) -> None:
     assert re.fullmatch(r"gantrain \d+\.\d+\.\d+\n", gantrain("--version").out)
-
-
-def test_an_unknown_command_is_refused_with_the_nearest(gantrain: Gantrain) -> None:
-    answer = gantrain("tran", "dataset=ring")
-    assert (answer.code, answer.out) == (2, "")
-    assert "did you mean train?" in answer.err
-
-
-@pytest.mark.parametrize("command", ["resume", "sample", "architecture"])
-@pytest.mark.parametrize("arguments", [[], ["seed=1"]])
-def test_a_command_without_its_first_argument_says_what_it_needs(
-    gantrain: Gantrain, command: str, arguments: list[str]
-) -> None:
-    answer = gantrain(command, *arguments)
-    assert (answer.code, answer.out) == (2, "")
-    assert f"gantrain: {command} needs a " in answer.err
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
@@ -199,23 +163,29 @@ def test_flags_stand_before_and_after_overrides(gantrain: Gantrain) -> None:
     shown = gantrain("train", "dataset=ring", "seed=3", "--cfg", "job")
     assert (shown.code, shown.err) == (0, "")
     assert yaml.safe_load(shown.out)["dataset"]["name"] == "ring"
-    for arguments in (
-        ["--cfg", "job", "dataset=ring", "seed=3"],
-        ["dataset=ring", "-c", "job", "seed=3"],
-        ["--cfg=job", "seed=3", "dataset=ring"],
-    ):
+    for arguments in (["--cfg", "job", "dataset=ring", "seed=3"], ["dataset=ring", "-c", "job", "seed=3"]):
         assert gantrain("train", *arguments) == shown
+
+
+def test_parts_of_the_config_and_hydras_own_are_shown(gantrain: Gantrain) -> None:
+    shown = gantrain("train", "seed=3", "--cfg", "job", "-p", "latent")
+    assert shown.out == "# @package latent\nsize: 64\nprior: normal\n"
+    resolved = gantrain("train", "seed=3", "latent.size=${seed}", "--cfg", "job", "--resolve")
+    assert yaml.safe_load(resolved.out)["latent"]["size"] == 3
+    assert "run:\n    dir: ${run_dir}" in gantrain("train", "--cfg", "hydra").out
+    assert "Hydra" in gantrain("train", "--hydra-help").out
+    chosen = process("train", "dataset=ring", "-i", "searchpath")  # Hydra logs it
+    assert (chosen.returncode, "catalogue://" in chosen.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["--multi", "gen_div=kl,js"], ["--cfg", "nothing"], ["--cfg"], ["--nope"], ["-x"]),
+        *(["--multi", "gen_div=kl,js"], ["--cfg", "nothing"], ["--cfg"], ["--nope"], ["--info", "dataset=ring"]),
         *(["--experimental-rerun", "x.pickle"], ["--config-path", "."], ["-cn", "other"], ["--run"]),
-        *(["--config-dir", "missing"], ["gen_div=kl,js"], ["seed=range(0,3)"], ["gen_div=glob(*)"]),
-        *(["--cfg", "job", "train.images=-1"], ["--cfg", "job", "gen_div=kll"], ["--cfg", "job", "gen_div=kl,js"]),
-        *(["dataset.name=mnist"], ["architecture.name=dcgan28"], ["-m", "dataset.name=mnist,ring"]),
-        *(["--cfg", "job", "nope=1"], ["-m", "gen_div=kl,kll"], ["-m", "gen_div=kl,js", "train.images=-1"]),
+        *(["--config-dir", "missing"], ["seed=range(0,3)"], ["gen_div=glob(*)"], ["--cfg", "job", "gen_div=kl,js"]),
+        *(["--cfg", "job", "train.images=-1"], ["-m", "dataset.name=mnist,ring"], ["architecture.name=dcgan28"]),
+        *(["-m", "gen_div=kl,kll"], ["-m", "gen_div=kl,js", "train.images=-1"], ["-m", "seed=range(-2,0)"]),
     ],
     ids=" ".join,
 )
@@ -237,6 +207,8 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
         (["train", "hydra.foo=1"], "there is no key hydra.foo; gantrain train --cfg hydra shows Hydra's own"),
         (["train", "+hydra.foo=1"], "there is no key hydra.foo"),
         (["train", "hydra.job.nme=x"], "there is no key hydra.job.nme; gantrain train --cfg hydra"),
+        (["train", "train.batch_size=1"], "leaves batch norm a single number to average; choose"),
+        (["train", "gen_div=alpha_1e9"], "alpha_1e9 leaves float32's range already beside r = 0; choose"),
         (["train", "--cfg", "job", "-p", "trian"], "--package=trian is not one of the choices; did you mean train?"),
         (["train", "--cfg", "hydra", "-p", "train"], "a part of --cfg job; give it with that"),
         (["train", "-p", "train"], "--package=train shows a part of --cfg job"),
@@ -254,8 +226,15 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
             "neither more nor less is better",
         ),
         (["experiment=paper"], "did you mean gantrain train experiment=paper?"),
-        (["dataset=ring", "train"], "did you mean gantrain train dataset=ring?"),
         (["-m", "gen_div=kl,js"], "did you mean gantrain train -m gen_div=kl,js?"),
+        (["tran", "dataset=ring"], "did you mean train?"),
+        (["resume"], "resume needs a run folder"),
+        (["sample", "seed=1"], "sample needs a run folder"),
+        (["architecture", "latent=3"], "architecture needs a name"),
+        (["sample", "run", "count=abc"], "count=abc must be a whole number"),
+        (["fit", "stds=abc"], "stds=abc must be a list"),
+        (["evaluate", "dataset=digits", "train_classifier.epochs=abc"], "epochs=abc must be a whole number"),
+        (["evaluate", "run", "reference=maybe"], "reference=maybe must be true or false"),
     ],
 )
 def test_the_way_out_is_said(gantrain: Gantrain, tmp_path: Path, arguments: list[str], rule: str) -> None:
@@ -263,70 +242,6 @@ def test_the_way_out_is_said(gantrain: Gantrain, tmp_path: Path, arguments: list
     assert (answer.code, answer.out) == (2, "")
     assert rule in answer.err
     assert len(answer.err.splitlines()) <= 2
-    assert not any(tmp_path.iterdir())
-
-
-def test_an_override_after_info_is_none_of_its_choices() -> None:
-    """In processes of their own, where Hydra's logging is set up."""
-    alone, chosen = process("train", "--info", "dataset=ring"), process("train", "-i", "searchpath", "dataset=ring")
-    assert (alone.returncode, chosen.returncode) == (0, 0)
-    assert "catalogue://" in chosen.stdout
-    assert len(chosen.stdout) < len(alone.stdout)
-
-
-@pytest.mark.parametrize("defaults", ["nope", "{a: b}", "[3]", "[null]", "[{a: b, c: d}]"])
-def test_a_list_of_defaults_that_is_none_is_refused(gantrain: Gantrain, tmp_path: Path, defaults: str) -> None:
-    (tmp_path / "own" / "experiment").mkdir(parents=True)
-    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(f"# @package _global_\ndefaults: {defaults}\n")
-    answer = gantrain("train", "--config-dir", "own", "experiment=mine")
-    assert (answer.code, answer.out) == (2, "")
-    assert len(answer.err.splitlines()) <= 4
-    assert "internal error" not in answer.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "rule"),
-    [
-        (["sample", "run", "count=abc"], "count=abc must be a whole number"),
-        (["fit", "stds=abc"], "stds=abc must be a list"),
-        (["evaluate", "dataset=digits", "train_classifier.epochs=abc"], "epochs=abc must be a whole number"),
-        (["evaluate", "run", "reference=maybe"], "reference=maybe must be true or false"),
-    ],
-)
-def test_every_commands_keys_have_types(gantrain: Gantrain, arguments: list[str], rule: str) -> None:
-    answer = gantrain(*arguments)
-    assert (answer.code, answer.out) == (2, "")
-    assert rule in answer.err
-
-
-def test_another_loss_of_the_usual_ones_name_says_so(gantrain: Gantrain) -> None:
-    for objective, name, another in (
-        ("matched", "non_saturating", True),
-        ("matched", "softened_reverse_kl", False),
-        ("ratio", "softened_reverse_kl", True),
-        ("ratio", "non_saturating", False),
-        ("matched", "kl", False),
-    ):
-        answer = gantrain(
-            "train", *TINY, f"gen_objective={objective}", f"gen_div={name}", f"run_dir={objective}-{name}"
-        )
-        assert answer.code == 0, answer.err
-        assert ("not the usual non-saturating loss" in answer.out) == another
-
-
-@pytest.mark.parametrize(
-    "typed",
-    [
-        *("optimizer.lrr=1", "optimizer.name=adam", "optimizer.lr=abc", "optimizer.discriminator.lrr=1"),
-        *("architecture.leaky_slope=x", "architecture.slope=0.1", "architecture.generator=[]"),
-        *("device=nowhere", "device=cpu:7x", "regularizer.wieght=1", "gen_div=total_variation", "dataset.weights=[1]"),
-    ],
-)
-def test_a_bad_part_is_refused_before_data_is_read(gantrain: Gantrain, tmp_path: Path, typed: str) -> None:
-    """The data are not there either, which would be exit code 3."""
-    answer = gantrain("train", "dataset=folder", "dataset.path=missing", typed)
-    assert (answer.code, answer.out) == (2, "")
-    assert typed.partition("=")[0].rpartition(".")[2] in answer.err
     assert not any(tmp_path.iterdir())
 
 
@@ -346,8 +261,9 @@ def test_completion_offers_commands_then_the_keys_and_choices_of_train(
     assert completed("gantrain train gen_div=") == [f"gen_div={name}" for name in sorted(CATALOGUE)]
     assert completed("gantrain train dataset=ring optimizer=") == [f"optimizer={o}" for o in options("optimizer")]
     assert "train.images=" in " ".join(completed("gantrain train train.im"))
-    assert completed("gantrain train --c") == []
-    assert completed("gantrain train --nope dataset=ri") == []
+    assert completed("gantrain train --c") == ["--cfg", "--config-dir"]
+    assert completed("gantrain train -m --cfg job --config-dir here dataset=ri") == ["dataset=ring"]
+    assert completed("gantrain train --cfg dataset=ri") == []
     assert "seed=" in completed("gantrain train ")
     assert completed("gantrain sample ") == []
     assert completed("gantrain nothing gen") == []
@@ -433,16 +349,20 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
     assert board.PluginTagToContent("hparams")
 
 
+CHOICES = {
+    "regularizer": options("regularizer"),
+    "head": [*HEADS],
+    "gen_objective": [*GENERATOR_OBJECTIVES],
+    "optimizer": options("optimizer"),
+}
 GAMES = {
-    **{f"regularizer={name}": [f"regularizer={name}"] for name in options("regularizer")},
-    **{f"head={name}": [f"head={name}"] for name in HEADS},
-    **{f"gen_objective={name}": [f"gen_objective={name}"] for name in GENERATOR_OBJECTIVES},
-    **{f"optimizer={name}": [f"optimizer={name}"] for name in options("optimizer")},
-    "two discriminator steps": ["train.discriminator_steps=2"],
-    "no average": ["ema=0"],
+    **{  # every choice is in at least one game
+        str(number): [f"{key}={names[number % len(names)]}" for key, names in CHOICES.items()]
+        for number in range(max(map(len, CHOICES.values())))
+    },
+    "two discriminator steps": ["train.discriminator_steps=2", "ema=0", "latent.prior=uniform", "latent.size=3"],
     "nothing held out": ["dataset.held_out=0"],
     "total variation": ["disc_div=total_variation", "gen_div=total_variation"],
-    "uniform latents": ["latent.prior=uniform", "latent.size=3"],
     "paper": ["experiment=paper", "dataset=digits", "architecture=conv8", "gen_div=alpha_-1", "disc_div=dual_kl"],
 }
 
@@ -452,33 +372,20 @@ def test_every_kind_of_game_is_played_to_its_end(gantrain: Gantrain, tmp_path: P
     answer = gantrain("train", *TINY, *GAMES[name], f"run_dir={tmp_path / 'run'}")
     assert (answer.code, answer.err) == (0, "")
     end, last = summary(tmp_path / "run"), reports(tmp_path / "run")[-1]
-    assert (end["status"], end["images"]) == ("finished", 120 if name == "two discriminator steps" else 100)
+    has_two_steps = name == "two discriminator steps"
+    assert (end["status"], end["images"]) == ("finished", 120 if has_two_steps else 100)
     losses = {key: value for key, value in last.items() if key.startswith(("loss/", "bound/", "training_bound/"))}
     assert all(value is not None and abs(value) < 1e6 for value in losses.values())
-    assert ("loss/penalty" in last) == (name in ("regularizer=r1", "regularizer=gradient_penalty"))
-    assert ("ratio/invalid_share" in last) == (name == "head=ratio")
+    assert ("ratio/invalid_share" in last) == ("head=ratio" in GAMES[name])
     assert ("training_bound/gan" in last) == (name == "nothing held out")
     assert ("ratio/real_mean" in last) == (name != "total variation")
-    assert end["samples_from"] == ("generator" if name == "no average" else "averaged generator")
+    assert end["samples_from"] == ("generator" if has_two_steps else "averaged generator")
 
 
-def test_a_density_is_drawn_once_in_its_own_picture(
-    gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: dict[str, dict[str, Any]] = {}
-    monkeypatch.setattr(
-        "gantrain.reporting.pictures.save_scatter", lambda points, path, **how: drawn.update({path.name: how})
-    )
-    assert gantrain("train", "run_dir=run", "dataset=ring", "train.images=200", "train.batch_size=100").code == 0
-    own, samples = drawn["real.png"], drawn["images_000000000200.png"]
-    assert (own["real"], own["name"]) == (None, "real")
-    assert (samples["real"].shape, samples["name"]) == ((2000, 2), "samples")
-
-
-@pytest.mark.parametrize("name", ["ring", "grid25", "mixture1d"])
+@pytest.mark.parametrize("name", ["ring", "mixture1d"])
 def test_densities_are_trained_on_and_sampled_from(gantrain: Gantrain, tmp_path: Path, name: str) -> None:
-    assert gantrain("train", *TINY, f"dataset={name}", f"run_dir={tmp_path / 'run'}").code == 0
-    Image.open(tmp_path / "run/samples/images_000000000100.png").verify()
+    assert gantrain("train", *SHORT, "train.images=20", f"dataset={name}", f"run_dir={tmp_path / 'run'}").code == 0
+    Image.open(tmp_path / "run/samples/images_000000000020.png").verify()
     answer = gantrain("sample", tmp_path / "run", "count=7", "seed=5", f"out={tmp_path / 'out'}")
     assert (answer.code, answer.err) == (0, "")
     assert files(tmp_path / "out") == {"samples.npy", "scatter.png"}
@@ -513,21 +420,11 @@ def test_a_folder_of_ones_own_with_yaml_of_ones_own(gantrain: Gantrain, tmp_path
     assert summary(run)["images"] == 120
 
 
-def test_relative_yaml_folders_stand_where_the_user_stands(gantrain: Gantrain, tmp_path: Path) -> None:
-    write(tmp_path / "own/experiment/mine.yaml", "# @package _global_\nseed: 9\n")
-    shown = gantrain("train", "--config-dir", "own", "experiment=mine", "--cfg", "job")
-    assert yaml.safe_load(shown.out)["seed"] == 9
-    assert gantrain("train", "-cd", "own", "experiment=mine", *TINY, "run_dir=run").code == 0
-    assert summary(tmp_path / "run")["seed"] == 9
-
-
-@pytest.mark.parametrize("name", ["o'brien's own", "back\\slash", "a,b=[x]{y}(ü)"])
-def test_a_run_goes_where_the_user_wants_it(gantrain: Gantrain, tmp_path: Path, name: str) -> None:
-    quoted = name.replace("'", "\\'")
-    answer = gantrain("train", *TINY, "train.images=20", f"run_dir='{quoted}'")
+def test_a_run_goes_where_the_user_wants_it(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("train", *SHORT, "train.images=20", r"run_dir='o\'brien\\\'s a,b=[x]{y}(ü)'")
     assert (answer.code, answer.err) == (0, "")
-    assert os.listdir(tmp_path) == [name]
-    assert summary(tmp_path / name)["status"] == "finished"
+    assert os.listdir(tmp_path) == [r"o'brien\'s a,b=[x]{y}(ü)"]
+    assert summary(tmp_path / os.listdir(tmp_path)[0])["status"] == "finished"
 
 
 def test_runs_of_the_same_second_never_share_a_folder(gantrain: Gantrain, tmp_path: Path) -> None:
@@ -555,9 +452,8 @@ def test_an_existing_run_is_never_overwritten(gantrain: Gantrain, finished: Path
     assert {name: (finished / name).read_bytes() for name in files(finished)} == before
 
 
-@pytest.mark.parametrize("inside", ["checkpoints", "checkpoints/last.pt"])
-def test_a_part_of_a_run_leads_to_the_run(gantrain: Gantrain, finished: Path, inside: str) -> None:
-    answer = gantrain("resume", finished / inside)
+def test_a_part_of_a_run_leads_to_the_run(gantrain: Gantrain, finished: Path) -> None:
+    answer = gantrain("resume", finished / "checkpoints/last.pt")
     assert (answer.code, answer.out) == (4, "")
     assert f"did you mean gantrain resume {finished}?" in answer.err
 
@@ -601,14 +497,10 @@ def test_what_cannot_be_restored_is_refused(gantrain: Gantrain, finished: Path, 
 @pytest.mark.parametrize(
     ("typed", "code", "says"),
     [
-        ("gen_div.name=js", 4, "gen_div.name: kl → js"),
-        ("optimizer.lr=1", 4, "optimizer.lr: 0.0001 → 1"),
-        ("gen_div=js", 4, "gen_div"),
+        ("gen_div=js", 4, "gen_div.name: kl → js"),
         ("train.imges=5", 2, "did you mean train.images"),
-        ("train.images=abc", 2, "train.images"),
         ("train.images=0", 2, "train.images"),
         ("train.images=200,300", 2, "train.images"),
-        ("device=nowhere", 2, "device"),
         ("~train.images", 2, "train.images"),
         ("-m", 2, "-m"),
     ],
@@ -630,41 +522,32 @@ def test_a_refused_resume_leaves_the_run_as_it_was(
 
 
 def test_a_sweep_trains_every_combination(gantrain: Gantrain, tmp_path: Path) -> None:
-    answer = gantrain("train", "gen_div=kl,js", *TINY, "seed=0,1", "-m")
+    short = [*SHORT, "train.images=20"]
+    answer = gantrain("train", "gen_div=kl,js", *short, "seed=range(3,4)", "optimizer.lr=0.5", "-m")
     assert (answer.code, answer.err) == (0, "")
     (root,) = (tmp_path / "sweeps").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", root.name)
     runs = sorted(path for path in root.iterdir() if path.is_dir())
-    games = [("kl", 0), ("kl", 1), ("js", 0), ("js", 1)]
-    assert [run.name for run in runs] == [f"{n}-gen_div-{name}_seed-{seed}" for n, (name, seed) in enumerate(games)]
-    for run, (name, seed) in zip(runs, games, strict=True):
+    assert [run.name for run in runs] == ["0-gen_div-kl_seed-3", "1-gen_div-js_seed-3"]
+    for run, name in zip(runs, ["kl", "js"], strict=True):
         composed = yaml.safe_load((run / ".hydra/config.yaml").read_text())
-        assert (composed["gen_div"]["name"], composed["seed"]) == (name, seed)
+        assert (composed["gen_div"]["name"], composed["seed"], composed["optimizer"]["lr"]) == (name, 3, 0.5)
         assert summary(run)["status"] == "finished"
         assert {"losses.png", "train.log", "checkpoints/last.pt", "samples/real.png"} <= files(run)
         assert len(list(run.glob("events.out.tfevents.*"))) == 1
-    assert "4 of 4 runs finished" in answer.out
+    assert "2 of 2 runs finished" in answer.out
 
 
-@pytest.mark.parametrize(
-    ("typed", "names"),
-    [
-        ("dataset.label='../../a b','[red]ü/'", None),
-        ("optimizer.lr=0.5,0.25", {"0-optimizer.lr-0.5", "1-optimizer.lr-0.25"}),
-        ("optimizer=glob(*)", {f"{n}-optimizer-{name}" for n, name in enumerate(options("optimizer"))}),
-    ],
-    ids=["label", "rate", "group"],
-)
-def test_a_sweeps_folders_are_named_after_what_is_swept(
-    gantrain: Gantrain, tmp_path: Path, typed: str, names: set[str] | None
-) -> None:
-    answer = gantrain("train", "-m", *TINY, "train.images=20", "run_dir=swept", typed)
+def test_a_sweeps_folders_are_named_after_what_is_swept(gantrain: Gantrain, tmp_path: Path) -> None:
+    """Also a glob over the catalogue, and labels that would lead elsewhere."""
+    swept = ["dataset.label='../../a b','[red]ü/'", "gen_div=glob(s*_kl)"]
+    answer = gantrain("train", "-m", *SHORT, "train.images=20", "run_dir=swept", *swept)
     assert (answer.code, answer.err) == (0, "")
     assert os.listdir(tmp_path) == ["swept"]
     runs = [path for path in (tmp_path / "swept").iterdir() if path.is_dir()]
-    assert names is None or names == {run.name for run in runs}
-    assert len(runs) == (len(names) if names else 2)
-    assert all(SAFE.fullmatch(run.name) and summary(run)["status"] == "finished" for run in runs)
+    assert len(runs) == 2
+    assert all("gen_div-softened_reverse_kl" in run.name and SAFE.fullmatch(run.name) for run in runs)
+    assert all(summary(run)["status"] == "finished" for run in runs)
 
 
 def test_a_sweep_goes_on_after_a_failure_and_exits_with_the_first_ones_code(gantrain: Gantrain, tmp_path: Path) -> None:
@@ -704,13 +587,6 @@ def test_bad_data_are_exit_code_3_with_path_and_reason(gantrain: Gantrain, tmp_p
     answer = gantrain("train", *TINY, *typed, "dataset.on_bad=skip", "run_dir=skipping")
     assert answer.code == 0
     assert summary(tmp_path / "skipping")["data"]["skipped_files"] == 1
-
-
-def test_a_network_that_does_not_fit_the_data_is_refused(gantrain: Gantrain) -> None:
-    answer = gantrain("train", *TINY, "dataset=digits", "architecture=dcgan64")
-    assert answer.code == 2
-    assert "dcgan64" in answer.err
-    assert "8×8" in answer.err
 
 
 def test_a_run_that_diverges_stops_before_the_update(gantrain: Gantrain, tmp_path: Path) -> None:
@@ -796,10 +672,7 @@ def test_samples_go_beside_the_grids_by_default(gantrain: Gantrain, finished: Pa
     assert files(run / "samples/seed9") == {"00000.png", "grid.png"}
 
 
-@pytest.mark.parametrize(
-    "typed",
-    ["count=0", "count=-1", "count=abc", "count=1,2", "count=null", "cuont=3", "seed=-1", "device=nowhere", "-x"],
-)
+@pytest.mark.parametrize("typed", ["count=0", "count=1,2", "count=null", "cuont=3", "seed=-1", "device=nowhere", "-x"])
 def test_bad_options_of_sample_are_refused(gantrain: Gantrain, finished: Path, tmp_path: Path, typed: str) -> None:
     answer = gantrain("sample", finished, typed, *(["out=out"] if typed != "-x" else []))
     assert (answer.code, answer.out) == (2, "")
@@ -815,60 +688,6 @@ def test_samples_that_cannot_be_written_are_exit_code_7(gantrain: Gantrain, fini
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Signals
-
-
-def started(run: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A process that trains without end, once it has reported for the first time."""
-    typed = [*SHORT, "dataset=ring", "train.images=100000000", f"run_dir={run}", *arguments]
-    running = subprocess.Popen(
-        [*PROGRAM, "train", *typed], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent
-    )
-    wait_until(lambda: running.poll() is not None or any(run.rglob("metrics.jsonl")))
-    assert running.poll() is None, running.communicate()
-    return running
-
-
-def stopped_by(number: int, running: subprocess.Popen[str]) -> tuple[int, str]:
-    """Send a signal to a process; its exit code and what it prints as errors."""
-    running.send_signal(number)
-    try:
-        _, err = running.communicate(timeout=PATIENCE_SECONDS)
-    finally:
-        running.kill()
-    return running.returncode, err
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(gantrain: Gantrain, tmp_path: Path, number: int, code: int) -> None:
-    running = started(tmp_path / "run")
-    ended, err = stopped_by(number, running)
-    assert ended == code
-    end = summary(tmp_path / "run")
-    assert (end["status"], end["exit_code"]) == ("stopped", code)
-    assert (tmp_path / f"run/checkpoints/images_{end['images']:012d}.pt").exists()
-    command = re.search(r"gantrain (resume \S+)\n", err)
-    assert command
-    assert "Traceback" not in err
-    answer = gantrain(*command.group(1).split(), f"train.images={end['images'] + 100}")
-    assert (answer.code, answer.err) == (0, "")
-    assert f"{end['images']:,}" in answer.out
-    assert summary(tmp_path / "run")["images"] == end["images"] + 100
-    clocks = [row["images"] for row in reports(tmp_path / "run")]
-    assert clocks == sorted(set(clocks))
-
-
-def test_a_signal_ends_the_whole_sweep(tmp_path: Path) -> None:
-    """The job in hand is saved, and no other one begins."""
-    running = started(tmp_path / "sweep", "-m", "seed=0,1,2")
-    code, err = stopped_by(signal.SIGTERM, running)
-    assert code == 143
-    (run,) = (path.parent for path in tmp_path.glob("sweep/*/metrics.jsonl"))
-    assert summary(run)["status"] == "stopped"
-    assert "gantrain resume" in err
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Trust
 
 
@@ -879,16 +698,14 @@ def test_control_characters_never_reach_the_terminal(gantrain: Gantrain, tmp_pat
     copied = shutil.copytree(finished, tmp_path / f"co{ESCAPE}py")
     broken = shutil.copytree(finished, tmp_path / f"bro{ESCAPE}ken")
     (broken / "checkpoints/images_000000000100.pt").write_bytes(b"")
-    raw = []
+    short, raw = [*SHORT, "train.images=20"], []
     for arguments in (
         [f"tr{ESCAPE}ain"],
         ["train", f"se{ESCAPE}ed=1"],
         ["train", f"gen_div='{ESCAPE}kl'"],
         ["train", *TINY, *folder],
-        ["train", *TINY, *folder, "-m", "seed=0,1"],
-        ["train", *TINY, "train.images=20", f"dataset.label='[red]{ESCAPE}x[/red]'"],
-        ["train", *TINY, "train.images=20", f"run_dir='a{ESCAPE}[red]b'"],
-        ["train", *TINY, "train.images=20", f"run_dir='a{ESCAPE}[red]c'", "-m", "seed=0,1"],
+        ["train", *short, f"dataset.label='[red]{ESCAPE}x'", f"run_dir='a{ESCAPE}c'", "-m", "seed=range(0,1)"],
+        ["train", *short, f"run_dir='a{ESCAPE}[red]b'"],
         ["train", f"dataset.label='{ESCAPE}x'", "--cfg", "job"],
         ["resume", copied],
         ["resume", broken, "dataset.path=/missing"],
@@ -907,10 +724,11 @@ def test_secrets_of_the_environment_are_in_no_file(
 ) -> None:
     monkeypatch.setenv("GANTRAIN_PLACE", str(pictures(tmp_path / "hush-hush")))
     folder = ["dataset=folder", "dataset.size=8", "architecture=conv8"]
-    typed = [*TINY, "dataset.root='${oc.env:GANTRAIN_PLACE}'", *folder, "dataset.path='${oc.env:GANTRAIN_PLACE}'"]
+    place = [f"dataset.{key}='${{oc.env:GANTRAIN_PLACE}}'" for key in ("root", "path")]
+    typed = [*SHORT, "train.images=20", *folder, *place]
     assert gantrain("train", *typed, "run_dir=run").code == 0
-    assert gantrain("train", "-m", *typed, "run_dir=sweep", "seed=0,1").code == 0
-    assert gantrain("resume", "run", "train.images=120").code == 0
+    assert gantrain("train", "-m", *typed, "run_dir=sweep", "seed=range(0,1)").code == 0
+    assert gantrain("resume", "run", "train.images=40").code == 0
     shutil.rmtree(tmp_path / "hush-hush")
     assert gantrain("sample", "run", "count=1").code == 0
     assert gantrain("train", *typed, "run_dir=failed").code == 3
@@ -934,11 +752,8 @@ def test_code_counts_only_when_it_is_typed(gantrain: Gantrain, tmp_path: Path, m
     own = tmp_path / "yaml"
     write(own / "experiment/mine.yaml", "# @package _global_\narchitecture: {object: 'own_networks:networks'}\n")
     typed, code = ["train", *TINY, "dataset=ring"], "architecture.object=own_networks:networks"
-    for arguments in (
-        [*typed, "experiment=mine", "--config-dir", own],
-        [*typed, "experiment=mine", "--config-dir", own, "-m", "seed=0,1"],
-    ):
-        answer = gantrain(*arguments)
+    for flags in ([], ["-m", "seed=0,1"]):
+        answer = gantrain(*typed, "experiment=mine", "--config-dir", own, *flags)
         assert answer.code == 2
         assert "own_networks:networks" in answer.err
         assert not marker.exists()
@@ -955,23 +770,6 @@ def test_code_counts_only_when_it_is_typed(gantrain: Gantrain, tmp_path: Path, m
     assert gantrain("sample", "run", "count=3", "object=own_networks:networks").code == 0
     assert gantrain("resume", "run", "train.images=120", code).code == 0
     assert summary(tmp_path / "run")["images"] == 120
-
-
-@pytest.mark.parametrize(
-    "section",
-    [
-        "callbacks: {mine: {_target_: os.mkdir, path: caught}}",
-        "job_logging: {handlers: {file: {(): os.mkdir, path: caught}}}",
-        "launcher: {_target_: os.mkdir, path: caught}",
-    ],
-)
-def test_yaml_of_others_cannot_make_hydra_call_anything(gantrain: Gantrain, tmp_path: Path, section: str) -> None:
-    write(tmp_path / "own/experiment/mine.yaml", f"# @package _global_\nhydra: {{{section}}}\n")
-    for flags in ([], ["-m", "seed=0,1"], ["--cfg", "job"], ["--cfg", "hydra"], ["--info", "config"]):
-        answer = gantrain("train", *TINY, "experiment=mine", "--config-dir", "own", *flags)
-        assert os.listdir(tmp_path) == ["own"]
-        assert answer.code == 2
-        assert "hydra" in answer.err
 
 
 def test_python_m_and_the_script_are_one_program() -> None:
@@ -996,31 +794,3 @@ def test_small_networks_are_not_shared_between_threads(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        ("train.batch_size=1", "train.batch_size=1 leaves batch norm a single number to average; choose"),
-        ("gen_div=alpha_1e9", "alpha_1e9 leaves float32's range already beside r = 0; choose"),
-    ],
-)
-def test_what_could_not_train_is_refused_before_it_begins(
-    gantrain: Gantrain, tmp_path: Path, typed: str, words: str
-) -> None:
-    answer = gantrain("train", typed, "run_dir=r")
-    assert (answer.code, answer.out) == (2, "")
-    assert words in answer.err
-    assert not (tmp_path / "r").exists()
-
-
-def test_a_glob_over_the_catalogue_runs_every_name(gantrain: Gantrain, tmp_path: Path) -> None:
-    answer = gantrain("train", "-m", *SHORT, "train.images=20", "gen_div=glob(*)", "gen_objective=ratio", "run_dir=s")
-    assert answer.code == 0, answer.err
-    runs = [path.name.partition("-")[2] for path in (tmp_path / "s").iterdir() if path.is_dir()]
-    assert sorted(runs) == sorted(f"gen_div-{name}" for name in CATALOGUE)
-
-
-def test_whole_numbers_pass_for_betas(gantrain: Gantrain, tmp_path: Path) -> None:
-    answer = gantrain("train", *SHORT, "train.images=20", "optimizer.betas=[0,0.9]", f"run_dir={tmp_path / 'run'}")
-    assert answer.code == 0, answer.err

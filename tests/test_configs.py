@@ -6,6 +6,8 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gantrain import networks
 from gantrain.commands import train
-from gantrain.config.checks import RunConfig, Settings, collect_regularizers, validate
-from gantrain.config.compose import compose, create_composer
+from gantrain.config.checks import RunConfig, Settings, collect_regularizers, validate, warn_of_unusual_loss
+from gantrain.config.compose import compose, composition_errors, create_composer, expand_choice
 from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
-from gantrain.config.overrides import parse_train
+from gantrain.config.overrides import parse, parse_train
 from gantrain.config.schema import Config
-from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, shapes
+from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, DatasetSettings
 from gantrain.errors import ConfigError
 from gantrain.launch.build import build_schedule, prepare
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
@@ -75,6 +77,21 @@ def settings(*overrides: str) -> Settings:
     return config(*overrides).settings
 
 
+@cache
+def plain_tree() -> DictConfig:
+    """The config without any override."""
+    return compose([])
+
+
+def settings_with(*overrides: str) -> Settings:
+    """The same as `settings`, quickly: the values are put into a config that has been composed already."""
+    tree = deepcopy(plain_tree())
+    with composition_errors():
+        for argument in parse(argument.text for argument in parse_train(overrides)):
+            OmegaConf.update(tree, argument.key, argument.override.value())
+    return validate(tree, overrides).settings
+
+
 def settings_from(folder: Path, *overrides: str) -> Settings:
     """The same with --config-dir."""
     arguments = parse_train(overrides)
@@ -95,10 +112,10 @@ def chosen(group: str, option: str) -> list[str]:
     return [f"{group}={option}", *(["dataset.path=images"] if option in ("folder", "array") else [])]
 
 
-def refusal(*overrides: str) -> str:
+def refusal(*overrides: str, read: Callable[..., Settings] = settings) -> str:
     """The message that refuses these arguments."""
     with pytest.raises(ConfigError) as caught:
-        settings(*overrides)
+        read(*overrides)
     message = str(caught.value)
     assert len(message.splitlines()) <= 3
     assert "Traceback" not in message
@@ -112,7 +129,7 @@ def choices(message: str) -> list[str]:
 
 def sample_shape(composed: Settings) -> tuple[int, ...]:
     """The shape of the dataset's samples; of a folder's, in colour."""
-    return shapes(composed.dataset.name, size=composed.dataset.size)[0]
+    return DatasetSettings(composed.dataset.name, size=composed.dataset.size).shapes[0]
 
 
 def write(path: Path, text: str) -> Path:
@@ -256,11 +273,7 @@ def test_the_paper_experiment_and_what_beats_it() -> None:
         *("experiment=paper", "gen_objective=matched", "gen_div=kl", "dataset=digits", "dataset.flip=true"),
         *("architecture=conv8", "optimizer=sgd", "optimizer.lr=0.5", "train.batch_size=7"),
     )
-    assert (typed.gen_objective, typed.gen_div.name, typed.dataset.name) == (
-        "matched",
-        "kl",
-        "digits",
-    )
+    assert (typed.gen_objective, typed.gen_div.name, typed.dataset.name) == ("matched", "kl", "digits")
     assert (typed.dataset.flip, typed.architecture["name"]) == (True, "conv8")
     assert (typed.optimizer["name"], typed.optimizer["lr"], typed.train.batch_size) == ("SGD", 0.5, 7)
 
@@ -304,34 +317,20 @@ def test_yaml_of_the_users_own_adds_options_to_any_group(tmp_path: Path) -> None
         settings_from(tmp_path, "dataset=cat")
 
 
-@pytest.mark.parametrize("name", ["o'brien", "back\\slash", "a,b=c [x]{y} ü"])
-def test_config_dir_may_have_any_name(tmp_path: Path, name: str) -> None:
-    write(tmp_path / name / "experiment/mine.yaml", "# @package _global_\nseed: 7\n")
-    assert settings_from(tmp_path / name, "experiment=mine").seed == 7
+def test_config_dir_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "o'brien\\s a,b=c [x]{y} ü"
+    write(folder / "experiment/mine.yaml", "# @package _global_\nseed: 7\n")
+    assert settings_from(folder, "experiment=mine").seed == 7
 
 
-@pytest.mark.parametrize("path", ["missing", "file"])
-def test_config_dir_has_to_be_a_folder(tmp_path: Path, path: str) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="is not a folder"):
-        settings_from(tmp_path / path)
-
-
-@pytest.mark.parametrize(
-    "section",
-    [
-        "callbacks: {mine: {_target_: antigravity.geohash}}",
-        "launcher: {_target_: antigravity.geohash}",
-        "sweeper: {_target_: antigravity.geohash}",
-        "job_logging: {handlers: {file: {(): antigravity.geohash}}}",
-        "job_logging: {handlers: {file: {class: antigravity.geohash}}}",
-        "job: {env_set: {LD_PRELOAD: mine.so}}",
-    ],
-)
-def test_yaml_of_the_users_own_cannot_make_hydra_import_code(tmp_path: Path, section: str) -> None:
-    write(tmp_path / "experiment/mine.yaml", f"# @package _global_\nhydra: {{{section}}}\n")
-    with pytest.raises(ConfigError, match="hydra"):
-        settings_from(tmp_path, "experiment=mine")
+def test_typed_images_take_the_place_of_a_files_epochs(gantrain: Callable[..., Answer], tmp_path: Path) -> None:
+    write(tmp_path / "experiment/mine.yaml", "# @package _global_\ntrain: {epochs: 2}\n")
+    assert settings_from(tmp_path, "experiment=mine").train.epochs == 2
+    typed = ["experiment=mine", "train.images=500"]
+    assert settings_from(tmp_path, *typed).train.epochs is None
+    shown = yaml.safe_load(gantrain("train", "--config-dir", tmp_path, *typed, "--cfg", "job").out)
+    assert (shown["train"]["images"], shown["train"]["epochs"]) == (500, None)
+    assert settings_from(tmp_path, *typed, "dataset=ring").train.images == 500  # which has no epochs
 
 
 def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
@@ -343,18 +342,10 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path: Path) ->
         settings_from(tmp_path, "experiment=mine")
 
 
-@pytest.mark.parametrize("text", ["{", "- 1\n- 2\n", "seed: [", "seed: !!python/object/apply:os.getcwd []\n", "\x00"])
-def test_a_broken_file_is_a_short_refusal_that_names_it(tmp_path: Path, text: str) -> None:
-    write(tmp_path / "experiment/mine.yaml", text)
-    with pytest.raises(ConfigError, match="mine"):
-        settings_from(tmp_path, "experiment=mine")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Keys
 
 
-@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
@@ -371,10 +362,11 @@ def test_a_broken_file_is_a_short_refusal_that_names_it(tmp_path: Path, text: st
         ("regularizers.weight", "regularizer"),
     ],
 )
-def test_unknown_keys_are_refused_with_the_nearest(prefix: str, key: str, nearest: str) -> None:
-    message = refusal(prefix + key if prefix == "~" else f"{prefix}{key}=1")
-    assert message.startswith(f"there is no key {key}; did you mean ")
-    assert nearest in message
+def test_unknown_keys_are_refused_with_the_nearest(key: str, nearest: str) -> None:
+    for typed in (f"{key}=1", f"+{key}=1", f"++{key}=1", f"~{key}"):
+        message = refusal(typed)
+        assert message.startswith(f"there is no key {key}; did you mean ")
+        assert nearest in message
 
 
 @pytest.mark.parametrize("typed", ["train={images: 5, stpes: 3}", "latent={sise: 3}"])
@@ -382,10 +374,19 @@ def test_unknown_keys_inside_a_value_are_refused(typed: str) -> None:
     assert re.search(r"no key (train\.stpes|latent\.sise)", refusal(typed))
 
 
-@pytest.mark.parametrize("prefix", ["+", "++"])
-def test_plus_signs_change_nothing(prefix: str) -> None:
+def test_plus_signs_change_nothing() -> None:
     typed = ["seed=3", "train.images=500", "gen_div=kl", "optimizer.lr=0.5", "optimizer.weight_decay=0.1"]
-    assert settings(*[prefix + text for text in typed]) == settings(*typed)
+    for prefix in ("+", "++"):
+        assert settings(*[prefix + text for text in typed]) == settings(*typed)
+
+
+@pytest.mark.parametrize("typed", ["experiment=null", "~experiment", "experiment=[]"])
+def test_no_experiment_is_a_choice(typed: str) -> None:
+    assert settings(typed) == settings()
+
+
+def test_whole_numbers_may_be_written_with_an_exponent() -> None:
+    assert settings("train.images=1e6", "optimizer.betas=[0,0.9]").train.images == 1_000_000
 
 
 @pytest.mark.parametrize("group", ["dataset", "architecture", "disc_div", "gen_div", "optimizer", "regularizer"])
@@ -440,18 +441,11 @@ def test_every_form_of_the_section_becomes_one(section: dict, found: dict) -> No
         ("optimizer.wieght_decay=1", "did you mean weight_decay"),
         ("optimizer.discriminator.lrr=1", "did you mean lr"),
         ("optimizer.params=1", "no key params"),
-        ("optimizer.discriminator=5", "optimizer.discriminator"),
         ("optimizer.discrimintor.lr=5", "discrimintor"),
         ("optimizer.name=adam", "did you mean Adam"),
-        ("optimizer.name=[Adam]", "optimizer.name"),
         ("optimizer.name=LBFGS", "optimizer.name"),
-        ("optimizer.lr=abc", "abc"),
-        ("optimizer.lr=-1", "-1"),
         ("optimizer.lr=nan", "nan"),
-        ("optimizer.lr=inf", "inf"),
-        ("optimizer.betas=0.5", "0.5"),
         ("optimizer.betas=[0.5]", "0.5"),
-        ("optimizer.betas=[2,2]", "2"),
     ],
 )
 def test_what_an_optimizer_cannot_take_is_refused(typed: str, says: str) -> None:
@@ -520,46 +514,32 @@ def test_numbers_are_taken_up_to_their_borders(key: str) -> None:
     inside, outside = borders(NUMBERS[key], key in WHOLE)
     for value in inside:
         needed = ["evaluate.every_images=1"] if key == "evaluate.count" else []
-        assert attrgetter(key)(settings(*needed, f"{key}={value!r}")) == value
+        assert attrgetter(key)(settings_with(*needed, f"{key}={value!r}")) == value
     for value in outside:
-        message = refusal(f"{key}={value!r}")
+        message = refusal(f"{key}={value!r}", read=settings_with)
         assert f"{key}={value}" in message
         assert re.search(r"must be (at least|above|at most) -?[\d.,e+]+", message)
     assert inside or key == "gen_div.affine"
 
 
 @pytest.mark.parametrize("key", NUMBERS)
-@pytest.mark.parametrize("value", ["nan", "abc"])
-def test_numbers_are_finite_numbers(key: str, value: str) -> None:
-    assert key in refusal(f"{key}={value}")
-
-
-@pytest.mark.parametrize("key", ["seed", "ema", "train.epochs"])
-@pytest.mark.parametrize("value", ["inf", "-inf", "true", "[1]", "{a: 1}", "''", "1x", "0x"])
-def test_other_things_are_no_numbers(key: str, value: str) -> None:
-    assert key in refusal(f"{key}={value}")
-
-
-@pytest.mark.parametrize("key", WHOLE)
-def test_whole_numbers_are_whole(key: str) -> None:
-    assert key in refusal(f"{key}=1.5")
-
-
-@pytest.mark.parametrize("key", [key for key, item in NUMBERS.items() if "None" not in item.type])
-def test_null_is_for_the_keys_that_have_a_natural_value(key: str) -> None:
-    assert key in refusal(f"{key}=null")
+def test_other_values_are_no_numbers(key: str) -> None:
+    """Nor a fraction a whole number, nor null a number unless the key has a natural value."""
+    other = [*(["1.5"] if key in WHOLE else []), *([] if "None" in NUMBERS[key].type else ["null"])]
+    for value in ("nan", "abc", *other):
+        assert key in refusal(f"{key}={value}", read=settings_with)
 
 
 @pytest.mark.parametrize("key", CHOICES)
 def test_choices_are_checked_and_listed_nearest_first(key: str) -> None:
     for option in CHOICES[key]:
         try:
-            settings(f"{key}={option}")
+            settings_with(f"{key}={option}")
         except ConfigError as error:
             # A combination that cannot train is refused in other words.
             assert "is not one of the choices" not in str(error)  # noqa: PT017
     for option in CHOICES[key]:
-        message = refusal(f"{key}={option}x")
+        message = refusal(f"{key}={option}x", read=settings_with)
         assert message.startswith(f"{key}={option}x is not one of the choices; did you mean {option}?")
         assert sorted(choices(message)) == sorted(CHOICES[key])
         assert choices(message)[0] == option
@@ -569,12 +549,8 @@ def test_choices_are_checked_and_listed_nearest_first(key: str) -> None:
     ("group", "typed", "nearest"),
     [
         ("gen_div", "kll", "kl"),
-        ("gen_div", "reverse-kl", "reverse_kl"),
         ("disc_div", "alpha_x", "alpha_<number>"),
         ("disc_div", "dual_nothing", "dual_<name>"),
-        ("dataset", "cifar", "cifar10"),
-        ("architecture", "dcgan_64", "dcgan64"),
-        ("optimizer", "adamm", "adam"),
         ("regularizer", "gradient_penlty", "gradient_penalty"),
         ("experiment", "papr", "paper"),
     ],
@@ -627,17 +603,29 @@ def test_interpolations_that_resolve_are_checked_as_values(monkeypatch: pytest.M
     assert "seed" in refusal("seed=${oc.env:GANTRAIN_TEST}")
 
 
-@pytest.mark.parametrize("text", ["seed", "=1", "seed=[1", "seed='1", "seed={", "a b=1", "--=1", "", "seed=\x00"])
-def test_arguments_that_cannot_be_read_are_refused(text: str) -> None:
-    assert refusal(text)
-
-
 def test_epochs_are_a_synonym_for_images() -> None:
     class TenDigits:
         size, label, name = 10, "ten digits", "digits"
 
     composed = settings("train.epochs=2.55", "train.batch_size=5")
     assert build_schedule(composed, TenDigits()).images == 26  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "is_another"),
+    [
+        *(("matched", "non_saturating", True), ("matched", "softened_reverse_kl", False), ("matched", "kl", False)),
+        *(("ratio", "softened_reverse_kl", True), ("ratio", "non_saturating", False)),
+    ],
+)
+def test_a_loss_named_like_the_usual_one_has_a_warning(objective: str, name: str, is_another: bool) -> None:
+    warning = warn_of_unusual_loss(settings(f"gen_objective={objective}", f"gen_div={name}"))
+    assert ("not the usual non-saturating loss" in str(warning)) == is_another
+
+
+def test_a_glob_stands_for_every_name_of_the_catalogue() -> None:
+    (argument,) = parse_train(["gen_div=glob(*)"])
+    assert expand_choice(argument) == sorted(f"gen_div={name}" for name in CATALOGUE)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import mpmath
 import numpy as np
 import pytest
 import torch
+from support.formulas import NAMES, SMOOTH, TYPED, df, f, slope
 from torch import Tensor
 
 from gantrain.errors import ConfigError
@@ -21,54 +21,10 @@ from gantrain.objectives.divergences import CATALOGUE, alpha, get
 from gantrain.objectives.finite_range import LARGEST
 from gantrain.objectives.heads import RATIO_CLIP
 
-TypedFormula = Callable[[Any, Any], Any]
-
-
-def typed_alpha(a: float) -> TypedFormula:
-    return lambda u, m: (u**a - 1 - a * (u - 1)) / (a * (a - 1))
-
-
-# f(u), in the arithmetic of `m`: numpy (real or complex) or mpmath.
-TYPED: dict[str, TypedFormula] = {
-    "kl": lambda u, m: u * m.log(u),
-    "reverse_kl": lambda u, m: -m.log(u),
-    "js": lambda u, m: u * m.log(u) - (1 + u) * m.log((1 + u) / 2),
-    "gan": lambda u, m: u * m.log(u) - (1 + u) * m.log(1 + u),
-    "squared_hellinger": lambda u, m: (m.sqrt(u) - 1) ** 2,
-    "pearson": lambda u, m: (u - 1) ** 2,
-    "neyman": lambda u, m: (1 - u) ** 2 / u,
-    "jeffreys": lambda u, m: (u - 1) * m.log(u),
-    "non_saturating": lambda u, m: m.log(1 + 1 / u),
-    "softened_reverse_kl": lambda u, m: (1 + u) * m.log((1 + u) / (2 * u)),
-    "le_cam": lambda u, m: (u - 1) ** 2 / (u + 1),
-    "alpha_0.3": typed_alpha(0.3),
-    "alpha_-1": typed_alpha(-1.0),
-    "alpha_0": lambda u, m: -m.log(u) + u - 1,
-    "alpha_1": lambda u, m: u * m.log(u) - u + 1,
-    "alpha_0.5": typed_alpha(0.5),
-    "alpha_2": typed_alpha(2.0),
-    "alpha_1.7": typed_alpha(1.7),
-    "dual_non_saturating": lambda u, m: u * m.log(1 + u),
-    "dual_softened_reverse_kl": lambda u, m: (1 + u) * m.log((1 + u) / 2),
-    "dual_alpha_0.3": lambda u, m: (u**0.7 - u - 0.3 * (1 - u)) / (0.3 * (0.3 - 1)),
-}
-PARAMETRIC = [name for name in TYPED if name not in CATALOGUE]
-NAMES = [*CATALOGUE, *PARAMETRIC]
-SMOOTH = [name for name in NAMES if get(name).invertible]
-PARTS: tuple[divergences.Part, ...] = ("real", "fake", "f")
+PARTS: tuple[divergences.Part, ...] = get_args(divergences.Part)
 
 R = torch.linspace(-8, 8, 161, dtype=torch.float64)
-
-
-def slope(formula: Callable[[Tensor], Tensor], r: Tensor) -> Tensor:
-    r = r.detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((formula(r) + 0 * r).sum(), r)
-    return gradient
-
-
-def typed_slope(name: str, u: np.ndarray) -> np.ndarray:
-    """f'(u) by a complex step, which loses no digits."""
-    return TYPED[name](u + 1e-30j, np).imag / 1e-30
+U = np.exp(R.numpy())
 
 
 def assert_close(actual: Tensor, expected: Any, rtol: float = 1e-9, atol: float = 1e-9) -> None:
@@ -79,26 +35,20 @@ def assert_close(actual: Tensor, expected: Any, rtol: float = 1e-9, atol: float 
 # The formulas
 
 
-@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("name", NAMES)
 def test_f_is_the_typed_formula(name: str) -> None:
-    assert_close(get(name).f(R), TYPED[name](np.exp(R.numpy()), np))
+    assert_close(get(name).f(R), f(name, U))
 
 
-def test_total_variation_is_half_the_absolute_difference() -> None:
-    assert_close(get("total_variation").f(R), np.abs(np.exp(R.numpy()) - 1) / 2)
-
-
-@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("name", NAMES)
 def test_real_is_the_derivative_of_f(name: str) -> None:
-    assert_close(get(name).real(R), typed_slope(name, np.exp(R.numpy())))
+    assert_close(get(name).real(R), df(name, U))
 
 
-@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("name", SMOOTH)
 def test_fake_is_the_convex_conjugate_at_that_derivative(name: str) -> None:
     """f*(t) = sup_u (u t − f(u)), by search over a grid that contains every maximiser."""
-    u = np.exp(R.numpy())
-    values = typed_slope(name, u)[:, None] * u - TYPED[name](u, np)
-    assert_close(get(name).fake(R), values.max(axis=1))
+    assert_close(get(name).fake(R), (df(name, U)[:, None] * U - f(name, U)).max(axis=1))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,10 +64,6 @@ def test_real_increases_strictly_where_it_is_invertible(name: str) -> None:
     assert bool((slope(divergence.real, R) > 0).all()) == divergence.invertible
 
 
-def test_only_total_variation_of_the_catalogue_is_not_invertible() -> None:
-    assert [name for name, divergence in CATALOGUE.items() if not divergence.invertible] == ["total_variation"]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_f_at_one(name: str) -> None:
     divergence, zero = get(name), torch.zeros((), dtype=torch.float64)
@@ -127,29 +73,13 @@ def test_f_at_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_f_is_convex(name: str) -> None:
-    u = torch.linspace(0.01, 20, 400, dtype=torch.float64)
-    a, b = u[:, None], u[None, :]
-    f = get(name).f
-    for share in (0.2, 0.5):
-        chord = share * f(a.log()) + (1 - share) * f(b.log())
-        assert (f((share * a + (1 - share) * b).log()) <= chord + 1e-9).all()
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_the_dual_exchanges_the_densities(name: str) -> None:
     primal, dual = get(name), get(f"dual_{name}")
     assert_close(dual.real(R), -primal.fake(-R))
     assert_close(dual.fake(R), -primal.real(-R))
     assert_close(dual.f(R), R.exp() * primal.f(-R))
+    assert_close(get(f"dual_dual_{name}").f(R), primal.f(R))
     assert dual.invertible == primal.invertible
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_dual_of_the_dual_is_the_divergence(name: str) -> None:
-    primal, twice = get(name), get(f"dual_dual_{name}")
-    for part in PARTS:
-        assert_close(getattr(twice, part)(R), getattr(primal, part)(R))
 
 
 @pytest.mark.parametrize(
@@ -159,18 +89,19 @@ def test_the_dual_of_the_dual_is_the_divergence(name: str) -> None:
         ("alpha_2", "pearson", 0.5),
         ("alpha_-1", "neyman", 0.5),
         ("dual_alpha_0.3", "alpha_0.7", 1.0),
+        ("alpha_1", "kl", 1.0),
+        ("alpha_0", "reverse_kl", 1.0),
         ("dual_kl", "reverse_kl", 1.0),
         ("dual_js", "js", 1.0),
-        ("dual_le_cam", "le_cam", 1.0),
         ("dual_jeffreys", "jeffreys", 1.0),
     ],
 )
 def test_identities_between_divergences(name: str, other: str, factor: float) -> None:
     """Up to c·(u − 1), which changes no divergence."""
-    f, expected, u = get(name).f(R), factor * get(other).f(R), R.exp()
+    found, expected, u = get(name).f(R), factor * get(other).f(R), R.exp()
     zero = torch.zeros((), dtype=torch.float64)
     c = float(get(name).real(zero) - factor * get(other).real(zero))
-    assert_close(f, expected + c * (u - 1))
+    assert_close(found, expected + c * (u - 1))
 
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])
@@ -181,12 +112,6 @@ def test_alpha_approaches_its_limits(limit: float) -> None:
             assert_close(getattr(alpha(limit + step), part)(R), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_limits_of_alpha_are_the_kullback_leibler_divergences_plus_affine_terms() -> None:
-    u = R.exp()
-    assert_close(get("alpha_1").f(R), get("kl").f(R) - (u - 1))
-    assert_close(get("alpha_0").f(R), get("reverse_kl").f(R) + (u - 1))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shift_adds_an_affine_term_and_changes_no_slope(name: str) -> None:
     divergence, shifted = get(name), get(name).shifted(0.75)
@@ -195,10 +120,7 @@ def test_a_shift_adds_an_affine_term_and_changes_no_slope(name: str) -> None:
     assert_close(slope(shifted.fake, R), slope(divergence.fake, R))
     assert shifted.f_at_one == pytest.approx(divergence.f_at_one, abs=1e-15)
     assert "+0.75" in shifted.formula
-
-
-def test_no_shift_is_the_same_divergence() -> None:
-    assert get("kl").shifted(0.0) is get("kl")
+    assert divergence.shifted(0.0) is divergence
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -206,7 +128,7 @@ def test_no_shift_is_the_same_divergence() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "alpha_1000", "dual_alpha_1000", "alpha_1e-50"])
 def test_values_and_slopes_are_finite_inside_the_finite_range(name: str, part: divergences.Part) -> None:
     divergence = get(name)
     limits = divergence.finite_range(part)
@@ -227,13 +149,9 @@ LOG_LARGEST = 100 * math.log(2)
     [
         ("kl", "real", -math.inf, math.inf),
         ("kl", "fake", -math.inf, LOG_LARGEST),
-        ("reverse_kl", "real", -LOG_LARGEST, math.inf),
         ("squared_hellinger", "real", -2 * LOG_LARGEST, math.inf),
-        ("squared_hellinger", "fake", -math.inf, 2 * LOG_LARGEST),
-        ("pearson", "real", -math.inf, LOG_LARGEST - math.log(2)),
         ("pearson", "fake", -math.inf, (LOG_LARGEST - math.log(2)) / 2),
         ("neyman", "fake", -LOG_LARGEST + math.log(2), math.inf),
-        ("gan", "real", -math.inf, math.inf),
         ("js", "fake", -math.inf, math.inf),
         ("alpha_1.7", "fake", -math.inf, LOG_LARGEST / 1.7),
     ],
@@ -251,8 +169,8 @@ def test_a_number_beyond_float32_is_refused() -> None:
         get("alpha_1e9").finite_range("fake")
 
 
-def test_the_finite_range_is_that_of_float32_wherever_it_is_first_asked_for() -> None:
-    """`alpha` makes a new divergence each time, whose range no call has found before."""
+def test_the_finite_range_is_that_of_float32_in_every_mode_of_the_first_caller() -> None:
+    """`alpha` returns a new divergence each time, without a stored range."""
     expected = alpha(-1.0).finite_range("f")
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -266,18 +184,7 @@ def test_the_finite_range_is_that_of_float32_wherever_it_is_first_asked_for() ->
         assert alpha(-1.0).finite_range("f") == expected
 
 
-@pytest.mark.parametrize("name", ["alpha_1000", "alpha_-1000", "dual_alpha_1000", "alpha_1e-50"])
-@pytest.mark.parametrize("part", PARTS)
-def test_extreme_orders_of_alpha_have_a_finite_range_too(name: str, part: divergences.Part) -> None:
-    divergence = get(name)
-    limits = divergence.finite_range(part)
-    assert math.isfinite(limits.low_slope)
-    assert math.isfinite(limits.high_slope)
-    r = torch.linspace(max(limits.low, -10.0), min(limits.high, 10.0), 101)
-    assert getattr(divergence, part)(r).isfinite().all()
-
-
-@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("name", SMOOTH)
 def test_float32_agrees_with_fifty_digits(name: str) -> None:
     """Values to 1e-5; slopes, which train, to 1 % or 1e-12 also where they are as small as e^−30.
 
@@ -285,7 +192,7 @@ def test_float32_agrees_with_fifty_digits(name: str) -> None:
     """
     divergence = get(name)
     limits = [divergence.finite_range(part) for part in PARTS]
-    r = torch.tensor([-30.0, -20.0, -17.0, -5.0, -0.1, -1e-3, -1e-6, 0.0, 1e-6, 1e-3, 0.1, 5.0, 17.0, 20.0, 30.0])
+    r = torch.tensor([-30.0, -17.0, -5.0, -1e-3, -1e-6, 0.0, 1e-6, 0.1, 5.0, 17.0, 30.0])
     r = r[(r > max(x.low for x in limits)) & (r < min(x.high for x in limits))]
     with mpmath.workdps(150):
         u = [mpmath.exp(x) for x in r.tolist()]
@@ -313,11 +220,6 @@ def test_softplus_neither_saturates_nor_turns_into_the_identity(dtype: torch.dty
     )
 
 
-@pytest.mark.parametrize(("name", "part"), [*product(SMOOTH, PARTS), ("total_variation", "f")])
-def test_nan_goes_through(name: str, part: divergences.Part) -> None:
-    assert getattr(get(name), part)(torch.tensor([math.nan])).isnan().all()
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Names
 
@@ -331,39 +233,24 @@ def test_a_divergence_is_got_by_its_name(name: str) -> None:
     assert get(name) is divergence
 
 
-def test_alpha_names_carry_the_order_in_any_notation() -> None:
-    for name in ("alpha_0.3", "alpha_.3", "alpha_3e-1", "alpha_0.30"):
-        assert_close(get(name).f(R), get("alpha_0.3").f(R))
-    assert alpha(0.3).name == "alpha_0.3"
-    assert_close(get("alpha_-0").f(R), get("alpha_0").f(R))
-
-
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("revers_kl", "reverse_kl"),
-        ("KL", "kl"),
-        ("pearsonn", "pearson"),
-        ("alpha_", "alpha_<number>"),
-        ("alpha_x", "alpha_<number>"),
-        ("alpha_1e400", "alpha_<number>"),
-        ("alpha_nan", "alpha_<number>"),
-        ("alpha_1 ", "alpha_<number>"),
+        ("revers_kl", "did you mean reverse_kl?"),
+        ("KL", "did you mean kl?"),
+        ("alpha_x", "did you mean alpha_<number>?"),
+        ("alpha_nan", "did you mean alpha_<number>?"),
+        ("dual_foo", ""),
+        ("", ""),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_one(name: str, nearest: str) -> None:
+def test_an_unknown_name_is_rejected_with_the_nearest_one(name: str, nearest: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         get(name, "gen_div")
     assert f"gen_div={name} is not" in str(refusal.value)
-    assert f"did you mean {nearest}?" in str(refusal.value)
+    assert nearest in str(refusal.value)
     assert all(known in str(refusal.value) for known in CATALOGUE)
     assert refusal.value.exit_code == 2
-
-
-@pytest.mark.parametrize("name", ["dual_", "dual_foo", "dual_dual_alpha_x", ""])
-def test_the_refusal_shows_the_name_as_it_was_given(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"gen_div={name} is not"):
-        get(name, "gen_div")
 
 
 def test_names_and_refusals_do_not_import_torch() -> None:
@@ -437,7 +324,7 @@ def test_the_nowozin_log_ratio_inverts_the_derivative_of_f(name: str) -> None:
     head = heads.get_head("nowozin", get(name))
     assert head.has_log_ratio
     u = np.exp(head.coordinate(V).numpy())
-    np.testing.assert_allclose(typed_slope(name, u), NOWOZIN[name][0](V.numpy()), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(df(name, u), NOWOZIN[name][0](V.numpy()), rtol=1e-8, atol=1e-9)
 
 
 def test_the_pearson_activation_gives_a_ratio_that_may_be_negative() -> None:
@@ -447,12 +334,8 @@ def test_the_pearson_activation_gives_a_ratio_that_may_be_negative() -> None:
     assert head.invalid(torch.tensor([-2.1, -2.0, -1.9, 3.0])).tolist() == [True, True, False, False]
     assert_close(head.divergence.f(V), (1 + V.numpy() / 2 - 1) ** 2)
     assert head.divergence.f_at_one == 0
-
-
-def test_the_pearson_activation_keeps_its_square_for_every_output_that_float32_can_square() -> None:
-    limits = heads.get_head("nowozin", get("pearson")).divergence.finite_range("f")
-    assert limits.high > 1e4
-    assert limits.low < -1e4
+    limits = head.divergence.finite_range("f")
+    assert limits.low < -1e4 < 1e4 < limits.high
 
 
 def test_total_variation_takes_the_bounded_head() -> None:
@@ -475,7 +358,7 @@ def test_the_jeffreys_inverse_solves_its_equation(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(r.numpy(), exact, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("v", [-1000.0, -30.0, -1.0, 0.0, 0.5, 2.0, 30.0, 1000.0])
+@pytest.mark.parametrize("v", [-1000.0, -1.0, 0.0, 2.0, 1000.0])
 def test_the_jeffreys_inverse_has_the_gradient_of_finite_differences(v: float) -> None:
     coordinate, h = heads.get_head("nowozin", get("jeffreys")).coordinate, 1e-4
     low, high = coordinate(torch.tensor([v - h, v + h], dtype=torch.float64))

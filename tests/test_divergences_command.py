@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,9 +41,9 @@ def test_some_side_by_side_in_the_order_typed_and_once(gantrain: Gantrain) -> No
     assert cells(answer.out, "dual_kl")[0][1] == "u f(1/u), f(u) = u log u −1 (u − 1)"
 
 
-def test_a_pipe_cuts_nothing() -> None:
-    command = [sys.executable, "-m", "gantrain.cli", "divergences", "dual_softened_reverse_kl", "alpha_-0.123456789"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env={"COLUMNS": "40"}).stdout
+def test_a_pipe_cuts_nothing(gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = gantrain("divergences", "dual_softened_reverse_kl", "alpha_-0.123456789").out
     assert "…" not in shown.replace(" … ", "")
     assert "\x1b" not in shown
     assert all(row in shown for row in ("dual_softened_reverse_kl", "(1 + u) log((1 + u) / (2u))", "α = −0.123457"))
@@ -112,9 +110,3 @@ def test_what_is_wrong_is_said(gantrain: Gantrain, arguments: tuple[str, ...], c
     assert answer.code == code
     assert said in answer.err
     assert "Traceback" not in answer.err
-
-
-def test_a_wrong_name_is_refused_without_torch() -> None:
-    code = "import sys; from gantrain.cli import main; main(['divergences', 'kll']); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import Answer
+from support.runs import SMALL, assert_equal_states, comparable, train_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_resume import SMALL, assert_equal_states, comparable, train_until
 
 from gantrain import data
 from gantrain.cli import main

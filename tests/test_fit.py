@@ -57,10 +57,16 @@ def test_the_papers_figure(gantrain: Gantrain, tmp_path: Path) -> None:
         assert picture.format == "PNG"
 
 
-def test_all_divergences_by_default_and_whole_lines_in_a_pipe(gantrain: Gantrain, tmp_path: Path) -> None:
-    answer = gantrain("fit", "weights=[.25,.25,.25,.25]", "means=[-9,-3,3,9]", "stds=[1,1,1,1]")
+def test_all_divergences_by_default_that_the_objective_can_train() -> None:
+    assert [each.name for each in fit.choose_divergences(fit.Options())] == list(CATALOGUE)
+    trained = {each.name for each in fit.choose_divergences(fit.Options(target="effective"))}
+    assert trained == set(CATALOGUE) - {"total_variation"}
+
+
+def test_whole_lines_in_a_pipe(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("fit", "weights=[.25,.25,.25,.25]", "means=[-9,-3,3,9]", "stds=[1,1,1,1]", "gen_div=kl,js")
     assert answer.code == 0
-    assert set(rows(tmp_path / "fit")) == set(CATALOGUE)
+    assert set(rows(tmp_path / "fit")) == {"kl", "js"}
     assert all(len(columns(line)) == 8 for line in answer.out.splitlines()[2:-1])
     assert "…" not in answer.out
 
@@ -92,14 +98,6 @@ def test_infinite_is_said_and_is_null(gantrain: Gantrain, tmp_path: Path) -> Non
     assert "nan" not in answer.out
 
 
-def test_what_an_objective_cannot_train_is_left_out_or_refused(gantrain: Gantrain, monkeypatch: Any) -> None:
-    options = fit.Options(target="effective")
-    assert {d.name for d in fit.choose_divergences(options)} == set(CATALOGUE) - {"total_variation"}
-    answer = gantrain("fit", "target=effective", "gen_div=total_variation")
-    assert (answer.code, answer.out) == (2, "")
-    assert "gen_objective=ratio" in answer.err
-
-
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -109,25 +107,19 @@ def test_what_an_objective_cannot_train_is_left_out_or_refused(gantrain: Gantrai
         ("stds=[1,inf]", "stds=[1,inf] must be above 0"),
         ("stds=[1,1e-9]", "at least 1e-06 of the whole mixture's"),
         ("means=[nan,1]", "means=[nan,1] must be between"),
-        ("means=[1e300,1]", "must be between"),
         ("stds=[1]", "found 2, 2 and 1"),
-        ("weights=[] means=[] stds=[]", "found 0, 0 and 0"),
         ("means=abc", "means"),
         ("weights=.6,.4", "give one value"),
         ("gen_div=revers_kl", "did you mean reverse_kl?"),
-        ("gen_div=kl,revers_kl", "did you mean reverse_kl?"),
-        ("gen_div=alpha_x", "alpha_<number>"),
         ("gen_div=", "names no divergence"),
         ("target=efective", "did you mean effective?"),
-        ("target=effective gen_objective=matchd", "did you mean matched?"),
         ("target=effective start=[0]", "must be two numbers"),
-        ("target=effective start=[0,1,2]", "must be two numbers"),
         ("target=effective start=[0,0]", "must be two numbers"),
-        ("target=effective start=[nan,1]", "must be two numbers"),
         ("target=effective start=[1e6,1]", "diverges"),
         ("target=effective start=[0,1e-9]", "collapses"),
         ("target=effective affine=nan", "finite"),
-        ("start=[0,1]", "add target=effective"),
+        ("start=[0,2]", "add target=effective"),
+        ("target=effective gen_div=total_variation", "gen_objective=ratio"),
         ("gen_objective=ratio", "add target=effective"),
         ("wieghts=[1]", "did you mean weights"),
         ("kl", "key=value"),
@@ -163,10 +155,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_the_figure_shows_the_data_and_every_different_gaussian(tmp_path: Path) -> None:
     one, two = plots.Curve("kl", -0.1, 1.85), plots.Curve("reverse_kl", -1.5, 0.64)
-    same, spike = (
-        plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9),
-        plots.Curve("js", 0.5, 1e-4, collapsed=True),
-    )
+    same, spike = (plots.Curve("dual_reverse_kl", -0.1, 1.85 + 1e-9), plots.Curve("js", 0.5, 1e-4, collapsed=True))
     pictures = []
     for index, curves in enumerate([[], [one], [one, two], [one, two, spike]]):
         path = tmp_path / f"{index}.png"

@@ -18,6 +18,7 @@ HEALTHY = {
 ILL = {
     "the discriminator has won": ({"bound/gan": 1.38}, 3),
     "the generator's gradient has vanished": ({"grad_norm/generator": 1e-5}, 3),
+    "the generator has collapsed": ({"diversity/pixel_distance": 0.02}, 1),
     "the ratio is uncalibrated": ({"ratio/calibration_q": 12.0}, 5),
     "few samples carry the ratio's weight": ({"ratio/effective_sample_size": 0.01}, 5),
 }

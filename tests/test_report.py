@@ -28,7 +28,7 @@ from gantrain.errors import DataError
 from gantrain.evaluation import metrics
 from gantrain.files import append_record
 from gantrain.reporting.reporter import Reporter
-from gantrain.reporting.tensorboard import CHARTS, TensorBoard
+from gantrain.reporting.tensorboard import CHARTS, TensorBoard, select_hyperparameters
 from gantrain.runs.metrics_file import read_metrics
 
 SCALARS = {
@@ -105,23 +105,17 @@ def test_an_interrupted_and_resumed_run_has_the_uninterrupted_metrics(tmp_path, 
     assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_a_torn_last_line_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"images": 1}\n{"images": 2}\n{"images": 3, "loss')
-    assert [row["images"] for row in read_metrics(path)] == [1, 2]
-
-
 @pytest.mark.parametrize("line", ["nonsense", "[1]", '{"loss": 1}', '{"images": null}', "[" * 100_000])
-def test_another_bad_line_is_named(tmp_path, line):
+def test_a_bad_line_is_named_unless_it_is_the_last_and_torn(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
+    path.write_text('{"images": 1}\n{"images": 3}\n' + line)
+    assert [row["images"] for row in read_metrics(path)] == [1, 3]
     path.write_text('{"images": 1}\n' + line + '\n{"images": 3}\n')
     with pytest.raises(DataError, match="line 2"):
         read_metrics(path)
-
-
-def test_missing_metrics_are_named(tmp_path):
+    path.unlink()
     with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read: No such file"):
-        read_metrics(tmp_path / "metrics.jsonl")
+        read_metrics(path)
 
 
 # TensorBoard
@@ -152,8 +146,8 @@ def test_tensorboard_reads_back_all_that_was_reported(tmp_path):
 
 
 def test_hyperparameters_stand_beside_the_last_report_in_the_same_file(tmp_path):
-    hparams = {"lr": 1e-3, "disc_div": "gan", "betas": [0.5, 0.99], "path": None, "flip": True}
-    report_run(tmp_path, [100, 200], hparams=hparams)
+    config = {"optimizer": {"lr": 1e-3, "betas": [0.5, 0.99]}, "path": None, "flip": True, "layers": [{"op": "conv"}]}
+    report_run(tmp_path, [100, 200], hparams=select_hyperparameters(config))
     assert len(event_files(tmp_path)) == 1
     metadata = events(tmp_path).summary_metadata
     content = {
@@ -161,18 +155,18 @@ def test_hyperparameters_stand_beside_the_last_report_in_the_same_file(tmp_path)
         for tag in ("session_start_info", "session_end_info")
     }
     told = content["session_start_info"].session_start_info.hparams
-    assert told["lr"].number_value == 1e-3
-    assert told["disc_div"].string_value == "gan"
-    assert told["betas"].string_value == "[0.5, 0.99]"
+    assert told["optimizer.lr"].number_value == 1e-3
+    assert told["optimizer.betas"].string_value == "[0.5, 0.99]"
     assert told["path"].string_value == "null"
-    assert set(told) == set(hparams)
+    assert set(told) == {"optimizer.lr", "optimizer.betas", "path", "flip"}
 
 
 def test_the_hyperparameters_page_has_the_columns_of_all_runs_and_those_that_differ_first(tmp_path):
     sweep = {"0-held_out-null": (None, {"bound/kl": 1.0}), "1-held_out-50": (50, {"bound/kl": 2.0, "bound/js": 3.0})}
     for name, (held_out, bounds) in sweep.items():
         (tmp_path / name).mkdir()
-        with open_reporter(tmp_path / name, 10, hparams={"lr": 0.5, "held_out": held_out}) as reporter:
+        hparams = select_hyperparameters({"lr": 0.5, "held_out": held_out})
+        with open_reporter(tmp_path / name, 10, hparams=hparams) as reporter:
             reporter.report(10, {**SCALARS, **bounds})
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
     assert set(multiplexer.Runs()) == set(sweep), "a run is named after its folder"
@@ -181,13 +175,6 @@ def test_the_hyperparameters_page_has_the_columns_of_all_runs_and_those_that_dif
     found = page.experiment_from_metadata(request, "", True, page.hparams_metadata(request, ""), [], hparams_limit=2)
     assert [(info.name, info.differs) for info in found.hparam_infos] == [("held_out", True), ("lr", False)]
     assert {info.name.tag for info in found.metric_infos} == {*SCALARS, "bound/kl", "bound/js"}
-
-
-def test_closing_twice_writes_once(tmp_path):
-    with open_reporter(tmp_path, 200, console=terminal(), hparams={"lr": 1.0}) as reporter:
-        reporter.report(100, SCALARS)
-        reporter.close()
-    assert event_files(tmp_path)[0].read_bytes().count(b"session_start_info") == 1
 
 
 def test_curves_do_not_fold_back_after_a_resume(tmp_path):
@@ -239,10 +226,13 @@ def test_a_logger_that_cannot_be_opened_costs_nothing(tmp_path, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_what_is_not_a_storage_failure_is_raised(tmp_path):
+def test_only_failures_of_logs_cost_no_run(tmp_path):
     reporter = Reporter(tmp_path, 200, console=pipe())
+    with reporter.tolerate_failures():
+        raise DataError("metrics.jsonl, line 3 is not a report")
+    assert "the run goes on without them: metrics.jsonl, line 3" in lines(reporter.console)[-1]
     with pytest.raises(ZeroDivisionError), reporter.tolerate_failures():
-        1 / 0  # noqa: B018
+        raise ZeroDivisionError
 
 
 def limit_file_size() -> None:
@@ -282,14 +272,14 @@ def test_links_are_not_written_through(tmp_path):
 
 def test_a_pipe_gets_plain_lines(tmp_path):
     console = pipe()
-    with Reporter(tmp_path, 200_000, console=console) as reporter:
+    with Reporter(tmp_path, 200_000, console=console, bound="bound/gan") as reporter:
         for images in range(0, 10_000, 100):
             reporter.advance(images)
         reporter.report(10_000, SCALARS)
-        reporter.note_checkpoint("images_000000010000.pt")
+        reporter.note("checkpoint images_000000010000.pt")
         reporter.report(20_000, {"loss/discriminator": math.nan})
     assert lines(console) == [
-        "images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08",
+        "images 10,000/200,000  312 images/s  left 0:10:09  loss D 1.32 G 0.71  bound 0.08",
         "checkpoint images_000000010000.pt",
         "images 20,000/200,000  loss D nan G nan",
     ]
@@ -316,47 +306,25 @@ def test_a_slow_run_tells_every_minute_how_far_it_is(tmp_path, monkeypatch):
     assert [line.split("/")[0] for line in lines(console)] == [f"images {images:,}" for images in (100, 400, 700, 1000)]
 
 
-def test_the_bound_shown_is_the_one_asked_for(tmp_path):
-    console = pipe()
-    with Reporter(tmp_path, 200_000, console=console, bound="bound/kl") as reporter:
-        reporter.report(10_000, SCALARS)
-    assert lines(console)[0].endswith("bound 0.2")
-
-
 def test_a_terminal_gets_one_line_that_moves(tmp_path):
     console = terminal()
-    with Reporter(tmp_path, 200_000, console=console) as reporter:
-        reporter.report(10_000, SCALARS)
-        reporter.note_checkpoint("images_000000010000.pt")
+    with Reporter(tmp_path, 200_000, console=console, bound="bound/kl") as reporter:
         reporter.report(20_000, SCALARS)
         reporter.advance(30_000)
     shown = console.file.getvalue()
     assert shown.count("images 30,000/200,000") > 0  # where it ended, though the last redraw was too recent
-    assert "images 20,000/200,000  312 images/s  left 00:09:37" in shown
-    assert "bound 0.08  images_000000010000.pt" in shown
+    assert "images 20,000/200,000  312 images/s  left 0:09:37" in shown
+    assert "bound 0.2" in shown
     assert shown.index("\x1b[?25l") < shown.index("\x1b[?25h")  # the cursor is hidden, then given back
 
 
-@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("width", [45, 80])
 def test_a_narrow_terminal_gets_the_whole_line_folded(tmp_path, width):
     console = terminal(width)
-    with Reporter(tmp_path, 200_000, console=console) as reporter:
-        reporter.report(10_000, SCALARS)
-        reporter.note_checkpoint("images_000000010000.pt")
+    with Reporter(tmp_path, 200_000, console=console, bound="bound/gan") as reporter:
         reporter.report(20_000, SCALARS)
     words = console.file.getvalue().split()
-    for part in (
-        "images",
-        "20,000/200,000",
-        "312",
-        "00:09:37",
-        "1.32",
-        "0.71",
-        "bound",
-        "0.08",
-        "images_000000010000.pt",
-    ):
-        assert part in words
+    assert {"images", "20,000/200,000", "312", "0:09:37", "1.32", "0.71", "bound", "0.08"} <= set(words)
 
 
 @pytest.mark.parametrize(("make_console", "every"), [(pipe, 60), (terminal, 0.25)])
@@ -391,7 +359,7 @@ def test_text_is_neither_markup_nor_a_terminal_command(tmp_path, make_console):
     console = make_console()
     with Reporter(tmp_path, 200, console=console) as reporter:
         reporter.note("[red]loud[/red] \x1b]0;title\x07 \r gone")
-        reporter.note_checkpoint("[/bold]\x1b[2J.pt")
+        reporter.note("[/bold]\x1b[2J.pt")
         reporter.report(100, SCALARS)
     shown = console.file.getvalue()
     assert "[red]loud[/red]" in shown
@@ -440,11 +408,10 @@ def test_numbers_of_samples_are_a_row_of_their_own(tmp_path):
     assert [(event.step, event.value) for event in precision] == [(200, 0.5), (300, 0.75)]
 
 
-@pytest.mark.parametrize("value", [3e38, -3e38])
-def test_log_ratios_of_any_size_have_a_histogram(tmp_path, value):
+def test_log_ratios_of_any_size_have_a_histogram(tmp_path):
     with open_reporter(tmp_path, 100) as reporter:
-        reporter.report(100, SCALARS, {"ratio/real": torch.full((4,), value)})
-    assert events(tmp_path).Tags()["tensors"] or events(tmp_path).Tags()["histograms"]
+        reporter.report(100, SCALARS, {"high": torch.full((4,), 3e38), "low": torch.full((4,), -3e38)})
+    assert events(tmp_path).Tags()["histograms"] == ["high", "low"]
 
 
 def test_a_resumed_run_knows_its_last_report(tmp_path):
@@ -453,8 +420,18 @@ def test_a_resumed_run_knows_its_last_report(tmp_path):
         assert reporter.latest == {**SCALARS, "loss/generator": 2.0}
 
 
-def test_damaged_metrics_cost_no_run(tmp_path):
-    with Reporter(tmp_path, 200_000, console=pipe()) as reporter:
-        with reporter.tolerate_failures():
-            raise DataError("metrics.jsonl, line 3 is not a report")
-        assert "the run goes on without them: metrics.jsonl, line 3" in lines(reporter.console)[-1]
+def test_the_forecast_comes_once_after_ten_seconds_and_a_line_every_minute(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("gantrain.reporting.reporter.time.monotonic", lambda: clock[0])
+    console = pipe()
+    with Reporter(
+        tmp_path, 100_000, console=console, forecast=lambda images, rate: f"{images}: {rate:g}/s"
+    ) as reporter:
+        for second in range(0, 131):  # the first iteration takes a second more, in which something is compiled
+            clock[0] = 1.0 + second
+            reporter.advance(20 * (second + 1))
+    assert lines(console) == [
+        "220: 20/s",
+        "images 1,200/100,000  20 images/s  left 1:22:20",
+        "images 2,400/100,000  20 images/s  left 1:21:20",
+    ]

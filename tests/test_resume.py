@@ -1,11 +1,9 @@
 """An interrupted and resumed run equals the uninterrupted one, bit for bit on a CPU."""
 
-import copy
 import itertools
 import json
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.runs import SMALL, assert_equal, assert_equal_runs, assert_equal_states, train, train_until
 from support.tolerance import assert_close_to_largest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,39 +23,24 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.weighting import DEFAULT, Weighting
-from gantrain.reporting.reporter import Reporter
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.iteration import Iteration
 from gantrain.training.setup import Schedule, TrainingSetup
 from gantrain.training.state import State, averaged
 
-SMALL = [
-    "train.images=1000",
-    "train.batch_size=50",
-    "train.report_every_images=150",
-    "train.sample_every_images=400",
-    "train.checkpoint_every_images=300",
-    "train.checkpoint_min_seconds=0",
-    "train.keep_checkpoints=10",
-]
-# One run for each thing that could keep a state of its own.
+# Every option that could keep a state of its own is in one of these runs; `whole` has the defaults.
 GAMES = {
-    "default": [],
-    "ratio": ["gen_objective=ratio", "gen_div=kl", "disc_div=js"],
-    "alternative": ["gen_objective=alternative", "gen_div=gan"],
-    "nowozin": ["head=nowozin", "disc_div=jeffreys", "gen_div=pearson"],
-    "ratio head": ["head=ratio", "disc_div=pearson"],
-    "total variation": ["disc_div=total_variation", "gen_div=total_variation"],
-    "three D steps": ["train.discriminator_steps=3"],
-    "no average": ["ema=0"],
-    "batch norm, dropout and flips": ["architecture=conv8", "dataset.flip=true"],
-    "uniform latents": ["latent.prior=uniform", "latent.size=7"],
-    "density": ["dataset=ring"],
-    "affine": ["dataset=mixture1d", "gen_div=kl"],
-    **{name: [f"regularizer={name}"] for name in ("r1", "gradient_penalty", "instance_noise", "label_smoothing")},
-    **{name: [f"optimizer={name}"] for name in ("sgd", "rmsprop")},
-    **{name: [f"update={name}"] for name in ("simultaneous",)},
+    "ratio, three D steps, no average": ["gen_objective=ratio", "gen_div=kl", "train.discriminator_steps=3", "ema=0"],
+    "alternative, uniform latents, sgd": ["gen_objective=alternative", "latent.prior=uniform", "optimizer=sgd"],
+    "nowozin, instance noise": ["head=nowozin", "disc_div=jeffreys", "gen_div=pearson", "regularizer=instance_noise"],
+    "ratio head, label smoothing, rmsprop": [
+        *("head=ratio", "disc_div=pearson", "regularizer=label_smoothing", "optimizer=rmsprop")
+    ],
+    "no ratio": ["disc_div=total_variation", "gen_div=total_variation"],
+    "batch norm, dropout, flips, r1": ["architecture=conv8", "dataset.flip=true", "regularizer=r1"],
+    "points, gradient penalty": ["dataset=ring", "regularizer=gradient_penalty"],
+    "few parameters, simultaneous": ["dataset=mixture1d", "gen_div=kl", "update=simultaneous"],
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}
 TABLE = {
@@ -74,24 +58,6 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def train(folder: Path, *overrides: str) -> int:
-    return main(["train", f"run_dir={folder}", *SMALL, *overrides])
-
-
-def train_until(monkeypatch, images: int, folder: Path, *overrides: str) -> int:
-    """Train, and send this process SIGTERM at the first step that reaches `images`."""
-    progress = Reporter.advance
-
-    def interrupting(reporter, clock):
-        if clock >= images:
-            os.kill(os.getpid(), signal.SIGTERM)
-        progress(reporter, clock)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "advance", interrupting)
-        return train(folder, *overrides)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The uninterrupted default run; not to be written into."""
@@ -100,40 +66,20 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def stopped(tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> Path:
     """The default run, stopped at 500: no multiple of any interval, so a report's statistics are half gathered."""
-    assert train_until(monkeypatch, 500, tmp_path / "stopped") == 143
-    return tmp_path / "stopped"
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        assert train_until(patch, 500, folder) == 143
+    assert json.loads((folder / "summary.json").read_text())["status"] == "stopped"
+    return folder
 
 
-def leaves(value, key=""):
-    if isinstance(value, dict):
-        return {k: v for name, item in value.items() for k, v in leaves(item, f"{key}/{name}").items()}
-    if isinstance(value, list):
-        return leaves(dict(enumerate(value)), key)
-    return {key: value}
-
-
-def assert_equal_states(one: Path, other: Path) -> None:
-    ours, theirs = (leaves(checkpoints.load_newest(run / "checkpoints")[1]["state"]) for run in (one, other))
-    assert ours.keys() == theirs.keys()
-    for key, value in ours.items():
-        same = torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key]
-        assert same, key
-
-
-def comparable(rows):
-    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "system/"))} for row in rows]
-
-
-def assert_equal_runs(one: Path, other: Path) -> None:
-    assert_equal_states(one, other)
-    assert comparable(read_metrics(one / "metrics.jsonl")) == comparable(read_metrics(other / "metrics.jsonl"))
-    pictures = sorted(path.name for path in (one / "samples").iterdir())
-    assert pictures == sorted(path.name for path in (other / "samples").iterdir())
-    for name in [f"samples/{picture}" for picture in pictures] + ["losses.png"]:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+@pytest.fixture
+def stopped(interrupted, tmp_path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(interrupted, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -141,7 +87,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(game, tmp_path, monkeypatch)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert train(whole, *GAMES[game]) == 0
     assert train_until(monkeypatch, 500, resumed, *GAMES[game]) == 143
-    assert json.loads((resumed / "summary.json").read_text())["status"] == "stopped"
     assert main(["resume", str(resumed)]) == 0
     assert_equal_runs(whole, resumed)
 
@@ -184,10 +129,7 @@ def test_every_divergence_goes_on_as_if_nothing_had_been(name, tmp_path):
         iteration = Iteration(resumed, experiment)
         for _ in range(2):
             iteration.play()
-        ours, theirs = leaves(whole.state_dict()), leaves(resumed.state_dict())
-        assert ours.keys() == theirs.keys()
-        for key, value in ours.items():
-            assert torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key], key
+        assert_equal(whole.state_dict(), resumed.state_dict())
         played += 1
     assert played >= 2
 
@@ -224,38 +166,28 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes(name, tmp_
     saved = checkpoints.load(checkpoints.save(tmp_path, bundle(state), keep=2))["state"]
     spoiled()[name](saved)
     other = new_state()
-    before = copy.deepcopy(leaves(other.state_dict()))
     with pytest.raises(CheckpointError) as refused:
         other.load_state_dict(saved, 10)
     assert name in str(refused.value)
-    after = leaves(other.state_dict())
-    assert all(torch.equal(v, after[key]) for key, v in before.items() if isinstance(v, torch.Tensor))
+    assert_equal(other.state_dict(), new_state().state_dict())
     assert other.images == 0
 
 
-def test_falling_back_to_an_older_checkpoint_changes_nothing(whole, stopped, capsys):
+def test_falling_back_to_an_older_checkpoint_changes_nothing(whole, stopped, monkeypatch, capsys):
+    """And another interruption after it."""
     newest = checkpoints.list_files(stopped / "checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:-7])  # as a machine that died while writing would leave it
-    assert main(["resume", str(stopped)]) == 0
+    assert train_until(monkeypatch, 650, stopped, "resume=auto") == 143
     assert newest.name in capsys.readouterr().out
+    assert train(stopped, "resume=auto") == 0
     assert_equal_runs(whole, stopped)
     scalars = EventAccumulator(str(stopped)).Reload().Scalars("loss/generator")
     steps = [event.step for event in scalars]
     assert steps == [row["images"] for row in read_metrics(whole / "metrics.jsonl")]
 
 
-def test_twice_interrupted(whole, stopped, monkeypatch):
-    assert train_until(monkeypatch, 650, stopped, "resume=auto") == 143
-    assert train(stopped, "resume=auto") == 0
-    assert_equal_runs(whole, stopped)
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["generator", "discriminator", "generator_optimizer", "discriminator_optimizer", "average", "statistics", "images"],
-)
-def test_every_part_of_the_state_is_needed(part, whole, stopped):
-    """The comparison above would notice the loss of any one of them."""
+@pytest.mark.parametrize("part", ["average", "generator_optimizer", "statistics", "images"])
+def test_the_comparison_notices_the_loss_of_a_part_of_the_state(part, whole, stopped):
     earlier = checkpoints.load(checkpoints.list_files(whole / "checkpoints")[-1])
     path, bundle, _ = checkpoints.load_newest(stopped / "checkpoints")
     path.unlink()
@@ -270,10 +202,9 @@ def test_every_part_of_the_state_is_needed(part, whole, stopped):
 
 
 def test_reporting_sampling_and_saving_do_not_change_the_weights(tmp_path):
-    often = ["train.report_every_images=50", "train.sample_every_images=50", "train.checkpoint_every_images=50"]
-    seldom = ["train.report_every_images=9999", "train.sample_every_images=9999", "train.checkpoint_every_images=9999"]
-    assert train(tmp_path / "often", "architecture=conv8", *often) == 0
-    assert train(tmp_path / "seldom", "architecture=conv8", *seldom) == 0
+    for name, interval in (("often", 50), ("seldom", 9999)):
+        every = [f"train.{what}_every_images={interval}" for what in ("report", "sample", "checkpoint")]
+        assert train(tmp_path / name, "architecture=conv8", "train.images=300", *every) == 0
     assert_equal_states(tmp_path / "often", tmp_path / "seldom")
 
 
@@ -288,8 +219,7 @@ def test_a_finished_run_is_left_alone(whole, capsys):
 
 
 def test_a_finished_run_whose_end_is_damaged_comes_to_it_again(whole, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    folder = shutil.copytree(whole, tmp_path / "run")
     newest = checkpoints.list_files(folder / "checkpoints")[0]
     os.truncate(newest, 9000)
     assert main(["resume", str(folder)]) == 0
@@ -299,11 +229,10 @@ def test_a_finished_run_whose_end_is_damaged_comes_to_it_again(whole, tmp_path, 
     assert_equal_runs(whole, folder)
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
-    assert train(tmp_path / "long", "train.images=1200") == 0
+def test_a_finished_run_can_be_made_longer(whole, tmp_path):
     assert train(tmp_path / "short", "train.images=600") == 0
-    assert main(["resume", str(tmp_path / "short"), "train.images=1200"]) == 0
-    assert_equal_states(tmp_path / "long", tmp_path / "short")
+    assert main(["resume", str(tmp_path / "short"), "train.images=1000"]) == 0
+    assert_equal_states(whole, tmp_path / "short")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +265,6 @@ def test_a_run_without_checkpoint_is_not_started_afresh_by_resume(tmp_path, caps
 def test_a_resume_that_could_not_do_what_is_typed_is_refused(typed, whole, capsys):
     assert main(["resume", str(whole), typed]) in (2, 4)
     assert typed.partition("=")[0] in capsys.readouterr().err
-    assert json.loads((whole / "summary.json").read_text())["status"] == "finished"
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path):
@@ -345,12 +273,11 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path):
     assert train(folder) == 0
 
 
-def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_again(stopped, capsys):
-    assert main(["resume", str(stopped)]) == 0
-    for path in (stopped / "checkpoints").iterdir():
-        path.unlink()
-    assert train(stopped, "resume=auto") == 4
-    assert "no checkpoint" in capsys.readouterr().err
+def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_again(whole, tmp_path, capsys):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    assert train(folder, "resume=auto") == 4
+    assert "no usable checkpoint" in capsys.readouterr().err
 
 
 def test_epochs_and_images_are_one_length(tmp_path, capsys):
@@ -389,32 +316,34 @@ def stored_weights(run: Path) -> dict[str, object]:
     return config.get("gen_weights", {})
 
 
-def test_a_run_keeps_the_weights_that_were_the_default_when_it_began(tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    assert main(["train", f"run_dir={run}", *SMALL, "gen_div=kl"]) == 0
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory) -> Path:
+    """A run whose generator has the default weights; not to be written into."""
+    folder = tmp_path_factory.mktemp("runs") / "weighted"
+    assert train(folder, "train.images=100", "gen_div=kl") == 0
+    return folder
+
+
+def test_a_run_keeps_the_weights_that_were_the_default_when_it_began(weighted, tmp_path, monkeypatch):
+    run = shutil.copytree(weighted, tmp_path / "run")
     assert stored_weights(run) == {"normalise": DEFAULT.normalise, "spread": DEFAULT.spread}
     monkeypatch.setattr("gantrain.objectives.weighting.DEFAULT", Weighting(normalise=True, spread=7.0))
-    assert main(["resume", str(run), "train.images=1200"]) == 0
-    again = [text for text in SMALL if not text.startswith("train.images")]
-    assert main(["train", f"run_dir={run}", "resume=auto", *again, "gen_div=kl", "train.images=1400"]) == 0
+    assert main(["resume", str(run), "train.images=200"]) == 0
+    assert train(run, "resume=auto", "gen_div=kl", "train.images=300") == 0
     assert stored_weights(run) == {"normalise": DEFAULT.normalise, "spread": DEFAULT.spread}
 
 
 def test_a_run_that_was_stored_without_such_keys_goes_on_with_plain_weights(tmp_path):
     run = tmp_path / "run"
-    assert main(["train", f"run_dir={run}", *SMALL, "gen_div=kl", "gen_weights.normalise=false"]) == 0
-    newest = checkpoints.list_files(run / "checkpoints")[0]
-    bundle = checkpoints.load(newest)
+    assert train(run, "train.images=100", "gen_div=kl", "gen_weights.normalise=false") == 0
+    bundle = checkpoints.load_newest(run / "checkpoints")[1]
     del bundle["config"]["gen_weights"]
     checkpoints.save(run / "checkpoints", bundle, keep=3)
-    assert main(["resume", str(run), "train.images=1200"]) == 0
-    assert "gen_weights" not in yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
-    rows = read_metrics(run / "metrics.jsonl")
-    assert all("weights/beta" not in row for row in rows)
+    assert main(["resume", str(run), "train.images=200"]) == 0
+    assert stored_weights(run) == {}
+    assert all("weights/beta" not in row for row in read_metrics(run / "metrics.jsonl"))
 
 
-def test_other_weights_are_another_run(tmp_path, capsys):
-    run = tmp_path / "run"
-    assert main(["train", f"run_dir={run}", *SMALL, "gen_div=kl"]) == 0
-    assert main(["resume", str(run), "gen_weights.spread=2", "train.images=1200"]) == 4
+def test_other_weights_are_another_run(weighted, capsys):
+    assert main(["resume", str(weighted), "gen_weights.spread=2", "train.images=1200"]) == 4
     assert "gen_weights.spread: 0.5 → 2" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_two_processes_never_share_a_folder(tmp_path):
     finally:
         holder.kill()
         holder.communicate()
-    with RunFolder(tmp_path).lock(), RunFolder(tmp_path).lock():  # the lock died with its process
+    with RunFolder(tmp_path).lock():  # the lock died with its process
         pass
 
 
@@ -84,8 +84,13 @@ def test_a_signal_to_a_run_reaches_the_sweep_around_it():
         with StopRequest() as run:
             run.defer()
             os.kill(os.getpid(), signal.SIGHUP)
+        assert not sweep.deferred
         with pytest.raises(Interrupted, match="SIGHUP"):
             sweep.raise_if_asked("go on")
+        sweep.defer()
+        with StopRequest():
+            pass
+        assert sweep.deferred
 
 
 def test_an_ignored_signal_stays_ignored():

@@ -102,6 +102,40 @@ def test_products_are_rounded_in_no_forward_pass(tmp_path):
     assert not any(allowed)
 
 
+def test_late_checkpoints_and_grids_change_no_weight_and_no_row(tmp_path):
+    dataset, states = data.load("digits"), []
+    for minutes in (10.0, 1e-9):
+        folder = RunFolder(tmp_path / str(minutes))
+        folder.checkpoints.mkdir(parents=True)
+        schedule = Schedule(images=500, report_every_images=200, checkpoint_max_minutes=minutes)
+        states.append(new_state(MLP, dataset.shape, 16))
+        play(states[-1], game(), dataset, Latents(16), schedule, folder.path)
+    assert len(list(folder.samples.glob("images_*.png"))) == 5
+    assert torch.equal(*(nn.utils.parameters_to_vector(state.generator.parameters()) for state in states))
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("10.0", "1e-09")]
+    kept = [
+        [{k: v for k, v in row.items() if not k.startswith(("speed/", "system/"))} for row in each] for each in rows
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_a_generator_whose_samples_are_equal_has_collapsed(tmp_path, capsys):
+    dataset = data.load("digits")
+    state = new_state(MLP, dataset.shape, 16, lr=0.0)
+    schedule = Schedule(images=200, report_every_images=100)
+    for name in ("healthy", "collapsed"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    play(state, game(), dataset, Latents(16), schedule, tmp_path / "healthy")
+    assert "collapsed" not in capsys.readouterr().out
+    for network in (state.generator, state.average):
+        nn.init.zeros_(network[-2].layer.linear.weight)
+    state.images = 0
+    play(state, game(), dataset, Latents(16), schedule, tmp_path / "collapsed")
+    assert capsys.readouterr().out.count("the generator has collapsed") == 1
+    last = read_metrics(tmp_path / "collapsed/metrics.jsonl")[-1]
+    assert last["diversity/pixel_distance"] == pytest.approx(0, abs=1e-6)
+
+
 def test_each_step_moves_one_player():
     dataset = data.load("digits")
     state = new_state(MLP, dataset.shape, 16)

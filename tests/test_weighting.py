@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,7 +11,8 @@ import scipy.integrate
 import scipy.optimize
 import scipy.stats
 import torch
-from test_divergences import SMOOTH
+from support import formulas
+from support.formulas import SMOOTH
 from torch import Tensor
 
 from gantrain.config.checks import validate
@@ -29,11 +29,9 @@ NORMALISED = Weighting(normalise=True)
 
 
 def slope(weighting: Weighting, name: str, r: Tensor) -> Tensor:
-    """∂L/∂r [B] of the generator's loss on log-ratios r [B], times B."""
-    r = r.clone().requires_grad_()
-    loss, _ = Objective(get("gan"), get(name), weighting=weighting).generator_loss(r)
-    (gradient,) = torch.autograd.grad(loss * len(r), r)
-    return gradient
+    """∂L/∂r of the generator's loss on log-ratios r `[B]`, times B: `[B]`."""
+    objective = Objective(get("gan"), get(name), weighting=weighting)
+    return formulas.slope(lambda r: objective.generator_loss(r)[0], r)
 
 
 def normal(count: int = 500, mean: float = -1.0, sd: float = 2.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -41,7 +39,7 @@ def normal(count: int = 500, mean: float = -1.0, sd: float = 2.0, dtype: torch.d
 
 
 def tempered(beta: float, r: Tensor) -> Weighting:
-    """The spread with which these r have this β."""
+    """The weighting whose β is `beta` for these r."""
     return Weighting(normalise=True, spread=beta * float(r.std(correction=0)))
 
 
@@ -67,11 +65,10 @@ def test_an_infinitely_strong_tempering_is_reverse_kl(name: str) -> None:
     np.testing.assert_allclose(slope(Weighting(spread=1e-9), name, r), slope(OFF, "reverse_kl", r), rtol=1e-6)
 
 
-@pytest.mark.parametrize("beta", [0.2, 0.7])
 @pytest.mark.parametrize("name", SMOOTH)
-def test_weights_are_the_slope_of_fake_of_the_tempered_divergence(name: str, beta: float) -> None:
+def test_weights_are_the_slope_of_fake_of_the_tempered_divergence(name: str) -> None:
     """f_β'' = w(β log u)/u² integrated twice, and fake_β = u f_β' − f_β differentiated by finite differences."""
-    log_weight = get(name).log_weight
+    log_weight, beta = get(name).log_weight, 0.4
     assert log_weight is not None
 
     def second(u: float) -> float:
@@ -90,38 +87,7 @@ def test_weights_are_the_slope_of_fake_of_the_tempered_divergence(name: str, bet
     np.testing.assert_allclose(weights, slopes / slopes.mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["kl", "pearson", "js", "softened_reverse_kl", "jeffreys", "neyman"])
-def test_the_tempered_gradient_is_that_of_a_divergence_between_densities(name: str) -> None:
-    """d/dμ D_{f_β}(p‖N(μ, 1)) by finite differences of a double quadrature, against −E_q[w(βr) r'(x)]."""
-    beta, log_weight, x = 0.4, get(name).log_weight, np.linspace(-12, 12, 4801)
-    assert log_weight is not None
-    p = 0.6 * scipy.stats.norm(-1, 0.9).pdf(x) + 0.4 * scipy.stats.norm(1.5, 0.8).pdf(x)
-
-    def weight(r: np.ndarray) -> np.ndarray:
-        return log_weight(beta * torch.from_numpy(r)).exp().numpy()
-
-    right = np.linspace(0, 40, 40001)  # from 0 to both sides: integrals from one end would cancel
-    grid = np.concatenate([-right[:0:-1], right])
-
-    def integral(integrand: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        up = scipy.integrate.cumulative_simpson(integrand(right), x=right, initial=0)
-        down = -scipy.integrate.cumulative_simpson(integrand(-right), x=right, initial=0)
-        return np.concatenate([down[:0:-1], up])
-
-    real, fake = integral(lambda r: weight(r) * np.exp(-r)), integral(weight)
-
-    def divergence(mu: float) -> float:
-        log_q = scipy.stats.norm(mu, 1).logpdf(x)
-        r = np.log(p) - log_q
-        return float(np.trapezoid(np.exp(log_q) * (np.exp(r) * np.interp(r, grid, real) - np.interp(r, grid, fake)), x))
-
-    q = scipy.stats.norm(0.2, 1).pdf(x)
-    r = np.log(p) - np.log(q)
-    expected = (divergence(0.2 + 1e-3) - divergence(0.2 - 1e-3)) / 2e-3
-    assert float(np.trapezoid(-q * weight(r) * np.gradient(r, x), x)) == pytest.approx(expected, rel=2e-3)
-
-
-@pytest.mark.parametrize("order", [-1.0, 0.3, 0.75, 1.0, 2.0])
+@pytest.mark.parametrize("order", [-1.0, 0.3, 1.0, 2.0])
 def test_a_tempered_alpha_divergence_is_one_of_order_alpha_beta(order: float) -> None:
     r = normal()
     weights, statistics = tempered(0.4, r).weigh(alpha(order), r)
@@ -140,13 +106,7 @@ def test_a_constant_added_to_the_log_ratio_changes_nothing(name: str, weighting:
 def test_the_orders_of_the_catalogue() -> None:
     """The slope of log w at r = 0, by hand."""
     orders = {"kl": 1, "reverse_kl": 0, "js": 0.5, "gan": 0.5, "squared_hellinger": 0.5, "pearson": 2, "neyman": -1}
-    orders |= {
-        "jeffreys": 0.5,
-        "softened_reverse_kl": -0.5,
-        "le_cam": 0.5,
-        "non_saturating": 2 / 3 - 1,
-        "alpha_0.3": 0.3,
-    }
+    orders |= {"jeffreys": 0.5, "softened_reverse_kl": -0.5, "le_cam": 0.5, "non_saturating": -1 / 3, "alpha_0.3": 0.3}
     assert {name: get(name).order for name in orders} == pytest.approx(orders)
 
 
@@ -206,9 +166,9 @@ def test_the_loss_of_the_divergence_is_reported() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Where the exact flow ends, x = μ + σz with z at equally probable places
+# The end of the exact flow of x = μ + σz, with z at quantiles of equal probability
 
-Z = scipy.stats.norm.ppf((np.arange(3000) + 0.5) / 3000)
+Z = scipy.stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
 FIGURE_1 = build_mixture([0.6, 0.4], [-1.5, 2.0], [0.6, 0.8])
 
 
@@ -236,28 +196,26 @@ def end_of_flow(p: Mixture, name: str, weighting: Weighting, start: tuple[float,
     return float(rest.x[0]), math.exp(rest.x[1])
 
 
-@pytest.mark.parametrize("weighting", [OFF, DEFAULT])
-@pytest.mark.parametrize("name", ["kl", "js", "jeffreys", "pearson", "softened_reverse_kl", "neyman"])
-def test_a_model_that_can_match_the_data_does_so_with_and_without_tempering(name: str, weighting: Weighting) -> None:
+@pytest.mark.parametrize("name", ["kl", "softened_reverse_kl", "neyman"])
+def test_a_model_that_can_match_the_data_does_so_with_tempering(name: str) -> None:
     start = (0.4, 0.9) if name == "neyman" else (1.0, 1.4)  # Neyman's is infinite for a wide q
-    assert end_of_flow(gaussian(0.5, 0.8), name, weighting, start) == pytest.approx((0.5, 0.8), abs=1e-3)
+    assert end_of_flow(gaussian(0.5, 0.8), name, DEFAULT, start) == pytest.approx((0.5, 0.8), abs=1e-3)
 
 
-@pytest.mark.parametrize("spread", [0.5, 4.0])
-@pytest.mark.parametrize("name", ["kl", "js", "pearson", "softened_reverse_kl"])
+@pytest.mark.parametrize(("name", "spread"), [("kl", 0.5), ("kl", 4.0), ("pearson", 0.5)])
 def test_on_a_mixture_the_flow_ends_at_the_rest_of_the_divergence_that_it_follows_there(
     name: str, spread: float
 ) -> None:
-    """The divergence asked for where sd(r) is below the spread, else f_β with the β found there."""
+    """This is the divergence itself if sd(r) is below the spread, and else f_β with the β there."""
     weighting = Weighting(normalise=True, spread=spread)
     end = end_of_flow(FIGURE_1, name, weighting, (0.0, 1.0))
     sd = float(log_ratio(FIGURE_1, np.array([end[0], math.log(end[1])]))[0].std())
-    assert (sd < spread) == (spread == 4.0)  # both cases are seen
+    assert (sd < spread) == (spread == 4.0)  # both cases occur
     if sd < spread:
         plain = follow_loss(Loss(get(name), "fake", -1), FIGURE_1, (0.0, 1.0))
         assert end == pytest.approx((plain.mean, plain.std), abs=1e-2)
         return
-    # A rest of the same β, held fixed: found by a root search with the weights of that β.
+    # The end of the flow with this β held fixed.
     beta = spread / sd
 
     def move(theta: np.ndarray) -> np.ndarray:
@@ -295,11 +253,11 @@ def test_the_default_acts_under_matched_with_a_ratio_and_nowhere_else() -> None:
         (["gen_weights.spread=2", "gen_weights.normalise=true"], Weighting(True, 2)),
     ],
 )
-def test_what_is_typed_is_used(overrides: list[str], expected: Weighting) -> None:
+def test_keys_on_the_command_line_are_used(overrides: list[str], expected: Weighting) -> None:
     assert weighting_for(*overrides) == expected
 
 
-def test_what_cannot_act_is_refused_with_the_reason() -> None:
+def test_weights_that_cannot_act_are_rejected_with_the_reason() -> None:
     with pytest.raises(ConfigError, match="gen_objective=ratio; leave gen_weights"):
         weighting_for("gen_weights.spread=1", "gen_objective=ratio")
     with pytest.raises(ConfigError, match="disc_div=pearson gives no ratio"):

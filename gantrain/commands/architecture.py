@@ -34,7 +34,7 @@ USUAL_SHAPES: tuple[tuple[int, ...], ...] = ((3, 32, 32), (1, 28, 28), (1, 8, 8)
 
 @dataclass
 class Options:
-    """What `gantrain architecture` can be told."""
+    """Options of `gantrain architecture`."""
 
     shape: list[int] | None = None
     latent: int | None = number(None, at_least=1, at_most=65536)
@@ -42,13 +42,18 @@ class Options:
 
 
 def help_text() -> str:
-    """The command's help."""
+    """Return the command's help."""
     return HELP.format(names=", ".join(group_options("architecture")))
 
 
 def run(arguments: list[str]) -> None:
-    """Print the tables of the architecture that the first argument names."""
-    flags, typed = parse(arguments)
+    """Print the tables of the architecture that the first argument names. Raises ConfigError."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd")
+    try:
+        flags, typed = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}; see gantrain architecture --help") from error
     if not typed or "=" in typed[0]:
         raise ConfigError("architecture needs a name: gantrain architecture NAME; see gantrain architecture --help")
     options = overrides.parse_into(Options, typed[1:])
@@ -56,39 +61,29 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(
             f"shape={options.shape} must be [channels,height,width] for images or [dimensions] for points"
         )
-    table = composed(typed[0], flags)
+    table = compose_table(typed[0], flags.config_dir)
     if options.maxout_counts is not None:
         table["maxout_counts"] = options.maxout_counts
     screen = make_console()
-    for rendered in fitting(table, options, screen.width):
+    for rendered in render_tables(table, options, screen.width):
         screen.print(rendered)
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flag and the other arguments, in any order. Raises ConfigError."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config-dir", "-cd")
-    try:
-        return parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{error}; see gantrain architecture --help") from error
-
-
-def composed(name: str, flags: argparse.Namespace) -> dict[str, Any]:
-    """The table as `gantrain train architecture=NAME` composes it. Raises ConfigError."""
+def compose_table(name: str, config_dir: str | None) -> dict[str, Any]:
+    """Return the table as `gantrain train architecture=NAME` composes it. Raises ConfigError."""
     typed = overrides.parse([f"architecture={overrides.quote(name)}"])
-    with create_composer(typed, flags.config_dir) as composer:
+    with create_composer(typed, config_dir) as composer:
         tree = composer.compose([typed[0].text]).tree
     check_object_is_typed(tree, [])
     return parse_config(tree).architecture
 
 
-def fitting(table: dict[str, Any], options: Options, width: int) -> list[Table]:
-    """The rendered tables for the shape asked for, or for the first usual one that they fit. Raises ConfigError."""
+def render_tables(table: dict[str, Any], options: Options, width: int) -> list[Table]:
+    """Return the tables for the shape asked for, or for the first usual one that they fit. Raises ConfigError."""
     for shape in [tuple(options.shape)] if options.shape is not None else USUAL_SHAPES:
         try:
             latent = options.latent or (shape[0] if len(shape) == 1 else 64)
-            return networks.rendered(table, shape, latent, width)
+            return networks.render_tables(table, shape, latent, width)
         except ConfigError as error:
             refusal = error
     raise refusal

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-HELP = """Show what divergences are: tables of some or all, or a page about one.
+HELP = """Show properties of divergences: tables of some or all, or a page about one.
 
   gantrain divergences [NAME …] [affine=0] [out=DIR]
 
 Examples
   gantrain divergences                          all of the catalogue
-  gantrain divergences kl                       a page: what it is, where each generator objective pulls samples
+  gantrain divergences kl                       a page, with the effect of each generator objective
   gantrain divergences kl alpha_0.3 dual_js     some, side by side
   gantrain divergences kl affine=-1             with -1 (u - 1) added to f, which only gen_objective=ratio notices
   gantrain divergences out=figures              figures too, PNG and SVG: f, real and fake, generator losses, the pull
@@ -91,26 +91,26 @@ def draw(chosen: list[Divergence], out: Path) -> None:
 
 def build_tables(chosen: list[Divergence]) -> Iterator[RenderableType]:
     """Yield a table of what the divergences are, one of their formulas, and what the columns mean."""
-    yield build_table(["name", "f(u)", "dual", "symmetric", "supremum", "leaning"], map(_nature, chosen))
+    yield build_table(["name", "f(u)", "dual", "symmetric", "supremum", "leaning"], map(_build_row, chosen))
     yield ""
     heads = ["name", "f(1)", "invented", "missed", "real(r)", "fake(r)", "ratio pulls to u", "finite r", "D gives r"]
-    yield build_table(heads, map(_formulas, chosen))
+    yield build_table(heads, map(_build_formula_row, chosen))
     yield ""
     yield NOTES
 
 
-def _nature(divergence: Divergence) -> list[str]:
+def _build_row(divergence: Divergence) -> list[str]:
     return [
         divergence.name,
         description.format_formula(divergence.formula),
         properties.dual_name(divergence),
-        _yes(properties.is_symmetric(divergence)),
+        _format_fact(properties.is_symmetric(divergence)),
         format_number(properties.supremum(divergence)),
         properties.mode_behaviour(divergence),
     ]
 
 
-def _formulas(divergence: Divergence) -> list[str]:
+def _build_formula_row(divergence: Divergence) -> list[str]:
     return [
         divergence.name,
         format_number(divergence.f_at_one),
@@ -118,8 +118,8 @@ def _formulas(divergence: Divergence) -> list[str]:
         format_range(divergence, "real"),
         format_range(divergence, "fake"),
         format_ratio(fixed_point(divergence, "ratio")),
-        _finite_range(divergence, "real", "fake"),
-        _yes(divergence.invertible),
+        _format_finite_range(divergence, "real", "fake"),
+        _format_fact(divergence.invertible),
     ]
 
 
@@ -153,7 +153,7 @@ def build_page(divergence: Divergence) -> Iterator[RenderableType]:
     yield heading("In float32")
     parts: tuple[Part, ...] = ("real", "fake", "f")
     yield "finite, with their slopes, for r in: " + "; ".join(
-        f"{part} {_finite_range(divergence, part)}" for part in parts
+        f"{part} {_format_finite_range(divergence, part)}" for part in parts
     )
     yield "Beyond, training follows the tangent, and ratio/limited_share reports how many samples do."
     yield heading("References")
@@ -191,12 +191,12 @@ def tabulate_effective_divergences(divergence: Divergence) -> Table:
     return build_table(["gen_objective", "f_eff", "convex", *(f"u = {u:g}" for u in RATIOS)], rows)
 
 
-def _finite_range(divergence: Divergence, *parts: Part) -> str:
+def _format_finite_range(divergence: Divergence, *parts: Part) -> str:
     """Return the r at which all of `parts` hold in float32."""
     ranges = [divergence.finite_range(part) for part in parts]
     low, high = max(each.low for each in ranges), min(each.high for each in ranges)
     return f"{format_number(low)} … {format_number(high)}"
 
 
-def _yes(fact: bool) -> str:
+def _format_fact(fact: bool) -> str:
     return "yes" if fact else "no"

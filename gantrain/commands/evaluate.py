@@ -121,7 +121,7 @@ def run(arguments: list[str]) -> None:
     """Evaluate what the first argument names, or train the classifier of a dataset if there are no samples."""
     samples = [] if not arguments or "=" in arguments[0] else arguments[:1]
     dataset, others = split_arguments(arguments[len(samples) :])
-    options = overrides.parse_into(Options, [bracket_list(text) for text in others])
+    options = overrides.parse_into(Options, overrides.bracket_list(others, "metrics"))
     if not samples:
         return store_classifier(dataset, options)
     path = Path(samples[0])
@@ -147,12 +147,6 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     dataset = [text for text in arguments if text.partition("=")[0].partition(".")[0] == "dataset"]
     others = [text for text in arguments if text not in dataset]
     return [argument.text for argument in overrides.parse_train(dataset)], others
-
-
-def bracket_list(argument: str) -> str:
-    """Return `metrics=fid,kid` as `metrics=[fid,kid]`, and other arguments as they are."""
-    key, _, names = argument.partition("=")
-    return f"metrics=[{names.removeprefix('[').removesuffix(']')}]" if key == "metrics" else argument
 
 
 def compose_dataset(arguments: list[str]) -> DatasetSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,33 +81,27 @@ def help_text() -> str:
 
 
 def run(arguments: list[str]) -> None:
-    """Fit, print the table, write fit.json and fit.png."""
-    arguments = [_bracket_names(argument) for argument in arguments]
-    options, typed = overrides.parse_into(Options, arguments), overrides.single_values(overrides.parse(arguments))
+    """Fit, print the table, write fit.json and fit.png. Raises GantrainError."""
+    arguments = overrides.bracket_list(arguments, "gen_div")
+    options = overrides.parse_into(Options, arguments)
     p = gaussian_fit.build_mixture(options.weights, options.means, options.stds)
     chosen = choose_divergences(options)
     if options.target == "effective":
         gaussian_fit.check_start(p, options.start)
-    elif idle := [key for key in EFFECTIVE_ONLY if key in typed]:
+    elif idle := [key for key in EFFECTIVE_ONLY if getattr(options, key) != getattr(Options(), key)]:
         raise ConfigError(f"{idle[0]} changes a path and not a divergence's minimum; add target=effective")
     out = Path(options.out)
     with convert_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
+        rows = []
         with show_progress("fitting", error=True) as update:
-            rows = []
-            for row in fit_divergences(p, chosen, options):
-                rows.append(row)
+            for divergence in chosen:
+                rows.append(fit_divergence(divergence, p, options))
                 update(len(rows), len(chosen))
         write_json(out / "fit.json", [{k: v for k, v in asdict(row).items() if v is not None} for row in rows])
         draw_fits(rows, p, options, out)
     print_tables(tabulate(rows, p))
     say(f"fit.json and fit.png in {out}")
-
-
-def _bracket_names(argument: str) -> str:
-    """Return `gen_div=kl,js` as `gen_div=[kl,js]`, so that several names are one value; other arguments unchanged."""
-    key, _, names = argument.partition("=")
-    return f"gen_div=[{names.removeprefix('[').removesuffix(']')}]" if key == "gen_div" else argument
 
 
 def choose_divergences(options: Options) -> list[Divergence]:
@@ -129,17 +122,16 @@ def choose_divergences(options: Options) -> list[Divergence]:
 # Results
 
 
-def fit_divergences(p: Mixture, chosen: list[Divergence], options: Options) -> Iterator[Row]:
-    """Yield the row of one divergence after the other."""
-    for divergence in chosen:
-        outcome = None
-        if options.target == "effective":
-            loss = Loss(divergence, *GENERATOR_OBJECTIVES[options.gen_objective])
-            outcome, mean, std = gaussian_fit.follow_loss(loss, p, (options.start[0], options.start[1]))
-            value = integrate_divergence(divergence, p, gaussian(mean, std))
-        else:
-            mean, std, value = gaussian_fit.fit_gaussian(divergence, p)
-        yield Row(divergence.name, mean, std, value, mode_masses(gaussian(mean, std), p), outcome)
+def fit_divergence(divergence: Divergence, p: Mixture, options: Options) -> Row:
+    """Return the Gaussian that fits p best under one divergence, or to which its loss leads."""
+    outcome = None
+    if options.target == "effective":
+        loss = Loss(divergence, *GENERATOR_OBJECTIVES[options.gen_objective])
+        outcome, mean, std = gaussian_fit.follow_loss(loss, p, (options.start[0], options.start[1]))
+        value = integrate_divergence(divergence, p, gaussian(mean, std))
+    else:
+        mean, std, value = gaussian_fit.fit_gaussian(divergence, p)
+    return Row(divergence.name, mean, std, value, mode_masses(gaussian(mean, std), p), outcome)
 
 
 def mode_masses(q: Mixture, p: Mixture) -> list[float]:
@@ -165,16 +157,14 @@ def draw_fits(rows: list[Row], p: Mixture, options: Options, out: Path) -> None:
 def tabulate(rows: list[Row], p: Mixture) -> Table:
     """Return a table of the rows below one of the data itself, to four digits of the data's scale."""
     right = ["μ", "σ", "D_f − f(1)", *(f"mass near {format_number(mean, 'g')}" for mean in p.line_means)]
-    has_outcomes = any(row.outcome for row in rows)
-    heads = ["divergence", *(["outcome"] if has_outcomes else []), *right]
     data = Row("data", p.mean, p.std, math.nan, mode_masses(p, p))
-    cells = [
-        [row.divergence, *([row.outcome or ""] if has_outcomes else []), *_numbers(row, p)] for row in (data, *rows)
-    ]
-    return build_table(heads, cells, right=right)
+    cells = [[row.divergence, row.outcome or "", *_format_numbers(row, p)] for row in (data, *rows)]
+    if not any(row.outcome for row in rows):
+        return build_table(["divergence", *right], [[name, *numbers] for name, _, *numbers in cells], right=right)
+    return build_table(["divergence", "outcome", *right], cells, right=right)
 
 
-def _numbers(row: Row, p: Mixture) -> list[str]:
+def _format_numbers(row: Row, p: Mixture) -> list[str]:
     """Return a row's numbers: without value and masses for a Gaussian that has collapsed, without any if none fits."""
     places, empty = f".{plots.decimal_places(p)}f", [""] * len(row.mode_masses)
     if math.isnan(row.mu):

@@ -1,4 +1,4 @@
-"""`gantrain resume`: go on with a run, or a sweep, where it stopped."""
+"""`gantrain resume`: continue a run or a sweep where it stopped."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gantrain.launch.sweep import resume_sweep
 from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs.signals import StopRequest
 
-HELP = """Go on with a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
+HELP = """Continue a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
 
   gantrain resume RUN [key=value …]
-  gantrain resume SWEEP [key=value …]          finished runs stay, interrupted ones go on, missing ones are trained
+  gantrain resume SWEEP [key=value …]          continues interrupted runs and trains missing ones
 
 Examples
   gantrain resume runs/digits/gan-kl/2026-11-22_10-00-00-s0
@@ -31,7 +31,7 @@ def help_text() -> str:
 
 
 def run(arguments: list[str]) -> None:
-    """Go on with the run or the sweep whose folder is the first argument. Raises GantrainError."""
+    """Continue the run or the sweep whose folder is the first argument. Raises GantrainError."""
     if not arguments or "=" in arguments[0]:
         raise ConfigError("resume needs a run folder: gantrain resume RUN [key=value …]")
     path, typed = Path(arguments[0]), parse_train(arguments[1:])

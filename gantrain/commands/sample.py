@@ -34,7 +34,7 @@ GRID_IMAGES = 256
 
 @dataclass
 class Options:
-    """What `gantrain sample` can be told."""
+    """Options of `gantrain sample`."""
 
     count: int = number(64, at_least=1, at_most=10_000_000)
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
@@ -44,40 +44,35 @@ class Options:
 
 
 def help_text() -> str:
-    """The command's help."""
+    """Return the command's help."""
     return HELP
 
 
 def run(arguments: list[str]) -> None:
-    """Sample from the run or checkpoint that the first argument names."""
+    """Write samples from the run or checkpoint that the first argument names. Raises GantrainError."""
     if not arguments or "=" in arguments[0]:
         raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
     source, options = Path(arguments[0]), overrides.parse_into(Options, arguments[1:])
-    sample(source, options)
 
-
-def sample(source: Path, options: Options) -> Path:
-    """Write the samples; returns their folder."""
     from gantrain.training.generator import load
 
     refuse_sweep(source, "sample")
-    run = RunFolder.containing(source)
-    out = Path(options.out) if options.out else run.samples / f"seed{options.seed}"
+    folder = RunFolder.containing(source)
+    out = Path(options.out) if options.out else folder.samples / f"seed{options.seed}"
     if options.out is None:
-        run.refuse_links()
-    refuse_older(out, options.count)
+        folder.refuse_links()
+    check_older_samples(out, options.count)
     generator = load(source, object=options.object).to(choose_device(options.device))
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)
     with convert_write_errors(f"out={out}"):
-        write(samples, out)
+        write_samples(samples, out)
     say(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
-    return out
 
 
-def refuse_older(out: Path, count: int) -> None:
-    """Raise ConfigError where pictures would stay in `out` beside the new ones, as if they were of the same samples."""
+def check_older_samples(out: Path, count: int) -> None:
+    """Raise ConfigError if `out` has images of older samples that `count` new ones would not replace."""
     if older := sorted(path for path in out.glob("[0-9]*.png") if path.stem.isdecimal() and int(path.stem) >= count):
         raise ConfigError(
             f"{out} holds older samples, {older[0].name} to {older[-1].name}, that {count:,} new ones do not replace: "
@@ -85,8 +80,8 @@ def refuse_older(out: Path, count: int) -> None:
         )
 
 
-def write(samples: Tensor, out: Path) -> None:
-    """Numbered pictures and a grid, or an array and a scatter plot."""
+def write_samples(samples: Tensor, out: Path) -> None:
+    """Write images as numbered PNGs and a grid, points as an array and a scatter plot."""
     import numpy as np
 
     from gantrain import plotting

@@ -1,31 +1,26 @@
-"""`gantrain train`: one run, a sweep, or what would run."""
+"""`gantrain train`: train one run or a sweep, or print the config that would run."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
-import hydra
 from hydra._internal.core_plugins.bash_completion import BashCompletion
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gantrain.config.checks import validate
-from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors, create_composer, own_hydra
-from gantrain.config.groups import CONF, GROUPS, options
-from gantrain.config.overrides import KNOWN, Argument, check_no_sweep, flag_hint, parse_train, split_sweep
+from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors, create_composer
+from gantrain.config.groups import GROUPS, options
+from gantrain.config.overrides import check_no_sweep, parse_train, split_sweep
 from gantrain.config.schema import describe_keys
-from gantrain.console import build_table, print_tables, say
+from gantrain.console import say
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.launch.job import train_once
+from gantrain.launch.job import preserved_logging, train_once
 from gantrain.launch.sweep import SweepResult, train_sweep
-from gantrain.launch.sweep_folder import compare_sweep, job_number, read_summary
+from gantrain.launch.sweep_folder import compare_sweep
 from gantrain.runs.signals import StopRequest
 
 KEY_WIDTH = 38  # of a key and its default in the help
@@ -53,7 +48,7 @@ Flags
                         a group that gantrain has itself
   --cfg job             print the composed config and stop
   --config-dir DIR      look for YAML of your own there too
-  --info, --hydra-help  what Hydra has to say
+  --info, --hydra-help  Hydra's own information and help
 
 `eval "$(gantrain -sc install=bash)"` completes these keys and choices in the shell."""
 
@@ -73,85 +68,30 @@ def run(arguments: list[str]) -> None:
     single, listed = split_sweep(typed)
     with StopRequest(), create_composer(typed, flags.config_dir) as composer:
         composed = composer.compose([argument.text for argument in single])
-        if flags.multirun or (composed.mode == RunMode.MULTIRUN and not hydra_flags(flags)):
+        prints = bool(flags.cfg or flags.info or flags.hydra_help)
+        if flags.multirun or (composed.mode == RunMode.MULTIRUN and not prints):
             return report_sweep(train_sweep(composer, typed, composed))
         check_no_sweep(listed)
-        if flags.info or flags.hydra_help:
-            return run_hydra([*hydra_flags(flags), *(argument.text for argument in typed), *composer.search_path])
-        if flags.cfg:
-            return print_config(composer, typed, composed, flags)
+        if prints:
+            return print_information(composer, [argument.text for argument in typed], composed, flags)
         if error := train_once(composer, typed, composed).error:
             raise error
     return None
-
-
-def print_config(composer: Composer, typed: list[Argument], composed: Composed, flags: argparse.Namespace) -> None:
-    """Print the config that would run, or a part of it, as YAML. Raises ConfigError."""
-    config = validate(composed.tree, [argument.text for argument in typed])
-    shown: Any = config.tree
-    HydraConfig.instance().set_config(composed.whole)
-    if flags.cfg != "job":
-        OmegaConf.set_readonly(composed.whole.hydra, None)
-        shown = composer.app.get_sanitized_cfg(composed.whole, flags.cfg)
-    if flags.package and (shown := OmegaConf.select(config.tree, flags.package)) is None:
-        sections = [key for key, value in config.tree.items() if isinstance(value, DictConfig)]
-        raise ConfigError(describe_choice("--package", flags.package, map(str, sections)))
-    if flags.package:
-        print(f"# @package {flags.package}")
-    if flags.resolve:
-        OmegaConf.resolve(shown)
-    print(OmegaConf.to_yaml(shown) if isinstance(shown, DictConfig) else shown, end="")
 
 
 def report_sweep(swept: SweepResult) -> None:
     """Print how the runs of a sweep ended, and compare them. Raises RunFailed if one did not finish."""
     say(f"\n{len(swept.runs) - len(swept.failures)} of {len(swept.runs)} runs finished in {swept.root}")
     compare_sweep(swept.root)
-    report_endpoints(swept.runs)
     swept.raise_failures()
 
 
-def report_endpoints(folders: Iterable[Path]) -> None:
-    """A table of where Gaussian generators ended and where theory says they must, if there are such runs."""
-    summaries = {job_number(folder): read_summary(folder) for folder in folders}
-    ends = {number: told for number, told in summaries.items() if "endpoint" in told}
-    if not ends:
-        return
-    heads = ("run", "gen_div", "gen_objective", "seed", "ended at", "flow", "best", "distance", "as promised")
-    rows = []
-    for number, told in ends.items():
-        gen_div, gen_objective, *cells = endpoint_cells(told["endpoint"])
-        rows.append([str(number), gen_div, gen_objective, str(told["seed"]), *cells])
-    say("\nWhere the Gaussians (μ, σ) ended, and how far from where the exact flow rests, in its standard deviations:")
-    print_tables(build_table(heads, rows))
-    for doubt in dict.fromkeys(end["doubt"] for told in ends.values() if (end := told["endpoint"])["doubt"]):
-        say(f"nothing is promised where {doubt}")
-
-
-def endpoint_cells(end: Mapping[str, Any]) -> list[str]:
-    """One run's endpoint, as its summary has it: what G followed, three Gaussians, the distance, the verdict."""
-    flow, optimum = end["theory"], end["optimum"]
-    rest = gaussian_text(flow["mean"], flow["std"]) if flow["outcome"] == "rests" else flow["outcome"]
-    near = "" if end["distance"] is None else f"{end['distance']:.3f}"
-    near += f" of {end['tolerance']:g}" if near and end["within"] is not None else ""
-    verdict = {True: "yes", False: "NO", None: "nothing promised"}[end["within"]]
-    reached, best = gaussian_text(*end["reached"]), gaussian_text(optimum["mean"], optimum["std"])
-    return [end["gen_div"], end["gen_objective"], reached, rest, best, near, verdict]
-
-
-def gaussian_text(mean: float | None, std: float | None) -> str:
-    """(μ, σ), as text; empty where there is none."""
-    return "" if mean is None or std is None else f"({mean:z.4f}, {std:.4f})"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# The command line
-
-INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# Flags, of which most are Hydra's own
 
 
 class Parser(argparse.ArgumentParser):
-    """Hydra's flags, minus those that read pickles or configs of another application; errors are ours."""
+    """Hydra's flags, minus those that read pickles or configs of another application; its errors are ConfigErrors."""
 
     def __init__(self) -> None:
         super().__init__(prog="gantrain train", add_help=False, allow_abbrev=False)
@@ -161,7 +101,8 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--resolve", action="store_true")
         self.add_argument("--package", "-p")
         self.add_argument("--config-dir", "-cd")
-        self.add_argument("--info", "-i", choices=INFO)
+        infos = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+        self.add_argument("--info", "-i", nargs="?", const="all", choices=infos)
         self.add_argument("--hydra-help", action="store_true")
 
     def error(self, message: str) -> NoReturn:
@@ -169,49 +110,62 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
-    """Flags and overrides in any order, which Hydra's own parser refuses. Raises ConfigError."""
-    for text in arguments:
-        if sentence := flag_hint(text, KNOWN):
-            raise ConfigError(sentence)
-    pairs = zip(arguments, [*arguments[1:], ""], strict=False)  # what follows a bare --info may be an override
-    arguments = ["--info=all" if text in ("--info", "-i") and then not in INFO else text for text, then in pairs]
-    flags = Parser().parse_intermixed_args(arguments)
+    """Return flags and overrides, which may stand in any order. Raises ConfigError."""
+    flags, unknown = Parser().parse_known_intermixed_args(arguments)
+    flags.overrides = unknown + flags.overrides  # whose parser refuses the unknown ones
+    printing = [name for name in ("cfg", "info", "hydra_help") if getattr(flags, name)]
     if flags.package and flags.cfg != "job":
         raise ConfigError(f"--package={flags.package} shows a part of --cfg job; give it with that")
     if flags.resolve and not flags.cfg:
-        raise ConfigError("--resolve shows what interpolations come to; add --cfg job")
-    if flags.multirun and hydra_flags(flags):
-        raise ConfigError(f"{hydra_flags(flags)[0]} shows one job; leave -m and the listed values out")
-    if sum(map(bool, (flags.cfg, flags.info, flags.hydra_help))) > 1:
+        raise ConfigError("--resolve shows the values of interpolations; add --cfg job")
+    if len(printing) > 1:
         raise ConfigError("give one of --cfg, --info and --hydra-help")
+    if flags.multirun and printing:
+        raise ConfigError(f"--{printing[0].replace('_', '-')} shows one job; leave -m and the listed values out")
     return flags
 
 
-def hydra_flags(flags: argparse.Namespace) -> list[str]:
-    """Return the flags of a command that only prints something, as Hydra takes them."""
-    values = {"--cfg": flags.cfg, "--package": flags.package, "--info": flags.info}
-    switches = {"--resolve": flags.resolve, "--hydra-help": flags.hydra_help}
-    given = [part for flag, value in values.items() if value for part in (flag, value)]
-    return given + [flag for flag, on in switches.items() if on]
+def print_information(
+    composer: Composer, overrides: Sequence[str], composed: Composed, flags: argparse.Namespace
+) -> None:
+    """Print the config that would run, or what Hydra says about itself. Raises ConfigError."""
+    tree = validate(composed.tree, overrides).tree
+    if flags.package and OmegaConf.select(tree, flags.package) is None:
+        sections = [str(key) for key, value in tree.items() if isinstance(value, DictConfig)]
+        raise ConfigError(describe_choice("--package", flags.package, sections))
+    overrides = [*overrides, *composer.search_path]
+    if tree.train.epochs != composed.tree.train.epochs:  # typed train.images take its place
+        overrides.append("train.epochs=null")
+    with composition_errors(), preserved_logging():
+        if flags.cfg:
+            composer.app.show_cfg(CONFIG_NAME, overrides, flags.cfg, flags.package, flags.resolve)
+        elif flags.info:
+            composer.app.show_info(flags.info, CONFIG_NAME, overrides)
+        else:
+            composer.app.hydra_help(CONFIG_NAME, get_args_parser(), argparse.Namespace(overrides=[]))
 
 
-def run_hydra(arguments: list[str]) -> None:
-    """Run Hydra's own command line, for what it prints itself."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else it would print an error and exit with 1
-    sys.argv = [sys.argv[0], *arguments]
-    GlobalHydra.instance().clear()
-    with composition_errors():
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=CONFIG_NAME)(do_nothing)()
-
-
-def do_nothing(_: DictConfig) -> None:
-    """Stand in for the application."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Completion in the shell
 
 
 def complete(line: str) -> list[str]:
-    """Return what the last word of a typed line of overrides may become, as Hydra's own completion says."""
-    if any(word.startswith("-") for word in line.split()):
-        return []  # Hydra's completion parses them as flags of its own program
-    with own_hydra() as app:
-        matches: list[str] = BashCompletion(app.config_loader)._query(CONFIG_NAME, line)
+    """Return what the last word of a line of arguments may become: a flag, or what Hydra's own completion offers."""
+    typed, _, word = line.rpartition(" ")
+    parser = Parser()
+    if word.startswith("-"):
+        return [flag for action in parser._actions for flag in action.option_strings if flag.startswith(word)]
+    try:
+        overrides = parser.parse_known_intermixed_args(typed.split())[0].overrides
+        with create_composer() as composer, composition_errors():
+            hydras = BashCompletion(composer.app.config_loader)
+            matches: list[str] = hydras._query(CONFIG_NAME, " ".join([*overrides, word]))
+    except ConfigError:  # an argument that is not finished
+        return []
     return matches
+
+
+def print_completion_script(arguments: list[str]) -> None:
+    """Print the code that installs completion in a shell, or removes it, as `install=bash` asks for."""
+    with create_composer() as composer:
+        composer.app.shell_completion(CONFIG_NAME, arguments)

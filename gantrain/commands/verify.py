@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> None:
         screen.print(tabulate_divergences(results[name].findings), "", tabulate_ratio(results[name]), "", sep="\n")
     screen.print(NOTES)
     if options.out is not None:
-        write(results, options, Path(options.out))
+        write_results(results, options, Path(options.out))
         screen.print(f"\nverify.json and log_ratio.png are in {options.out}")
     check_bounds({name: result.findings for name, result in results.items()})
 
@@ -116,7 +116,7 @@ def verify_case(name: str, options: Options, objective: Objective) -> Result:
 def check_bounds(findings: Mapping[str, Sequence[Finding]]) -> None:
     """Raise CheckFailedError when a bound, by case, exceeds the truth by more than its error allows."""
     excesses = [
-        f"{case} {each.name}: {each.bound.mean:.4g} against {each.truth.value:.4g}, of which chance explains "
+        f"{case} {each.name}: {each.bound.mean:.4g} against {each.true:.4g}, of which chance explains "
         f"{each.allowed:.2g}"
         for case, found in findings.items()
         for each in found
@@ -146,10 +146,12 @@ def tabulate_divergences(findings: Sequence[Finding]) -> Table:
     right = ["true", "bound", "±", "exact ±", "reached", "plug-in", "plug-in ±"]
     rows = []
     for each in findings:
-        share = each.bound.mean / each.truth.value
-        numbers = [_value(each.bound.mean), _error(each.bound.error), _error(each.truth.standard_error(each.draws))]
-        numbers += [f"{share:.1%}" if share > 0 else "", _value(each.estimate.mean), _error(each.estimate.error)]
-        rows.append([each.name, _value(each.truth.value), each.truth.method, *numbers, each.verdict])
+        share = each.bound.mean / each.true
+        errors = [_format_error(each.bound.standard_error), _format_error(each.exact_ratio_standard_error)]
+        reached = f"{share:.1%}" if share > 0 else ""
+        plug_in = [_format_value(each.plug_in.mean), _format_error(each.plug_in.standard_error)]
+        numbers = [_format_value(each.bound.mean), *errors, reached, *plug_in]
+        rows.append([each.name, _format_value(each.true), each.true_by, *numbers, each.verdict])
     return build_table(["divergence", right[0], "true, by", *right[1:], "verdict"], rows, right=right)
 
 
@@ -157,21 +159,26 @@ def tabulate_ratio(result: Result) -> Table:
     """Return a table with a row a metric of the ratio, beside its value for the exact one."""
     exact = true_ratio_values(result.case)
     rows = [
-        [RATIO_NAMES[name], _value(exact[name]), _value(reading.mean), _error(reading.error)]
+        [
+            RATIO_NAMES[name],
+            _format_value(exact[name]),
+            _format_value(reading.mean),
+            _format_error(reading.standard_error),
+        ]
         for name, reading in result.ratio.items()
     ]
     return build_table(["ratio", "exact", "learned", "±"], rows, right=["exact", "learned", "±"])
 
 
-def _value(value: float) -> str:
+def _format_value(value: float) -> str:
     return format_number(value, ".4f" if abs(value) < LARGEST_IN_FULL else ".3g")
 
 
-def _error(value: float) -> str:
+def _format_error(value: float) -> str:
     return format_number(value, ".2g")
 
 
-def write(results: Mapping[str, Result], options: Options, out: Path) -> None:
+def write_results(results: Mapping[str, Result], options: Options, out: Path) -> None:
     """Write everything that was printed, and how it was computed, to verify.json, and log_ratio.png."""
     import torch
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gantrain.comparison.configurations import (
+    FOLLOWED,
     Configuration,
     Estimate,
     compared_settings,
@@ -23,14 +24,14 @@ from gantrain.comparison.configurations import (
     format_estimate,
     group_runs,
 )
-from gantrain.comparison.runs import EFFECTIVE_ORDER, FOLLOWED, WEIGHTS, Run, read_runs
+from gantrain.comparison.runs import EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
 from gantrain.evaluation.evaluation import CONDITIONS, name_reference
 from gantrain.evaluation.metrics import better_direction
 from gantrain.runs.checkpoints import BEST
 
-MOST_BOUNDS = 4  # in the tables
+MAX_BOUNDS = 4  # in the tables
 WEIGHT_METRICS = tuple(WEIGHTS + name for name in ("beta", "effective_order", "asked_share", "effective_sample_size"))
 MOST_NAMED = 3  # runs in a note
 NOT_RANKABLE = (
@@ -65,13 +66,13 @@ class Comparison:
     @cached_property
     def failures(self) -> list[tuple[Path, str, str, str]]:
         """Folder, label of the configuration, status and reason of every run that does not count."""
-        ended = [
+        failures = [
             (run.path, configuration.label, run.status, run.reason)
             for configuration in self.configurations
             for run in configuration.runs
             if not run.is_finished
         ]
-        return [*ended, *((path, "", "unreadable", reason) for path, reason in self.unreadable.items())]
+        return failures + [(path, "", "unreadable", reason) for path, reason in self.unreadable.items()]
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -81,19 +82,17 @@ class Comparison:
     @cached_property
     def columns(self) -> dict[str, list[str]]:
         """Metrics of the tables by group: quality, diversity, training; empty groups are left out."""
-        groups = {group: self._match_metrics(rf"{group}/.*(?<!_error)") for group in ("quality", "diversity")}
-        bounds = [
-            m
-            for divergence in self.divergence_patterns("disc_div")
-            for m in self._match_metrics(f".*bound/{divergence}")
-        ]
-        training = [
-            *self._match_metrics("loss/.*"),
-            *self._match_metrics("discriminator/accuracy"),
-            *bounds[:MOST_BOUNDS],
-        ]
-        groups["training"] = [*training, *self._match_metrics("ratio/calibration_q|ratio/effective_sample_size")]
-        return {group: names for group, names in groups.items() if names}
+        bounds = [f".*bound/{divergence}" for divergence in self.divergence_patterns("disc_div")[:MAX_BOUNDS]]
+        groups = {
+            "quality": ["quality/.*(?<!_error)"],
+            "diversity": ["diversity/.*(?<!_error)"],
+            "training": ["loss/.*", "discriminator/accuracy", *bounds, "ratio/(calibration_q|effective_sample_size)"],
+        }
+        columns = {
+            group: [name for pattern in patterns for name in self.metrics if re.fullmatch(pattern, name)]
+            for group, patterns in groups.items()
+        }
+        return {group: names for group, names in columns.items() if names}
 
     @cached_property
     def weight_metrics(self) -> list[str]:
@@ -105,9 +104,6 @@ class Comparison:
         """Heads of the columns of `Configuration.descriptions` that at least one run has; every table shows them."""
         found = [head for each in self.configurations for head, text in each.descriptions.items() if text]
         return [head for head in dict.fromkeys(found) if head != FOLLOWED or EFFECTIVE_ORDER in self.metrics]
-
-    def _match_metrics(self, pattern: str) -> list[str]:
-        return [name for name in self.metrics if re.fullmatch(pattern, name)]
 
     def divergence_patterns(self, *players: str) -> list[str]:
         """Regular expressions that match the divergences of `disc_div` or `gen_div`, one for each."""

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, describe_weights, natural_key
-from gantrain.comparison.untrusted import clean_text, finite_number, get_nested
+from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, natural_key
 from gantrain.console import LARGEST_IN_FULL, format_number
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
@@ -29,14 +28,16 @@ NOT_COMPARED = (
     "train.sample_every_images",
     "train.checkpoint_every_images",
     "train.checkpoint_min_seconds",
+    "train.checkpoint_max_minutes",
     "train.keep_checkpoints",
     "evaluate",
     "best",
     "logger",
 )
 FIRST_KEYS = ("gen_div.name", "disc_div.name", "gen_objective")  # of a label
-LONGEST_VALUE, MOST_KEYS = 60, 12  # of a label
+LONGEST_VALUE, LONGEST_LABEL = 60, 300  # letters
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
+FOLLOWED = "G follows"  # head of a column
 
 
 class Estimate(NamedTuple):
@@ -89,19 +90,24 @@ class Configuration:
     values: dict[str, str]
     runs: list[Run]
 
+    @property
+    def name(self) -> str:
+        """Number and label, in figures and on the page."""
+        return f"{self.number}: {self.label}"
+
     @cached_property
     def finished(self) -> list[Run]:
-        """The runs that count."""
+        """Runs that count."""
         return [run for run in self.runs if run.is_finished]
 
     @property
     def drawn_runs(self) -> list[Run]:
-        """The runs whose curves are drawn: those that finished, or all if none did."""
+        """Runs whose curves are drawn: those that finished, or all if none did."""
         return self.finished or self.runs
 
     @property
     def seeds(self) -> str:
-        """Number of runs that count, and of how many."""
+        """Number of runs that count, and of all runs if they are more."""
         return f"{len(self.finished)}" + (f" of {len(self.runs)}" if len(self.finished) < len(self.runs) else "")
 
     def estimate(self, metric: str) -> Estimate | None:
@@ -132,16 +138,9 @@ class Configuration:
 
     def class_shares(self, source: Literal["data", "samples"]) -> dict[str, Estimate]:
         """Share of each class in the evaluation's histogram of the data or of samples, over seeds."""
-        shares = [found for run in self.finished if (found := _class_shares(run, source))]
+        shares = [found for run in self.finished if (found := run.class_shares(source))]
         names = sorted({name for each in shares for name in each}, key=natural_key)
         return {name: Estimate.from_values([each.get(name, 0.0) for each in shares]) for name in names}
-
-
-def _class_shares(run: Run, source: str) -> dict[str, float]:
-    counts = get_nested(run.evaluation, "class_histogram", source)
-    found = {clean_text(k): finite_number(n) or 0.0 for k, n in counts.items()} if isinstance(counts, dict) else {}
-    total = math.fsum(found.values())
-    return {name: count / total for name, count in found.items()} if total > 0 and min(found.values()) >= 0 else {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -158,7 +157,8 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], lis
     for run in runs:
         groups.setdefault(frozenset(compared_settings(run).items()), []).append(run)
     settings = [compared_settings(members[0]) for members in groups.values()]
-    differing = differing_keys(settings)
+    known = dict.fromkeys([*FIRST_KEYS, *itertools.chain(*settings)])
+    differing = [key for key in known if len({each.get(key) for each in settings}) > 1]
     keys = independent_keys(differing, settings)
     configurations = [
         Configuration(
@@ -179,14 +179,8 @@ def compared_settings(run: Run) -> dict[str, str]:
     return {key: v for key, v in run.settings.items() if key not in NOT_COMPARED and not key.startswith(sections)}
 
 
-def differing_keys(settings: Sequence[dict[str, str]]) -> list[str]:
-    """Keys whose values are not all the same, `FIRST_KEYS` first."""
-    keys = dict.fromkeys([*FIRST_KEYS, *(key for each in settings for key in each)])
-    return [key for key in keys if len({each.get(key) for each in settings}) > 1]
-
-
 def independent_keys(keys: Sequence[str], settings: Sequence[dict[str, str]]) -> list[str]:
-    """The keys without those whose value follows from others.
+    """Return the keys without those whose value follows from others.
 
     A key may follow from the `name` of its section, and the weights of samples from divergences and objective.
     """
@@ -207,10 +201,9 @@ def build_label(keys: Sequence[str], settings: dict[str, str]) -> str:
     """
     if len(keys) < 2:
         return truncate(settings.get((keys or FIRST_KEYS)[0], "—"))
-    bare = {"gen_objective"} | ({"gen_div.name"} if "disc_div.name" not in keys else set())
-    heads = ["" if key in bare else f"{short_key(key)}=" for key in keys[:MOST_KEYS]]
-    words = [f"{head}{truncate(settings.get(key, '—'))}" for head, key in zip(heads, keys, strict=False)]
-    return " ".join([*words, *(["…"] if len(keys) > MOST_KEYS else [])])
+    bare = {"gen_objective"} if "disc_div.name" in keys else {"gen_objective", "gen_div.name"}
+    words = [("" if key in bare else f"{short_key(key)}=") + truncate(settings.get(key, "—")) for key in keys]
+    return truncate(" ".join(words), LONGEST_LABEL)
 
 
 def short_key(key: str) -> str:
@@ -218,6 +211,23 @@ def short_key(key: str) -> str:
     return truncate(key.removesuffix(".name"))
 
 
-def truncate(text: str) -> str:
+def truncate(text: str, letters: int = LONGEST_VALUE) -> str:
     """Cut a text that is too long for a label."""
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
+
+
+def describe_weights(run: Run, order: float | None) -> dict[str, str]:
+    """Describe what the generator of a run follows, by the head of a column; empty texts for what the run lacks.
+
+    `G follows` is the divergence with the effective order of its weights (`kl, order 0.31`), `gen_weights` the settings
+    of these weights that are on, and `R1 weight` that of the regularizer r1.
+    """
+    divergence = run.setting("gen_div.name")
+    settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
+    rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
+    has_r1 = "r1" in run.settings.get("regularizer.name", "").split("+")
+    return {
+        FOLLOWED: divergence if order is None else f"{divergence}, order {format_number(order, '.2g')}",
+        "gen_weights": "" if order is None else ", ".join(rescaled).replace(" true", "") or "plain",
+        "R1 weight": run.settings.get("regularizer.r1.weight", "default") if has_r1 else "",
+    }

@@ -28,7 +28,6 @@ from gantrain.comparison.untrusted import (
     read_json,
     read_yaml,
 )
-from gantrain.console import format_number
 from gantrain.errors import DataError
 from gantrain.runs.metrics_file import means_over_last_tenth
 
@@ -36,10 +35,9 @@ STATUSES = ("finished", "stopped", "failed", "running")
 SAMPLE_GROUPS = ("quality/", "diversity/")  # metrics that an evaluation measures
 WEIGHTS = "weights/"  # group of the metrics of generator weights, of which a run's value is a mean over its last tenth
 EFFECTIVE_ORDER = f"{WEIGHTS}effective_order"
-FOLLOWED = "G follows"  # head of a column
 KEPT_GROUPS = ("images", "loss/", "bound/", "training_bound/", WEIGHTS)  # numbers of metrics.jsonl that are read
-MOST_PIXELS = 2**24
-MOST_LINES = 20  # of the reason of a run that did not finish
+MAX_PIXELS = 2**24
+MAX_REASON_LINES = 20  # of the reason of a run that did not finish
 PLACE_OVERRIDE = re.compile(r"\+*(run_dir|resume)=")  # overrides that another run cannot share
 
 
@@ -73,7 +71,7 @@ class Run:
         if self.status == "running":
             return "it is still running, or was killed"
         stored = self.summary.get("reason")
-        lines = stored.splitlines()[:MOST_LINES] if isinstance(stored, str) else []
+        lines = stored.splitlines()[:MAX_REASON_LINES] if isinstance(stored, str) else []
         return "\n".join(map(clean_text, lines)) or "summary.json gives no reason"
 
     @property
@@ -109,32 +107,25 @@ class Run:
         """Finite numbers that training examples got in the evaluation in place of samples."""
         return finite_numbers(self.evaluation.get("reference"))
 
+    def class_shares(self, source: str) -> dict[str, float]:
+        """Share of each class in the evaluation's histogram of `data` or `samples`; empty if it has none."""
+        counts = finite_numbers(get_nested(self.evaluation, "class_histogram", source))
+        total = math.fsum(counts.values())
+        is_valid = total > 0 and min(counts.values()) >= 0
+        return {name: count / total for name, count in counts.items()} if is_valid else {}
+
     def fact(self, *keys: str) -> Any:
         """A value of `summary.json` by nested keys; None if it is missing."""
         return get_nested(self.summary, *keys)
 
+    def setting(self, key: str) -> str:
+        """A setting as text; a dash if the run has none of this name."""
+        return self.settings.get(key, "—")
+
     def newest_grid(self) -> str | None:
         """Name in the run folder of the newest sample grid."""
-        names = [path.name for path in (self.path / "samples").glob("images_*.png")]
-        numbered = [name for name in names if re.fullmatch(r"images_[0-9]{12}\.png", name)]
-        return f"samples/{max(numbered)}" if numbered else None
-
-
-def describe_weights(run: Run, order: float | None) -> dict[str, str]:
-    """Describe what the generator of a run follows, by the head of a column; empty texts for what the run lacks.
-
-    `G follows` is the divergence with the effective order of its weights (`kl, order 0.31`), `gen_weights` the settings
-    of these weights that are on, and `R1 weight` that of the regularizer r1.
-    """
-    divergence = run.settings.get("gen_div.name", "—")
-    settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
-    rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
-    has_r1 = "r1" in run.settings.get("regularizer.name", "").split("+")
-    return {
-        FOLLOWED: divergence if order is None else f"{divergence}, order {format_number(order, '.2g')}",
-        "gen_weights": "" if order is None else ", ".join(rescaled).replace(" true", "") or "plain",
-        "R1 weight": run.settings.get("regularizer.r1.weight", "default") if has_r1 else "",
-    }
+        paths = (self.path / "samples").glob(f"images_{'[0-9]' * 12}.png")
+        return max((f"samples/{path.name}" for path in paths), default=None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,20 +141,19 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
     Raises:
         DataError: One of `folders` is not a folder.
     """
-    runs: list[Run] = []
-    unreadable: dict[Path, str] = {}
-    seen = set()
+    found: dict[Path, Path] = {}
     for top in folders:
         if not top.is_dir():
             raise DataError(f"{top} is not a folder; name runs, sweeps, or a tree that holds them, such as runs")
         for folder in find_run_folders(top):
-            if (place := folder.resolve()) in seen:
-                continue
-            seen.add(place)
-            try:
-                runs.append(read_run(folder))
-            except DataError as error:
-                unreadable[folder] = clean_text(str(error))
+            found.setdefault(folder.resolve(), folder)
+    runs: list[Run] = []
+    unreadable: dict[Path, str] = {}
+    for folder in found.values():
+        try:
+            runs.append(read_run(folder))
+        except DataError as error:
+            unreadable[folder] = clean_text(str(error))
     return runs, unreadable
 
 
@@ -227,7 +217,7 @@ def _read_reports(folder: Path) -> Iterator[dict[str, float]]:
 
 
 def read_picture(run: Run, name: str) -> bytes:
-    """Read a PNG of the run. Raises DataError unless it is whole and has at most `MOST_PIXELS` pixels."""
+    """Read a PNG of the run. Raises DataError unless it is whole and has at most `MAX_PIXELS` pixels."""
     from PIL import Image
 
     data = read_file(run.path, name)
@@ -236,10 +226,9 @@ def read_picture(run: Run, name: str) -> bytes:
     try:
         with warnings.catch_warnings(action="ignore"):
             image = Image.open(io.BytesIO(data), formats=("PNG",))
-            if image.width * image.height > MOST_PIXELS:
-                raise DataError(f"{image.width}×{image.height} are more than {MOST_PIXELS:,} pixels")
-            image.verify()  # compares all checksums, which load does not, and closes the image
-            Image.open(io.BytesIO(data), formats=("PNG",)).load()
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{image.width}×{image.height} are more than {MAX_PIXELS:,} pixels")
+            image.verify()
     except Exception as error:  # a damaged file can raise anything inside a decoder
         raise DataError(f"{name} is not a picture that can be shown: {clean_text(str(error))}") from error
     return data

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain import console
 from gantrain.comparison.comparison import Comparison, direction_arrow
-from gantrain.comparison.configurations import FIRST_KEYS, Configuration, short_key
-from gantrain.comparison.runs import EFFECTIVE_ORDER, describe_weights, provenance
+from gantrain.comparison.configurations import FIRST_KEYS, Configuration, describe_weights, short_key
+from gantrain.comparison.runs import EFFECTIVE_ORDER, provenance
 from gantrain.comparison.untrusted import format_setting
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class MetricTable(NamedTuple):
     """A group of metrics, with the columns about generator weights that every table shows."""
 
     group: str
-    descriptions: list[str]
     metrics: list[str]
     rows: list[Row]
 
@@ -56,9 +55,9 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
             for configuration in comparison.configurations
         ]
         if any(metric in comparison.reference for metric in names):
-            empty = [""] * len(comparison.descriptions)
-            rows.append(Row(None, empty, list(map(comparison.format_reference, metrics)), [False] * len(metrics)))
-        yield MetricTable(group, comparison.descriptions, metrics, rows)
+            numbers = [comparison.format_reference(metric) for metric in metrics]
+            rows.append(Row(None, [""] * len(comparison.descriptions), numbers, [False] * len(metrics)))
+        yield MetricTable(group, metrics, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -75,7 +74,7 @@ def rich_tables(comparison: Comparison) -> Iterator[Table]:
     keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
     width = console.make_console().width
     for table in metric_tables(comparison):
-        names, numbers = [["#", *keys, "seeds", *table.descriptions]], [table.heads]
+        names, numbers = [["#", *keys, "seeds", *comparison.descriptions]], [table.heads]
         for configuration, descriptions, cells, best in table.rows:
             if configuration is None:
                 names.append(["", comparison.reference_name, *[""] * len(keys), *descriptions])

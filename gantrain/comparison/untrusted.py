@@ -94,11 +94,9 @@ def finite_number(value: Any) -> float | None:
 
 
 def finite_numbers(values: Any) -> dict[str, float]:
-    """Return the finite numbers of a mapping by their names."""
-    numbers = (
-        {clean_text(name): finite_number(each) for name, each in values.items()} if isinstance(values, dict) else {}
-    )
-    return {name: value for name, value in numbers.items() if value is not None}
+    """Return the finite numbers of a mapping by their names; nothing for another value."""
+    items = values.items() if isinstance(values, dict) else ()
+    return {clean_text(name): number for name, value in items if (number := finite_number(value)) is not None}
 
 
 def clean_text(value: Any) -> str:

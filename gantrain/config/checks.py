@@ -1,6 +1,6 @@
 """From a composed config to `Settings`: checked once, with objects in place of the names that stand for them.
 
-Everything is refused here that can be refused before data are read and without importing torch.
+The checks need neither data nor torch.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class RunConfig:
         return OmegaConf.to_yaml(self.tree)
 
     def find_secrets(self) -> dict[str, str]:
-        """Return what the config takes from environment variables, each value with the text that took it."""
+        """Return the values that the config takes from environment variables, each with its interpolation."""
         return find_secrets(self.tree)
 
     def with_choices(self, section: str, **values: Any) -> RunConfig:
-        """Return the same config with what the defaults of a section have come to stand for in this run."""
+        """Return the config with these values in one of its sections."""
         tree, chosen = OmegaConf.create(self.tree), dataclasses.replace(getattr(self.settings, section), **values)
         for key, value in values.items():
             OmegaConf.update(tree, f"{section}.{key}", value)
@@ -91,15 +91,11 @@ def to_plain(node: DictConfig) -> dict[str, Any]:
 
 
 def find_secrets(tree: DictConfig) -> dict[str, str]:
-    """Return what a config takes from environment variables, each value with the text that took it."""
+    """Return the values that a config takes from environment variables, each with its interpolation."""
     taken = {key: text for key, text in iterate_leaves(to_plain(tree)) if isinstance(text, str) and "${oc.env:" in text}
     values = {str(OmegaConf.select(tree, key)): text for key, text in taken.items()}
     # A number or a short word is no secret, and would be found inside other words.
     return {value: text for value, text in values.items() if len(value) >= SHORTEST_SECRET and not value.isdecimal()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The whole
 
 
 def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
@@ -110,12 +106,10 @@ def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
     overrides = list(overrides)
     check_object_is_typed(tree, overrides)
     tree = normalise_tree(tree)
-    config = parse_config(tree)
-    if config.train.epochs is not None and any(text.startswith("train.images=") for text in overrides):
-        tree = OmegaConf.create(tree)  # what is typed takes precedence over a file's other name for it
+    if any(text.startswith("train.images=") for text in overrides):  # it takes precedence over a file's train.epochs
+        tree = OmegaConf.create(tree)
         OmegaConf.update(tree, "train.epochs", None)
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=None))
-    return RunConfig(check_config(config), tree)
+    return RunConfig(check_config(parse_config(tree)), tree)
 
 
 def normalise_tree(tree: DictConfig) -> DictConfig:
@@ -154,7 +148,7 @@ def parse_config(tree: DictConfig) -> Config:
 
 def check_config(config: Config) -> Settings:
     """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
-    game = objective(config)
+    game = build_objective(config)
     networks.check(config.architecture)
     optimizers = parse_optimizers(config.optimizer)
     dataset = DatasetSettings(**vars(config.dataset))
@@ -177,7 +171,7 @@ def check_config(config: Config) -> Settings:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Its parts
+# Parts of a config
 
 
 def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
@@ -189,12 +183,12 @@ def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
         )
 
 
-def objective(config: Config) -> Objective:
+def build_objective(config: Config) -> Objective:
     """Return the game that the config describes. Raises ConfigError for one that cannot train."""
-    gen_div, asked = divergences.get(config.gen_div.name, "gen_div"), config.gen_weights
+    asked = config.gen_weights
     game = Objective(
         disc_div=divergences.get(config.disc_div.name, "disc_div"),
-        gen_div=gen_div.shifted(config.gen_div.affine),
+        gen_div=divergences.get(config.gen_div.name, "gen_div").shifted(config.gen_div.affine),
         gen_objective=config.gen_objective,
         head=config.head,
         smoothing=sum(one.smoothing for one in parse_regularizers(config.regularizer)),
@@ -206,7 +200,7 @@ def objective(config: Config) -> Objective:
 
 
 def parse_weighting(normalise: bool | None, spread: float | None) -> Weighting:
-    """Return the weighting of samples that two keys of the config ask for. Raises ConfigError if they contradict."""
+    """Return the weighting of samples for two keys of the config. Raises ConfigError if they contradict each other."""
     if normalise is False and spread is not None:
         raise ConfigError(
             f"gen_weights.spread={spread} tempers weights that are normalised too, and gen_weights.normalise=false; "
@@ -248,7 +242,7 @@ def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regula
 
 
 def warn_of_unusual_loss(settings: Settings) -> str | None:
-    """Return a sentence about a loss that has the name of the usual non-saturating one but is another; else None."""
+    """Return a sentence if G's loss is not the usual non-saturating one, although its name suggests so; else None."""
     usual, name = PRACTICAL_LOSSES[settings.gen_objective], settings.gen_div.name
     if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
         return None
@@ -265,7 +259,7 @@ def check_loggers(names: Iterable[str]) -> None:
 
 
 def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -> None:
-    """Raise ConfigError for metrics that samples of this dataset do not have, or that would never be measured."""
+    """Raise ConfigError for metrics that this dataset does not have, or that would never be computed."""
     if evaluate.every_images is None:
         given = {**{f"evaluate.{key}": value for key, value in vars(evaluate).items()}, "best.metric": best}
         for key, value in given.items():
@@ -278,23 +272,18 @@ def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -
     for name in evaluate.metrics or ():
         if name not in known:
             raise ConfigError(describe_choice("evaluate.metrics", name, known))
-    if best is not None:
-        numbers = {number: name for name in known for number in known[name].names(network)}
-        if best in number_names(known, dataset, INCEPTION) and best not in numbers:
-            raise ConfigError(
-                f"best.metric={best} is a number of the Inception network; add evaluate.features=inception"
-            )
-        check_best_metric(best, numbers, evaluate.metrics)
-
-
-def check_best_metric(best: str, numbers: Mapping[str, str], metrics: list[str] | None) -> None:
-    """Raise ConfigError for a `best.metric` that cannot be followed; `numbers` are those of each metric."""
-    ranked = [number for number in numbers if better_direction(number)]
-    if best in numbers and best not in ranked:
+    if best is None:
+        return
+    metrics = {number: name for name in known for number in known[name].names(network)}
+    if best not in metrics and best in number_names(known, dataset, INCEPTION):
+        raise ConfigError(f"best.metric={best} is a number of the Inception network; add evaluate.features=inception")
+    ranked = [number for number in metrics if better_direction(number)]
+    if best in metrics and best not in ranked:
+        others = ", ".join(ranked)
         raise ConfigError(
-            f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {', '.join(ranked)}"
+            f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {others}"
         )
     if best not in ranked:
         raise ConfigError(describe_choice("best.metric", best, ranked))
-    if metrics and numbers[best] not in metrics:
-        raise ConfigError(f"best.metric={best} needs {numbers[best]} among evaluate.metrics; add it there")
+    if evaluate.metrics and metrics[best] not in evaluate.metrics:
+        raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")

@@ -1,13 +1,12 @@
-"""Composing a config with Hydra from our YAML, the user's own and the command line, before any folder is made."""
+"""Composition of a config by Hydra, from our YAML, the user's own and the command line."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import hydra
@@ -16,7 +15,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import ChoiceSweep, Glob
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
@@ -39,8 +38,13 @@ SEARCH_PATH = "hydra.searchpath"
 CONFIG_NAME = "config"
 
 
+def swept_name(text: str) -> str:
+    """Return what follows the number in the name of a sweep's job: the swept keys and values, without the mark `++`."""
+    return f"-{safe_name(text.replace('++', ''))}" if text else ""
+
+
 def register() -> None:
-    """Make the schema, the catalogue's options and the resolvers known to Hydra; safe to call again."""
+    """Register the schema, the catalogue's options and the resolvers with Hydra; it may be called again."""
     ConfigStore.instance().store(name="gantrain_schema", node=create_node(Config))
     for plugin in (CatalogueSource, CataloguePath, ForeignSource):
         Plugins.instance().register(plugin)
@@ -48,35 +52,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("practical_loss", PRACTICAL_LOSSES.__getitem__, replace=True)
 
 
-def swept_name(text: str) -> str:
-    """Return what follows the number in the name of a sweep's job: the swept keys and values, without the mark `++`."""
-    return f"-{safe_name(text.replace('++', ''))}" if text else ""
-
-
 # At import, so that it also holds in a process that a launcher starts.
 register()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Hydra
-
-
-@contextmanager
-def own_hydra() -> Iterator[Hydra]:
-    """Hydra's application object for our configs; afterwards the globals of another program's Hydra are as before."""
-    other, base, name = GlobalHydra.instance().hydra, version.getbase(), JobRuntime.instance().get("name")
-    config = HydraConfig.instance().cfg
-    GlobalHydra.instance().clear()
-    try:
-        hydra.initialize_config_dir(str(CONF), job_name="train", version_base="1.3")
-        app = GlobalHydra.instance().hydra
-        assert app is not None
-        yield app
-    finally:
-        GlobalHydra.instance().hydra = other
-        version.VersionBase.instance().version_base = base
-        JobRuntime.instance().set("name", name)
-        HydraConfig.instance().cfg = config
 
 
 @contextmanager
@@ -117,16 +94,6 @@ class Composer:
             return []
         return [f"{SEARCH_PATH}=[{quote(f'{ForeignSource.scheme()}://{self.config_dir.absolute()}')}]"]
 
-    def check_folder(self, arguments: Iterable[Argument]) -> None:
-        """Raise ConfigError if the user's own folder is none, or has a file that gantrain's own hides."""
-        if self.config_dir is None:
-            return
-        if not self.config_dir.is_dir():
-            raise ConfigError(f"--config-dir {self.config_dir} is not a folder")
-        if any(argument.key == SEARCH_PATH for argument in arguments):
-            raise ConfigError(f"--config-dir and {SEARCH_PATH} name the same thing; give one of them")
-        check_not_shadowed(self.config_dir, CONF, [(one.key, one.override.value()) for one in arguments])
-
     def compose(self, overrides: Sequence[str]) -> Composed:
         """Compose the config of one job. Nothing in it is run. Raises ConfigError."""
         composed = self._compose([*overrides, *self.search_path])
@@ -138,9 +105,9 @@ class Composer:
             ours = [text for text in overrides if text.lstrip("+~").startswith("hydra")]
             if not any(text.startswith("hydra/launcher=") for text in ours):
                 ours.append(f"hydra/launcher={node.runtime.choices['hydra/launcher']}")
-            trusted = self._trusted.get(tuple(ours)) or self._compose(ours).whole.hydra
-            self._trusted[tuple(ours)] = trusted
-            check_untrusted_config(to_plain(node), to_plain(trusted), self.config_dir)
+            if tuple(ours) not in self._trusted:
+                self._trusted[tuple(ours)] = self._compose(ours).whole.hydra
+            check_untrusted_config(to_plain(node), to_plain(self._trusted[tuple(ours)]), self.config_dir)
         return composed
 
     def _compose(self, overrides: list[str]) -> Composed:
@@ -155,11 +122,31 @@ class Composer:
 
 @contextmanager
 def create_composer(arguments: Sequence[Argument] = (), config_dir: str | Path | None = None) -> Iterator[Composer]:
-    """A composer for the arguments of one command. Raises ConfigError for a `config_dir` that cannot be used."""
-    with own_hydra() as app:
-        composer = Composer(app, None if config_dir is None else Path(config_dir))
-        composer.check_folder(arguments)
-        yield composer
+    """Yield a composer for the arguments of one command, then restore the globals of another program's Hydra.
+
+    Raises ConfigError for a `config_dir` that is no folder, or that has a file which gantrain's own hides.
+    """
+    folder = None if config_dir is None else Path(config_dir)
+    if folder is not None:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder} is not a folder")
+        if any(argument.key == SEARCH_PATH for argument in arguments):
+            raise ConfigError(f"--config-dir and {SEARCH_PATH} name the same thing; give one of them")
+        check_not_shadowed(folder, CONF, [(one.key, one.override.value()) for one in arguments])
+
+    other, base, name = GlobalHydra.instance().hydra, version.getbase(), JobRuntime.instance().get("name")
+    config = HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        hydra.initialize_config_dir(str(CONF), job_name="train", version_base="1.3")
+        app = GlobalHydra.instance().hydra
+        assert app is not None
+        yield Composer(app, folder)
+    finally:
+        GlobalHydra.instance().hydra = other
+        version.VersionBase.instance().version_base = base
+        JobRuntime.instance().set("name", name)
+        HydraConfig.instance().cfg = config
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -173,42 +160,34 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def check_jobs(composer: Composer, single: list[str], listed: list[Argument], *, complete: bool) -> None:
-    """Compose as many jobs of a sweep as it takes to have every listed choice in one.
+    """Check a sweep before its first run.
 
-    Raises the ConfigError of a job with an impossible value and, if the sweep is `complete`, that of the first job if
-    none can train; where one can, the others fail when they are run.
+    Each listed name or value has to be in a job that composes, and none may be listed twice. If the sweep is
+    `complete`, one of its jobs has to be able to train, too; the others fail when they are run. Raises ConfigError,
+    that of the first job if none can train.
     """
     choices = [expand_choice(argument) for argument in listed]
     for argument, values in zip(listed, choices, strict=True):
         for twice in (value.lstrip("+") for value, times in Counter(values).items() if times > 1):
             raise ConfigError(f"{argument.text.lstrip('+')} lists {twice} more than once; leave one out")
 
-    def compose_job(job: tuple[str, ...]) -> Config:
-        return parse_config(composer.compose([*single, *job]).tree)
-
-    def compose_later(job: tuple[str, ...]) -> Callable[[], object]:
-        return lambda: check_config(compose_job(job))
-
-    by_name = [one.override.is_choice_sweep() and not isinstance(one.override.value(), Glob) for one in listed]
+    by_name = [isinstance(one.override.value(), ChoiceSweep) for one in listed]
     rounds = max((len(values) for values, is_named in zip(choices, by_name, strict=True) if is_named), default=0)
     diagonal = [tuple(values[number % len(values)] for values in choices) for number in range(rounds)]
-    configs = list(map(compose_job, diagonal))
-    if complete:
-        others = (job for job in itertools.product(*choices) if job not in diagonal)
-        check_any(itertools.chain((partial(check_config, config) for config in configs), map(compose_later, others)))
-
-
-def check_any(checks: Iterable[Callable[[], object]]) -> None:
-    """Call the functions until one raises no ConfigError. Raises the first error if all of them raise one."""
-    first: ConfigError | None = None
-    for check in checks:
-        try:
-            check()
+    errors: list[ConfigError] = []
+    has_trainable = not complete
+    for number, job in enumerate(itertools.chain(diagonal, itertools.product(*choices))):
+        if number >= rounds and has_trainable:
             return
-        except ConfigError as error:
-            first = first or error
-    if first is not None:
-        raise first
+        config = parse_config(composer.compose([*single, *job]).tree)
+        if not has_trainable:
+            try:
+                check_config(config)
+                has_trainable = True
+            except ConfigError as error:
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def expand_choice(argument: Argument) -> list[str]:
@@ -216,26 +195,20 @@ def expand_choice(argument: Argument) -> list[str]:
 
     Raises ConfigError if there is none, or no end of them.
     """
-    override, text = argument.override, argument.text
+    override, text, value = argument.override, argument.text, argument.override.value()
     if not override.is_discrete_sweep():
         raise ConfigError(f"{text} has no end; list values, as in {argument.key}=…,…")
-    if isinstance(override.value(), Glob):
-        return expand_glob(argument)
+    if isinstance(value, Glob):
+        return _expand_glob(argument.key, text, value)
     values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
     if len(values) > MOST_JOBS:
         raise ConfigError(f"{text} lists more than {MOST_JOBS:,} values; list fewer")
     prefix = text[: len(text) - len(text.lstrip("+"))]
-    return [f"{prefix}{argument.key}={value}" for value in values]
+    return [f"{prefix}{argument.key}={each}" for each in values]
 
 
-def expand_glob(argument: Argument) -> list[str]:
-    """Return an override for each choice of a group that a glob matches; YAML of one's own is not among them for Hydra.
-
-    Raises ConfigError if there is none.
-    """
-    group, glob = argument.key, argument.override.value()
-    assert isinstance(glob, Glob)
+def _expand_glob(group: str, text: str, glob: Glob) -> list[str]:
     names = [name for name in options(group) if "<" not in name]  # a pattern is no choice
     if not (found := glob.filter(names)):
-        raise ConfigError(f"{argument.text} matches none of: {', '.join(names) or f'{group} is no group'}")
+        raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{group} is no group'}")
     return [f"{group}={name}" for name in sorted(found)]

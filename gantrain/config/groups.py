@@ -56,16 +56,16 @@ class CatalogueSource(ConfigSource):
         return ConfigResult(provider=self.provider, path="catalogue://", config=node, header={"package": None})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        here = config_path.strip("/")
-        if here == "":
-            return [] if results_filter == ObjectType.CONFIG else list(DIVERGENCE_GROUPS)
-        if here not in DIVERGENCE_GROUPS or results_filter == ObjectType.GROUP:
-            return []
-        return list(divergences.CATALOGUE)
+        group = config_path.strip("/")
+        if group == "" and results_filter != ObjectType.CONFIG:
+            return list(DIVERGENCE_GROUPS)
+        if group in DIVERGENCE_GROUPS and results_filter != ObjectType.GROUP:
+            return list(divergences.CATALOGUE)
+        return []
 
 
 class CataloguePath(SearchPathPlugin):
-    """Puts the catalogue on Hydra's search path from the beginning, so that glob(*) finds it too."""
+    """Adds the catalogue to Hydra's search path at its start, so that glob(*) finds it too."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("gantrain", "catalogue://")

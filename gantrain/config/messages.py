@@ -16,36 +16,26 @@ from omegaconf.errors import (
 )
 
 from gantrain.config.groups import CHOSEN_BY_YAML, GROUPS, options
-from gantrain.config.schema import OPEN_SECTIONS, REMOVED, Config, describe_kind, keys
+from gantrain.config.schema import REMOVED, Config, describe_kind, keys
 from gantrain.errors import SIMILARITY, ConfigError, describe_choice, find_nearest
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Return the message that refuses `key`, with up to three similar keys.
+    """Return the message that refuses `key`, with the most similar of the `known` keys if there is a similar one.
 
-    Keys are compared as a whole, by the part after the last dot, and by the words of that part.
+    Keys are compared as a whole and in the part after the last dot.
     """
-    known = list(known)
-    section, _, rest = key.partition(".")
-    if section == "hydra":
+    if key.startswith("hydra."):
         return f"there is no key {key}; gantrain train --cfg hydra shows Hydra's own"
-    sections = {name.partition(".")[0] for name in known}
-    if rest and section not in sections:
-        near_sections = set(find_nearest(section, sections)[:1]).intersection(OPEN_SECTIONS)
-        known = [*(f"{right}.{rest}" for right in near_sections), *known]
 
-    def similarity(name: str) -> float:
+    def similarities(name: str) -> tuple[float, float]:
         last, typed = name.rpartition(".")[2], key.rpartition(".")[2]
-        by_word = max(SequenceMatcher(None, typed, word).ratio() for word in last.split("_"))
-        by_name = SequenceMatcher(None, typed, last).ratio()
-        return max(SequenceMatcher(None, key, name).ratio(), 0.9 * by_name, 0.8 * by_word)
+        return SequenceMatcher(None, key, name).ratio(), SequenceMatcher(None, typed, last).ratio()
 
-    ranked = sorted(dict.fromkeys(known), key=similarity, reverse=True)
-    near = [name for name in ranked if similarity(name) >= SIMILARITY][:3]
-    if not near:
+    similar = [name for name in known if max(similarities(name)) >= SIMILARITY]
+    if not similar:
         return f"there is no key {key}; --help lists the keys"
-    others = f" Near it too: {', '.join(near[1:])}" if near[1:] else ""
-    return f"there is no key {key}; did you mean {near[0]}?{others}"
+    return f"there is no key {key}; did you mean {max(similar, key=lambda name: sum(similarities(name)))}?"
 
 
 def config_error(error: BaseException, schema: type = Config) -> ConfigError:
@@ -54,14 +44,14 @@ def config_error(error: BaseException, schema: type = Config) -> ConfigError:
 
 
 def _describe_choice(error: BaseException) -> str | None:
-    """The message for an option that a group does not have, or that the `defaults` of a YAML file cannot choose."""
+    """Return the message for an option that a group lacks, or that `defaults` of a YAML file cannot choose."""
     said = str(error)
-    place = re.match(r"In '(?!hydra/)([^']+/[^']+)'", said)  # not config.yaml, into which the command line is read
-    where = f"{place[1]}.yaml: " if place else ""
+    file = re.match(r"In '(?!hydra/)([^']+/[^']+)'", said)  # not config.yaml, into which the command line is read
+    where = f"{file[1]}.yaml: " if file else ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        if (removed := REMOVED.get((group, name))) is not None:
-            return where + removed
+        if (group, name) in REMOVED:
+            return where + REMOVED[group, name]
         ours = options(group) if group in GROUPS else ()
         if choices := dict.fromkeys([*(error.options or ()), *ours]):
             return where + describe_choice(group, name, choices)
@@ -69,15 +59,15 @@ def _describe_choice(error: BaseException) -> str | None:
         group = found[1]
     else:
         return None
-    name = group.removeprefix("experiment/")  # a file's group is relative to its own unless it has a slash
-    near = find_nearest(name, CHOSEN_BY_YAML)
-    groups = "" if near else f"; the groups are {', '.join(CHOSEN_BY_YAML)}"
-    return f"{where}`defaults` cannot choose {group} like this; write `override /{[*near, 'GROUP'][0]}: …`{groups}"
+    group = group.removeprefix("experiment/")  # a file's group is relative to its own unless it has a slash
+    nearest = [*find_nearest(group, CHOSEN_BY_YAML), "GROUP"][0]
+    groups = f"; the groups are {', '.join(CHOSEN_BY_YAML)}" if nearest == "GROUP" else ""
+    return f"{where}`defaults` cannot choose {group} like this; write `override /{nearest}: …`{groups}"
 
 
 def _describe_value(error: BaseException, schema: type) -> str:
-    """The message for an unknown key or a value of the wrong type."""
-    inner = [one for one in causes(error) if isinstance(one, OmegaConfBaseException)]
+    """Return the message for an unknown key or a value of the wrong type."""
+    inner = [one for one in _causes(error) if isinstance(one, OmegaConfBaseException)]
     cause = next((one for one in inner if one.full_key), [error, *inner][-1])
     key, value = getattr(cause, "full_key", None), getattr(cause, "value", None)
     if found := re.match(r"Merge error: \w+ is not a subclass of (\w+)\. value: (.*)", str(cause)):
@@ -96,7 +86,7 @@ def _describe_value(error: BaseException, schema: type) -> str:
     return f"{key}: {reason}" if key else reason
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and the chain of exceptions that led to it."""
     while error is not None:
         yield error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hydra.conf import HydraConf
@@ -22,10 +22,11 @@ from gantrain.errors import ConfigError, describe_choice
 
 Options = TypeVar("Options")
 
+FIELDS = keys(Config)
 # The keys of `train`, and some of those of its open sections.
-KNOWN = tuple(dict.fromkeys([*keys(Config), *GROUPS, *OPEN_KEYS]))
+KNOWN = tuple(dict.fromkeys([*FIELDS, *GROUPS, *OPEN_KEYS]))
 HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
-# Names that do not determine the other settings of their section.
+# Names whose section has other settings, which depend on the choice.
 NAMES = ("dataset.name", "architecture.name")
 PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
 
@@ -52,30 +53,46 @@ class Argument:
 # Parsing
 
 
-def parse(
-    texts: Iterable[str], known: Iterable[str] = (), fields: Mapping[str, Field[Any]] | None = None
-) -> list[Argument]:
-    """Parse arguments; a path or name that Hydra's grammar cannot read, such as ~/a[1], is quoted if `fields` says that
-    the key holds text. Raises ConfigError for one that is no key=value; `known` are the keys that there are."""
-    parser, known = OverridesParser.create(), tuple(known)
-    return [_parse(parser, text, known, fields or {}) for text in texts]
+def parse(texts: Iterable[str], schema: type | None = None) -> list[Argument]:
+    """Parse `key=value` arguments.
+
+    A path or name that Hydra's grammar cannot read, such as ~/a[1], is quoted if the schema says that the key holds
+    text. Raises ConfigError.
+    """
+    parser = OverridesParser.create()
+    text_keys = [key for key, item in keys(schema).items() if item.type.startswith("str")] if schema else []
+    return [_parse(parser, text, text_keys) for text in texts]
 
 
-def _parse(parser: OverridesParser, text: str, known: Sequence[str], fields: Mapping[str, Field[Any]]) -> Argument:
+def _parse(parser: OverridesParser, text: str, text_keys: list[str]) -> Argument:
     try:
         return Argument(text, parser.parse_overrides([text])[0])
     except HydraException as error:
         key, _, value = text.partition("=")
-        if key in fields and str(fields[key].type).startswith("str") and PLAIN.fullmatch(value):
+        if key in text_keys and PLAIN.fullmatch(value):
             quoted = f"{key}={quote(value)}"
             return Argument(quoted, parser.parse_overrides([quoted])[0])
-        raise ConfigError(syntax_error(text, known)) from error
+        raise ConfigError(_describe_syntax_error(text)) from error
+
+
+def _describe_syntax_error(text: str) -> str:
+    key, _, value = text.partition("=")
+    if text.startswith("-"):
+        return f"there is no flag {text}; keys are written without dashes, as in {key.lstrip('-')}=…"
+    if not key or not value:
+        return f"'{text}' is not of the form key=value, without spaces around =; --help lists the keys"
+    if value.startswith("glob(") and value.endswith(")"):
+        return f"{text}: a pattern with brackets has to be quoted, as in \"{key}=glob('{value[5:-1]}')\""
+    return (
+        f"{text}: the value has characters that Hydra's grammar reserves, such as brackets, commas, quotes or =; "
+        f'quote it twice, for the shell and for Hydra:\n  "{key}={quote(value)}"'
+    )
 
 
 def parse_into(schema: type[Options], texts: Iterable[str]) -> Options:
     """Parse arguments into an instance of `schema`, with every key, type and range checked. Raises ConfigError."""
     node, fields = create_node(schema), keys(schema)
-    for key, value in single_values(parse(texts, fields, fields)).items():
+    for key, value in single_values(parse(texts, schema)).items():
         if key not in fields:
             raise ConfigError(unknown_key(key, fields))
         try:
@@ -94,7 +111,7 @@ def parse_train(texts: Iterable[str]) -> list[Argument]:
     A key of an open section gets a `++`, and a whole number may be written as 1e6. Raises ConfigError with the nearest
     key or choice.
     """
-    arguments = parse(texts, KNOWN, keys(Config))
+    arguments = parse(texts, Config)
     if {argument.key for argument in arguments} >= {"train.images", "train.epochs"}:
         raise ConfigError("train.images and train.epochs are two names of one length; give one of them")
     return [Argument(_check(argument), argument.override) for argument in arguments]
@@ -126,80 +143,62 @@ def check_no_sweep(arguments: Iterable[Argument]) -> None:
             )
 
 
+def bracket_list(arguments: Iterable[str], key: str) -> list[str]:
+    """Return the arguments with `key=[a,b]` in place of `key=a,b`, so that several names are one value."""
+    return [re.sub(rf"^{key}=\[?(.*?)\]?$", rf"{key}=[\1]", text) for text in arguments]
+
+
 def quote(value: object) -> str:
     """Return a value as Hydra's grammar takes it whatever characters it has."""
     return QuotedString(str(value), Quote.single).with_quotes()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checks
-
-
-def syntax_error(text: str, known: Sequence[str]) -> str:
-    """Return the message for an argument that is no key=value."""
-    if hint := flag_hint(text, known):
-        return hint
-    if text.startswith("-"):
-        return f"there is no flag {text}; --help lists the flags"
-    key, equals, value = text.partition("=")
-    if not equals and text in known:
-        return f"{text} needs a value: write {text}=…, without spaces around ="
-    if not equals or not value:
-        keys = f"; the keys are {', '.join(known)}" if len(known) < 10 else ""
-        return f"{text or 'an empty argument'} is no key=value, as every argument here has to be{keys}"
-    if value.startswith("glob(") and value.endswith(")"):
-        return f"{text}: a pattern with brackets has to be quoted, as in \"{key}=glob('{value[5:-1]}')\""
-    return (
-        f"{text}: the value has characters that mean something here, such as brackets, commas, quotes or =; "
-        f'quote it twice, for the shell and for the value:\n  "{key}={quote(value)}"'
-    )
-
-
-def flag_hint(text: str, known: Iterable[str]) -> str:
-    """Return the message for a key written as a flag, such as `--seed=0`, or nothing if `text` is no such argument."""
-    key, _, value = text.lstrip("-").partition("=")
-    return f"{text}: keys have no dashes; write {key}={value or '…'}" if text[:1] == "-" and key in known else ""
+# Keys of `train`
 
 
 def _check(argument: Argument) -> str:
     """Return the text of an argument of `train` as Hydra is to take it. Raises ConfigError."""
-    key, text, override, fields = argument.key, argument.text, argument.override, keys(Config)
-    section = key.partition(".")[0]
-    if (key, str(override.value())) in REMOVED:
-        raise ConfigError(REMOVED[key, str(override.value())])
-    if section == "hydra" or section.startswith("hydra/"):
-        if section == "hydra" and ".".join(key.split(".")[:2]) not in HYDRA:  # with a +, Hydra would take any
+    key, text, override = argument.key, argument.text.lstrip("+"), argument.override
+    section, value = re.split("[./]", key)[0], override.value()
+    if (key, str(value)) in REMOVED:
+        raise ConfigError(REMOVED[key, str(value)])
+    if section == "hydra":
+        if "/" not in key and ".".join(key.split(".")[:2]) not in HYDRA:  # with a +, Hydra would take any
             raise ConfigError(unknown_key(key, ()))
-        return text
-    if key in GROUPS:
-        return _check_group(argument)
-    if key in NAMES and override.value() is not None:
+        return argument.text
+    if key in NAMES and value is not None:
         group = key.removesuffix(".name")
         raise ConfigError(f"{text} would keep the other settings of another {group}; choose it whole: {group}=…")
     if section in OPEN_SECTIONS and "." in key:
-        return text if override.is_delete() else "++" + text.lstrip("+")
-    if key not in fields:
+        return text if override.is_delete() else f"++{text}"
+    if key not in KNOWN:
         raise ConfigError(unknown_key(key or text, KNOWN))
+    if key == "experiment" and value in (None, []):
+        return "experiment=[]"  # which is Hydra's way to choose none
     if override.is_delete():
         raise ConfigError(f"{text}: {key} cannot be taken away; set it, as in {key}=…")
+    if key in GROUPS:
+        _check_choices(key, override)
+        return text
+    return _convert_number(key, value, text)
+
+
+def _check_choices(group: str, override: Override) -> None:
+    """Raise ConfigError for a choice of a group that is no name."""
     value = override.value()
-    if str(fields[key].type).startswith("bool") and isinstance(value, int) and value not in (0, 1):
-        raise ConfigError(f"{text} must be true or false")
-    if isinstance(value, float) and value.is_integer() and str(fields[key].type).startswith("int"):
-        return f"{key}={int(value)}"
-    return text.lstrip("+")
-
-
-def _check_group(argument: Argument) -> str:
-    """Return the text of a choice of a group. Raises ConfigError."""
-    group, override, value = argument.key, argument.override, argument.override.value()
-    if group == "experiment" and (override.is_delete() or value is None):
-        return "experiment=[]"
-    if override.is_delete():
-        raise ConfigError(f"{argument.text}: {group} cannot be taken away; choose another one, as in {group}=…")
-    listed = override.is_discrete_sweep() and not isinstance(value, Glob)
-    for choice in override.sweep_iterator() if listed else [] if argument.is_sweep else [value]:
+    is_listed = override.is_discrete_sweep() and not isinstance(value, Glob)
+    for choice in override.sweep_iterator() if is_listed else [value]:
         for name in choice if group in LISTED_GROUPS and isinstance(choice, list) else [choice]:
-            if not isinstance(name, str | QuotedString):
+            if name is None or isinstance(name, int | float | list | dict):
                 raise ConfigError(describe_choice(group, "null" if name is None else name, options(group)))
-    return argument.text.lstrip("+")
+
+
+def _convert_number(key: str, value: Any, text: str) -> str:
+    """Return `text` with a whole number in place of one such as 1e6. Raises ConfigError for 2 as a truth value."""
+    kind = FIELDS[key].type
+    if kind.startswith("bool") and isinstance(value, int) and value not in (0, 1):
+        raise ConfigError(f"{text} must be true or false")
+    if kind.startswith("int") and isinstance(value, float) and value.is_integer():
+        return f"{key}={int(value)}"
+    return text

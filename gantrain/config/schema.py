@@ -1,4 +1,4 @@
-"""What `gantrain train` can be told: every key with its type, range, default and meaning.
+"""The schema of `gantrain train`: every key with its type, range, default and meaning.
 
 Sections are dataclasses, from which Hydra takes types and defaults; help, documentation and checks take the rest from
 the same fields.
@@ -27,7 +27,7 @@ from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
 LOGGERS = ("tensorboard", "wandb")
 # Sections whose keys depend on their name, and are checked against it.
 OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
-# Some of their keys, to be thought of when one is mistyped.
+# Some of their keys, to suggest when one is mistyped.
 OPEN_KEYS = ("optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
 # Options that earlier versions had, with what to choose in their place.
 REMOVED = {
@@ -57,127 +57,126 @@ def choice(default: str | None, options: Iterable[str | None], about: str = "") 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """What data, and from where; None takes the dataset's natural value."""
+    """The dataset and how it is read; None stands for the dataset's natural value."""
 
     name: str = "???"
-    root: str = setting("data", "folder of the published datasets, downloaded to where they are missing")
-    path: str | None = setting(None, "of dataset=folder: the folder of images, or a .zip of one")
-    size: int | None = number(None, "side to which images are resized, in pixels", at_least=1, at_most=1024)
-    held_out: int | None = number(None, "images kept from training", at_least=0)
-    on_bad: str = choice("error", ("error", "skip"), "what a damaged image does")
-    label: str | None = setting(None, "what the data are called in place of their name")
-    flip: bool | None = setting(None, "whether half of the training images are mirrored")
-    labels: str = choice("auto", labels.KINDS, "of dataset=folder: where the classes come from")
-    fit: str = choice("crop", decoding.FITS, "of dataset=folder: how an image becomes a square")
+    root: str = setting("data", "folder of the published datasets; missing ones are downloaded into it")
+    path: str | None = setting(None, "folder or .zip file of images, or file of an array, for dataset=folder and array")
+    size: int | None = number(None, "side length to which images are resized, in pixels", at_least=1, at_most=1024)
+    held_out: int | None = number(None, "number of images held out from training", at_least=0)
+    on_bad: str = choice("error", ("error", "skip"), "action on a damaged image file")
+    label: str | None = setting(None, "name of the data in outputs, in place of the dataset's")
+    flip: bool | None = setting(None, "mirror each training image with probability 1/2")
+    labels: str = choice("auto", labels.KINDS, "source of the classes of images, for dataset=folder")
+    fit: str = choice("crop", decoding.FITS, "how images become square, for dataset=folder and array")
     range: Any = setting(
-        None, "of dataset=folder: [BLACK,WHITE], values in the files; auto: the least and the greatest"
+        None, "values that become black and white, [BLACK,WHITE]; auto: the least and the greatest of the data"
     )
-    weights: list[float] | None = setting(None, "of mixture1d: weights of its Gaussians")
-    means: list[float] | None = setting(None, "of mixture1d: their means")
-    stds: list[float] | None = setting(None, "of mixture1d: their standard deviations")
+    weights: list[float] | None = setting(None, "weights of the Gaussians, for dataset=mixture1d")
+    means: list[float] | None = setting(None, "their means")
+    stds: list[float] | None = setting(None, "their standard deviations")
 
 
 @dataclass(frozen=True)
 class DiscriminatorDivergence:
-    """What D estimates."""
+    """The divergence of D."""
 
     name: str = "???"
 
 
 @dataclass(frozen=True)
 class GeneratorDivergence:
-    """What G minimises; `affine: c` adds c·(u − 1) to its f."""
+    """The divergence of G; `affine: c` adds c·(u − 1) to its f."""
 
     name: str = "???"
-    affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes no divergence, but the loss under ratio")
+    affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes only the loss of gen_objective=ratio")
 
 
 @dataclass(frozen=True)
 class GeneratorWeights:
-    """Weights of samples under `matched`; with both keys null, the default where they can act and none elsewhere."""
+    """Weights of samples under `matched`; with both keys null, the default if the objective has weights, else none."""
 
-    normalise: bool | None = setting(
-        None, "under matched: divide the samples' weights by their mean over the batch; false: the plain weights"
-    )
+    normalise: bool | None = setting(None, "under matched: divide samples' weights by their mean over the batch")
     spread: float | None = number(
-        None, "under matched: temper the weights where the log-ratio's standard deviation is above this", above=0
+        None, "under matched: standard deviation of the log-ratio above which weights are tempered", above=0
     )
 
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """The generator's input."""
+    """The latents, the generator's input."""
 
-    size: int = number(64, "numbers in a latent; an architecture may bring another size", at_least=1, at_most=65536)
-    prior: str = choice("normal", PRIORS, "distribution of latents; uniform: in [−1, 1]")
+    size: int = number(64, "dimension of the latents; a dataset may set another", at_least=1, at_most=65536)
+    prior: str = choice("normal", PRIORS, "distribution of the latents; uniform: on [−1, 1]")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how often, in images shown to D; `epochs` is a synonym for images and wins over it."""
+    """Length and intervals of training, in images shown to D; `epochs` takes precedence over `images`."""
 
     images: int = number(  # a checkpoint's name has twelve digits
-        1_000_000,
-        "length of the run, in images shown to D; a dataset may bring another",
-        at_least=1,
-        at_most=10**12 - 1,
+        1_000_000, "length of the run, in images shown to D; a dataset may set another", at_least=1, at_most=10**12 - 1
     )
-    epochs: float | None = number(None, "the same, in passes over the training images", above=0, at_most=1_000_000)
-    batch_size: int = number(100, "images a step", at_least=1, at_most=1_000_000)
-    discriminator_steps: int = number(1, "steps of D for each of G", at_least=1, at_most=1000)
-    report_every_images: int = number(10_000, "one report: losses, bounds, calibration, curves", at_least=1)
-    sample_every_images: int = number(50_000, "one grid of samples", at_least=1)
-    checkpoint_every_images: int = number(50_000, "one checkpoint", at_least=1)
+    epochs: float | None = number(
+        None, "length in passes over the training images, in place of train.images", above=0, at_most=1_000_000
+    )
+    batch_size: int = number(100, "images per step", at_least=1, at_most=1_000_000)
+    discriminator_steps: int = number(1, "updates of D per update of G", at_least=1, at_most=1000)
+    report_every_images: int = number(10_000, "interval between reports of losses, bounds and calibration", at_least=1)
+    sample_every_images: int = number(50_000, "interval between grids of samples", at_least=1)
+    checkpoint_every_images: int = number(50_000, "interval between checkpoints", at_least=1)
     checkpoint_min_seconds: float = number(
-        30.0, "how old the last checkpoint is at least, except at the end", at_least=0
+        30.0, "shortest time between checkpoints, in seconds, except at the end", at_least=0
     )
-    keep_checkpoints: int = number(3, "older ones are removed, except the best", at_least=2)
+    checkpoint_max_minutes: float = number(
+        10.0, "a checkpoint and a grid of samples are written at the latest after so many minutes", above=0
+    )
+    keep_checkpoints: int = number(3, "number of checkpoints kept, besides the best", at_least=2)
     held_out_images: int = number(
-        500, "held-out examples, and as many samples, for the bounds of a report", at_least=1, at_most=1_000_000
+        500, "held-out examples, and as many samples, for the bounds in a report", at_least=1, at_most=1_000_000
     )
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measuring samples every so many images, and at the end; `every_images: null` never does.
+    """Evaluations of samples while training; but for `every_images`, the keys of `gantrain evaluate`."""
 
-    The other keys are those of `gantrain evaluate`, where `inception` is the file of its weights.
-    """
-
-    every_images: int | None = number(None, "measure samples so often, and at the end", at_least=1)
-    count: int | None = number(None, "samples, as in gantrain evaluate", at_least=evaluation.MIN_COUNT, at_most=100_000)
-    metrics: list[str] | None = setting(None, "which numbers; all by default")
-    features: str = choice(features.AUTO, features.FEATURES, "the network that extracts features of images")
-    classifier: str | None = setting(None, "file of another classifier than that of the data")
-    inception: str | None = setting(None, "file of Inception's weights")
+    every_images: int | None = number(None, "interval between evaluations, with one at the end", at_least=1)
+    count: int | None = number(
+        None, "number of samples, as in gantrain evaluate", at_least=evaluation.MIN_COUNT, at_most=100_000
+    )
+    metrics: list[str] | None = setting(None, "list of metrics; all by default")
+    features: str = choice(features.AUTO, features.FEATURES, "network that extracts features of images")
+    classifier: str | None = setting(None, "file of a classifier, in place of the dataset's own")
+    inception: str | None = setting(None, "file of the Inception network's weights")
 
 
 @dataclass(frozen=True)
 class BestConfig:
-    """The number that best.pt follows, such as quality/fid_classifier; None keeps no best.pt."""
+    """How the best checkpoint is chosen."""
 
-    metric: str | None = setting(None, "the number that best.pt follows, such as quality/fid_classifier")
+    metric: str | None = setting(None, "number by which best.pt is chosen, such as quality/fid_classifier")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything `gantrain train` can be told."""
+    """All keys of `gantrain train`."""
 
-    seed: int = number(0, "decides weights, latents and the order of the data", at_least=0, at_most=2**63 - 1)
+    seed: int = number(0, "random seed of weights, latents and the order of the data", at_least=0, at_most=2**63 - 1)
     device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
-    run_dir: str | None = setting(None, "the run's folder; else runs/<dataset>/<divergences>/<date_time>-s<seed>")
-    resume: str = choice("never", ("never", "auto"), "whether to go on with what is found in run_dir")
-    head: str = choice("log_ratio", heads.HEADS, "how D's output is read")
-    gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "which loss G minimises")
-    update: str = choice("alternating", UPDATES, "whether D and G learn from the same samples at once")
-    precision: str = choice("float32", PRECISIONS, "of multiplications")
+    run_dir: str | None = setting(None, "run folder; by default runs/<dataset>/<divergences>/<date_time>-s<seed>")
+    resume: str = choice("never", ("never", "auto"), "auto: continue the run in run_dir, if there is one")
+    head: str = choice("log_ratio", heads.HEADS, "parametrisation of D's output")
+    gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "loss of G")
+    update: str = choice("alternating", UPDATES, "whether D and G are updated in turn, or on the same samples at once")
+    precision: str = choice("float32", PRECISIONS, "precision of multiplications")
     compile: str = choice("auto", SWITCHES, "fuse operations with torch.compile")
     graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
-    ema: float = number(0.999, "decay of the averaged generator; 0 keeps none", at_least=0, at_most=1)
+    ema: float = number(0.999, "decay of the averaged generator; 0: no average", at_least=0, at_most=1)
     logger: list[str] = field(
         default_factory=lambda: ["tensorboard"],
         metadata={
-            "about": f"beside metrics.jsonl: a list of {', '.join(LOGGERS)}",
+            "about": f"loggers besides metrics.jsonl: a list of {', '.join(LOGGERS)}",
             "example": f"[{','.join(LOGGERS)}]",
         },
     )

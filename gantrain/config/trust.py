@@ -1,11 +1,10 @@
 """Checks of YAML from outside the package: it may choose values, but not make anything run.
 
-Hydra instantiates launchers, sweepers, callbacks and logging handlers that a config names, so a config that somebody
-sent could execute code. A file of the user's `--config-dir` is read when it is composed, by `ForeignSource`: with a
-safe loader, up to a size, and from inside the folder. What Hydra composes from such files, which runs nothing, is then
-compared with what it composes without them: under `hydra` they may change the names of a sweep's runs, the mode, the
-sweeper's parameters, and the launcher: one of Hydra's plugins by its name, and such settings of it as are numbers or
-names.
+Hydra instantiates launchers, sweepers, callbacks and logging handlers that a config names, so a config received from
+others could execute code. `ForeignSource` reads a file of the user's `--config-dir` with a safe loader, up to a size,
+and only from inside the folder. The composed node `hydra` is then compared with the one composed without these files:
+they may change the names of a sweep's runs, the mode, the sweeper's parameters, and the launcher, which is chosen by
+name, with numbers and names as its settings.
 """
 
 from __future__ import annotations
@@ -30,21 +29,11 @@ ALLOWED = ("sweep.subdir", "mode", "sweeper.params")
 FILLED_IN = ("runtime", "overrides", "searchpath", "job.name", "job.override_dirname", "job.config_name", "job.id")
 # Settings of launchers that may come from a file; others hold commands for a shell, or folders.
 LAUNCHER_SETTINGS = (
-    *("jobs", "devices", "n_jobs", "array_parallelism", "batch_size", "pre_dispatch", "verbose", "backend", "prefer"),
-    *(
-        "timeout",
-        "timeout_min",
-        "max_num_timeout",
-        "signal_delay_s",
-        "stderr_to_stdout",
-        "nodes",
-        "tasks_per_node",
-        "mem_gb",
-    ),
-    *("cpus_per_task", "cpus_per_gpu", "gpus_per_node", "gpus_per_task", "mem_per_cpu", "mem_per_gpu"),
-    *("partition", "qos", "account", "constraint", "gres"),
+    "jobs|devices|n_jobs|array_parallelism|batch_size|pre_dispatch|verbose|backend|prefer|timeout|timeout_min|"
+    "max_num_timeout|signal_delay_s|stderr_to_stdout|nodes|tasks_per_node|mem_gb|cpus_per_task|cpus_per_gpu|"
+    "gpus_per_node|gpus_per_task|mem_per_cpu|mem_per_gpu|partition|qos|account|constraint|gres"
 )
-LAUNCHER_SETTING = re.compile(rf"launcher\.({'|'.join(LAUNCHER_SETTINGS)})(\.\d+)?=(\[[\w.:,-]*\]|[\w.:-]*)")
+LAUNCHER_SETTING = re.compile(rf"launcher\.({LAUNCHER_SETTINGS})(\.\d+)?=(\[[\w.:,-]*\]|[\w.:-]*)")
 LARGEST_BYTES = 2**20
 MOST_VALUES = 10_000
 DEEPEST = 50
@@ -76,11 +65,9 @@ def check_yaml_file(path: Path, folder: Path) -> None:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise ConfigError(f"{path} is larger than {LARGEST_BYTES:,} bytes")
-        text = path.read_text(encoding="utf-8")
+        count = count_values(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    try:
-        count = count_values(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} cannot be read as YAML: {describe_yaml_error(error)}") from error
     if count > MOST_VALUES:
@@ -95,26 +82,28 @@ def count_values(text: str) -> float:
 
     Infinity for YAML that is nested too deeply: the parser's time is quadratic in the depth.
     """
-    sizes: dict[str, int] = {}
-    within: list[tuple[str | None, int]] = [(None, 0)]  # the open collections: anchor, values so far
+    sizes: dict[str | None, int] = {}  # by anchor
+    open_collections: list[tuple[str | None, int]] = [(None, 0)]  # anchor, values so far
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
-            within.append((event.anchor, 1))
-            if len(within) > DEEPEST:
+            open_collections.append((event.anchor, 1))
+            if len(open_collections) > DEEPEST:
                 return math.inf
             continue
         if isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = within.pop()
-        elif isinstance(event, yaml.ScalarEvent | yaml.AliasEvent):
-            anchor, size = event.anchor, sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+            anchor, size = open_collections.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, size = None, sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
         else:
             continue
-        if anchor is not None:
-            sizes[anchor] = size
-        within[-1] = (within[-1][0], within[-1][1] + size)
-        if within[-1][1] > MOST_VALUES:
-            return within[-1][1]
-    return within[0][1]
+        sizes[anchor] = size
+        outer, count = open_collections[-1]
+        if count + size > MOST_VALUES:
+            return count + size
+        open_collections[-1] = outer, count + size
+    return open_collections[0][1]
 
 
 def describe_yaml_error(error: Exception) -> str:
@@ -135,8 +124,10 @@ def check_not_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any
 
 
 def check_untrusted_config(hydra: Mapping[str, Any], without: Mapping[str, Any], folder: Path) -> None:
-    """Raise ConfigError if the composed node `hydra` differs from the one composed `without` the YAML in `folder` in a
-    key that could make Hydra run something. Both have a launcher of the same name."""
+    """Raise ConfigError if the YAML in `folder` sets a key of `hydra` that could make Hydra run something.
+
+    `hydra` and `without` are Hydra's own node composed with and without the YAML, with the same launcher.
+    """
     ours, theirs = dict(iterate_leaves(without)), dict(iterate_leaves(hydra))
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key) and not is_harmless(key, theirs):

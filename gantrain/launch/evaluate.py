@@ -133,7 +133,7 @@ def evaluate_source(
     samples = source.draw(settings.count or len(real), dataset.shape)
     reference_set = references.build_reference_set(dataset_settings, len(samples))
     result = reference_set.measure(samples, references.progress)
-    with convert_write_errors(out, "or give another out=DIR"):
+    with convert_write_errors(out):
         document = evaluation.build_document(result, source.facts, source.seed)
         evaluation.write_evaluation(out, document, samples, dataset)
     return result

@@ -1,4 +1,4 @@
-"""One job: what Hydra calls for each run of a sweep, and a single run in a folder of its own."""
+"""One job: a single run in a folder of its own, or one run of a sweep, as Hydra calls it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from hydra._internal.callbacks import Callbacks
-from hydra.core import utils
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -20,19 +20,20 @@ from gantrain.config.checks import Settings, find_secrets, validate
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors
 from gantrain.config.overrides import Argument
 from gantrain.console import say
-from gantrain.errors import BusyError, GantrainError, StorageError
-from gantrain.files import safe_name
+from gantrain.errors import BusyError, GantrainError
+from gantrain.files import convert_write_errors, safe_name
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, prepare
 from gantrain.launch.resume import continue_run
 from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs.folder import RunFolder, claim_folder
+from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import keep_summary
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How the run in `folder` ended: without an error, or with this one."""
+    """How the run in `folder` ended; `error` is None if it finished."""
 
     folder: Path
     error: GantrainError | None = None
@@ -45,7 +46,7 @@ class JobResult:
 def train_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> JobResult:
     """Train the run that was composed, or go on with it under resume=auto.
 
-    Raises GantrainError for what is found before the run begins.
+    Raises GantrainError for an error that is found before the run begins.
     """
     overrides = [argument.text for argument in arguments]
     prepared = prepare(validate(composed.tree, overrides))
@@ -54,7 +55,8 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     if is_sweep(folder.path):
         again = f"gantrain resume {shlex.quote(str(folder.path))}"
         raise BusyError(f"{folder.path} holds a sweep; go on with `{again}`, or give another run_dir")
-    make_folder(folder.path)
+    with convert_write_errors(f"run_dir={folder.path}"):
+        folder.path.mkdir(parents=True, exist_ok=True)
     folder.refuse_links()
     with folder.lock():
         if settings.resume == "auto" and folder.has_progress:
@@ -70,7 +72,7 @@ def run_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepa
     with composition_errors(), preserved_logging():
         callbacks = Callbacks(whole)
         callbacks.on_run_start(config=whole, config_name=CONFIG_NAME)
-        job = utils.run_job(
+        job = run_job(
             lambda _: get_result(folder, lambda: run.train(prepared, folder)),
             whole,
             job_dir_key="hydra.run.dir",
@@ -83,7 +85,7 @@ def run_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepa
 
 
 def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
-    """Return the result of a run, whose error Hydra would wrap in lines of its own."""
+    """Call `train` and return the result of the run; Hydra would wrap an exception in lines of its own."""
     try:
         train()
     except GantrainError as error:
@@ -92,7 +94,7 @@ def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
 
 
 def default_folder(settings: Settings) -> tuple[Path, str]:
-    """Return where a run goes by default: runs/<dataset>/<disc_div>-<gen_div>[-…], and <date_time>-s<seed>."""
+    """Return the default parent and name of a run's folder: runs/<dataset>/<disc_div>-<gen_div>[-…], <time>-s<seed>."""
     options = (settings.gen_objective, settings.head, *settings.regularizer)
     game = [settings.disc_div.name, settings.gen_div.name]
     game += [option for option in options if option not in ("matched", "log_ratio")]
@@ -103,14 +105,6 @@ def default_folder(settings: Settings) -> tuple[Path, str]:
 def time_stamp() -> str:
     """Return the local date and time as a name."""
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that the user named. Raises StorageError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"run_dir={folder} cannot be made: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -139,7 +133,7 @@ def run_sweep_job(tree: DictConfig) -> JobResult:
     context = HydraConfig.get()
     folder = RunFolder(context.runtime.output_dir)
     say(f"\n{folder.path}")
-    with run.current_stop() as stop:
+    with current_stop() as stop:
         result = get_result(folder, lambda: train_in(folder, tree, list(context.overrides.task)))
         if result.error:
             say(f"failed: {result.error}", error=True)
@@ -148,7 +142,7 @@ def run_sweep_job(tree: DictConfig) -> JobResult:
 
 
 def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> None:
-    """Begin the run that a tree describes in `folder`, or go on with it under resume=auto."""
+    """Begin the run of the config `tree` in `folder`, or go on with it under resume=auto."""
     goes_on = tree.resume == "auto" and folder.has_progress
     if not goes_on and HydraConfig.get().output_subdir is None:
         save_hydra_files(tree, folder)
@@ -157,24 +151,16 @@ def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> N
             continue_run(folder, tree, overrides)
             return
         folder.refuse_progress()
-        with recorded_refusal(folder, tree):
+        try:
             prepared = prepare(validate(tree, overrides))
+        except GantrainError:
+            with keep_summary(folder, find_secrets(tree)):  # which records the error
+                raise
         run.train(prepared, folder)
 
 
-@contextmanager
-def recorded_refusal(folder: RunFolder, tree: DictConfig) -> Iterator[None]:
-    """Record an error that comes before the run begins in its summary."""
-    try:
-        yield
-    except GantrainError:
-        with keep_summary(folder, find_secrets(tree)):
-            raise
-
-
 def save_hydra_files(tree: DictConfig, folder: RunFolder) -> None:
-    """Write the files of `.hydra` for a run that was missing from a sweep that goes on: there Hydra writes none, so as
-    to keep those of the other runs."""
+    """Write the files of `.hydra` of a run that a resumed sweep begins; there Hydra's own writing of them is off."""
     contents = {"config": tree, "hydra": HydraConfig.instance().cfg, "overrides": HydraConfig.get().overrides.task}
     folder.config.parent.mkdir(exist_ok=True)
     for name, content in contents.items():

@@ -1,8 +1,8 @@
 """Parallel training of the runs of a sweep on one machine: `gantrain train -m … hydra/launcher=parallel`.
 
-Jobs wait in a queue and begin in order. Each device has several worker processes, which train one job after the other;
-on a CPU with one thread each, so a run equals the one that is trained alone with OMP_NUM_THREADS=1. What happens to one
-job does not affect the others, even if its process is killed.
+Jobs begin in order. Each device has one or more worker processes, which train one job after the other; on a CPU with
+one thread each, so a run equals the one that is trained alone with OMP_NUM_THREADS=1. A job that fails or is killed
+does not affect the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
-from itertools import chain
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,8 +38,8 @@ from gantrain.runs.signals import Interrupted, StopRequest
 
 MOST_JOBS = 1024
 SECONDS_TO_WAIT = 0.2  # for a job to end, until the next look at signals
-Job = Callable[[DictConfig], JobReturn]
 SWEEP_DIR, SWEEP_SUBDIR = "hydra.sweep.dir", "hydra.sweep.subdir"
+Job = Callable[[DictConfig], JobReturn]
 
 
 def check(config: DictConfig, jobs: int, devices: Sequence[str]) -> None:
@@ -59,7 +58,10 @@ def check(config: DictConfig, jobs: int, devices: Sequence[str]) -> None:
         )
     typed = [text for text in config.hydra.overrides.task if text.lstrip("+").startswith("device=")]
     if devices and typed:
-        raise ConfigError(f"{typed[0]} and hydra.launcher.devices both choose the device; leave one of them out")
+        raise ConfigError(
+            f"{typed[0]} and hydra.launcher.devices both choose the device; leave one of them out, or give "
+            "hydra.launcher.devices=[]"
+        )
 
 
 def launch(
@@ -75,25 +77,25 @@ def launch(
     """Train one run for each list of overrides, and return Hydra's results in the same order.
 
     Args:
+        job_overrides: the overrides of each job.
         first_number: number of the first job in the sweep.
         context, config, task_function: what Hydra gives to a launcher.
         jobs: number of jobs at once on each device; 0 means the number of cores on a CPU, and 1 on other devices.
         devices: the devices to train on, of which a job gets one by the override `device=…`; if empty, jobs are trained
-            on the device that their own config names.
+            on the device that their config names.
 
     Raises Interrupted if a signal came, after the runs were saved.
     """
     setup_globals()
-    composed = (compose_job(context, config, each, number) for number, each in enumerate(job_overrides, first_number))
-    first = next(composed)
-    workers = build_workers(jobs, devices or [own_device(first)], is_assigned=bool(devices))[: len(job_overrides)]
+    workers = build_workers(jobs, devices or [own_device(config)], is_assigned=bool(devices))[: len(job_overrides)]
     names = ", ".join(dict.fromkeys(worker.device for worker in workers))
     say(f"{len(job_overrides)} runs on {names}, {len(workers)} at once")
+    configs = (compose_job(context, config, each, number) for number, each in enumerate(job_overrides, first_number))
     job = partial(run_in_worker, context=context, task_function=task_function)
     with StopRequest() as stop:
         stop.defer()
         try:
-            returned = train_all(chain([first], composed), workers, job, stop)
+            returned = train_all(configs, workers, job, stop)
         finally:
             for worker in workers:
                 worker.end()
@@ -119,7 +121,7 @@ def train_all(
                 worker.stop(stop.number)
         for worker in workers:
             if worker.future and worker.future.done():
-                returned[worker.number] = worker.take_result()
+                returned[worker.config.hydra.job.num] = worker.take_result()
     return returned
 
 
@@ -139,7 +141,7 @@ def build_workers(jobs: int, devices: Sequence[str], *, is_assigned: bool) -> li
 
 
 def own_device(config: DictConfig) -> str:
-    """Return the device that a job's config names; "cpu" if it is not on this machine, which the run will refuse."""
+    """Return the device that a sweep's config names; "cpu" if it is not on this machine, which the runs will refuse."""
     try:
         return str(choose_device(str(config.device)))
     except ConfigError:
@@ -159,6 +161,8 @@ class Worker:
         is_assigned: whether jobs get this device by override, or name it themselves.
     """
 
+    config: DictConfig  # of the current job
+
     def __init__(self, device: str, is_assigned: bool) -> None:
         self.device, self.is_assigned, self.is_stopped = device, is_assigned, False
         self.executor: ProcessPoolExecutor | None = None
@@ -167,7 +171,7 @@ class Worker:
 
     def begin(self, config: DictConfig, job: Job) -> None:
         """Train the job that `config` describes."""
-        self.config, self.number = config, config.hydra.job.num
+        self.config = config
         if self.is_assigned:  # after composition, because the override is not a part of the name of the run's folder
             config.device = self.device
             with open_dict(config):
@@ -181,7 +185,7 @@ class Worker:
         self.process = next(started, self.process)
 
     def take_result(self) -> JobReturn:
-        """Return what the finished job came to; a job whose process was killed is reported as failed."""
+        """Return the result of the finished job; a job whose process was killed is reported as failed."""
         assert self.future is not None
         future, self.future = self.future, None
         try:
@@ -196,7 +200,7 @@ class Worker:
     def report_killed(self) -> JobResult:
         """Print and return the failure of a run whose process ended without a result."""
         code = (self.process and self.process.exitcode) or 1
-        reason = "its process ended without a word"
+        reason = "its process ended without a result"
         if code < 0:
             reason += f": killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
@@ -261,7 +265,7 @@ def run_in_worker(config: DictConfig, *, context: HydraContext, task_function: T
     """Train one job."""
     setup_globals()
     returned = run_job(partial(train, task_function), config, SWEEP_DIR, SWEEP_SUBDIR, context)
-    returned.cfg = returned.hydra_cfg = None  # of classes that the parent may have in another version of their module
+    returned.cfg = returned.hydra_cfg = None  # large, and not needed by the parent
     return returned
 
 

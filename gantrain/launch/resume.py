@@ -33,7 +33,7 @@ FREE = (
     *("device", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric"),
     *("dataset.root", "dataset.path", "train.images", "train.epochs", "train.held_out_images"),
     *("train.report_every_images", "train.sample_every_images", "train.checkpoint_every_images"),
-    *("train.checkpoint_min_seconds", "train.keep_checkpoints"),
+    *("train.checkpoint_min_seconds", "train.checkpoint_max_minutes", "train.keep_checkpoints"),
     *("evaluate.every_images", "evaluate.count", "evaluate.metrics", "evaluate.features"),
     *("evaluate.classifier", "evaluate.inception"),
 )

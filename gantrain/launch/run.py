@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gantrain.config.checks import RunConfig, Settings, warn_of_unusual_loss
 from gantrain.console import say
-from gantrain.devices import limit_threads
-from gantrain.errors import CheckpointError, GantrainError, MemoryExhaustedError, StorageError, is_out_of_memory
+from gantrain.devices import choose_device, limit_threads
+from gantrain.errors import (
+    CheckpointError,
+    DataError,
+    GantrainError,
+    MemoryExhaustedError,
+    StorageError,
+    is_out_of_memory,
+)
 from gantrain.files import append_record, describe_os_error, replace_non_finite, write_file
 from gantrain.launch.build import PreparedRun, build, build_evaluation, count_multiply_adds
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.reporting.tensorboard import TensorBoard, select_hyperparameters
 from gantrain.reporting.wandb import Mirror
 from gantrain.runs.folder import RunFolder
-from gantrain.runs.metrics_file import last_tenth_means
-from gantrain.runs.signals import StopRequest
+from gantrain.runs.metrics_file import means_over_last_tenth, read_metrics
+from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import conceal_secrets, keep_summary
 from gantrain.seeding import describe_machine
 from gantrain.theory import properties
@@ -34,39 +42,42 @@ if TYPE_CHECKING:
 
     from gantrain.data import Dataset
     from gantrain.reporting.reporter import Reporter
-    from gantrain.training.setup import TrainingSetup
+    from gantrain.training.setup import Schedule, TrainingSetup
     from gantrain.training.state import State
 
 
+SLOW_MINUTES = 60  # of a run, above which what would be faster is named
+
+
 def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None = None) -> None:
-    """Train in `folder`, from the start or from the `bundle` of a checkpoint.
+    """Train in `folder`, which this process holds, from the start or from the `bundle` of a checkpoint.
 
     Raises GantrainError or Interrupted, after writing the reason into the summary.
     """
-    config, secrets = run.config, run.config.find_secrets()
-    with folder.lock(), current_stop() as stop:
-        if bundle is None:
-            folder.refuse_progress()
-        with keep_summary(folder, secrets) as summary, known_errors(folder, secrets):
-            setup, state = build(run)
-            with limit_threads(run.device, count_multiply_adds(config.settings, setup.data.shape)):
-                if bundle is not None:
-                    restore(state, setup, bundle)
-                    summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
-                describe_start(setup, state, folder, config.settings, summary)
-                setup = replace(setup, evaluation=build_evaluation(config.settings, setup.data))
-                stop.defer()
-                _train(setup, state, folder, keep_weighting(config, setup), summary=summary, stop=stop)
+    from gantrain.training import loop
 
-
-def describe_start(
-    setup: TrainingSetup, state: State, folder: RunFolder, settings: Settings, summary: dict[str, Any]
-) -> None:
-    """Print what is to be trained, and put what its numbers depend on into the summary."""
-    summary |= describe_run(settings, setup.data, state.device)
-    size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
-    say(f"{folder.path}: {setup.data.label}{size}, on {summary['device']}")
-    say("\n".join(filter(None, [*describe_objective(setup.objective), warn_of_unusual_loss(settings)])))
+    config, settings, secrets = run.config, run.config.settings, run.config.find_secrets()
+    with current_stop() as stop, keep_summary(folder, secrets) as summary, known_errors(folder, secrets):
+        setup, state = build(run)
+        with limit_threads(run.device, count_multiply_adds(settings, setup.data.shape)):
+            if bundle is not None:
+                restore(state, setup, bundle)
+                summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
+            summary |= describe_run(settings, setup.data, state.device)
+            size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
+            say(f"{folder.path}: {setup.data.label}{size}, on {summary['device']}")
+            say("\n".join(filter(None, [*describe_objective(setup.objective), warn_of_unusual_loss(settings)])))
+            setup = replace(setup, evaluation=build_evaluation(settings, setup.data))
+            stop.defer()
+            config = keep_weighting(config, setup)
+            folder.config.parent.mkdir(exist_ok=True)
+            write_file(folder.config, config.to_yaml())  # a resumed run's may have changed since Hydra wrote it
+            generator = {"architecture": settings.architecture, "latent": dict(vars(settings.latent))}
+            provenance = {"config": config.document, "generator": generator}
+            reporter = build_reporter(config, setup, folder, state.images)
+            with recorded_progress(summary, state, reporter), reporter:
+                loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
+            say(describe_results(folder))
 
 
 def keep_weighting(config: RunConfig, setup: TrainingSetup) -> RunConfig:
@@ -77,35 +88,10 @@ def keep_weighting(config: RunConfig, setup: TrainingSetup) -> RunConfig:
     return config.with_choices("gen_weights", normalise=weighting.normalise, spread=weighting.spread)
 
 
-def _train(
-    setup: TrainingSetup,
-    state: State,
-    folder: RunFolder,
-    config: RunConfig,
-    *,
-    summary: dict[str, Any],
-    stop: StopRequest,
-) -> None:
-    from gantrain.training import loop
-
-    folder.config.parent.mkdir(exist_ok=True)
-    write_file(folder.config, config.to_yaml())  # a resumed run's may have changed since Hydra wrote it
-    generator = {"architecture": config.settings.architecture, "latent": dict(vars(config.settings.latent))}
-    provenance = {"config": config.document, "generator": generator}
-    reporter = build_reporter(config, setup, folder, state.images)
-    with recorded_progress(summary, state, reporter), reporter:
-        loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
-
-
-def current_stop() -> AbstractContextManager[StopRequest]:
-    """The request to stop of the command that this process runs; one that never comes if it is called from Python."""
-    return nullcontext(StopRequest()) if StopRequest.active is None else StopRequest()
-
-
 def restore(state: State, setup: TrainingSetup, bundle: Mapping[str, Any]) -> None:
-    """Put a checkpoint's bundle into `state`, and say what is not as it was: then the run goes on, but not bit for bit.
+    """Load a checkpoint's bundle into `state`; print what differs on this machine, because last digits may then differ.
 
-    Raises CheckpointError when it does not fit, or when the data are not those that it was trained on.
+    Raises CheckpointError if it does not fit, or if the data are not those that it was trained on.
     """
     data, saved = setup.data, bundle["data"].get("fingerprint")
     if data.fingerprint != saved:
@@ -123,7 +109,7 @@ def restore(state: State, setup: TrainingSetup, bundle: Mapping[str, Any]) -> No
 
 
 def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, start_images: int) -> Reporter:
-    """Return the run's reporter; opening it takes back what an interrupted process reported after `start_images`."""
+    """Return the run's reporter; opening it removes what an interrupted process reported after `start_images`."""
     from gantrain.reporting.reporter import Reporter
 
     split, document = "" if setup.data.has_held_out else "training_", config.document
@@ -142,8 +128,49 @@ def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, s
         total_images=setup.schedule.images,
         start_images=start_images,
         bound=f"{split}bound/{setup.objective.disc_div.name}",
+        forecast=partial(describe_pace, config.settings, setup.schedule),
         loggers=[known[name] for name in dict.fromkeys(config.settings.logger)],
     )
+
+
+def describe_pace(settings: Settings, schedule: Schedule, images: int, rate: float) -> str:
+    """Return a sentence on what comes when after `images` at `rate` images per second, and what would be faster."""
+    from gantrain.precision import has_fast_bf16
+
+    end = (schedule.images - images) / rate / 60
+    limits = {
+        "report": (schedule.report_every_images, end),
+        "grid": (schedule.sample_every_images, min(end, schedule.checkpoint_max_minutes)),
+        "checkpoint": (schedule.checkpoint_every_images, min(end, schedule.checkpoint_max_minutes)),
+    }
+    minutes = {
+        name: min((interval - images % interval) / rate / 60, limit) for name, (interval, limit) in limits.items()
+    }
+    times = ", ".join(f"{name} in {format_minutes(each)}" for name, each in (minutes | {"end": end}).items())
+    device = choose_device(settings.device)
+    faster = ["architecture=dcgan32"] if settings.architecture.get("name") == "appendix" else []
+    if settings.precision == "float32" and device.type == "cpu" and has_fast_bf16(device):
+        faster.append("precision=bf16")
+    hint = f"; faster: {' '.join(faster)}" if device.type == "cpu" and end > SLOW_MINUTES and faster else ""
+    return f"{rate:,.0f} images/s; {times}{hint}"
+
+
+def describe_results(folder: RunFolder) -> str:
+    """Return where the pictures of a finished run are, and the commands that go on from there."""
+    path = shlex.quote(str(folder.path))
+    return (
+        f"finished; pictures: {folder.samples}, {folder.path / 'losses.png'}\n"
+        f"next: gantrain evaluate {path}, gantrain sample {path}, tensorboard --logdir {path}"
+    )
+
+
+def format_minutes(minutes: float) -> str:
+    """Return `40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    if minutes < 2:
+        return f"{60 * minutes:.0f} s"
+    if minutes < 100:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} days"
 
 
 @contextmanager
@@ -157,13 +184,14 @@ def recorded_progress(summary: dict[str, Any], state: State, reporter: Reporter)
         summary["images"] = state.images
         summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
         summary["images_per_second"] = round((state.images - begin) / max(seconds, 1e-9), 3)
-        if weights := last_tenth_means(reporter.metrics, "weights/"):
-            summary["weights"] = weights
+        with suppress(DataError):  # no report was written
+            if weights := means_over_last_tenth(read_metrics(reporter.metrics), "weights/"):
+                summary["weights"] = weights
         summary["metrics"] = replace_non_finite(reporter.latest)
 
 
 def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> dict[str, Any]:
-    """Return what the numbers of a run depend on beside its config, for `summary.json`."""
+    """Return the data, device and versions that the numbers of a run depend on, for `summary.json`."""
     made = describe_machine(device)
     return {
         "data": {

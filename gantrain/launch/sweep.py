@@ -1,43 +1,38 @@
-"""A sweep: one run for every combination of the listed values, begun and gone on with."""
+"""A sweep: one run for every combination of the listed values."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 
 from gantrain.config.checks import parse_config
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, check_jobs, composition_errors, create_composer
 from gantrain.config.overrides import Argument, parse, parse_train, quote, split_sweep
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError
+from gantrain.files import convert_write_errors
 from gantrain.launch import sweep_folder
-from gantrain.launch.job import JobResult, make_folder, preserved_logging, run_sweep_job, time_stamp
+from gantrain.launch.job import JobResult, preserved_logging, run_sweep_job, time_stamp
 from gantrain.launch.resume import FREE
-from gantrain.launch.run import current_stop
 from gantrain.launch.sweep_folder import job_number, read_summary
 from gantrain.runs.folder import RunFolder, claim_folder
-from gantrain.runs.signals import Interrupted
+from gantrain.runs.signals import Interrupted, current_stop
 
 
 class RunFailed(GantrainError):
-    """A run that ended early, as its summary says, or a sweep with such runs."""
+    """A run that did not finish, as its summary says, or a sweep with such runs."""
 
     def __init__(self, reason: str, exit_code: int) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
 
-    def __reduce__(self) -> tuple[type[RunFailed], tuple[str, int]]:
-        return RunFailed, (str(self), self.exit_code)
-
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The sweep in the folder `root`: its runs, and why some of them failed."""
+    """The sweep in the folder `root`: its runs, and why some of them failed, by the names of their folders."""
 
     root: Path
     runs: list[Path]
@@ -60,7 +55,7 @@ def list_reasons(failures: Mapping[str, GantrainError]) -> str:
 
 
 def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> SweepResult:
-    """Train once for every combination; `composed` is what all jobs share.
+    """Train once for every combination; `composed` is the config that all jobs share.
 
     Raises ConfigError if no run could train, BusyError or CheckpointError for a folder that holds something else, and
     Interrupted when a signal ends the sweep.
@@ -71,55 +66,53 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
     shared = parse_config(composed.tree)
     root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
-    make_folder(root)
+    with convert_write_errors(f"run_dir={root}"):
+        root.mkdir(parents=True, exist_ok=True)
     own = [
         "hydra.mode=MULTIRUN",
         f"hydra.sweep.dir={quote(root)}",
         f"hydra.job.config.override_dirname.exclude_keys=[{','.join(quote(one.key) for one in single)}]",
     ]
     again = f"gantrain resume {shlex.quote(str(root))}"
-    RunFolder(root).refuse_progress()
-    with RunFolder(root).lock(), current_stop():
+    folder = RunFolder(root)
+    folder.refuse_progress()
+    with folder.lock(), current_stop():
         if sweep_folder.is_sweep(root) or any(root.glob("*/summary.json")):
             if shared.resume != "auto":
                 raise BusyError(f"{root} already holds a sweep; go on with `{again}`, or give another run_dir")
             sweep_folder.refuse_links(root)
             sweep_folder.refuse_another(root, overrides, FREE)
             sweep_folder.keep_command(root)
-            own.append("hydra.output_subdir=null")  # Hydra would write over what is there
+            own.append("hydra.output_subdir=null")  # Hydra would overwrite the files in .hydra
         try:
-            returned = run_multirun(composer, [*overrides, *composer.search_path, *own])
+            with composition_errors(), preserved_logging():
+                batches = composer.app.multirun(CONFIG_NAME, run_sweep_job, [*overrides, *composer.search_path, *own])
+                returned = [job.return_value for batch in batches for job in batch]
         except Interrupted as stop:
             finished = sweep_folder.count_finished(root)
             message = f"{stop}\n{finished} runs of the sweep in {root} finished; go on with: {again}"
             raise Interrupted(message, stop.number) from None
-    return collect_results(root, returned)
+    return collect_results(root, [result for result in returned if isinstance(result, JobResult)])
 
 
-def run_multirun(composer: Composer, overrides: list[str]) -> list[JobResult]:
-    """Let Hydra's sweeper and launcher run the jobs; return the results of those that came to one."""
-    with composition_errors(), preserved_logging():
-        batches: Iterable[Sequence[JobReturn]] = composer.app.multirun(CONFIG_NAME, run_sweep_job, overrides)
-        results = [job.return_value for batch in batches for job in batch]
-    return [result for result in results if isinstance(result, JobResult)]
-
-
-def collect_results(root: Path, returned: Iterable[JobResult]) -> SweepResult:
+def collect_results(root: Path, returned: Sequence[JobResult]) -> SweepResult:
     """Return the result of the sweep in `root`: of each run what it returned, else what its summary says."""
     errors = {result.folder.resolve(): result.error for result in returned}
-    runs = sorted((path.parent.parent for path in root.glob("*/.hydra/config.yaml")), key=job_number)
-    if not runs:
+    folders = [path.parent.parent for path in root.glob("*/.hydra/config.yaml")]
+    folders += [result.folder for result in returned]  # that of a run whose process was killed may not exist
+    if not folders:
         raise ConfigError(f"the listed values made no run in {root}")
+    runs = sorted({path.resolve(): path for path in folders}.values(), key=job_number)
     failures = {run.name: error for run in runs if (error := errors.get(run.resolve()) or find_failure(run))}
     return SweepResult(root, runs, failures)
 
 
 def find_failure(folder: Path) -> GantrainError | None:
     """Return why a run did not finish, as its summary says, or None if it did."""
-    summary: dict[str, Any] = read_summary(folder)
+    summary = read_summary(folder)
     if summary.get("status") == "finished":
         return None
-    return RunFailed(summary.get("reason") or "it ended without a word in its summary", summary.get("exit_code", 1))
+    return RunFailed(summary.get("reason") or "its process ended without writing a reason", summary.get("exit_code", 1))
 
 
 def resume_sweep(root: Path, arguments: Sequence[Argument]) -> SweepResult:
@@ -133,10 +126,14 @@ def resume_sweep(root: Path, arguments: Sequence[Argument]) -> SweepResult:
         if argument.text not in command.task and argument.key not in set(FREE) - {"run_dir", "resume"}:
             raise CheckpointError(f"{argument.text}: a sweep cannot be resumed as another one; start a new one")
     replaced = {*(argument.key for argument in arguments), "run_dir", "resume"}
-    task = [text for text in command.task if sweep_folder.key_of(text) not in replaced]
-    if untyped := [text for text in task if "architecture.object" in text]:
-        raise ConfigError(f"{untyped[0]} is code to import, which has to be typed again: gantrain resume {root} …")
-    again = parse_train([*task, *typed, f"run_dir={quote(root)}", "resume=auto"]) + parse(command.hydra)
+    if "device" in replaced:
+        replaced.add("hydra.launcher.devices")
+    task, hydra = (
+        [text for text in texts if sweep_folder.key_of(text) not in replaced] for texts in (command.task, command.hydra)
+    )
+    if objects := [text for text in task if "architecture.object" in text]:
+        raise ConfigError(f"{objects[0]} is code to import, which has to be typed again: gantrain resume {root} …")
+    again = parse_train([*task, *typed, f"run_dir={quote(root)}", "resume=auto"]) + parse(hydra)
     with create_composer(again, command.config_dir) as composer:
         composed = composer.compose([argument.text for argument in split_sweep(again)[0]])
         return train_sweep(composer, again, composed)

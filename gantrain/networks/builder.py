@@ -1,6 +1,6 @@
 """Build a generator and a discriminator from tables, and check that their shapes fit the data.
 
-Every row is run on torch's meta device, which computes shapes and no numbers, so a table that does not fit is refused
+Every row is run on torch's meta device, which computes only shapes, so that a table that does not fit is rejected
 before weights are drawn or data are read.
 """
 
@@ -31,51 +31,66 @@ class Step:
 
 
 class Network(nn.Sequential):
-    """The layers of a table's rows in sequence, with dropout on the inputs of those that have it.
+    """The layers of a table's rows in sequence, with dropout on their inputs: samples `[B, …]` → `[B, …]`.
 
-    `is_samplewise` is True if the output of a sample does not depend on the other samples of the batch.
+    The last row stays in float32 under autocast. `is_samplewise` is True if the output of a sample does not depend on
+    the other samples of the batch.
     """
 
     def __init__(self, steps: Sequence[Step], tables: Tables, *ending: nn.Module) -> None:
-        super().__init__(*build_layers(steps, tables), *ending)
+        *body, last = [build_layer(step.row, step.inputs, tables) for step in steps]
+        super().__init__(*body, Float32(last), *ending)
         dropped = [(i, step.row.dropout, step.inputs) for i, step in enumerate(steps) if step.row.dropout > 0]
         self.dropouts = Dropouts(dropped)
         self.is_samplewise = all(step.row.norm != "batch" for step in steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Samples [B, …] through every layer."""
         masks = self.dropouts.masks(x) if self.training and self.dropouts.groups else {}
         for number, part in enumerate(self):
             x = part(apply_mask(x, masks[number]) if number in masks else x)
         return x
 
 
-def build_from_tables(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
-    """Build both networks, with initial weights, in channels_last. Raises ConfigError for a table that does not fit."""
+def build_networks(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+    """Return both networks with initial weights, in channels_last. Raises ConfigError if they do not fit the data."""
+    if tables.object is not None:
+        return import_networks(tables.object, data_shape, latent_size)
     generator_steps = plan_generator(tables, data_shape, latent_size)
     discriminator_steps = plan_discriminator(tables, data_shape)
-    whole = generator_steps[-1].outputs == data_shape
-    generator = Network(generator_steps, tables, *([] if whole else [nn.Unflatten(1, data_shape)]))
-    discriminator = Network(discriminator_steps, tables, nn.Flatten(0))
-    if tables.init_std is not None:
-        draw_weights(generator, tables.init_std)
-        draw_weights(discriminator, tables.init_std)
-    return generator.to(memory_format=torch.channels_last), discriminator.to(memory_format=torch.channels_last)
+    reshape = [] if generator_steps[-1].outputs == data_shape else [nn.Unflatten(1, data_shape)]
+    networks = Network(generator_steps, tables, *reshape), Network(discriminator_steps, tables, nn.Flatten(0))
+    for network in networks:
+        if tables.init_std is not None:
+            _draw_weights(network, tables.init_std)
+        network.to(memory_format=torch.channels_last)
+    return networks
+
+
+def _draw_weights(network: nn.Module, std: float) -> None:
+    """Draw Gaussian weights, and set biases to 0, in convolutions and linear layers."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shapes
 
 
 def plan_generator(tables: Tables, data_shape: Shape, latent_size: int) -> list[Step]:
-    """Plan the generator's rows from `(latent_size,)` to the data's shape, or to a vector of as many numbers."""
-    steps = plan_rows("generator", tables.generator, (latent_size,), tables)
+    """Return the generator's steps from `(latent_size,)` to the data's shape, or to a vector of as many numbers."""
+    steps = _plan_rows("generator", tables.generator, (latent_size,), tables)
     if steps[-1].outputs not in (data_shape, (math.prod(data_shape),)):
-        raise ConfigError(
-            generator_shape_error(f"the generator of architecture={tables.name}", steps[-1].outputs, data_shape)
-        )
+        name = f"the generator of architecture={tables.name}"
+        raise ConfigError(_generator_shape_error(name, steps[-1].outputs, data_shape))
     return steps
 
 
 def plan_discriminator(tables: Tables, data_shape: Shape) -> list[Step]:
-    """Plan the discriminator's rows from the data's shape to one number a sample."""
-    steps = plan_rows("discriminator", tables.discriminator, data_shape, tables)
+    """Return the discriminator's steps from the data's shape to one number a sample."""
+    steps = _plan_rows("discriminator", tables.discriminator, data_shape, tables)
     if math.prod(steps[-1].outputs) != 1:
         raise ConfigError(
             f"the discriminator of architecture={tables.name} has to end in one number a sample, but from samples of "
@@ -84,49 +99,33 @@ def plan_discriminator(tables: Tables, data_shape: Shape) -> list[Step]:
     return steps
 
 
-def generator_shape_error(generator: str, found: Shape, data_shape: Shape) -> str:
-    """Return the error message for a generator whose output has the wrong shape."""
+def _generator_shape_error(generator: str, found: Shape, data_shape: Shape) -> str:
     return (
         f"{generator} ends in shape {times(found)}, but the dataset's samples have {times(data_shape)}; "
         "choose an architecture for this shape, or another dataset or dataset.size"
     )
 
 
-def plan_rows(network: str, rows: Sequence[Row], shape: Shape, tables: Tables) -> list[Step]:
-    """Find the shapes of every row, starting from samples of `shape`."""
+def _plan_rows(network: str, rows: Sequence[Row], shape: Shape, tables: Tables) -> list[Step]:
+    """Run every row on the meta device, from samples of `shape`. Raises ConfigError if one does not fit its input."""
     steps: list[Step] = []
     for number, row in enumerate(rows, start=1):
-        steps.append(plan_row(f"architecture.{network} row {number}", row, shape, tables))
-        shape = steps[-1].outputs
+        where = f"architecture.{network} row {number}"
+        try:
+            with torch.device("meta"), torch.no_grad():
+                meta = build_layer(row, shape, tables).eval()
+                outputs = tuple(meta(torch.empty(1, *shape)).shape[1:])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"{where}: {row.op} does not fit its input of shape {times(shape)}: {error}") from error
+        steps.append(Step(row, shape, outputs, meta))
+        shape = outputs
     return steps
 
 
-def plan_row(where: str, row: Row, shape: Shape, tables: Tables) -> Step:
-    """Run one row on the meta device. Raises ConfigError, beginning with `where`, if it does not fit `shape`."""
-    try:
-        with torch.device("meta"), torch.no_grad():
-            meta = build_layer(row, shape, tables).eval()
-            outputs = tuple(meta(torch.empty(1, *shape)).shape[1:])
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"{where}: {row.op} does not fit its input of shape {times(shape)}: {error}") from error
-    return Step(row, shape, outputs, meta)
-
-
-def build_layers(steps: Sequence[Step], tables: Tables) -> list[nn.Module]:
-    """Build the layers of `steps` with weights; the last one stays in float32 under autocast."""
-    *body, last = [build_layer(step.row, step.inputs, tables) for step in steps]
-    return [*body, Float32(last)]
-
-
-def draw_weights(network: nn.Module, std: float) -> None:
-    """Draw Gaussian weights of standard deviation `std`, and set biases to 0, in convolutions and linear layers."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks of the user's own
 
 
 def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
@@ -136,9 +135,8 @@ def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.
     if not package or not function:
         raise ConfigError(f"{key} is not of the form package:function")
     try:
-        generator, discriminator = getattr(importlib.import_module(package), function)(
-            data_shape=data_shape, latent_size=latent_size
-        )
+        build = getattr(importlib.import_module(package), function)
+        generator, discriminator = build(data_shape=data_shape, latent_size=latent_size)
         samples = find_output_shape(generator, (latent_size,))
         values = find_output_shape(discriminator, data_shape)
     except Exception as error:  # whatever the user's own code raises
@@ -147,7 +145,7 @@ def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.
             f"latent_size={latent_size}; it raised {type(error).__name__}: {error}"
         ) from error
     if samples != data_shape:
-        raise ConfigError(generator_shape_error(f"the generator of {key}", samples, data_shape))
+        raise ConfigError(_generator_shape_error(f"the generator of {key}", samples, data_shape))
     if values != ():
         raise ConfigError(f"the discriminator of {key} has to return [B], one number a sample, not {times(values)}")
     return generator, discriminator

@@ -1,7 +1,4 @@
-"""Layers written for speed: the numbers of torch's own layers, from fewer or faster kernels.
-
-Each has a test that compares it with the plain layer of torch.
-"""
+"""Layers that compute the same numbers as torch's, with fewer or faster kernels. Tests compare them with torch's."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ from gantrain.networks.tables import Shape
 class Dropouts:
     """Dropout on the inputs of a network's layers (Srivastava et al. 2014), with all masks of a pass drawn at once.
 
-    Masks are drawn as random bytes where the rate is a multiple of 1/256, and otherwise as 16-bit words, which round it
-    to a multiple of 1/65536; the scale is that of the rounded rate. A CPU draws a byte 20 times as fast as a float.
+    Masks are drawn as random bytes if the rate is a multiple of 1/256, and otherwise as 16-bit words, which round it to
+    a multiple of 1/65536; the scale is that of the rounded rate. A CPU draws a byte 20 times as fast as a float.
 
     Args:
         layers: The number of each layer with dropout, its rate, and the shape of its input samples.
@@ -33,14 +30,14 @@ class Dropouts:
             self.groups.setdefault(rate, []).append((number, shape))
 
     def masks(self, x: Tensor) -> dict[int, Tensor]:
-        """Draw flat masks of 0 and 1/(1 − rate), by layer, for a batch like `x` [B, …] in the precision of the layers.
+        """Return a flat mask of 0 and 1/(1 − rate) for each layer, for a batch like `x` `[B, …]`.
 
-        They come from torch's default generator.
+        The masks have the precision of the layers and are drawn from torch's default generator.
         """
         rounded = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if rounded else x.dtype
         sizes = {rate: [len(x) * math.prod(shape) for _, shape in layers] for rate, layers in self.groups.items()}
-        width = 32 if x.device.type == "mps" else 64  # MPS draws no more random bits for an integer
+        width = 32 if x.device.type == "mps" else 64  # MPS draws 32 random bits for an integer
         words = {rate: -(-sum(each) * count_bits(rate) // width) for rate, each in sizes.items()}
         # The fewest calls of the random number generator.
         least, most, kind = -(2 ** (width - 1)), 2 ** (width - 1) - 1, torch.int32 if width == 32 else torch.int64
@@ -53,13 +50,13 @@ class Dropouts:
 
 
 def count_bits(rate: float) -> int:
-    """Return the number of random bits that decide over one number."""
+    """Return the number of random bits drawn for one number."""
     return 8 if (256 * rate).is_integer() else 16
 
 
 def draw_mask(rate: float, drawn: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Turn random integers into `count` numbers that are 0 with probability `rate` and otherwise 1/(1 − rate)."""
-    values = 2 ** count_bits(rate)  # equally likely ones of a word
+    values = 2 ** count_bits(rate)  # of a word, equally likely
     words = drawn.view(torch.int8 if count_bits(rate) == 8 else torch.int16)[:count]
     dropped = min(round(rate * values), values - 1)
     kept = torch.ge(words, dropped - values // 2, out=torch.empty(count, dtype=dtype, device=drawn.device))
@@ -67,27 +64,26 @@ def draw_mask(rate: float, drawn: Tensor, count: int, dtype: torch.dtype) -> Ten
 
 
 def apply_mask(x: Tensor, mask: Tensor) -> Tensor:
-    """Multiply `x` [B, …] by a flat mask that has the layout of `x` in memory, so that no copy is made."""
+    """Return `x` `[B, …]` times a flat mask in the memory layout of `x`, without copying the mask."""
     if x.dim() == 4 and is_channels_last(x):
         return x * mask.view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
     return x * mask.view(x.shape)
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Return whether `x` [B, C, H, W] is stored in channels_last and not also in the default format."""
+    """Return whether `x` `[B, C, H, W]` is stored in channels_last and not also in the default format."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def flatten_images(images: Tensor, channels_last: bool) -> Tensor:
-    """`[B, C, H, W]` → `[B, C·H·W]`, in the order in which memory holds the numbers: a view."""
+    """Return a view `[B, C·H·W]` of `[B, C, H, W]`, in memory order."""
     return (images.permute(0, 2, 3, 1) if channels_last else images).flatten(1)
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution, computed as one matrix product where the kernel covers the image."""
+    """A convolution, computed as one matrix product if the kernel covers the image."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` → `[B, features, H', W']`."""
         if x.shape[2:] != self.kernel_size or self.padding != (0, 0):
             return super().forward(x)
         channels_last = is_channels_last(self.weight)
@@ -97,10 +93,9 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution, computed as one matrix product where the image is a single pixel."""
+    """A transposed convolution, computed as one matrix product if the image is a single pixel."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """`[B, C, H, W]` → `[B, features, H', W']`."""
         if x.shape[2:] != (1, 1) or self.padding != (0, 0):
             return super().forward(x, output_size)
         channels_last = is_channels_last(self.weight)
@@ -114,37 +109,36 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class Larger(torch.autograd.Function):
-    """The larger of the two halves of the channels, whose gradient goes to the first in a tie: `[B, 2C, …]` →
-    `[B, C, …]`; 3× as fast as `amax` on a CPU."""
+    """The elementwise maximum of both halves of the channels: `[B, 2C, …]` → `[B, C, …]`.
+
+    In a tie the gradient goes to the first half. 3× as fast as `amax` on a CPU.
+    """
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        """max(first, second), and whether it was the first as 1 or 0: products of one dtype are the fast ones."""
+        """Return the maximum, and 1 where it is the first or 0, in the dtype of `x`, which makes fast products."""
         first, second = x.chunk(2, 1)
         larger = torch.maximum(first, second)
-        if torch.compiler.is_compiling():  # which fuses what is written plainly, and refuses an `out`
+        if torch.compiler.is_compiling():  # the compiler fuses plain operations, and does not accept `out`
             return larger, (first >= second).to(x.dtype)
         return larger, torch.ge(first, second, out=torch.empty_like(larger))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        """Keep which one it was."""
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # zeros for it would be made in every pass
+        ctx.set_materialize_grads(False)  # else zeros would be allocated for it in every pass
         ctx.save_for_backward(output[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, _: None) -> Tensor | None:
-        """The gradient, to one of the two."""
         return None if gradient is None else Shared.apply(gradient, *ctx.saved_tensors)
 
 
 class Shared(torch.autograd.Function):
-    """Larger's gradient in the places of both halves; differentiable again, as gradient penalties need."""
+    """The gradient of `Larger`, itself differentiable for gradient penalties: `[B, C, …]` → `[B, 2C, …]`."""
 
     @staticmethod
     def forward(gradient: Tensor, to_first: Tensor) -> Tensor:
-        """`[B, C, …]` → `[B, 2C, …]`."""
         if torch.compiler.is_compiling():
             return torch.cat([gradient * to_first, gradient * (1 - to_first)], 1)
         layout = torch.channels_last if gradient.dim() == 4 and is_channels_last(gradient) else torch.contiguous_format
@@ -156,37 +150,38 @@ class Shared(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Keep which one it goes to."""
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Of the two, the one that was the larger."""
         (to_first,) = ctx.saved_tensors
         first, second = gradient.chunk(2, 1)
         return torch.lerp(second, first, to_first), None
 
 
 class Maxout(nn.Module):
-    """Channel c is the largest of channels c, c + C, c + 2C, …: `[B, pieces·C, …]` → `[B, C, …]` (Goodfellow et al.
-    2013), so that both halves are runs of memory."""
+    """Maxout (Goodfellow et al. 2013): `[B, pieces·C, …]` → `[B, C, …]`.
+
+    Output channel c is the maximum of the input channels c, c + C, c + 2C, …, so that a piece is contiguous in memory.
+    """
 
     def __init__(self, pieces: int) -> None:
         super().__init__()
         self.pieces = pieces
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, pieces·C, …]` → `[B, C, …]`."""
         if self.pieces == 2:
             return Larger.apply(x)[0]
         return x.unflatten(1, (self.pieces, -1)).max(1).values
 
 
 class BatchNorm(_BatchNorm):
-    """Batch norm without the count of batches, which torch's own layer updates on the device and nothing here reads."""
+    """Batch norm over all but the channels of `[B, C, H, W]` or `[B, C]` (Ioffe and Szegedy 2015).
+
+    It does not count batches, as torch's own layer does on the device at every step.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` or `[B, C]`, normalised over all but the channels (Ioffe and Szegedy 2015)."""
         assert self.momentum is not None
         running = not self.training or self.track_running_stats
         mean, var = (self.running_mean, self.running_var) if running else (None, None)

@@ -1,4 +1,4 @@
-"""The generator's input: latents [B, size] from a prior."""
+"""The generator's input: latents `[B, size]` from a prior."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ class Latents:
     device: torch.device | str = "cpu"
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """[count, size] float32, from torch's default generator on `device`, or from a generator on the CPU, which
-        gives the same latents on every device."""
+        """Return latents `[count, size]`, float32, from torch's default generator on `device`, or from `generator`.
+
+        A generator on the CPU gives the same latents on every device.
+        """
         import torch
 
         where = torch.device("cpu") if generator else self.device

@@ -1,13 +1,11 @@
-"""The layers of architecture tables: one row becomes one module.
-
-`build_layer` reads a row; the dictionaries below it map each word of a table to its part.
-"""
+"""The layers of architecture tables: `build_layer` builds a row; dictionaries map the words of a table to modules."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +16,15 @@ from gantrain.networks.tables import IMAGE_OPS, VECTOR_OPS, Row, Shape, Tables
 
 
 def build_layer(row: Row, shape: Shape, tables: Tables) -> nn.Sequential:
-    """Build the operation, normalisation and activation of a row for samples of `shape`; `Dropouts` has its dropout."""
+    """Return the operation, normalisation and activation of a row for samples of `shape`, without its dropout."""
     shape, parts = reshape_input(row.op, shape)
-    if row.op == "residual":  # its normalisation and activation have their places inside the block
+    if row.op == "residual":  # contains its normalisation and activation
         parts["residual"] = Residual(row, shape[0], tables)
         return nn.Sequential(parts)
     width = count_channels(row, tables) or shape[0]
     parts[row.op] = OPERATIONS[row.op](row, shape[0], width)
     if row.norm != "none":
-        parts["norm"] = NORMALISATIONS[row.norm](width, image=len(shape) == 3 and row.op != "mean_pool")
+        parts["norm"] = NORMALISATIONS[row.norm](width)
     if row.activation != "linear":
         parts["activation"] = ACTIVATIONS[row.activation](tables)
     return nn.Sequential(parts)
@@ -43,7 +41,7 @@ def reshape_input(op: str, shape: Shape) -> tuple[Shape, OrderedDict[str, nn.Mod
 
 
 def count_channels(row: Row, tables: Tables) -> int:
-    """Return the number of channels of the operation's output, of which maxout keeps one in `maxout_pieces`."""
+    """Return the number of output channels of the operation, before maxout."""
     if row.activation != "maxout":
         return row.features
     if tables.maxout_counts == "after":
@@ -57,7 +55,7 @@ def count_channels(row: Row, tables: Tables) -> int:
 
 
 class Affine(nn.Module):
-    """x = μ + σ z, one free μ and σ a dimension, from 0 and 1: `[B, d]` → `[B, d]`; samples N(μ, σ²) from N(0, 1)."""
+    """x = μ + σ z, with μ and σ for each dimension, initially 0 and 1: `[B, d]` → `[B, d]`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -65,27 +63,24 @@ class Affine(nn.Module):
         self.scale = nn.Parameter(torch.ones(size))
 
     def forward(self, z: Tensor) -> Tensor:
-        """`[B, d]` → `[B, d]`."""
         return self.mean + self.scale * z
 
 
 class Point(nn.Module):
-    """x = θ for every latent: `[B, L]` → `[B, d]`; the generator of a point mass."""
+    """x = θ for every latent, the generator of a point mass: `[B, L]` → `[B, d]`."""
 
     def __init__(self, size: int, start: float) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.full((size,), float(start)))
 
     def forward(self, z: Tensor) -> Tensor:
-        """`[B, L]` → `[B, d]`."""
         return self.position.repeat(len(z), 1)
 
 
 class Square(nn.Module):
-    """x², elementwise. With it a discriminator extrapolates the log-ratio of two Gaussians, which is a parabola."""
+    """x², elementwise; with it a discriminator can represent the log-ratio of two Gaussians, a parabola, everywhere."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, elementwise."""
         return x.square()
 
 
@@ -93,16 +88,15 @@ class MeanPool(nn.Module):
     """The mean over an image's positions: `[B, C, H, W]` → `[B, C]`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` → `[B, C]`."""
         return x.mean((2, 3))
 
 
 class Residual(nn.Module):
-    """A block of two 3×3 convolutions beside a shortcut, normalised and activated before each (He et al. 2016).
+    """A pre-activation residual block of two 3×3 convolutions: `[B, C, H, W]` → `[B, features, H', W']`.
 
-    `resample: up` doubles the image before the first convolution (nearest neighbour), `down` halves it after the second
-    (mean of 2×2), on both ways; the shortcut has a 1×1 convolution where the number of channels changes (Gulrajani et
-    al. 2017, appendix; Miyato et al. 2018, figure 8).
+    He et al. 2016. `resample: up` doubles the image before the first convolution (nearest neighbour), `down` halves it
+    after the second (mean of 2×2), also on the shortcut, which has a 1×1 convolution if the number of channels changes
+    (Gulrajani et al. 2017, appendix; Miyato et al. 2018, figure 8).
     """
 
     def __init__(self, row: Row, channels: int, tables: Tables) -> None:
@@ -111,11 +105,11 @@ class Residual(nn.Module):
             raise ConfigError("residual keeps the number of channels between its convolutions; maxout does not fit it")
         normalisation, activation = NORMALISATIONS[row.norm], ACTIVATIONS[row.activation]
         self.body = nn.Sequential(
-            normalisation(channels, image=True),
+            normalisation(channels),
             activation(tables),
             nn.Upsample(scale_factor=2) if row.resample == "up" else nn.Identity(),
             nn.Conv2d(channels, row.features, 3, padding=1, bias=row.norm != "batch"),
-            normalisation(row.features, image=True),
+            normalisation(row.features),
             activation(tables),
             nn.Conv2d(row.features, row.features, 3, padding=1),
             nn.AvgPool2d(2) if row.resample == "down" else nn.Identity(),
@@ -127,35 +121,29 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` → `[B, features, H', W']`."""
         return self.body(x) + self.shortcut(x)
 
 
 class Float32(nn.Module):
-    """A layer that is computed in float32 under autocast: bfloat16 logits near 8 are 0.03–0.06 apart, 3–6 % in e^r."""
+    """A layer that is computed in float32, or in float64 for such inputs, also under autocast.
+
+    bfloat16 logits near 8 have a spacing of 0.03–0.06, which is 3–6 % of e^r.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output in float32 (float64 where the input is)."""
         with torch.autocast(x.device.type, enabled=False):
             return self.layer(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
-def conv(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """`[B, C, H, W]` → `[B, features, H', W']`, H' = ⌊(H + 2·padding − kernel) / stride⌋ + 1."""
-    return Conv2d(inputs, outputs, row.kernel, row.stride, row.padding, bias=row.norm != "batch")
+def _convolution(kind: type[nn.Module], row: Row, inputs: int, outputs: int) -> nn.Module:
+    return kind(inputs, outputs, row.kernel, row.stride, row.padding, bias=row.norm != "batch")
 
 
-def conv_transpose(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """`[B, C, H, W]` → `[B, features, H', W']`, H' = (H − 1)·stride + kernel − 2·padding."""
-    return ConvTranspose2d(inputs, outputs, row.kernel, row.stride, row.padding, bias=row.norm != "batch")
-
-
-def linear(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """`[B, d]` → `[B, features]`."""
+def _linear(row: Row, inputs: int, outputs: int) -> nn.Module:
     layer = nn.Linear(inputs, outputs, bias=row.bias and row.norm != "batch")
     if row.start is not None:
         nn.init.constant_(layer.weight, row.start)
@@ -164,8 +152,7 @@ def linear(row: Row, inputs: int, outputs: int) -> nn.Module:
     return layer
 
 
-def affine(row: Row, inputs: int, outputs: int) -> nn.Module:
-    """x = μ + σ z; raises ConfigError unless there are as many latents as dimensions."""
+def _affine(row: Row, inputs: int, outputs: int) -> nn.Module:
     if inputs != outputs:
         raise ConfigError(
             f"affine needs as many latents as the data has dimensions, not {inputs} for {outputs}; "
@@ -174,21 +161,20 @@ def affine(row: Row, inputs: int, outputs: int) -> nn.Module:
     return Affine(outputs)
 
 
+# Modules for a row and the numbers of channels of its input and output, before maxout.
 OPERATIONS: dict[str, Callable[[Row, int, int], nn.Module]] = {
-    "conv": conv,
-    "conv_transpose": conv_transpose,
-    "linear": linear,
-    "affine": affine,
+    "conv": partial(_convolution, Conv2d),  # H' = ⌊(H + 2·padding − kernel) / stride⌋ + 1
+    "conv_transpose": partial(_convolution, ConvTranspose2d),  # H' = (H − 1)·stride + kernel − 2·padding
+    "linear": _linear,
+    "affine": _affine,
     "point": lambda row, inputs, outputs: Point(outputs, row.start or 0.0),
     "mean_pool": lambda row, inputs, outputs: MeanPool(),
     "identity": lambda row, inputs, outputs: nn.Identity(),
 }
-
-
-NORMALISATIONS: dict[str, Callable[..., nn.Module]] = {
-    "none": lambda channels, image: nn.Identity(),
-    "batch": lambda channels, image: BatchNorm(channels),
-    "layer": lambda channels, image: nn.GroupNorm(1, channels),  # over a sample's channels and positions
+NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "batch": BatchNorm,
+    "layer": lambda channels: nn.GroupNorm(1, channels),  # over a sample's channels and positions
 }
 ACTIVATIONS: dict[str, Callable[[Tables], nn.Module]] = {
     "linear": lambda tables: nn.Identity(),

@@ -20,32 +20,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A row as it was given (None where the operation has no such column) and what it costs for one sample."""
+    """A row of a table and its cost for one sample; a column that the operation does not have is None."""
 
     op: str
-    kernel: int | None
-    stride: int | None
-    features: int | None
-    norm: str | None
-    dropout: float | None
-    activation: str | None
     output: Shape
     parameters: int
     multiply_adds: int
+    kernel: int | None = None
+    stride: int | None = None
+    features: int | None = None
+    norm: str | None = None
+    dropout: float | None = None
+    activation: str | None = None
 
 
 def summarize(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[list[LayerSummary], list[LayerSummary]]:
-    """The layers of the generator and of the discriminator; one line a network for networks of the user's own."""
+    """Return the layers of the generator and of the discriminator; for networks of the user's own, one line each."""
     if tables.object is not None:
         generator, discriminator = builder.import_networks(tables.object, data_shape, latent_size)
-        return [summarize_network(generator, (latent_size,))], [summarize_network(discriminator, data_shape)]
+        return [_summarize_network(generator, (latent_size,))], [_summarize_network(discriminator, data_shape)]
     generator_steps = builder.plan_generator(tables, data_shape, latent_size)
     discriminator_steps = builder.plan_discriminator(tables, data_shape)
-    return list(map(summarize_row, generator_steps)), list(map(summarize_row, discriminator_steps))
+    return list(map(_summarize_row, generator_steps)), list(map(_summarize_row, discriminator_steps))
 
 
-def summarize_row(step: builder.Step) -> LayerSummary:
-    """The summary of a table's row."""
+def _summarize_row(step: builder.Step) -> LayerSummary:
     row, columns = step.row, OPS[step.row.op]
     return LayerSummary(
         op=row.op,
@@ -61,35 +60,40 @@ def summarize_row(step: builder.Step) -> LayerSummary:
     )
 
 
-def summarize_network(network: nn.Module, shape: Shape) -> LayerSummary:
-    """The summary of a network whose layers are not known."""
-    name, output = type(network).__name__, builder.find_output_shape(network, shape)
+def _summarize_network(network: nn.Module, shape: Shape) -> LayerSummary:
     cost = count_multiply_adds(network.eval(), torch.zeros(1, *shape))
-    return LayerSummary(name, None, None, None, None, None, None, output, count_parameters(network), cost)
+    output = builder.find_output_shape(network, shape)
+    return LayerSummary(type(network).__name__, output, count_parameters(network), cost)
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers are trained."""
+    """Return the number of trained parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_multiply_adds(module: nn.Module, x: torch.Tensor) -> int:
-    """Multiply-adds of the convolutions and matrix products in one forward pass."""
+    """Return the multiply-adds of the convolutions and matrix products in one forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(x)
     return counter.get_total_flops() // 2
 
 
-def rich_tables(title: str, layers: Sequence[LayerSummary], width: int) -> Iterator[Table]:
-    """The layers and their sums, as one table that reads like a paper's, or several where `width` is too little."""
-    names, *rest = columns(layers)
-    for part in split_columns(rest, width - column_width(names)):
-        heads, *rows, sums = zip(names, *part, strict=True)
-        yield build_table(heads, rows, right=heads[1:], title=title, sums=sums if any(sums[1:]) else ())
+def render_tables(
+    networks: tuple[Sequence[LayerSummary], Sequence[LayerSummary]], data_shape: Shape, latent_size: int, width: int
+) -> list[Table]:
+    """Return the layers of both networks and their sums as tables, each split into several if wider than `width`."""
+    titles = f"generator, z {latent_size}", f"discriminator, x {times(data_shape)}"
+    tables = []
+    for title, layers in zip(titles, networks, strict=True):
+        names, *rest = _columns(layers)
+        for part in split_columns(rest, width - column_width(names)):
+            heads, *rows, sums = zip(names, *part, strict=True)
+            tables.append(build_table(heads, rows, right=heads[1:], title=title, sums=sums if any(sums[1:]) else ()))
+    return tables
 
 
-def columns(layers: Sequence[LayerSummary]) -> Iterator[list[str]]:
-    """Each column from its head to its sum, which is empty where there is none."""
+def _columns(layers: Sequence[LayerSummary]) -> Iterator[list[str]]:
+    """Yield each column from its head to its sum, which is empty for columns without one."""
     for name in ("op", "kernel", "stride", "features", "norm", "dropout", "activation"):
         given = [getattr(layer, name) for layer in layers]
         yield [name, *("" if value is None else f"{value}" for value in given), "sum" if name == "op" else ""]

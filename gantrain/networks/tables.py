@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -35,9 +35,9 @@ MAXOUT_COUNTS = ("after", "before")
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. `kernel` and `features` have no default: an operation that has the column needs a value in it.
+    """One layer. An operation with a column `kernel` or `features` needs a value for it.
 
-    `start` is the value that all weights begin with; without it they are drawn.
+    `start` is the initial value of all weights; without it they are drawn.
     """
 
     op: str
@@ -55,10 +55,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Tables:
-    """An architecture that has been read: the rows of both networks and what holds for all of them.
+    """A parsed architecture: the rows of both networks and their common settings.
 
-    `maxout_counts` says whether `features` is the number of maps after maxout or before it (the convolution's own);
-    `init_std` is the standard deviation of the Gaussian weights, biases being 0, and None PyTorch's initialisation.
+    `maxout_counts` tells whether `features` is the number of maps after maxout or before it (the convolution's own).
+    `init_std` is the standard deviation of Gaussian weights with zero biases; None is PyTorch's initialisation.
     """
 
     name: str = "unnamed"
@@ -82,46 +82,45 @@ def load_architecture(name: str) -> dict[str, Any]:
     return tables
 
 
-def read(architecture: Mapping[str, Any] | str, data_shape: Shape) -> Tables:
+def read_tables(architecture: Mapping[str, Any] | str, data_shape: Shape) -> Tables:
     """Return an architecture, or the one of that name, with every word checked and `features: data` resolved.
 
     Raises ConfigError.
     """
     if isinstance(architecture, str):
         architecture = load_architecture(architecture)
-    refuse_unknown_keys("architecture", architecture, [field.name for field in fields(Tables)])
+    check_keys("architecture", architecture, [field.name for field in fields(Tables)])
     settings = {key: value for key, value in architecture.items() if key not in ("generator", "discriminator")}
     for key, value in settings.items():
         SETTINGS[key].check(f"architecture.{key}", value)
     tables = Tables(
         **settings,
-        generator=read_rows("generator", architecture, data_shape),
-        discriminator=read_rows("discriminator", architecture, data_shape),
+        generator=_read_rows("generator", architecture, data_shape),
+        discriminator=_read_rows("discriminator", architecture, data_shape),
     )
     if tables.init_std is not None and any(row.start is not None for row in tables.generator + tables.discriminator):
         raise ConfigError("architecture.init_std draws all weights, also those of a row with a start; give one of them")
     return tables
 
 
-def read_rows(network: str, architecture: Mapping[str, Any], data_shape: Shape) -> tuple[Row, ...]:
-    """The rows of one network, numbered from 1 in messages."""
+def _read_rows(network: str, architecture: Mapping[str, Any], data_shape: Shape) -> tuple[Row, ...]:
     rows = architecture.get(network) or ()
     if not isinstance(rows, (list, tuple)) or not (rows or architecture.get("object")):
         raise ConfigError(
             f"architecture.{network} has to be a list of at least one row; conf/architecture has examples"
         )
     return tuple(
-        read_row(f"architecture.{network} row {number}", row, data_shape) for number, row in enumerate(rows, start=1)
+        _read_row(f"architecture.{network} row {number}", row, data_shape) for number, row in enumerate(rows, start=1)
     )
 
 
-def read_row(where: str, row: Mapping[str, Any], data_shape: Shape) -> Row:
-    """One row, its columns and values checked; `where` begins every message."""
+def _read_row(where: str, row: Mapping[str, Any], data_shape: Shape) -> Row:
+    """Return a row with its columns and values checked; every message begins with `where`."""
     if not isinstance(row, Mapping) or "op" not in row:
         raise ConfigError(f"{where} is {row!r}; a row is {{op: …, …}}, with one of the operations {', '.join(OPS)}")
     CELLS["op"].check(f"{where}: op", row["op"])
     own_columns = OPS[row["op"]]
-    refuse_unknown_keys(where, row, [*EVERY_ROW, *own_columns])
+    check_keys(where, row, [*EVERY_ROW, *own_columns])
     for column in ("kernel", "features"):
         if column in own_columns and column not in row:
             raise ConfigError(f"{where}: {row['op']} needs {column}")
@@ -132,15 +131,14 @@ def read_row(where: str, row: Mapping[str, Any], data_shape: Shape) -> Row:
     return Row(**row)
 
 
-def refuse_unknown_keys(where: str, mapping: Mapping[str, Any], known: Iterable[str]) -> None:
+def check_keys(where: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise ConfigError for the first key that is not known."""
-    known = tuple(known)
     for key in mapping:
         if key not in known:
             raise ConfigError(f"{where} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
 
 
-LARGEST = 65_536  # of a number in a table: the networks of the field stay far below
+LARGEST = 65_536  # far above the numbers of published networks
 COUNT = Numbers(whole=True, at_least=1, at_most=LARGEST)
 CELLS: dict[str, Accepted] = {
     "op": Choice(tuple(OPS)),
@@ -166,5 +164,5 @@ SETTINGS: dict[str, Accepted] = {
 
 
 def times(shape: Shape) -> str:
-    """A shape as it is printed: 3×32×32."""
+    """Return a shape as text: 3×32×32."""
     return "×".join(map(str, shape)) or "one number"

@@ -50,45 +50,27 @@ def list_diagnoses(disc_div: Divergence, supremum: float) -> list[Diagnosis]:
 
     def has_won(scalars: Scalars) -> bool:
         bound = max(scalars.get(name, 0.0) for name in bounds)
-        near_supremum = math.isfinite(supremum) and bound > 0.95 * supremum
-        return near_supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
+        return bound > 0.95 * supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
 
-    return [
-        Diagnosis(
-            "the discriminator has won",
-            has_won,
-            3,
-            "it tells nearly every sample from data, and the ratio says little about how to change them. "
-            "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or a generator "
-            "divergence whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
-        ),
-        Diagnosis(
-            "the generator's gradient has vanished",
-            has_vanished,
-            3,
-            "it is less than a ten-thousandth of the discriminator's. Under matched, gen_div=softened_reverse_kl "
-            "keeps a gradient where samples are far from data",
-        ),
-        Diagnosis(
-            "the ratio is uncalibrated",
-            is_uncalibrated,
-            5,
-            "E_q[e^r] is 1 for a true ratio and is off by more than a factor of 10, so bounds other than the "
-            "trained one are loose. Train the discriminator more (train.discriminator_steps=2) or regularize it",
-        ),
-        Diagnosis(
-            "few samples carry the ratio's weight",
-            is_concentrated,
-            5,
-            "the effective sample size is below 2 %: estimates rest on a handful of samples, and mode-covering "
-            "generator objectives follow those alone",
-        ),
-    ]
+    won = Diagnosis(
+        "the discriminator has won",
+        has_won,
+        3,
+        "it tells nearly every sample from data, and the ratio says little about how to change them. "
+        "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or a generator "
+        "divergence whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
+    )
+    return [won, *OTHERS]
 
 
 def has_vanished(scalars: Scalars) -> bool:
     """Return whether the generator's gradient is negligible beside the discriminator's."""
     return scalars.get("grad_norm/generator", 1.0) < 1e-4 * scalars.get("grad_norm/discriminator", 0.0)
+
+
+def has_collapsed(scalars: Scalars) -> bool:
+    """Return whether samples of different latents are nearly equal."""
+    return scalars.get("diversity/pixel_distance", 1.0) < 0.03
 
 
 def is_uncalibrated(scalars: Scalars) -> bool:
@@ -100,3 +82,36 @@ def is_uncalibrated(scalars: Scalars) -> bool:
 def is_concentrated(scalars: Scalars) -> bool:
     """Return whether the effective sample size is below 2 %."""
     return scalars.get("ratio/effective_sample_size", 1.0) < 0.02
+
+
+OTHERS = (
+    Diagnosis(
+        "the generator's gradient has vanished",
+        has_vanished,
+        3,
+        "it is less than a ten-thousandth of the discriminator's. Under matched, gen_div=softened_reverse_kl "
+        "keeps a gradient where samples are far from data",
+    ),
+    Diagnosis(
+        "the generator has collapsed",
+        has_collapsed,
+        1,
+        "its samples are nearly equal: their mean distance is below 3 % of that between real examples. "
+        "Begin a new run with regularizer=r1, a lower optimizer.generator.lr, or update=alternating with "
+        "train.discriminator_steps=2",
+    ),
+    Diagnosis(
+        "the ratio is uncalibrated",
+        is_uncalibrated,
+        5,
+        "E_q[e^r] is 1 for a true ratio and is off by more than a factor of 10, so bounds other than the "
+        "trained one are loose. Train the discriminator more (train.discriminator_steps=2) or regularize it",
+    ),
+    Diagnosis(
+        "few samples carry the ratio's weight",
+        is_concentrated,
+        5,
+        "the effective sample size is below 2 %: estimates rest on a handful of samples, and mode-covering "
+        "generator objectives follow those alone",
+    ),
+)

@@ -7,6 +7,7 @@ input. Grids of images are in `gantrain.plotting`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,7 @@ from gantrain import plotting
 from gantrain.plotting import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
     from torch import Tensor
 
     LogDensity = Callable[[Tensor], Tensor]  # points [M, d] → [M]
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 Reports = Sequence[Mapping[str, float | None]]
 
-SMOOTHED_FROM = 200  # reports
+MAX_POINTS = 100  # of a curve; consecutive reports are averaged, and drawn faint behind it
 LINEAR_LOSSES = 20  # losses beyond are drawn on a logarithmic axis
 
 
@@ -37,7 +36,7 @@ def save_scatter(
     log_density: LogDensity | None = None,
     name: str = "samples",
 ) -> None:
-    """Draw samples of a density, `[N, 1]` as a histogram or `[N, 2]` as points, over the real ones.
+    """Draw samples of a density over the real ones: `[N, 1]` as a histogram, `[N, d]` as points, by two coordinates.
 
     Args:
         samples: Generated points.
@@ -49,15 +48,13 @@ def save_scatter(
 
     Raises:
         DivergedError: A sample is not finite.
-        ValueError: The samples are not `[N, 1]` or `[N, 2]`.
+        ValueError: The samples are not `[N, d]`.
     """
-    if samples.ndim != 2 or samples.shape[1] not in (1, 2) or len(samples) == 0:
-        raise ValueError(
-            f"a density is drawn in one or two dimensions, from [N, 1] or [N, 2]; got {list(samples.shape)}"
-        )
+    if samples.ndim != 2 or samples.shape[1] == 0 or len(samples) == 0:
+        raise ValueError(f"points are drawn from [N, d]; got {list(samples.shape)}")
     plotting.check_finite(samples, "samples")
-    samples = samples.detach().float().cpu()
-    real = None if real is None else real.detach().float().cpu()
+    samples = samples[:, :2].detach().float().cpu()
+    real = None if real is None else real[:, :2].detach().float().cpu()
     low, high = limits or _find_view(samples if real is None else real)
     outside = int(((samples < low) | (samples > high)).any(1).sum())
     label = f"{name}, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")
@@ -80,17 +77,18 @@ def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), tit
     """
     if not reports:
         raise ValueError("curves need at least one report")
-    panels: list[Callable[[Axes], None]] = [lambda axes: _draw_losses(axes, reports)]
+    panels: list[Callable[[Axes, Reports], None]] = [_draw_losses]
     if _find_names(reports, "bound/") or _find_names(reports, "training_bound/"):
-        panels.append(lambda axes: _draw_bounds(axes, reports, highlight))
+        panels.append(partial(_draw_bounds, highlight=highlight))
     if _find_names(reports, "ratio/"):
-        panels.append(lambda axes: _draw_log_ratio(axes, reports))
+        panels.append(_draw_log_ratio)
+    averaged = f"; bold: averaged to {MAX_POINTS} reports" if len(reports) > MAX_POINTS else ""
     with plotting.use_style():
         figure, all_axes = plotting.make_figure(len(panels), width=8.5, height=0.4 + 2.6 * len(panels))
         for draw, axes in zip(panels, all_axes, strict=True):
-            draw(axes)
+            draw(axes, reports)
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), labelcolor="linecolor")
-        _label_clock(all_axes[-1], reports)
+        plotting.label_clock(all_axes[-1], max(report["images"] or 0 for report in reports), averaged)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
         plotting.save_figure(figure, path)
 
@@ -134,37 +132,17 @@ def _draw_log_ratio(axes: Axes, reports: Reports) -> None:
 
 
 def _draw_curve(axes: Axes, reports: Reports, name: str, colour: str, log: bool = False, **line: Any) -> None:
-    """Draw one scalar, or its logarithm, against the clock, with gaps where it is missing.
-
-    Many reports are drawn faint, under their running mean.
-    """
+    """Draw one scalar, or its logarithm, against the clock, with gaps where it is missing."""
     import numpy as np
 
-    images = np.array([report["images"] for report in reports], dtype=float)
-    values = np.array([report.get(name) for report in reports], dtype=float)
+    curve = np.array([(report["images"], report.get(name)) for report in reports], dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.log(values) if log else values
-    values[~np.isfinite(values)] = np.nan
-    if len(reports) >= SMOOTHED_FROM:
-        if colour != GREY:
-            axes.plot(images, values, color=colour, linewidth=0.6, alpha=0.25)
-        values = _smooth(values, _window(reports))
-    axes.plot(images, values, color=colour, marker="o" if len(reports) < 20 else "", markersize=3, **line)
-
-
-def _window(reports: Reports) -> int:
-    """Return the number of reports in a running mean: a fiftieth of the run, odd so that it is centred."""
-    return len(reports) // 50 | 1
-
-
-def _smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Return the mean of the `window` values around each value, without the missing ones; a gap stays a gap."""
-    import numpy as np
-
-    ones, present = np.ones(window), ~np.isnan(values)
-    sums = np.convolve(np.where(present, values, 0), ones, mode="same")
-    counts = np.convolve(present, ones, mode="same")
-    return np.where(present, sums / np.maximum(counts, 1), np.nan)
+        curve[:, 1] = np.log(curve[:, 1]) if log else curve[:, 1]
+    curve[~np.isfinite(curve)] = np.nan
+    if len(reports) > MAX_POINTS and colour != GREY:
+        axes.plot(*curve.T, color=colour, linewidth=0.6, alpha=0.25)
+    marker = "o" if len(reports) < 20 else ""
+    axes.plot(*plotting.average_rows(curve, MAX_POINTS).T, color=colour, marker=marker, markersize=3, **line)
 
 
 def _find_names(reports: Reports, group: str) -> list[str]:
@@ -174,13 +152,6 @@ def _find_names(reports: Reports, group: str) -> list[str]:
 
 def _mark_zero(axes: Axes) -> None:
     axes.axhline(0, color="#888888", linewidth=0.8, zorder=1)
-
-
-def _label_clock(axes: Axes, reports: Reports) -> None:
-    smoothed = f"; bold: mean of {_window(reports)} reports" if len(reports) >= SMOOTHED_FROM else ""
-    axes.set_xlabel(f"images shown to D{smoothed}")
-    axes.xaxis.set_major_formatter(lambda images, _: _format_count(images))
-    axes.set_xlim(0, 1.02 * max(report["images"] or 1 for report in reports))
 
 
 def _draw_histogram(
@@ -234,11 +205,3 @@ def _find_view(points: Tensor) -> Limits:
     low, high = points.min().item(), points.max().item()
     margin = 0.1 * (high - low) or 1.0
     return low - margin, high + margin
-
-
-def _format_count(images: float) -> str:
-    """Format a count of images as 800, 50k or 1.25M."""
-    for unit, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(images) >= unit:
-            return f"{images / unit:g}{letter}"
-    return f"{images:g}"

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -20,10 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from gantrain.console import SECONDS_BETWEEN_LINES, ignore_closed_output, printable
+from gantrain.console import SECONDS_BETWEEN_LINES, ignore_closed_output, make_console, printable
 from gantrain.errors import DataError
 from gantrain.runs import metrics_file
-from gantrain.screen import Screen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     Logger = TensorBoard | Mirror
 
 SECONDS_BETWEEN_REDRAWS = 0.25
+LONGEST_SECONDS = 1e12
+SECONDS_BEFORE_FORECAST = 10.0
 LINES_A_RUN = 20  # plain lines, one after each of so many equal parts of the run
 
 
 class Reporter:
-    """Writes the reports of one run to its metrics file, its loggers and the console.
-
-    Close it, or use it in a `with`.
+    """Writes the reports of one run to its metrics file, its loggers and the console. Close it, or use it in a `with`.
 
     Args:
         folder: The run folder, which exists.
@@ -48,7 +48,8 @@ class Reporter:
         start_images: The clock at which this process begins; reports after it are removed.
         console: Console of the progress line, standard output by default. If it is no terminal, it gets plain lines, of
             some reports.
-        bound: The scalar that the line shows as the bound, e.g. `bound/gan`; the first one reported when empty.
+        bound: The scalar that the line shows as the bound, e.g. `bound/gan`.
+        forecast: A function from the clock and images per second to a sentence about what comes when, printed once.
         loggers: Functions that open loggers, which are dropped when one of their methods raises OSError.
     """
 
@@ -60,18 +61,20 @@ class Reporter:
         *,
         console: Console | None = None,
         bound: str = "",
+        forecast: Callable[[int, float], str] | None = None,
         loggers: Sequence[Callable[[], Logger]] = (),
     ) -> None:
         self.total_images = total_images
         self.bound = bound
-        self.console = console or Screen()
+        self.console = console or make_console()
         self.latest: dict[str, float] = {}
         self.metrics = Path(folder) / "metrics.jsonl"
         self._images = start_images
-        self._checkpoint = ""
-        self._failures: set[int | None] = set()
-        self._next_redraw = 0.0
-        self._part = -1
+        self._failures: set[int | None] = set()  # that were reported
+        self._forecast = forecast
+        self._began: tuple[float, int] | None = None  # time and clock after the first iteration, which may compile
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES  # when the next line or redraw is due
+        self._part = -1  # of the run, of which a plain line was printed
         self._bar = _make_bar(self.console, total_images)
         self._loggers: list[Logger] = []
         with self.tolerate_failures():
@@ -110,20 +113,26 @@ class Reporter:
         self._write_to_loggers(lambda logger: logger.add_picture(images, tag, path))
 
     def advance(self, images: int) -> None:
-        """Move the progress line; cheap enough for every iteration, as it draws at most four times a second."""
-        self._images = images
-        if self._bar is not None and time.monotonic() >= self._next_redraw:
-            self._redraw()
+        """Move the progress line; cheap enough for every iteration, as it draws at most four times a second.
+
+        Where there is no such line, a plain one is printed every minute.
+        """
+        now, self._images = time.monotonic(), images
+        began, begin = self._began = self._began or (now, images)
+        if self._forecast is not None and now - began >= SECONDS_BEFORE_FORECAST:
+            self.note(self._forecast(images, (images - begin) / (now - began)))
+            self._forecast = None
+        if now >= self._next_line:
+            if self._bar is not None:
+                self._redraw()
+            else:
+                self._next_line = now + SECONDS_BETWEEN_LINES
+                self.note(self._format_line())
 
     def note(self, text: str) -> None:
         """Print a line of its own, above the progress line."""
         with ignore_closed_output():
             self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-    def note_checkpoint(self, name: str) -> None:
-        """Note a saved checkpoint, which the progress line names from now on."""
-        self._checkpoint = name
-        self.note(f"checkpoint {name}")
 
     @contextmanager
     def show_progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
@@ -179,32 +188,32 @@ class Reporter:
         self.close(failed=exception[0] is not None)
 
     def _format_line(self) -> str:
-        """Return e.g. `images 10,000/200,000  312 images/s  left 00:10:09  loss D 1.32 G 0.71  bound 0.08`."""
+        """Return e.g. `images 10,000/200,000  312 images/s  left 0:10:09  loss D 1.32 G 0.71  bound 0.08`."""
         parts = [f"images {self._images:,}/{self.total_images:,}"]
         rate = self.latest.get("speed/images_per_second", math.nan)
+        if not self.latest and self._began is not None and time.monotonic() > self._began[0]:
+            rate = (self._images - self._began[1]) / (time.monotonic() - self._began[0])
         if rate > 0:
-            parts += [f"{rate:,.0f} images/s", f"left {_format_clock((self.total_images - self._images) / rate)}"]
+            seconds = min(max(self.total_images - self._images, 0) / rate, LONGEST_SECONDS)
+            parts += [f"{rate:,.0f} images/s", f"left {timedelta(seconds=round(seconds))}"]
         if "loss/discriminator" in self.latest:
-            losses = self.latest["loss/discriminator"], self.latest.get("loss/generator", math.nan)
-            parts.append("loss D {:.3g} G {:.3g}".format(*losses))
-        bound = self.bound or next((name for name in self.latest if "bound/" in name), "")
-        if bound in self.latest:
-            parts.append(f"bound {self.latest[bound]:.3g}")
-        if self._checkpoint and self._bar is not None:
-            parts.append(self._checkpoint)
+            generator = self.latest.get("loss/generator", math.nan)
+            parts.append(f"loss D {self.latest['loss/discriminator']:.3g} G {generator:.3g}")
+        if self.bound in self.latest:
+            parts.append(f"bound {self.latest[self.bound]:.3g}")
         return "  ".join(parts)
 
     def _is_due(self, images: int) -> bool:
         """Whether the report at `images` is worth a plain line: the first, the last, and some between them."""
         part, now = LINES_A_RUN * images // self.total_images, time.monotonic()
-        if part <= self._part and now < self._next_redraw:
+        if part <= self._part and now < self._next_line:
             return False
-        self._part, self._next_redraw = part, now + SECONDS_BETWEEN_LINES
+        self._part, self._next_line = part, now + SECONDS_BETWEEN_LINES
         return True
 
     def _redraw(self, line: str = "") -> None:
         assert self._bar is not None
-        self._next_redraw = time.monotonic() + SECONDS_BETWEEN_REDRAWS
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_REDRAWS
         text = printable(line or self._format_line())
         self._bar.update(self._bar.task_ids[0], completed=self._images, description=text)
         with ignore_closed_output():
@@ -212,16 +221,10 @@ class Reporter:
 
 
 def _make_bar(console: Console, total_images: int) -> Progress | None:
-    """A bar with a line of text, which is folded if it is too long, or None if lines cannot be redrawn."""
+    """Return a bar with a line of text, which is folded if it is too long; None if lines cannot be redrawn."""
     if not console.is_terminal or console.is_dumb_terminal:
         return None
     line = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
     bar = Progress(BarColumn(bar_width=10), line, console=console, auto_refresh=False)
     bar.add_task("", total=total_images)
     return bar
-
-
-def _format_clock(seconds: float) -> str:
-    """Seconds as `hours:minutes:seconds`."""
-    minutes, seconds = divmod(round(max(seconds, 0)), 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"

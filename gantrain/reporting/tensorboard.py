@@ -51,7 +51,7 @@ class TensorBoard:
         folder: The run folder.
         start_images: The clock at which this process begins.
         config_text: The composed configuration as YAML, for the page of texts.
-        hparams: Names and values for the page of hyperparameters.
+        hparams: Names and values for the page of hyperparameters, as of `select_hyperparameters`.
         suprema: The largest value of each divergence that has one, by name: lines in the chart of all bounds.
     """
 
@@ -108,7 +108,7 @@ class TensorBoard:
             # `add_hparams` would open a second run inside the folder. Without a description of the experiment the page
             # takes its columns from all runs, with those that differ first; the metrics are the last values of all
             # curves.
-            _, start, end = hparams({name: format_hparam(value) for name, value in self.hparams.items()}, {})
+            _, start, end = hparams(self.hparams, {})
             file: Any = self.writer.file_writer
             for summary in (start, end):
                 file.add_summary(summary, self.images)
@@ -154,16 +154,17 @@ def silence_writer_threads() -> None:
     threading.excepthook = hook
 
 
-def format_hparam(value: Any) -> bool | float | str:
-    """Return a value as the page of hyperparameters shows it; None is `null`, so that every run has the same keys."""
-    return value if isinstance(value, (bool, int, float, str)) else "null" if value is None else str(value)
+def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
+    """Return a nested config under dotted keys, as the page of hyperparameters shows it.
 
-
-def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested config under dotted keys, without lists of anything but numbers, as networks' tables have."""
-    flat = iterate_leaves(config, into_lists=False)
-    return {
-        key: value
-        for key, value in flat
-        if not isinstance(value, list) or all(isinstance(item, int | float) for item in value)
-    }
+    None is `null`, so that every run has the same keys. Lists of anything but numbers, as networks' tables have, are
+    left out.
+    """
+    selected: dict[str, bool | float | str] = {}
+    for key, value in iterate_leaves(config, into_lists=False):
+        if isinstance(value, list) and not all(isinstance(item, int | float) for item in value):
+            continue
+        selected[key] = (
+            value if isinstance(value, bool | int | float | str) else "null" if value is None else str(value)
+        )
+    return selected

@@ -1,8 +1,8 @@
-"""Bundles: files of tensors and plain data, with a checksum beside each, that are written whole and read safely.
+"""Bundles: files of tensors and plain data with a checksum beside each; checkpoints and stored classifiers.
 
-Writing: temporary file in the same folder, fsync, read back against the checksum of what was to be written, checksum
-file renamed into place, then the file itself. Reading: checksum first, then `torch.load(weights_only=True)`, then
-format, entries and limits. Checkpoints and stored classifiers are bundles.
+Writing: to a temporary file in the same folder, fsync, read back and compared with the checksum, then the checksum file
+and the file itself are renamed into place. Reading: checksum, then `torch.load(weights_only=True)`, then limits, format
+and entries.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from gantrain.files import replace_file, write_file
 LINKS = ("last.pt", "best.pt")  # names under which the file of another name may be found
 # Types of values beside tensors, lists and dictionaries: those that are read back without unpickling code.
 PLAIN = {int, float, bool, str, type(None)}
-# Limits on what is read: far above what a run writes, far below what would exhaust the reader.
+# Limits on what is read: far above what a run writes, far below what would exhaust the reader's memory.
 MOST_VALUES, DEEPEST, SHARING = 1_000_000, 100, 4
-# A checkpoint never takes the last of a disk that other files of the run need too.
+# Left free on the disk by a checkpoint, for the other files of the run.
 SPARE_BYTES = 16 * 2**20
 
 
@@ -69,9 +70,9 @@ def checksum_path(path: Path) -> Path:
 def load_verified(path: Path, kind: str, *, remedy: str) -> tuple[Any, str]:
     """Return the plain data in a file, with tensors on the CPU, and the file's SHA-256.
 
-    The file is opened once, so that what is loaded is what was verified, even while training replaces or prunes it.
-    Raises CheckpointError, which calls the file a `kind`, if it is missing, damaged (then with the remedy), packed, or
-    holds anything but finite plain data.
+    The file is opened once, so that the bytes that are loaded are those that were verified, even while training
+    replaces the file. Raises CheckpointError if the file, called a `kind`, is missing, damaged (with the remedy),
+    compressed, or holds anything but finite plain data.
     """
     import torch
 
@@ -87,7 +88,7 @@ def load_verified(path: Path, kind: str, *, remedy: str) -> tuple[Any, str]:
         raise
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # torch.load raises many kinds for a file that is none of ours
+    except Exception as error:  # torch.load raises many types of exceptions for other files
         first_line = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is no {kind} that can be loaded safely: {first_line}") from error
     for fault in find_faults(bundle, size):
@@ -95,8 +96,11 @@ def load_verified(path: Path, kind: str, *, remedy: str) -> tuple[Any, str]:
     return bundle, checksum
 
 
-def check_checksum(path: Path, file: io.BufferedReader, recorded: set[str], remedy: str = "") -> str:
-    """Return the checksum of the open `file`. Raises CheckpointError unless it is `recorded`, or recorded by now."""
+def check_checksum(path: Path, file: io.BufferedReader, recorded: set[str], remedy: str) -> str:
+    """Return the checksum of the open `file`.
+
+    Raises CheckpointError unless it is among those that were `recorded` before the file was opened, or is now.
+    """
     checksum = hashlib.file_digest(file, "sha256").hexdigest()
     size = file.tell()
     file.seek(0)
@@ -134,7 +138,7 @@ def check_contents(path: Path, bundle: Any, version: int, contents: Mapping[str,
 
 
 def find_faults(bundle: Any, size: int) -> Iterator[str]:
-    """Yield what gantrain would not have written; lists and dicts that contain themselves come to an end."""
+    """Yield a message for each value that gantrain does not write; `size` is that of the file in bytes."""
     import torch
 
     waiting, count, tensor_bytes = [("", bundle, 0)], 0, 0
@@ -160,34 +164,24 @@ def find_faults(bundle: Any, size: int) -> Iterator[str]:
 
 def is_whole(path: Path) -> bool:
     """Return whether a file has the checksum that is recorded for it."""
-    recorded = read_checksums(path)
-    try:
-        with path.open("rb") as file:
-            check_checksum(path, file, recorded)
-    except (OSError, CheckpointError):
-        return False
-    return True
+    return hash_file(path) in read_checksums(path)
 
 
 def hash_file(path: Path) -> str | None:
-    """Return the SHA-256 of a file, None if there is none."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file, or None if there is no file that can be read."""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
 
 
 def read_checksums(path: Path) -> set[str]:
     """Return the checksum beside a file; for `last.pt` and `best.pt`, those of all files that they may be."""
-    files = path.parent.glob("*.pt.sha256") if path.name in LINKS else [checksum_path(path)]
-    return {checksum for file in files for checksum in _read_first_word(file)}
-
-
-def _read_first_word(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.readline(100).split()[:1]
-    except (OSError, UnicodeDecodeError):
-        return []
+    checksums: set[str] = set()
+    for file in path.parent.glob("*.pt.sha256") if path.name in LINKS else [checksum_path(path)]:
+        with suppress(OSError, UnicodeDecodeError):
+            if file.is_file():
+                with file.open(encoding="utf-8") as opened:
+                    checksums.update(opened.readline(100).split()[:1])
+    return checksums

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: `images_<12 digits>.pt`, each with its checksum beside it, always whole.
+"""Checkpoints on disk: `images_<12 digits>.pt`, each with its checksum beside it.
 
 A new checkpoint is renamed into place, then `best.pt` if it is the best, and `last.pt`; only then are older ones
-removed, but never the best. They are read newest to oldest by number, so that a damaged file costs one interval.
+removed, except the best. They are read from the newest to the oldest, so that a damaged file costs one interval.
 """
 
 from __future__ import annotations
@@ -15,22 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from gantrain.errors import CheckpointError, DivergedError, StorageError
-from gantrain.files import (
-    describe_os_error,
-    iterate_leaves,
-    remove_leftovers,
-    replace_file,
-    sync_folder,
-    temporary_path,
-)
+from gantrain.files import describe_os_error, iterate_leaves, replace_file, sync_folder, temporary_path
 from gantrain.runs import bundles
 from gantrain.runs.bundles import check_contents, checksum_path, is_whole, load_verified, serialize, write_with_checksum
 
 FORMAT = 1
-NAME = re.compile(r"images_(\d{12})\.pt")
+NAME = re.compile(r"images_\d{12}\.pt")
+LEFTOVER = re.compile(rf"\.({NAME.pattern}(\.sha256)?|(last|best)\.pt)\.\d+\.tmp")  # of a process that was killed
 LAST, BEST = bundles.LINKS
 MOST_IMAGES = 10**12
-# The clock, the config as composed, what a generator is built from, the data, the machine, and the state itself.
+# Keys of a checkpoint: the clock, the composed config, the generator's settings, the data, the machine, the state.
 CONTENTS = {"images": int, "config": dict, "generator": dict, "data": dict, "made_with": dict, "state": dict}
 
 
@@ -83,8 +77,10 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = Fal
             f"{_mebibytes(bundles.SPARE_BYTES)} MiB to spare: {describe_os_error(error)}. "
             "Older checkpoints are untouched"
         ) from error
-    with suppress(OSError):  # failing to tidy up is no loss
-        remove_leftovers(folder, rf"{NAME.pattern}(\.sha256)?|(last|best)\.pt")
+    with suppress(OSError):  # the new checkpoint is saved, and older files do no harm
+        for leftover in folder.iterdir():
+            if LEFTOVER.fullmatch(leftover.name) and leftover.is_file() and not leftover.is_symlink():
+                leftover.unlink(missing_ok=True)
         _prune(folder, keep, path)
     return path
 

@@ -8,13 +8,13 @@ import shlex
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from gantrain.console import one_line
 from gantrain.errors import BusyError, CheckpointError, StorageError
-from gantrain.files import convert_write_errors, describe_os_error, lock_file, write_json
+from gantrain.files import convert_write_errors, describe_os_error, write_json
 from gantrain.runs import checkpoints
 
 # Files and folders of a run that must not be links; inside `wandb`, the package makes links of its own.
@@ -28,8 +28,6 @@ FILES = (
 class RunFolder:
     """One run's files. Creating the object touches nothing on disk."""
 
-    _held: ClassVar[dict[Path, os.stat_result]] = {}  # the lock files that this process holds
-
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
@@ -39,6 +37,7 @@ class RunFolder:
         self.log = self.path / "train.log"
         self.config = self.path / ".hydra" / "config.yaml"
         self._lock = self.path / ".lock"
+        self._held: os.stat_result | None = None  # the lock file, while this object holds it
 
     @classmethod
     def containing(cls, path: Path | str) -> RunFolder:
@@ -50,19 +49,18 @@ class RunFolder:
 
     @property
     def has_progress(self) -> bool:
-        """Whether something was trained here that a new start would lose."""
+        """Whether the folder holds a finished run or checkpoints, which a new start would lose."""
         return self.read_summary().get("status") == "finished" or bool(checkpoints.list_files(self.checkpoints))
 
     def refuse_links(self) -> None:
-        """Raise CheckpointError if one of the run's files is a link or a special file, through which it would write
-        elsewhere."""
+        """Raise CheckpointError if one of the run's files is a link or a special file."""
         for name in (*FILES, *FOLDERS):
             refuse_link(self.path / name)
             for path in (self.path / name).rglob("*") if name != "wandb" else ():
                 refuse_link(path)
 
     def refuse_progress(self) -> None:
-        """Raise BusyError if a new start would lose something."""
+        """Raise BusyError if a new start would lose a run."""
         if self.has_progress:
             resume = f"gantrain resume {shlex.quote(str(self.path))}"
             raise BusyError(f"{self.path} already holds a run; go on with `{resume}`, or give another run_dir")
@@ -84,27 +82,25 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the lock ends with it. Raises BusyError naming another holder.
+        """Hold the folder in the block; the lock ends with the process. Raises BusyError naming another holder."""
+        from filelock import FileLock
 
-        A process that holds the folder already may lock it again.
-        """
-        if (here := self.path.resolve()) in self._held:
-            yield
-            return
-        with ExitStack() as stack:
-            holder = self._read_holder()
-            try:
-                stack.enter_context(lock_file(self._lock, wait=False))
-            except TimeoutError as error:
-                raise BusyError(f"{self.path} is in use by {holder}; wait for it, or give another run_dir") from error
-            except OSError as error:
-                reason = describe_os_error(error)
-                raise StorageError(f"{self.path} cannot hold a run: {reason}, or give another run_dir") from error
-            self._held[here] = self._lock.stat()
-            stack.callback(self._held.pop, here)
-            with suppress(OSError):  # it only serves the message of another process
+        holder, lock = self._read_holder(), FileLock(self._lock, mode=0o644)
+        try:
+            lock.acquire(blocking=False)
+        except TimeoutError as error:
+            raise BusyError(f"{self.path} is in use by {holder}; wait for it, or give another run_dir") from error
+        except OSError as error:
+            reason = describe_os_error(error)
+            raise StorageError(f"{self.path} cannot hold a run: {reason}, or give another run_dir") from error
+        try:
+            self._held = self._lock.stat()
+            with suppress(OSError):  # the text is only for the message of another process
                 self._lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
             yield
+        finally:
+            self._held = None
+            lock.release()
 
     def _read_holder(self) -> str:
         holder = ""
@@ -114,12 +110,11 @@ class RunFolder:
         return holder or "another process"
 
     def refuse_if_replaced(self) -> None:
-        """Raise StorageError if the folder that this process holds is no longer the one at its path."""
-        held = self._held.get(self.path.resolve())
-        if held is None:
+        """Raise StorageError if the folder that this object holds is no longer the one at its path."""
+        if self._held is None:
             return
         try:
-            same = os.path.samestat(held, self._lock.stat())
+            same = os.path.samestat(self._held, self._lock.stat())
         except OSError as error:
             raise StorageError(f"{self.path} is gone: {describe_os_error(error)}") from error
         if not same:

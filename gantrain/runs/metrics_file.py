@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gantrain.errors import DataError
-from gantrain.files import append_record, replace_non_finite
+from gantrain.files import SAFE, append_record, replace_non_finite
 
 
 def append_report(path: Path, images: int, scalars: Mapping[str, float]) -> None:
@@ -39,22 +39,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [report for report in reports if report is not None]
 
 
-def last_tenth_means(path: Path, group: str) -> dict[str, float]:
-    """Return the means of the scalars `group…` over the last tenth of a run, under their names without the group.
-
-    As `means_over_last_tenth`, and empty for a file that cannot be read.
-    """
-    try:
-        return means_over_last_tenth(read_metrics(path), group)
-    except DataError:
-        return {}
-
-
 def means_over_last_tenth(reports: Sequence[Mapping[str, Any]], group: str) -> dict[str, float]:
-    """Means of the scalars called `group…` over the last tenth of a run, under their names without `group`.
+    """Return the means of the scalars called `group…` over the last tenth of a run, by their names without `group`.
 
-    The last tenth are the reports with a clock above 0.9 of the last one. Values that are not finite, which are None or
-    missing, are left out, and so is a scalar without others.
+    The last tenth are the reports with a clock above 0.9 of the last one. Non-finite values, which are None or missing,
+    are left out, and so is a scalar that has no others.
     """
     late = [report for report in reports if report["images"] > 0.9 * reports[-1]["images"]]
     names = dict.fromkeys(name for report in late for name in report if name.startswith(group))
@@ -68,7 +57,7 @@ def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
     Returns the last value of each number that is kept, with the clock of the last report; empty if there is none.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, os.O_RDWR | SAFE)
     except FileNotFoundError:
         return {}
     last: dict[str, Any] = {}

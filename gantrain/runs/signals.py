@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -69,3 +70,8 @@ class StopRequest:
         """Raise Interrupted if a signal has come; `where` says how to go on."""
         if self.number is not None:
             raise Interrupted(f"stopped by {signal.Signals(self.number).name}; {where}", self.number)
+
+
+def current_stop() -> AbstractContextManager[StopRequest]:
+    """Return the request of the command that this process runs; called from Python, one to which no signal comes."""
+    return nullcontext(StopRequest()) if StopRequest.active is None else StopRequest()

@@ -1,24 +1,24 @@
-r"""The Gaussian that fits a mixture best under a divergence, and where a generator's loss leads a Gaussian.
+r"""The best Gaussian for a mixture under a divergence, and the Gaussian to which a generator's loss leads.
 
-**One Gaussian for a mixture** (Poole et al. 2016, figure 1). `fit_gaussian` minimises D_f over q = N(μ, σ²), from many
-starts.
+**Best Gaussian** (Poole et al. 2016, figure 1). `fit_gaussian` minimises D_f over q = N(μ, σ²), from several starts.
 
-**What a loss descends.** A generator x = μ + σz that follows the loss E_q[h(r)] does not see that r moves with it:
+**Gradient flow of a loss.** A generator x = μ + σz that minimises E_q[h(r)] treats r as a fixed function of x:
 
-    dθ/dt = −E_z[∂h(r(x))/∂x · ∂x/∂θ] = −∫ ∂q/∂θ h(r) dx,   θ = (μ, σ),   r always the exact log-ratio of the moment,
+    dθ/dt = −E_z[∂h(r(x))/∂x · ∂x/∂θ] = −∫ ∂q/∂θ h(r) dx,   θ = (μ, σ),   r the exact log-ratio at every t,
 
-by parts. `follow_loss` integrates this flow and says how it ends. With h = −fake it is the gradient flow of D_f itself.
+by integration by parts. `follow_loss` integrates this flow and classifies its end. For h = −fake it is the gradient
+flow of D_f itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
-from gantrain.data.mixtures import Mixture, gaussian
+from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.errors import ConfigError
 from gantrain.objectives.divergences import Divergence
 from gantrain.theory.quadrature import Loss, integrate_divergence, is_finite, loss_slopes
@@ -29,18 +29,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-SMALLEST_STD = 1e-6  # of the whole mixture's; below, float64 no longer places the component
+SMALLEST_STD = 1e-6  # in standard deviations of the mixture; below, float64 does not resolve the component
 LARGEST = 1e100
 MOST_GROUPS = 8  # of neighbouring components, whose runs give the starts
 MINIMISED_STARTS = 8
 HIGHEST = 1e200  # the divergence at a start; its slopes still fit into float64
-# A flow has collapsed when σ is below this share of the narrowest component's, …
-COLLAPSED = 1e-3
-# … and diverged when the mean or σ is farther than this from the data, in standard deviations of the data.
-DIVERGED = 100.0
+COLLAPSED = 1e-3  # in standard deviations of the narrowest component
+DIVERGED = 100.0  # in standard deviations of the data
 FLOW_TIME = 1e5  # at a speed of at most 1, in standard deviations of the data and in log σ
 REST_SPEED = 1e-8
-BLOWN_UP = 1e100
+LARGEST_SPEED = 1e100
 
 
 def build_mixture(weights: Sequence[float], means: Sequence[float], stds: Sequence[float]) -> Mixture:
@@ -50,18 +48,17 @@ def build_mixture(weights: Sequence[float], means: Sequence[float], stds: Sequen
             "weights, means and stds need one entry a component each; "
             f"found {len(weights)}, {len(means)} and {len(stds)}"
         )
-    for key, values in {"weights": weights, "means": means, "stds": stds}.items():
-        least = -LARGEST if key == "means" else 1 / LARGEST
-        if not all(least <= value <= LARGEST for value in values):
-            rule = f"between −{LARGEST:g} and {LARGEST:g}" if key == "means" else f"above 0 and at most {LARGEST:g}"
-            raise ConfigError(f"{key}={format_list(values)} must be {rule}")
-    total = math.fsum(weights)
-    shares = tuple(weight / total for weight in weights)
-    if abs(total - 1) > 1e-6:
+    if not all(abs(mean) <= LARGEST for mean in means):
+        raise ConfigError(f"means={format_list(means)} must be between −{LARGEST:g} and {LARGEST:g}")
+    for key, values in {"weights": weights, "stds": stds}.items():
+        if not all(1 / LARGEST <= value <= LARGEST for value in values):
+            raise ConfigError(f"{key}={format_list(values)} must be above 0 and at most {LARGEST:g}")
+    p = mixture1d(weights, means, stds)
+    if abs(math.fsum(weights) - 1) > 1e-6:
         raise ConfigError(
-            f"weights={format_list(weights)} sum to {total:g} and must sum to one, as in weights={format_list(shares)}"
+            f"weights={format_list(weights)} sum to {math.fsum(weights):g} and must sum to one, "
+            f"as in weights={format_list(p.weights)}"
         )
-    p = Mixture(shares, tuple((mean,) for mean in means), tuple(stds))
     if min(stds) < SMALLEST_STD * p.std:
         raise ConfigError(
             f"stds={format_list(stds)} must be at least {SMALLEST_STD:g} of the whole mixture's, {p.std:g}"
@@ -83,11 +80,11 @@ class Fit(NamedTuple):
 
 
 def fit_gaussian(divergence: Divergence, p: Mixture) -> Fit:
-    """Return the Gaussian q that minimises D_f(p‖q), the best of the minima reached from several starts.
+    """Return the Gaussian q that minimises D_f(p‖q), the best of the local minima found from several starts.
 
-    The starts match the moments of every run of neighbouring components, once with their own and once with the widest
-    component's width; the best of them are followed by a trust-region Newton method. Mean and standard deviation are
-    NaN if float64 holds the divergence at no start.
+    The starts have the mean of every run of neighbouring components, and its width or that of the widest component.
+    From the best of them a trust-region Newton method descends. Mean and standard deviation are NaN if float64 cannot
+    hold the divergence at any start.
     """
     shift, scale = p.mean, p.std
     unit = p.rescaled(shift, scale)
@@ -100,24 +97,23 @@ def fit_gaussian(divergence: Divergence, p: Mixture) -> Fit:
 
 
 def _starts(p: Mixture) -> Iterator[tuple[float, float]]:
-    """Yield mean and width of every run of neighbouring components, and that mean with the widest component's width."""
     components = sorted(zip(p.means, p.stds, p.weights, strict=True))
     count, groups = len(components), min(len(components), MOST_GROUPS)
     cuts = [count * group // groups for group in range(groups + 1)]
     for first, last in combinations(cuts, 2):
         means, stds, weights = zip(*components[first:last], strict=True)
-        run = Mixture(tuple(w / math.fsum(weights) for w in weights), means, stds)
+        run = mixture1d(weights, [mean for (mean,) in means], stds)
         yield run.mean, run.std
         yield run.mean, max(p.stds)
 
 
 def _minimise(divergence: Divergence, p: Mixture, start: tuple[float, float]) -> Fit:
-    """Return the local minimum below `start`, found in the coordinates mean and log std."""
+    """Return the local minimum of log(1 + D_f − f(1)) below `start`, found in the coordinates mean and log std."""
     from scipy.optimize import minimize
 
     loss = Loss(divergence, "fake", -1)  # its slope is that of D_f
 
-    # log1p, which keeps the minima, lets Newton's steps descend from astronomical values.
+    # The logarithm keeps the minima, and Newton's steps descend from very large values.
     def height(theta: Floats) -> float:
         return math.log1p(integrate_divergence(divergence, p, gaussian(theta[0], math.exp(theta[1]))))
 
@@ -145,7 +141,7 @@ def _log_slopes(loss: Loss, p: Mixture, theta: Floats) -> Floats:
 
 
 def _curvature(slopes: Callable[[Floats], Floats], theta: Floats, step: float = 1e-4) -> Floats:
-    """Return second derivatives, by central differences of the first: `[2, 2]`; 1 beside an infinite divergence."""
+    """Return second derivatives, by central differences of the first: `[2, 2]`; the identity if one is not finite."""
     import numpy as np
 
     rows = np.array([(slopes(theta + d) - slopes(theta - d)) / (2 * step) for d in step * np.eye(2)])
@@ -153,12 +149,12 @@ def _curvature(slopes: Callable[[Floats], Floats], theta: Floats, step: float = 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Where a loss leads
+# The flow of a loss
 
 OUTCOMES = {
     "rests": "at a minimum of what its loss descends",
-    "unstable": "where the slope is zero, on a saddle or a maximum, which any disturbance leaves",
-    "stalls": "where it no longer moves, or hardly, though nothing holds it",
+    "unstable": "at a saddle or a maximum, where the slope is zero and any disturbance grows",
+    "stalls": "where it hardly moves, though not at a stationary point",
     "collapses": f"σ → 0: below {COLLAPSED:g} of the narrowest component's, or so narrow that the loss is infinite",
     "diverges": f"beyond {DIVERGED:g} standard deviations of the data, or so wide that the loss is infinite",
     "infinite": "does not begin: the loss is infinite at the start",
@@ -166,7 +162,7 @@ OUTCOMES = {
 
 
 class Ending(NamedTuple):
-    """How a flow ended, one of OUTCOMES, and the last Gaussian."""
+    """The end of a flow, one of OUTCOMES, and the last Gaussian."""
 
     outcome: str
     mean: float
@@ -174,7 +170,7 @@ class Ending(NamedTuple):
 
 
 def follow_loss(loss: Loss, p: Mixture, start: tuple[float, float]) -> Ending:
-    """Follow the generator x = μ + σz from `start` = (μ, σ) along a loss, at the exact log-ratio of each moment."""
+    """Follow the generator x = μ + σz from `start` = (μ, σ) along a loss, with the exact log-ratio at every point."""
     import numpy as np
 
     if not is_finite(loss.divergence, loss.part, p, gaussian(*start)):
@@ -188,7 +184,7 @@ def follow_loss(loss: Loss, p: Mixture, start: tuple[float, float]) -> Ending:
 
 
 def early_outcome(p: Mixture, mean: float, std: float) -> str:
-    """Return `collapses` or `diverges` if a flow ends at N(mean, std²) because it has done so, else an empty string."""
+    """Return `collapses` or `diverges` if N(mean, std²) has done so, which ends a flow, else an empty string."""
     if std < COLLAPSED * min(p.stds):
         return "collapses"
     return "diverges" if max(abs(mean - p.mean), std) > DIVERGED * p.std else ""
@@ -197,16 +193,17 @@ def early_outcome(p: Mixture, mean: float, std: float) -> str:
 def check_start(p: Mixture, start: Sequence[float]) -> None:
     """Raise ConfigError for a start that is no Gaussian, or at which a flow would already have ended."""
     if len(start) != 2 or not all(map(math.isfinite, start)) or start[1] <= 0:
-        rule = "must be two numbers, a finite mean and a standard deviation above 0"
-    elif outcome := early_outcome(p, *start):
-        rule = f"is where a path would have ended: it {outcome}, {OUTCOMES[outcome]}"
-    else:
-        return
-    raise ConfigError(f"start={format_list(start)} {rule}")
+        raise ConfigError(
+            f"start={format_list(start)} must be two numbers, a finite mean and a standard deviation above 0"
+        )
+    if outcome := early_outcome(p, *start):
+        raise ConfigError(
+            f"start={format_list(start)} is where a path has already ended: it {outcome}, {OUTCOMES[outcome]}"
+        )
 
 
 def _integrate_flow(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]:
-    """Return how the flow from θ = (mean, log std) ends, and where, for data of mean 0 and standard deviation 1."""
+    """Return the outcome of the flow from θ = (mean, log std), and its end, for data of mean 0 and variance 1."""
     import numpy as np
     from scipy.integrate import solve_ivp
 
@@ -218,18 +215,18 @@ def _integrate_flow(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]
 
     def speed(theta: Floats) -> float:
         norm = math.hypot(*velocity(*theta))
-        return norm if norm < BLOWN_UP else BLOWN_UP  # NaN, too
+        return norm if norm < LARGEST_SPEED else LARGEST_SPEED  # also for NaN
 
-    # A time that slows down where the flow is fast: the path is the same.
+    # Time is rescaled so that the speed is at most 1, which does not change the path.
     def direction(t: float, theta: Floats) -> Floats:
-        return np.array(velocity(*theta)) / (1 + s) if (s := speed(theta)) < BLOWN_UP else np.zeros(2)
+        return np.array(velocity(*theta)) / (1 + s) if (s := speed(theta)) < LARGEST_SPEED else np.zeros(2)
 
     def moving(t: float, theta: Floats) -> float:
         return speed(theta) - REST_SPEED
 
     def in_bounds(t: float, theta: Floats) -> float:
-        lost = speed(theta) == BLOWN_UP or early_outcome(p, theta[0], math.exp(theta[1]))
-        return -1.0 if lost else 1.0
+        has_left = speed(theta) == LARGEST_SPEED or early_outcome(p, theta[0], math.exp(theta[1]))
+        return -1.0 if has_left else 1.0
 
     if moving(0, theta) < 0:
         return _classify_rest(loss, p, theta)
@@ -242,16 +239,14 @@ def _integrate_flow(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]
 
 
 def _classify_rest(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]:
-    """Return whether and where a flow that has become slow comes to rest."""
+    """Return the kind of the stationary point near θ, where a flow has become slow, and the point."""
     import numpy as np
     from scipy.optimize import root
 
-    def slopes(theta: Floats) -> Floats:
-        return _log_slopes(loss, p, theta)
-
-    found = root(slopes, theta, jac=lambda theta: _curvature(slopes, theta), tol=1e-12)
+    slopes = partial(_log_slopes, loss, p)
+    found = root(slopes, theta, tol=1e-12)
     is_near = bool(np.abs(found.x - theta).max() < 1e-3)
-    bends = np.linalg.eigvalsh(_curvature(slopes, found.x if is_near else theta))
-    if not is_near or min(abs(bends)) < 1e-7:
+    curvatures = np.linalg.eigvalsh(_curvature(slopes, found.x if is_near else theta))
+    if not is_near or min(abs(curvatures)) < 1e-7:
         return "stalls", theta
-    return ("rests" if min(bends) > 0 else "unstable"), found.x
+    return ("rests" if min(curvatures) > 0 else "unstable"), found.x

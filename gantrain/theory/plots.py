@@ -1,7 +1,7 @@
-"""Figures of divergences, f, its formulas, generator losses, effective divergences, and of Gaussian fits.
+"""Figures of divergences (f, its formulas, generator losses, effective divergences) and of Gaussian fits.
 
-Every line has a colour of Okabe and Ito's palette for colour-blind people and a dash pattern. The same arguments give
-the same files, byte for byte.
+The lines have the colours of Okabe and Ito's colour-blind-safe palette, and dash patterns. The same arguments give the
+same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
-
-    Curves = Mapping[str, Tensor]
 
 POINTS = 801
 SMALLEST_RATIO, LARGEST_RATIO = 1e-3, 3.0
@@ -53,7 +51,7 @@ def save_divergence_figures(chosen: Sequence[Divergence], folder: Path) -> list[
 
 
 def draw_f(chosen: Sequence[Divergence]) -> Figure:
-    """f against u."""
+    """Draw f against u."""
     import torch
 
     u = torch.linspace(SMALLEST_RATIO, LARGEST_RATIO, POINTS, dtype=torch.float64)
@@ -61,88 +59,85 @@ def draw_f(chosen: Sequence[Divergence]) -> Figure:
     low, last = min(float(curve.min()) for curve in curves.values()), max(float(curve[-1]) for curve in curves.values())
     figure, (axes,) = _panels(1)
     axes.set(title="f(u)", xlabel="u = p/q", ylim=(low - 0.15, min(max(last, 1), 6) + 0.15))
-    _draw_lines(axes, u, curves)
+    _draw_lines(axes, u, curves, chosen)
     return figure
 
 
 def draw_real_fake(chosen: Sequence[Divergence]) -> Figure:
-    """What D averages, `real` over data and `fake` over samples, against r."""
+    """Draw `real` and `fake`, which D averages over data and over samples, against r."""
     r = _log_ratios()
-    figure, all_axes = _panels(2)
-    titles = {
-        "real": "real(r) = f'(e$^r$), averaged over data",
-        "fake": "fake(r) = f*(f'(e$^r$)), averaged over samples",
-    }
-    for axes, (part, title) in zip(all_axes, titles.items(), strict=True):
-        axes.set_title(title)
-        _bend(axes, 1)
-        _draw_lines(axes, r, {divergence.name: getattr(divergence, part)(r) for divergence in chosen})
-    all_axes[-1].set_xlabel("log-ratio r = log p/q")
+    figure, (above, below) = _panels(2)
+    for axes, part in ((above, "real"), (below, "fake")):
+        _set_symmetric_log(axes, 1)
+        _draw_lines(axes, r, {divergence.name: getattr(divergence, part)(r) for divergence in chosen}, chosen)
+    above.set_title("real(r) = f'(e$^r$), averaged over data")
+    below.set(title="fake(r) = f*(f'(e$^r$)), averaged over samples", xlabel="log-ratio r = log p/q")
     return figure
 
 
 def draw_losses(chosen: Sequence[Divergence]) -> Figure:
-    """The loss per sample of every generator objective, against what D = gan says of the sample."""
+    """Draw the loss per sample of every generator objective, against the output of D = gan on the sample."""
     import torch
 
     d = torch.linspace(0.01, 0.99, POINTS, dtype=torch.float64)
-    figure, all_axes = _draw_objectives(
-        chosen, d, lambda divergence, objective: properties.generator_loss(divergence, objective, d.logit()), unit=1
-    )
-    for objective, axes in all_axes.items():
-        axes.set(title=f"gen_objective={objective}: loss of one sample")
-    axes.set_xlabel("D(G(z)) = σ(r)")
-    return figure
+
+    def loss(divergence: Divergence, objective: str) -> Tensor:
+        return properties.generator_loss(divergence, objective, d.logit())
+
+    return _draw_objectives(chosen, d, loss, unit=1, title="loss of one sample", xlabel="D(G(z)) = σ(r)")
 
 
 def draw_pulls(chosen: Sequence[Divergence]) -> Figure:
-    """The weight of one sample in the gradient of every generator objective, −d loss/dr, against r."""
+    """Draw the weight of one sample in the gradient of every generator objective, −d loss/dr, against r."""
     r = _log_ratios()
-    figure, all_axes = _draw_objectives(
-        chosen, r, lambda divergence, objective: properties.sample_weight(divergence, objective, r), unit=0.1
-    )
-    for objective, axes in all_axes.items():
-        axes.set(title=f"gen_objective={objective}: pull on one sample, −d loss/dr")
-        if (low := axes.get_ylim()[0]) < -0.1:
-            axes.axhspan(low, 0, color="#f0f0f0", zorder=0)
-            axes.text(0.01, 0.04, "to smaller u, away from the data", transform=axes.transAxes, color="#555555")
-    axes.set_xlabel("log-ratio r = log p/q")
-    return figure
+
+    def pull(divergence: Divergence, objective: str) -> Tensor:
+        return properties.sample_weight(divergence, objective, r)
+
+    title = "pull on one sample, −d loss/dr; negative: away from the data"
+    return _draw_objectives(chosen, r, pull, unit=0.1, title=title, xlabel="log-ratio r = log p/q")
 
 
 def _draw_objectives(
-    chosen: Sequence[Divergence], x: Tensor, curve: Callable[[Divergence, str], Tensor], *, unit: float
-) -> tuple[Figure, dict[str, Axes]]:
-    """Draw one panel for each objective, with the curves of those divergences that it can train; return the panels."""
-    trained = {
-        objective: [divergence for divergence in chosen if not properties.training_error(divergence, objective)]
-        for objective in GENERATOR_OBJECTIVES
-    }
-    trained = {objective: those for objective, those in trained.items() if those}
-    figure, all_axes = _panels(len(trained))
-    for axes, (objective, those) in zip(all_axes, trained.items(), strict=True):
-        _bend(axes, unit)
-        _draw_lines(axes, x, {each.name: curve(each, objective) for each in those}, chosen)
-    return figure, dict(zip(trained, all_axes, strict=True))
+    chosen: Sequence[Divergence],
+    x: Tensor,
+    curve: Callable[[Divergence, str], Tensor],
+    *,
+    unit: float,
+    title: str,
+    xlabel: str,
+) -> Figure:
+    """Draw a panel for each objective, with the curves of those divergences that it can train."""
+    panels = {}
+    for objective in GENERATOR_OBJECTIVES:
+        trained = [each for each in chosen if not properties.training_error(each, objective)]
+        if trained:
+            panels[objective] = {each.name: curve(each, objective) for each in trained}
+    figure, all_axes = _panels(len(panels))
+    for axes, (objective, curves) in zip(all_axes, panels.items(), strict=True):
+        axes.set_title(f"gen_objective={objective}: {title}")
+        _set_symmetric_log(axes, unit)
+        _draw_lines(axes, x, curves, chosen)
+    all_axes[-1].set_xlabel(xlabel)
+    return figure
 
 
 def draw_effective(chosen: Sequence[Divergence]) -> Figure:
-    """What every generator objective follows, f_eff against u, a panel a divergence; shaded where all are convex."""
+    """Draw f_eff of every generator objective against u, a panel a divergence; shaded where all are convex."""
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(chosen) / 4)
     columns = math.ceil(len(chosen) / rows)
     figure = Figure(figsize=(max(2.9 * columns, 6), 1.2 + 2.5 * rows), dpi=120, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    handles: dict[str, Any] = {}
     for divergence, axes in zip(chosen, grid.flat, strict=False):
         _draw_effective(axes, divergence)
-    for axes in grid.flat[len(chosen) - columns : len(chosen)]:
         axes.tick_params(labelbottom=True)
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     for axes in grid.flat[len(chosen) :]:
         axes.remove()
-    named = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
-    handles = {name: handle for pairs in named for handle, name in pairs}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=len(handles))
+    figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=len(handles))
     figure.supxlabel("u = p/q", fontsize=10)
     figure.supylabel("f$_{eff}$(u) = −u ∫ loss/u² du", fontsize=10)
     return figure
@@ -172,8 +167,8 @@ def _panels(rows: int) -> tuple[Figure, list[Axes]]:
     return plotting.make_figure(rows, width=8.5, height=0.6 + 4 * rows)
 
 
-def _bend(axes: Axes, unit: float) -> None:
-    """Make the vertical axis linear near 0 and logarithmic beyond ± `unit`, without a kink between."""
+def _set_symmetric_log(axes: Axes, unit: float) -> None:
+    """Make the vertical axis linear near 0 and logarithmic beyond ± `unit`, with a smooth transition."""
     axes.set_yscale("asinh", linear_width=unit / 2)
     powers = [unit * 10**k for k in range(12)]
     axes.set_yticks([*(-power for power in reversed(powers)), 0, *powers])
@@ -186,18 +181,20 @@ def _log_ratios() -> Tensor:
     return torch.linspace(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO, POINTS, dtype=torch.float64)
 
 
-def _draw_lines(axes: Axes, x: Tensor, curves: Curves, chosen: Sequence[Divergence] = ()) -> None:
-    """Draw a line a name, alike in every panel, and a legend in the order in which the lines end."""
-    order = [divergence.name for divergence in chosen] or list(curves)
+def _draw_lines(axes: Axes, x: Tensor, curves: Mapping[str, Tensor], chosen: Sequence[Divergence]) -> None:
+    """Draw a line a name, with one look in all panels, and a legend in the order in which the lines end."""
+    order = [divergence.name for divergence in chosen]
     handles = {}
     for name, y in curves.items():
-        dashes, colour = divmod(order.index(name), len(PALETTE))
-        look: dict[str, Any] = {"color": PALETTE[colour], "linestyle": DASHES[dashes % len(DASHES)]}
-        (handles[name],) = axes.plot(x, y, label=name, **look)
+        (handles[name],) = axes.plot(x, y, label=name, **_line_style(order.index(name)))
     axes.set(xlim=(round(float(x[0])), float(x[-1])), ylim=axes.get_ylim())
     names = sorted(curves, key=lambda name: float(curves[name][-1]), reverse=True)
-    look = {"loc": "upper left", "bbox_to_anchor": (1, 1), "handlelength": 3.5}
-    axes.legend(handles=[handles[name] for name in names], **look)
+    axes.legend(handles=[handles[name] for name in names], loc="upper left", bbox_to_anchor=(1, 1), handlelength=3.5)
+
+
+def _line_style(index: int) -> dict[str, Any]:
+    dashes, colour = divmod(index, len(PALETTE))
+    return {"color": PALETTE[colour], "linestyle": DASHES[dashes % len(DASHES)]}
 
 
 FIGURES: dict[str, Callable[[Sequence[Divergence]], Figure]] = {
@@ -222,27 +219,24 @@ class Curve(NamedTuple):
 
 
 def save_fits(p: Mixture, curves: Sequence[Curve], path: Path, title: str = "") -> None:
-    """Draw a density in grey, and one curve for every different Gaussian, from the widest to the narrowest.
-
-    Args:
-        p: The data, on the line.
-        curves: The Gaussians; equal ones become one curve with all their names.
-        path: The PNG to write.
-        title: A line above.
-    """
-    import numpy as np
+    """Write a PNG of a density in grey and of one curve for every different Gaussian, widest first. Raises OSError."""
     import torch
 
     ordered = sorted(merge_curves(p, curves), key=lambda curve: (curve.collapsed, -curve.std))
     shown = [*zip(p.line_means, p.stds, strict=True), *((curve.mean, curve.std) for curve in ordered)]
-    x = torch.from_numpy(np.linspace(min(m - 3 * s for m, s in shown), max(m + 3 * s for m, s in shown), POINTS))
+    low, high = min(m - 3 * s for m, s in shown), max(m + 3 * s for m, s in shown)
+    x = torch.linspace(low, high, POINTS, dtype=torch.float64)
     with plotting.use_style({"axes.grid.axis": "y"}):
         figure, (axes,) = plotting.make_figure(1, width=9, height=4.2)
-        label = _fit_label(p, Curve("data", p.mean, p.std))
-        axes.fill_between(x, p.log_density(x).exp(), color="#dddddd", linewidth=0, label=label)
+        data = Curve("data", p.mean, p.std)
+        axes.fill_between(x, p.log_density(x).exp(), color="#dddddd", linewidth=0, label=_fit_label(p, data))
         for index, curve in enumerate(ordered):
-            _draw_fit(axes, x, curve, colour=index / len(ordered), label=_fit_label(p, curve))
-        axes.set(xlim=(x[0], x[-1]), xlabel="x", ylabel="density")
+            label = _fit_label(p, curve)
+            if curve.collapsed:
+                axes.axvline(curve.mean, color=GREY, linewidth=1.0, linestyle=DASHES[1], label=label)
+            else:
+                axes.plot(x, gaussian(curve.mean, curve.std).log_density(x).exp(), label=label, **_line_style(index))
+        axes.set(xlim=(low, high), xlabel="x", ylabel="density")
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title="(μ, σ)", alignment="left")
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
@@ -260,19 +254,6 @@ def merge_curves(p: Mixture, curves: Sequence[Curve]) -> list[Curve]:
         else:
             merged.append(curve)
     return merged
-
-
-def _draw_fit(axes: Axes, x: Tensor, curve: Curve, *, colour: float, label: str) -> None:
-    """Draw a Gaussian in a colour between dark (0) and light (1), or a collapsed one as a grey line."""
-    import matplotlib
-
-    if curve.collapsed:
-        axes.axvline(curve.mean, color=GREY, linewidth=1.0, linestyle=DASHES[1], label=label)
-        return
-    density = gaussian(curve.mean, curve.std).log_density(x).exp()
-    shade = matplotlib.colormaps["plasma"](0.88 * colour)
-    dashes = DASHES[len(axes.lines) % len(DASHES)]  # neighbours differ in more than their colour
-    axes.plot(x, density, color=shade, linewidth=1.7, linestyle=dashes, label=label)
 
 
 def _fit_label(p: Mixture, curve: Curve) -> str:

@@ -1,23 +1,23 @@
 r"""Properties of a divergence and of a generator's loss, computed from the divergence's two formulas.
 
-With u = p/q and r = log u, as in `gantrain.objectives.divergences`, a convex f costs, once f(1) + f'(1) (u − 1) is
-taken away,
+With u = p/q and r = log u, as in `gantrain.objectives.divergences`, and after subtracting f(1) + f'(1) (u − 1), a
+convex f charges
 
     f(0) − f(1) + f'(1) = fake(0) − fake(−∞)     for a unit of q's mass where p has none  (invented)
     f'(∞) − f'(1)       = real(+∞) − real(0)     for a unit of p's mass that q misses     (missed)
 
-and their sum, reached where p and q do not overlap, is the supremum of D_f (Vajda 1972).
+Their sum is the supremum of D_f, reached if p and q do not overlap (Vajda 1972).
 
-A generator's loss h(r) whose ratio stays fixed while the generator moves has the gradient of another f, the effective
-one with f_eff − u f_eff' = h, that is f_eff(u) = −u ∫ h(u)/u² du. Then −dh/dr = u² f_eff''(u): a sample is moved toward
-larger u exactly where f_eff is convex. −fake and −real fall for every convex f, so that `matched` and `alternative`
-follow a divergence at every u; f itself, the loss of `ratio`, falls only up to its minimum.
+A generator's loss h(r) with a fixed ratio has the gradient of another f, the effective one with f_eff − u f_eff' = h,
+that is f_eff(u) = −u ∫ h(u)/u² du. Then −dh/dr = u² f_eff''(u): a sample is moved toward larger u exactly where f_eff
+is convex. −fake and −real decrease for every convex f, so that `matched` and `alternative` follow a divergence at every
+u; f itself, the loss of `ratio`, decreases only up to its minimum.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences
@@ -27,22 +27,15 @@ from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 if TYPE_CHECKING:
     from torch import Tensor
 
-FARTHEST = 1e6  # |r| up to which the minimum of f is sought
+FARTHEST = 1e6  # |r| up to which the minimum of f is searched for
 QUADRATURE_NODES = 64
-SAME = 1e-9  # relative difference of two functions that are one
+SAME = 1e-9  # relative difference of equal functions
 
 
-class Costs(NamedTuple):
-    """What a unit of misplaced mass adds to a divergence."""
-
-    invented: float
-    missed: float
-
-
-def costs(divergence: Divergence) -> Costs:
-    """Return the cost of mass of q where p has none, and of mass of p that q misses; either may be ∞."""
+def costs(divergence: Divergence) -> tuple[float, float]:
+    """Return the costs of a unit of invented mass and of a unit of missed mass; either may be ∞."""
     real, fake = divergence.real, divergence.fake
-    return Costs(invented=_at(fake, 0) - _at(fake, -math.inf), missed=_at(real, math.inf) - _at(real, 0))
+    return _at(fake, 0) - _at(fake, -math.inf), _at(real, math.inf) - _at(real, 0)
 
 
 def supremum(divergence: Divergence) -> float:
@@ -59,45 +52,54 @@ def mode_behaviour(divergence: Divergence) -> Literal["mode-covering", "mode-see
 
 
 def value_range(formula: Formula) -> tuple[float, float]:
-    """Return the values of `real` or `fake`, which never fall, at r → −∞ and r → ∞."""
+    """Return the limits of `real` or `fake`, which are nondecreasing, for r → −∞ and r → ∞."""
     return _at(formula, -math.inf), _at(formula, math.inf)
 
 
 def _at(formula: Formula, r: float) -> float:
     """Return a formula's value at r in float64, or its limit at r = ±∞ by IEEE arithmetic.
 
-    If that meets ∞ − ∞, as 1/u − log(1 + 1/u) does, it is the value farthest out that is a number.
+    Where that is ∞ − ∞, as in 1/u − log(1 + 1/u), it is the value at the largest |r| that gives a number.
     """
     import torch
 
-    on_the_way = [math.copysign(2.0**k, r) for k in range(64)] if math.isinf(r) else []
-    values = formula(torch.tensor([*on_the_way, r], dtype=torch.float64))
+    path = [math.copysign(2.0**k, r) for k in range(64)] if math.isinf(r) else []
+    values = formula(torch.tensor([*path, r], dtype=torch.float64))
     return float(values[~values.isnan()][-1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One divergence under several names: fake(r) − fake(0) determines f up to a term c (u − 1) and f(1).
+# Names of equal divergences: fake(r) − fake(0) determines f up to a term c (u − 1) and f(1).
 
 
 def equivalent_names(divergence: Divergence) -> dict[str, float]:
-    """Return other names of this divergence, up to a term c (u − 1): {name: k} if it is k times that one."""
-    names = _known_names(_rise(divergence), divergence)
+    """Return other names of this divergence, up to a term c (u − 1): {name: k} if it is k times that divergence."""
+    names = _known_names(_rise(divergence.fake), divergence)
     return {name: factor for name, factor in names.items() if name != divergence.name}
 
 
 def favours_bad_samples(divergence: Divergence) -> bool:
     """Return whether the weight of a sample under `matched` grows without bound as r → −∞ (Neyman, α < 0)."""
+    return weight_exponents(divergence)[0] < 0
+
+
+def weight_exponents(divergence: Divergence) -> tuple[float, float]:
+    """Return the c of w ~ e^{c r}, w being the weight of a sample under `matched`, towards r → −∞ and r → ∞.
+
+    A weight of 0 decays faster than every power.
+    """
     import torch
 
     if divergence.log_weight is None:
-        return False
-    near, far = divergence.log_weight(torch.tensor([-20.0, -40.0], dtype=torch.float64)).tolist()
-    return far - near > 0.01  # log w is linear there; a bounded weight has reached its limit
+        return math.inf, -math.inf
+    r = torch.tensor([-2000.0, -1000.0, 1000.0, 2000.0], dtype=torch.float64)  # log w is linear there, exactly
+    low, _, high = (divergence.log_weight(r).expand(4).diff() / r.diff()).tolist()
+    return low, high
 
 
 def is_symmetric(divergence: Divergence) -> bool:
     """Return whether D_f(p‖q) = D_f(q‖p): f(u) and u f(1/u) differ by a term c (u − 1)."""
-    return _factor(_dual_rise(divergence), _rise(divergence)) == 1
+    return _factor(_dual_rise(divergence), _rise(divergence.fake)) == 1
 
 
 def dual_name(divergence: Divergence) -> str:
@@ -110,32 +112,31 @@ def dual_name(divergence: Divergence) -> str:
 
 def effective_names(divergence: Divergence, gen_objective: str) -> dict[str, float]:
     """Return known names of a loss's effective divergence: {name: k} if it is k times that one."""
-    r = _grid()
-    rise = generator_loss(divergence, gen_objective, 0 * r) - generator_loss(divergence, gen_objective, r)
-    return _known_names(rise, divergence)
+    return _known_names(_rise(lambda r: -generator_loss(divergence, gen_objective, r)), divergence)
 
 
-def _grid() -> Tensor:
+def _rise(fake: Formula) -> Tensor:
+    """Return fake(r) − fake(0) on a grid of r, symmetric about 0."""
     import torch
 
-    return torch.linspace(-2, 2, 41, dtype=torch.float64)
-
-
-def _rise(divergence: Divergence) -> Tensor:
-    return divergence.fake(_grid()) - divergence.fake(0 * _grid())
+    r = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    return fake(r) - fake(0 * r)
 
 
 def _dual_rise(divergence: Divergence) -> Tensor:
-    return divergence.real(0 * _grid()) - divergence.real(-_grid())
+    return _rise(lambda r: -divergence.real(-r))
 
 
 def _known_names(rise: Tensor, own: Divergence) -> dict[str, float]:
-    """Return which of `own`, the catalogue and the α-divergences the rise on the grid is a multiple of."""
+    """Return the names of those divergences among `own`, the catalogue and the α-divergences that have this rise.
+
+    {name: k} if it is k times that divergence's.
+    """
     candidates = [own, *CATALOGUE.values()]
-    # For (e^{αr} − 1)/α the rise to r and the fall to −r are as e^{αr} to 1.
+    # For (e^{αr} − 1)/α the ratio of the rise at r to the fall at −r is e^{αr}.
     if (ratio := float(-rise[-1] / rise[0])) > 0 and math.isfinite(ratio):
         candidates.append(divergences.alpha(round(math.log(ratio) / 2, 9) + 0.0))
-    factors = {candidate.name: _factor(rise, _rise(candidate)) for candidate in candidates}
+    factors = {candidate.name: _factor(rise, _rise(candidate.fake)) for candidate in candidates}
     return {name: factor for name, factor in factors.items() if factor is not None}
 
 
@@ -167,7 +168,7 @@ def generator_loss(divergence: Divergence, gen_objective: str, r: Tensor) -> Ten
 
 
 def sample_weight(divergence: Divergence, gen_objective: str, r: Tensor) -> Tensor:
-    """Return −dh/dr, how strongly a sample is moved toward larger u; negative if toward smaller. Shapes as `r`."""
+    """Return −dh/dr, the weight with which a sample is moved toward larger u, or smaller if negative. Shapes as `r`."""
     import torch
 
     r = r.detach().requires_grad_()
@@ -177,7 +178,7 @@ def sample_weight(divergence: Divergence, gen_objective: str, r: Tensor) -> Tens
 
 
 def fixed_point(divergence: Divergence, gen_objective: str) -> float:
-    """Return the r at which the loss is lowest and to which samples are moved from both sides; ±∞ if it is monotonic.
+    """Return the r of the loss's minimum, to which samples are moved from both sides; ±∞ if the loss is monotonic.
 
     The effective divergence is convex exactly below it.
     """
@@ -186,7 +187,7 @@ def fixed_point(divergence: Divergence, gen_objective: str) -> float:
 
 
 def _root(rising: Formula) -> float:
-    """Return where a formula that never falls passes zero; ±∞ if it does not."""
+    """Return the zero of a nondecreasing formula; ±∞ if it has none."""
     first, last = value_range(rising)
     if first >= 0 or last <= 0:
         return -math.inf if last > 0 else math.inf
@@ -198,7 +199,7 @@ def _root(rising: Formula) -> float:
 
 
 def effective_f(divergence: Divergence, gen_objective: str, r: Tensor) -> Tensor:
-    """Return f_eff(e^r) = −e^r ∫₀^r (h(s) − h(0)) e^−s ds, with f_eff(1) = f_eff'(1) = 0, by Gauss's quadrature.
+    """Return f_eff(e^r) = −e^r ∫₀^r (h(s) − h(0)) e^−s ds, with f_eff(1) = f_eff'(1) = 0, by Gauss–Legendre quadrature.
 
     Shapes as `r`, in float64.
     """

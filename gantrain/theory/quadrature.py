@@ -1,16 +1,16 @@
 r"""Divergences between mixtures of Gaussians on the line, by quadrature to the precision of float64.
 
-With u = p/q and r = log u, taking f(1) + f'(1) (u − 1) away from f changes no divergence but for its value at p = q and
-leaves an integrand that is nowhere negative:
+With u = p/q and r = log u, subtracting f(1) + f'(1) (u − 1) from f changes D_f by the constant f(1) alone and makes the
+integrand nonnegative:
 
     D_f(p‖q) − f(1) = ∫ q F(u) dx,   F(u) = f(u) − f(1) − f'(1) (u − 1) = u (real(r) − real(0)) − (fake(r) − fake(0))
 
-It is 0 for p = q. The integrand is computed from the logarithms of its factors, which continue along the formulas'
-exponentials where float64 would overflow, over panels that follow p, q and the Gaussians p^c q^{1−c}.
+The integrand is computed from the logarithms of its factors, and extrapolated exponentially in r where float64 would
+overflow. The panels of integration follow p, q and the Gaussians p^c q^{1−c}.
 
-**Infinite or finite.** Where F grows like e^{c r}, q F decays like p^c q^{1−c}. The widest components rule the tails,
-with variances a of p and b of q, so that the integral is finite exactly if c/a + (1 − c)/b > 0, for the c of r → ∞ and
-the c of r → −∞. Pearson has c = 2 and 0, Neyman 1 and −1, KL 1 and 0.
+**Infinite or finite.** If F grows like e^{c r}, then q F decays like p^c q^{1−c}. The widest components determine the
+tails. With their variances a of p and b of q, the integral is finite exactly if c/a + (1 − c)/b > 0 for the c of r → ∞
+and for the c of r → −∞. These are 2 and 0 for Pearson, 1 and −1 for Neyman, 1 and 0 for KL.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.data.mixtures import Mixture, gaussian
 from gantrain.objectives.divergences import Divergence, Part
+from gantrain.theory.properties import weight_exponents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +34,7 @@ REACH = 8
 PANEL_EDGES = (-13.0, -9.0, -6.5, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 13.0)
 COARSE_NODES, FINE_NODES = 10, 21
 PANEL_TOLERANCE = 1e-10  # of the integral of the absolute value; the error of the finer rule is far below
-SMALLEST_SIZE = 1e-4  # of an integral whose integrand is taken for more than rounding errors
+SMALLEST_SIZE = 1e-4  # integrals of absolute values below it are computed to an absolute error
 HALVINGS, MOST_PANELS = 40, 4096
 
 
@@ -88,84 +90,28 @@ def _weighted_change(divergence: Divergence, part: Part, log_p: Tensor, log_q: T
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Closed forms between two Gaussians
-
-
-def gaussian_power(c: float, p: Mixture, q: Mixture) -> float:
-    """Return E_q[u^c] = ∫ p^c q^{1−c} dx for two Gaussians, inf if it diverges (Liese and Vajda 1987)."""
-    (m1,), (s1,), (m2,), (s2,) = p.line_means, p.stds, q.line_means, q.stds
-    precision = c / s1**2 + (1 - c) / s2**2
-    if not is_integrable(c, p, q):
-        return math.inf
-    log_scale = -c * math.log(s1) - (1 - c) * math.log(s2) - math.log(precision) / 2
-    log_power = log_scale - c * (1 - c) * (m1 - m2) ** 2 / (2 * s1**2 * s2**2 * precision)
-    return math.exp(log_power) if log_power < 709 else math.inf
-
-
-def gaussian_kl(p: Mixture, q: Mixture) -> float:
-    """Return KL(p‖q) for two Gaussians."""
-    (m1,), (s1,), (m2,), (s2,) = p.line_means, p.stds, q.line_means, q.stds
-    return math.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5
-
-
-# D_f − f(1) between two Gaussians, for the divergences that have a closed form; inf if infinite.
-GAUSSIAN_CLOSED_FORMS: dict[str, Callable[[Mixture, Mixture], float]] = {
-    "kl": gaussian_kl,
-    "reverse_kl": lambda p, q: gaussian_kl(q, p),
-    "jeffreys": lambda p, q: gaussian_kl(p, q) + gaussian_kl(q, p),
-    "squared_hellinger": lambda p, q: 2 - 2 * gaussian_power(0.5, p, q),
-    "pearson": lambda p, q: gaussian_power(2.0, p, q) - 1,
-    "neyman": lambda p, q: gaussian_power(-1.0, p, q) - 1,
-}
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Formulas at any r
 
 
-class End(NamedTuple):
-    """The r up to which float64 holds a formula (±∞ if everywhere), and the c of e^{c r} by which it continues."""
-
-    r: float
-    exponent: float
-
-
 @cache
-def formula_ends(divergence: Divergence, part: Part) -> tuple[End, End]:
-    """Return the two ends of `real` or `fake`: towards r → −∞ and r → ∞."""
-    limits = divergence.finite_range(part)
-    return _formula_end(divergence, part, REACH * limits.low), _formula_end(divergence, part, REACH * limits.high)
-
-
-def _formula_end(divergence: Divergence, part: Part, r: float) -> End:
-    import torch
-
-    if math.isinf(r):
-        return End(r, 0.0)
-    half, whole = _change(divergence, part, torch.tensor([r / 2, r], dtype=torch.float64)).abs().log().tolist()
-    return End(r, (whole - half) / (r / 2))
-
-
 def growth_exponents(divergence: Divergence, part: Part) -> tuple[float, float]:
     """Return the c of the growth e^{c r} of a formula, towards r → −∞ and r → ∞; for `f`, of F."""
-    if part != "f":
-        low, high = formula_ends(divergence, part)
-        return low.exponent, high.exponent
-    real, fake = formula_ends(divergence, "real"), formula_ends(divergence, "fake")
-    return min(1 + real[0].exponent, fake[0].exponent), max(1 + real[1].exponent, fake[1].exponent)
-
-
-def _change(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
-    formula = getattr(divergence, part)
-    return formula(r) - formula(r.new_zeros(()))
+    low, high = weight_exponents(divergence)
+    if part == "real":
+        low, high = low - 1, high - 1
+    return min(low, 0.0), max(high, 1.0 if part == "f" else 0.0)
 
 
 def log_change(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
     """Return log |part(r) − part(0)| for `real` or `fake`, both of which increase; −∞ at r = 0."""
-    low, high = formula_ends(divergence, part)
-    inside = r.clamp(low.r, high.r)
+    import torch
+
+    formula, limits = getattr(divergence, part), divergence.finite_range(part)
+    low, high = growth_exponents(divergence, part)
+    inside = r.clamp(REACH * limits.low, REACH * limits.high)
     beyond = r - inside
-    slope = (beyond > 0) * high.exponent + (beyond < 0) * low.exponent
-    return _change(divergence, part, inside).abs().log() + slope * beyond
+    change = formula(inside) - formula(r.new_zeros(()))
+    return change.abs().log() + torch.where(beyond > 0, high, low) * beyond
 
 
 def log_excess(divergence: Divergence, r: Tensor) -> Tensor:
@@ -196,31 +142,29 @@ def panel_edges(divergence: Divergence, part: Part, p: Mixture, q: Mixture) -> T
     import torch
 
     edges = []
-    for c in {0.0, 1.0, *growth_exponents(divergence, part)}:
-        for m1, s1 in zip(p.line_means, p.stds, strict=True):
-            for m2, s2 in zip(q.line_means, q.stds, strict=True):
-                precision = c / s1**2 + (1 - c) / s2**2
-                if precision > 0:
-                    centre = (c * m1 / s1**2 + (1 - c) * m2 / s2**2) / precision
-                    edges += [centre + step / math.sqrt(precision) for step in PANEL_EDGES]
+    components = product(zip(p.line_means, p.stds, strict=True), zip(q.line_means, q.stds, strict=True))
+    for ((m1, s1), (m2, s2)), c in product(components, {0.0, 1.0, *growth_exponents(divergence, part)}):
+        precision = c / s1**2 + (1 - c) / s2**2
+        if precision > 0:
+            centre = (c * m1 / s1**2 + (1 - c) * m2 / s2**2) / precision
+            edges += [centre + step / math.sqrt(precision) for step in PANEL_EDGES]
     smooth = torch.tensor(edges, dtype=torch.float64).unique()
-    if divergence.invertible:
-        return smooth
-    return torch.cat([smooth, find_crossings(p, q, smooth)]).unique()
+    return smooth if divergence.invertible else torch.cat([smooth, find_crossings(p, q, smooth)]).unique()
 
 
 def find_crossings(p: Mixture, q: Mixture, edges: Tensor) -> Tensor:
-    """Return where p = q between edges: there an f whose derivative jumps at u = 1 has its kinks."""
-    import torch
+    """Return the points with p = q between edges, at which an f whose derivative jumps at u = 1 has its kinks."""
     from scipy.optimize import brentq
 
-    def log_ratio(x: float) -> float:
-        at = torch.tensor([x], dtype=torch.float64)
-        return float(p.log_density(at) - q.log_density(at))
+    def log_density(x: float, mixture: Mixture) -> float:  # one number is much faster without tensors
+        components = zip(mixture.weights, mixture.line_means, mixture.stds, strict=True)
+        terms = [math.log(w / s) - ((x - m) / s) ** 2 / 2 for w, m, s in components]
+        return max(terms) + math.log(math.fsum(math.exp(term - max(terms)) for term in terms))
 
-    above = p.log_density(edges) > q.log_density(edges)
-    brackets = edges.unfold(0, 2, 1)[above[1:] != above[:-1]].tolist()
-    return edges.new_tensor([brentq(log_ratio, *bracket, xtol=1e-14) for bracket in brackets])
+    is_above = p.log_density(edges) > q.log_density(edges)
+    brackets = edges.unfold(0, 2, 1)[is_above[1:] != is_above[:-1]].tolist()
+    crossings = [brentq(lambda x: log_density(x, p) - log_density(x, q), *pair, xtol=1e-14) for pair in brackets]
+    return edges.new_tensor(crossings)
 
 
 @cache
@@ -240,17 +184,17 @@ def integrate(integrand: Callable[[Tensor], Tensor], edges: Tensor) -> Tensor:
 
     nodes, coarse_weights, fine_weights = _quadrature_rules()
     low, high = edges[:-1], edges[1:]
-    total = size = torch.zeros((), dtype=torch.float64)
+    total = size = torch.zeros((), dtype=torch.float64)  # of the panels that are done
     for halving in range(HALVINGS + 1):
         middle, half = (low + high) / 2, (high - low) / 2
         values = integrand((middle[:, None] + half[:, None] * nodes).flatten()).unflatten(1, (len(low), -1))
         coarse, fine = (values @ coarse_weights) * half, (values @ fine_weights) * half  # [m, panels]
-        scale = size + fine.abs().sum(1)
-        is_open = ((fine - coarse).abs() > PANEL_TOLERANCE * scale.clamp(min=SMALLEST_SIZE)[:, None]).any(0)
+        scale = (size + fine.abs().sum(1)).clamp(min=SMALLEST_SIZE)
+        is_open = ((fine - coarse).abs() > PANEL_TOLERANCE * scale[:, None]).any(0)
         if halving == HALVINGS or is_open.sum() > MOST_PANELS:
-            return total + fine.sum(1)
+            is_open[:] = False
         total, size = total + fine[:, ~is_open].sum(1), size + fine[:, ~is_open].abs().sum(1)
         if not is_open.any():
-            return total
+            break
         low, high = torch.cat([low[is_open], middle[is_open]]), torch.cat([middle[is_open], high[is_open]])
-    raise AssertionError("the last halving returns")
+    return total

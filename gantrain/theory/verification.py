@@ -1,30 +1,30 @@
-r"""Comparison of a trained discriminator with the truth, between two densities that are known.
+r"""Comparison of a trained discriminator with the exact values, between two known densities.
 
-Every divergence between p and q and the log-ratio r* = log p/q are known. The discriminator D sees draws alone and
-learns r. Then, for every divergence of the catalogue and any function r,
+Every divergence between p and q and the log-ratio r* = log p/q are known. A discriminator D learns r from draws alone.
+For every divergence of the catalogue and any function r,
 
     E_p[real(r)] − E_q[fake(r)]  ≤  D_f(p‖q),   with equality at r = r*
 
-On draws that D was not trained on, the left side is an unbiased estimate of a number that is at most the right side. If
-the estimate exceeds it by more than chance explains, then a formula, an estimate or the truth is computed wrongly.
+On held-out draws, the left side is an unbiased estimate of a number that is at most the right side. An estimate that
+exceeds it by significantly more than its standard error shows that a formula, an estimate or the truth is wrong.
 
-**What chance explains.** The held-out draws are cut into parts; the spread of a number over the parts and its spread
-over seeds, each with its own weights and draws, give two standard errors of its mean, of which the larger counts. Both
-are too small if rare draws carry the average (χ², mostly) and none of them came. Therefore a bound has a third one,
-that of the same average at the exact ratio,
+**Standard errors.** The held-out draws are split into parts. The variance over the parts and the variance over seeds,
+each with its own weights and draws, give two standard errors of the mean, of which the larger is used. Both are too
+small if the average depends on rare draws (mostly for χ²) that did not occur. A bound therefore has a third one, that
+of the same average at the exact ratio,
 
     √((Var_p[real(r*)] + Var_q[fake(r*)]) / draws)
 
-by quadrature; it is infinite if p or q has tails too heavy for the other, and then no finite excess is more than
-chance. The test is one-sided, at `ALLOWED_ERRORS` times the largest of the three.
+by quadrature. It is infinite if the tails of p or q are too heavy for the other, and then no excess is significant. The
+test is one-sided, at `ALLOWED_ERRORS` times the largest of the three.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from gantrain import networks
 from gantrain.data.mixtures import Density
@@ -32,18 +32,16 @@ from gantrain.errors import ConfigError, DivergedError
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
 from gantrain.seeding import preserve_randomness, stream_seed
-from gantrain.theory.cases import Case, Truth, compute_truth, true_log_ratio, true_ratio_values
+from gantrain.theory.cases import Case, Truth, compute_truth, true_ratio_values
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-# Normal errors pass 4 of them once in 30,000, so that 36 bounds at once give a false alarm less than once in 800 runs.
+# A normal variable exceeds 4 standard errors once in 30,000 draws, so that 36 bounds give a false alarm less than once
+# in 800 runs.
 ALLOWED_ERRORS = 4.0
 PARTS = 50
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The discriminator
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,10 @@ class Training:
 
 def draw_from(case: Case, seed: int) -> tuple[Density, Density]:
     """Return the streams of draws from p and from q that belong to `seed`; they share no random numbers."""
-    sides = (("p", case.p), ("q", case.q))
-    p, q = (Density(side, side, mixture, seed=stream_seed(seed, f"verify/{side}")) for side, mixture in sides)
-    return p, q
+    return (
+        Density("p", "p", case.p, seed=stream_seed(seed, "verify/p")),
+        Density("q", "q", case.q, seed=stream_seed(seed, "verify/q")),
+    )
 
 
 def train_discriminator(
@@ -71,9 +70,10 @@ def train_discriminator(
     seed: int,
     progress: Callable[[int], None] = lambda images: None,
 ) -> nn.Module:
-    """Train the architecture's discriminator by `objective` to tell p from q; `progress` is called after every batch.
+    """Return the architecture's discriminator, trained by `objective` to tell p from q.
 
-    Raises DivergedError before an update with a loss that is not finite.
+    `progress` is called after every batch, with its size. Raises DivergedError before an update with a loss that is not
+    finite.
     """
     import torch
 
@@ -87,9 +87,9 @@ def train_discriminator(
     for clock in range(0, steps * training.batch_size, training.batch_size):
         v_real, v_fake = (discriminator(side.batch(clock, training.batch_size).images) for side in (p, q))
         loss, _ = objective.discriminator_loss(v_real, v_fake)
-        if not math.isfinite(float(loss.detach())):
+        if not loss.isfinite():
             raise DivergedError(
-                f"the discriminator's loss is {float(loss.detach())} at images = {clock:,}; lower lr={training.lr:g}, "
+                f"the discriminator's loss is {loss.item()} at images = {clock:,}; lower lr={training.lr:g}, "
                 "or choose a disc_div that grows more slowly in the log-ratio (gan, js, squared_hellinger)"
             )
         optimizer.zero_grad()
@@ -103,9 +103,9 @@ def train_discriminator(
 def measure_discriminator(
     discriminator: nn.Module, objective: Objective, case: Case, *, seed: int, draws: int
 ) -> dict[str, list[float]]:
-    """Return every number that D gives on `draws` held-out draws of p and of q, for each of PARTS parts of them.
+    """Return the estimates that D gives on `draws` held-out draws of p and of q, a list over PARTS parts of them each.
 
-    These are `Objective.estimates`, and `ratio/rms_error_p` and `…_q`: √E[(r − r*)²] in nats.
+    These are `Objective.estimates`, and `ratio/rms_error_p` and `ratio/rms_error_q`: √E[(r − r*)²] in nats.
     """
     import torch
 
@@ -114,66 +114,64 @@ def measure_discriminator(
     with torch.no_grad():
         for x, y in zip(p.held_out(draws).chunk(PARTS), q.held_out(draws).chunk(PARTS), strict=True):
             v_real, v_fake = discriminator(x), discriminator(y)
-            errors = {
-                f"ratio/rms_error_{side}": float((learned_log_ratio(objective, v) - true).square().mean().sqrt())
-                for side, v, true in (("p", v_real, true_log_ratio(case, x)), ("q", v_fake, true_log_ratio(case, y)))
-            }
-            rows.append(objective.estimates(v_real, v_fake) | errors)
+            row = objective.estimates(v_real, v_fake)
+            for side, draws_of_side, v in (("p", x, v_real), ("q", y, v_fake)):
+                error = learned_log_ratio(objective, v) - case.log_ratio(draws_of_side)
+                row[f"ratio/rms_error_{side}"] = float(error.square().mean().sqrt())
+            rows.append(row)
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def learned_log_ratio(objective: Objective, v: Tensor) -> Tensor:
-    """Return the log-ratio that D's raw output `v` stands for, float64."""
+    """Return the log-ratio of D's raw output `v`, float64."""
     r = objective.log_ratio(v.double())
-    assert r is not None, "check_log_ratio refuses objectives without a ratio"
+    assert r is not None, "check_log_ratio rejects objectives without a ratio"
     return r
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """The mean of a number over seeds and held-out draws, and its standard error."""
 
     mean: float
-    error: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the numbers as plain data."""
-        return {"mean": self.mean, "standard_error": self.error}
+    standard_error: float
 
 
 def average_over_seeds(runs: Sequence[Sequence[float]]) -> Reading:
-    """Return the reading of one number, `[seeds, parts]`, with the larger of its errors over parts and over seeds."""
+    """Return the mean of one number, `[seeds, parts]`, and the larger of its standard errors over parts and seeds."""
     import torch
 
     values = torch.tensor(runs, dtype=torch.float64)
-    over_parts = (values.var(1).mean() / values.numel()).sqrt()
     means = values.mean(1)
-    errors = [float(over_parts)] + ([float(means.std()) / math.sqrt(len(means))] if len(means) > 1 else [])
-    return Reading(float(means.mean()), max(errors))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The comparison
+    error = float((values.var(1).mean() / values.numel()).sqrt())
+    if len(means) > 1:
+        error = max(error, float(means.std()) / math.sqrt(len(means)))
+    return Reading(float(means.mean()), error)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One divergence: the truth, and the bound and the plug-in estimate that D gives from so many draws."""
+    """The exact value of one divergence, how it was computed, and the bound and the plug-in estimate that D gives.
+
+    `exact_ratio_standard_error` is that of the bound if D were exact; it and `true` may be inf.
+    """
 
     name: str
-    truth: Truth
+    true: float
+    true_by: str
     bound: Reading
-    estimate: Reading
-    draws: int
+    exact_ratio_standard_error: float
+    plug_in: Reading
 
     @property
     def allowed(self) -> float:
-        """How far above the truth chance explains the bound."""
-        return ALLOWED_ERRORS * max(self.bound.error, self.truth.standard_error(self.draws))
+        """The excess of the bound over the true value that chance explains."""
+        return ALLOWED_ERRORS * max(self.bound.standard_error, self.exact_ratio_standard_error)
 
     @property
     def exceeds(self) -> bool:
-        """Whether the bound is farther above the truth than chance explains, or not a number."""
-        excess = self.bound.mean - self.truth.value
+        """Whether the bound exceeds the true value by more than `allowed`, or is not a number."""
+        excess = self.bound.mean - self.true
         return not (excess <= 0 or excess <= self.allowed)
 
     @property
@@ -181,33 +179,28 @@ class Finding:
         """The result of the comparison in a few words."""
         if self.exceeds:
             return "EXCEEDS"
-        if math.isinf(self.truth.value):
+        if math.isinf(self.true):
             return "holds: true is ∞"
         return "not judged" if math.isinf(self.allowed) else "holds"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain data."""
-        return {
-            "true": self.truth.value,
-            "true_by": self.truth.method,
-            "bound": self.bound.to_dict(),
-            "exact_ratio_standard_error": self.truth.standard_error(self.draws),
-            "plug_in": self.estimate.to_dict(),
-            "verdict": self.verdict,
-        }
+        """Return the numbers and the verdict as plain data."""
+        numbers = {key: value for key, value in asdict(self).items() if key != "name"}
+        return numbers | {"verdict": self.verdict}
 
 
 def compare_with_truth(truths: Mapping[str, Truth], readings: Mapping[str, Reading], draws: int) -> list[Finding]:
-    """Return the finding of every divergence in `truths`; `draws` counts those of all seeds."""
-    return [
-        Finding(name, truth, readings[f"bound/{name}"], readings[f"estimate/{name}"], draws)
-        for name, truth in truths.items()
-    ]
+    """Return the finding of every divergence in `truths`; `draws` is the number of draws of all seeds."""
+    findings = []
+    for name, (value, method, variance) in truths.items():
+        bound, plug_in = readings[f"bound/{name}"], readings[f"estimate/{name}"]
+        findings.append(Finding(name, value, method, bound, math.sqrt(variance / draws), plug_in))
+    return findings
 
 
 @dataclass(frozen=True)
 class Result:
-    """The results of one case: findings, readings of the ratio, and the discriminators, one a seed."""
+    """The results of one case: findings, metrics of the ratio, and the discriminators of the seeds."""
 
     case: Case
     objective: Objective
@@ -221,7 +214,7 @@ class Result:
         return {
             "densities": self.case.title,
             "divergences": {each.name: each.to_dict() for each in self.findings},
-            "ratio": {name: {"exact": exact[name]} | reading.to_dict() for name, reading in self.ratio.items()},
+            "ratio": {name: {"exact": exact[name]} | asdict(reading) for name, reading in self.ratio.items()},
         }
 
 
@@ -235,11 +228,10 @@ def verify_case(
     draws: int,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Result:
-    """Train one discriminator a seed, and compare what they give on `draws` held-out draws each with the truth.
+    """Train a discriminator for each seed, and compare their estimates from `draws` held-out draws each with the truth.
 
-    `progress` is called with the images shown so far and those of all seeds.
+    `objective` has passed `check_log_ratio`. `progress` is called with the images shown so far, and those of all seeds.
     """
-    check_log_ratio(objective)
     discriminators, runs, images = [], [], 0
 
     def advance(batch: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from gantrain.data.batch import Batch
-from gantrain.precision import allow_tf32, choose_precision
+from gantrain.precision import allow_tf32, choose_precision, has_fast_bf16
 from gantrain.seeding import seed_default, stream_seed
 from gantrain.training.acceleration import (
     FiniteGuard,
@@ -57,6 +57,8 @@ class Iteration:
         self.precision = choose_precision(setup.execution.precision, state.device)
         check_device(setup.execution, state.device)
         check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution, self.precision)
+        if self.precision == "bf16" and not has_fast_bf16(state.device):
+            say(f"precision=bf16 is slower than float32 on this {state.device.type}; precision=auto chooses the faster")
         self.algorithm = UPDATES[setup.execution.update]
         if guard_on_device is None:
             guard_on_device = state.device.type == "cuda" and can_guard_on_device(state)

@@ -61,8 +61,9 @@ def train(
             stopping = stop is not None and stop.number is not None
             report_due = done or passed(schedule.report_every_images, begin, state.images)
             evaluation_due = done or passed(schedule.evaluate_every_images, begin, state.images)
-            sample_due = done or passed(schedule.sample_every_images, begin, state.images)
-            checkpoint_due = done or stopping or passed(schedule.checkpoint_every_images, begin, state.images)
+            late = writer.is_checkpoint_late()
+            sample_due = done or late or passed(schedule.sample_every_images, begin, state.images)
+            checkpoint_due = done or stopping or late or passed(schedule.checkpoint_every_images, begin, state.images)
             if (report_due or evaluation_due or sample_due or checkpoint_due) and not iteration.synchronize():
                 continue  # the clock was set back to an iteration that the device refused
 

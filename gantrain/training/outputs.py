@@ -11,15 +11,17 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gantrain import plotting
 from gantrain.errors import CheckpointError, is_out_of_memory
 from gantrain.evaluation import evaluation
+from gantrain.evaluation.distances import mean_distance
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.evaluation.samples import to_uint8
 from gantrain.networks.latents import Latents
@@ -34,11 +36,10 @@ from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
 from gantrain.training.generator import generate
 from gantrain.training.setup import TrainingSetup
-from gantrain.training.state import State, evaluating
+from gantrain.training.state import State, evaluating, parameter_values
 
 GRID_IMAGES = 64
 SCATTER_POINTS = 2000
-FEW_PARAMETERS = 8
 SECONDS_BETWEEN_CURVES = 60.0
 # Errors of metrics that cost no run, beside exhausted memory.
 METRIC_ERRORS = (FloatingPointError, torch.linalg.LinAlgError)
@@ -97,6 +98,7 @@ class Writer:
         """Report means since the last report, estimates from held-out data, rates, and the `metrics` of samples."""
         v_real, v_fake = self.compute_held_out_outputs()
         scalars = self.state.statistics.means() | self._estimate(v_real, v_fake) | self._measure_rates()
+        scalars |= self._measure_diversity()
         scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
         scalars |= metrics
         histograms = {"log_ratio/real": v_real, "log_ratio/fake": v_fake}
@@ -131,6 +133,20 @@ class Writer:
             ]
         v_real, v_fake = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
         return v_real, v_fake
+
+    def _measure_diversity(self) -> dict[str, float]:
+        """Return the mean distance between samples of the fixed latents, divided by that between real examples."""
+        if self.real_distance == 0:
+            return {}
+        latents = draw_fixed_latents(self.latents, GRID_IMAGES, self.seed)
+        samples = generate(self.state.best_generator, latents).flatten(1)
+        return {"diversity/pixel_distance": mean_distance(samples) / self.real_distance}
+
+    @cached_property
+    def real_distance(self) -> float:
+        """The mean distance between two real examples, in pixels."""
+        real = self.data.held_out(GRID_IMAGES).flatten(1).cpu()
+        return mean_distance(real) if len(real) > 1 else 0.0
 
     def _measure_rates(self) -> dict[str, float]:
         now, images = time.monotonic(), self.state.images
@@ -219,7 +235,6 @@ class Writer:
             plotting.save_grid(points, path)
         else:
             log_density = getattr(self.data, "log_density", None)
-            points, real = points[:, :2], None if real is None else real[:, :2]  # the first coordinates of several
             pictures.save_scatter(points, path, real=real, log_density=log_density, name=name)
 
     def draw_curves(self) -> None:
@@ -230,6 +245,10 @@ class Writer:
             if reports:
                 pictures.save_curves(reports, self.folder.path / "losses.png", highlight=trained)
         self.drawn = time.monotonic()
+
+    def is_checkpoint_late(self) -> bool:
+        """Return whether the last checkpoint, or the start, is `checkpoint_max_minutes` ago."""
+        return time.monotonic() - self.saved > 60 * self.schedule.checkpoint_max_minutes
 
     def save_checkpoint(self, *, now: bool) -> None:
         """Save the state, unless the last checkpoint is younger than `checkpoint_min_seconds` and `now` is off."""
@@ -251,7 +270,7 @@ class Writer:
         if best:
             self.best, self.improved = self.evaluated, False
         self.saved = time.monotonic()
-        self.reporter.note_checkpoint(self.good.name)
+        self.reporter.note(f"checkpoint {self.good.name}")
 
     def describe_checkpoint(self) -> str:
         """Return a sentence about the last good checkpoint, for the message of an error that ends the run."""
@@ -270,22 +289,6 @@ class Writer:
 def draw_fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
     """Return the latents of every grid of a run: the same for all runs with the same seed, on every device."""
     return latents.draw(count, stream_generator(seed, "grid"))
-
-
-def parameter_values(**networks: nn.Module) -> dict[str, float]:
-    """Return all parameters of networks that have at most FEW_PARAMETERS, as `parameters/<player>/<name>`.
-
-    The name is the last part of the parameter's own if that is unique. Numbers after the first have an index: `mean.1`.
-    """
-    values = {}
-    for player, network in networks.items():
-        parameters = dict(network.named_parameters())
-        if sum(parameter.numel() for parameter in parameters.values()) <= FEW_PARAMETERS:
-            short = {name.rpartition(".")[2]: parameter for name, parameter in parameters.items()}
-            for name, parameter in (short if len(short) == len(parameters) else parameters).items():
-                for index, value in enumerate(parameter.flatten().tolist()):
-                    values[f"parameters/{player}/{name}" + (f".{index}" if index else "")] = value
-    return values
 
 
 def measure_peak_memory() -> float:

@@ -17,7 +17,7 @@ class Schedule:
     """How long, in what steps, and what is written when; every interval counts images shown to D.
 
     `ema` is the average's decay per generator step. A checkpoint that is due within `checkpoint_min_seconds` of the
-    last one is left out, which changes no weights.
+    last one is left out, and one is added, with a grid, after `checkpoint_max_minutes`; neither changes weights.
     """
 
     images: int
@@ -28,6 +28,7 @@ class Schedule:
     sample_every_images: int = 50_000
     checkpoint_every_images: int = 50_000
     checkpoint_min_seconds: float = 30.0
+    checkpoint_max_minutes: float = 10.0
     keep_checkpoints: int = 3
     held_out_images: int = 500
     evaluate_every_images: int | None = None

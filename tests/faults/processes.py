@@ -32,11 +32,12 @@ Fault = Callable[[], None]
 
 
 class Command:
-    """`gantrain *arguments` in a process of its own; what it prints lies in `log`."""
+    """`gantrain *arguments` in a process of its own; what it prints lies in `log`. A daemon cannot start processes."""
 
-    def __init__(self, log: Path, *arguments: object, fault: Fault | None = None) -> None:
+    def __init__(self, log: Path, *arguments: object, fault: Fault | None = None, daemon: bool = True) -> None:
         self.log = log
-        self.process = FORKS.Process(target=_run, args=(log, [str(a) for a in arguments], fault), daemon=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.process = FORKS.Process(target=_run, args=(log, [str(a) for a in arguments], fault), daemon=daemon)
         self.process.start()
 
     @property

@@ -18,8 +18,7 @@ import yaml
 
 from gantrain.config.groups import GROUPS, options
 from gantrain.config.overrides import KNOWN
-from gantrain.config.schema import OPEN_KEYS, Config, keys
-from gantrain.runs import checkpoints
+from gantrain.config.schema import Config, keys
 
 Gantrain = Callable[..., Any]
 
@@ -32,14 +31,9 @@ VALUES = {
 # Data that are nowhere: whoever looks for them before the config is right says so instead.
 NOWHERE = ("dataset=folder", "dataset.path=nowhere", "dataset.root=nowhere", "dataset.size=8", "architecture=conv8")
 TINY = (
-    *(
-        "device=cpu",
-        "train.batch_size=20",
-        "train.held_out_images=40",
-        "train.checkpoint_min_seconds=0",
-        "dataset=ring",
-    ),
+    *("device=cpu", "train.batch_size=20", "train.held_out_images=40", "train.checkpoint_min_seconds=0"),
     *("train.report_every_images=40", "train.checkpoint_every_images=40", "train.sample_every_images=80"),
+    "dataset=ring",
 )
 
 
@@ -85,20 +79,18 @@ def wrong_choices(rounds: int) -> list[tuple[str, str, str]]:
 
 
 FORMS = ("{}=1", "+{}=1", "++{}=1", "~{}", "~{}=1")
-FIRST_SHARE = 0.95  # of all slips name the right word first: one in a two-letter name may be nearer to another
+FIRST_SHARE = 0.95  # of slips in a choice name the right one first: one in a two-letter name may be nearer to another
 
 
 def test_a_mistyped_key_is_refused_and_the_right_one_named(gantrain: Gantrain, tmp_path: Path, tried, times) -> None:
-    named = []
     cases = wrong_keys(times(1, soak=8))
+    cases = cases if times.soak else cases[::3]
     assert len(cases) >= 60
     for number, (slip, right) in enumerate(cases):
         with tried("a mistyped key"):
             answer = gantrain("train", *NOWHERE, FORMS[number % len(FORMS)].format(slip))
             assert_refused(answer)
-            assert f"there is no key {slip}" in answer.err
-            named.append(f"did you mean {right}?" in answer.err)
-    assert sum(named) >= FIRST_SHARE * len(named), f"{sum(named)} of {len(named)}"
+            assert f"there is no key {slip}; did you mean {right}?" in answer.err
     assert not list(tmp_path.iterdir())
 
 
@@ -129,29 +121,25 @@ def test_nothing_is_suggested_that_has_nothing_in_common(gantrain: Gantrain, tri
 
 SLIPS = {
     ("gen_div=kl,", "js"): "quote",
-    ("gen_div", "=kl"): "gen_div=…",
-    ("gen_div:kl",): "no key=value",
-    ("seed", "0"): "seed=",
-    ("seed",): "seed=",
-    ("kl",): "no key=value",
+    ("gen_div", "=kl"): "'gen_div' is not of the form key=value",
+    ("gen_div:kl",): "key=value",
+    ("seed", "0"): "key=value",
     ("64",): "key=value",
-    ("--seed=0",): "seed=0",
-    ("-seed=0",): "seed=0",
-    ("--seed", "0"): "seed=",
+    ("",): "key=value",
+    ("=0",): "there is no key =0",
+    ("--seed=0",): "there is no flag --seed=0; keys are written without dashes, as in seed=…",
+    ("--seed", "0"): "as in seed=…",
     ("gen_div=\u201ckl\u201d",): "quote it twice",
-    ('gen_div="kl',): "quote",
     ("optimizer.betas=[0.5,0.9",): "brackets",
     ("optimizer.betas=0.5,0.9",): "-m",
     ("train.images=1,000,000",): "-m",
     ("train.images=1M",): "whole number",
-    ("=0",): "no key",
-    ("",): "empty",
     ("gen_div=kl;js",): "quote",
-    ("gen_div=kl,js",): "-m",
     ("~gen_div=kl",): "cannot be taken away",
     ("~train.images",): "cannot be taken away",
     ("train.images=5", "train.epochs=5"): "two names of one length",
     ("update=reuse",): "update=reuse is gone; choose update=alternating",
+    ("hydra/launcher=packed",): "hydra/launcher=packed is now hydra/launcher=parallel",
 }
 
 
@@ -168,14 +156,11 @@ def test_a_slip_of_the_hand_is_told_in_a_sentence(gantrain: Gantrain, tmp_path: 
 @pytest.mark.parametrize(
     ("command", "typed", "says"),
     [
-        ("sample", ["RUN", "64"], "count"),
-        ("sample", ["RUN", "count", "64"], "count=…"),
-        ("sample", ["RUN", "--count=64"], "count=64"),
-        ("sample", ["RUN", "cuont=64"], "count"),
-        ("resume", ["RUN", "train.images", "64"], "train.images=…"),
-        ("resume", ["RUN", "trian.images=64"], "train.images"),
-        ("architecture", ["dcgan64", "64"], "shape"),
-        ("architecture", ["dcgan_64"], "dcgan64"),
+        ("sample", ["RUN", "64"], "'64' is not of the form key=value"),
+        ("sample", ["RUN", "--count=64"], "count=…"),
+        ("sample", ["RUN", "cuont=64"], "did you mean count?"),
+        ("resume", ["RUN", "trian.images=64"], "did you mean train.images?"),
+        ("architecture", ["dcgan64", "64"], "key=value"),
     ],
 )
 def test_other_commands_tell_it_too(gantrain: Gantrain, tried, command: str, typed: list[str], says: str) -> None:
@@ -198,22 +183,11 @@ def test_a_path_is_taken_as_it_is_or_how_to_quote_it_is_said(gantrain: Gantrain,
 # ---------------------------------------------------------------------------------------------------------------------
 # Values
 
+ANYTHING = ("[1]", "{a: 1}", "nan", "${nope}", "${oc.env:UNSET_IN_TESTS}")
 NONSENSE = {
-    "int": ("0.5", "abc", "''", "true", "[1]", "{a: 1}", "nan", "inf", "1e999", "-1", "1e30", "0x10", "${nope}"),
-    "float": (
-        "abc",
-        "''",
-        "true",
-        "[1]",
-        "{a: 1}",
-        "nan",
-        "inf",
-        "-inf",
-        "1e999",
-        "${nope}",
-        "${oc.env:UNSET_IN_TESTS}",
-    ),
-    "bool": ("maybe", "2", "''", "[true]", "{a: 1}", "nan", "${nope}"),
+    "int": ("0.5", "abc", "''", "true", "inf", "1e999", "-1", "1e30", "0x10", *ANYTHING),
+    "float": ("abc", "''", "true", "inf", "-inf", "1e999", *ANYTHING),
+    "bool": ("maybe", "2", "''", *ANYTHING),
     "str": ("''", "' '", "[a]", "{a: 1}", "${nope}", "${oc.env:UNSET_IN_TESTS}", "${oc.decode:1}${"),
     "list[str]": ("1", "abc", "[]", "[1e999,nope]", "{a: 1}", "[[a]]", "${nope}", "[null]"),
     "list[float]": ("1", "abc", "[a]", "[]", "[nan]", "[1e999]", "{a: 1}", "[[1]]", "${nope}", "[null]"),
@@ -228,15 +202,8 @@ def nonsense() -> list[tuple[str, str]]:
     cases += [(key, "null") for key in NEVER_NULL]
     cases += [(key, "-1") for key, kind in VALUES.items() if kind.startswith("float") and key not in FREE_BELOW_ZERO]
     cases += [(key, f"${{{key}}}") for key in VALUES]  # an interpolation that leads to itself
-    zero = (
-        "train.images",
-        "train.batch_size",
-        "train.discriminator_steps",
-        "latent.size",
-        "dataset.size",
-        "train.epochs",
-    )
-    return cases + [(key, "0") for key in zero]
+    zero = ("train.images", "train.batch_size", "train.discriminator_steps", "train.epochs")
+    return cases + [(key, "0") for key in (*zero, "latent.size", "dataset.size")]
 
 
 @pytest.mark.parametrize("key", VALUES)
@@ -260,60 +227,37 @@ def accepted(key: str, value: str) -> bool:
     return (value == "1e30" and key in without_limit) or (key, value) == ("logger", "[]")
 
 
-OPEN_NONSENSE = [
-    *(
-        f"optimizer.lr={value}"
-        for value in ("-1", "nan", "inf", "abc", "null", "[1]", "{a: 1}", "true", "1e999", "${nope}")
-    ),
-    *(
-        f"optimizer.betas={value}"
-        for value in ("1", "[1]", "[0.5,1]", "[nan,0.9]", "[a,b]", "[]", "[-1,0.9]", "[0.1,0.2,0.3]")
-    ),
-    *(f"optimizer.eps={value}" for value in ("-1", "nan", "abc")),
-    *(f"optimizer.name={value}" for value in ("adam", "Optimizer", "LBFGS", "os.system", "null", "''", "[Adam]", "1")),
-    *(
-        "optimizer.discriminator=5",
-        "optimizer.discriminator.lr=-1",
-        "optimizer.generator.betas=nan",
-        "optimizer.amsgrad=5",
-    ),
-    *(f"architecture.leaky_slope={value}" for value in ("-1", "1", "nan", "abc", "[1]", "null", "true")),
-    *(
-        f"architecture.generator={value}"
-        for value in ("5", "[]", "[5]", "abc", "[{op: nope}]", "[{op: linear}]", "null")
-    ),
-    *(
-        f"architecture.generator=[{{op: linear,features: {value}}}]"
-        for value in ("0", "-1", "1e30", "nan", "abc", "65537")
-    ),
-    *(
-        "architecture.maxout_pieces=1",
-        "architecture.maxout_pieces=1000000",
-        "architecture.init_std=0",
-        "architecture.nope=1",
-    ),
-    *("regularizer.weight=1", "regularizer.name=nope", "regularizer.name=null", "regularizer={name: r1,weight: nan}"),
-    *("head=ratios", "gen_objective=nope", "device=cuda:x", "device=cuda:-1", "device=gpu", "resume=yes"),
-    *(
-        "hydra.nope=1",
-        "hydra/launcher=nope",
-        "hydra.mode=nope",
-        "experiment=nope",
-        "experiment=[]x",
-        "dataset.weights=[1]",
-    ),
-]
+OPEN_NONSENSE = {
+    "optimizer.lr": ["-1", "nan", "inf", "abc", "null", "[1]", "{a: 1}", "true", "1e999", "${nope}"],
+    "optimizer.betas": ["1", "[1]", "[0.5,1]", "[nan,0.9]", "[a,b]", "[]", "[-1,0.9]", "[0.1,0.2,0.3]"],
+    "optimizer.name": ["adam", "Optimizer", "LBFGS", "os.system", "null", "''", "[Adam]", "1"],
+    "optimizer.discriminator.lr": ["-1"],
+    "optimizer.generator.betas": ["nan"],
+    "optimizer.amsgrad": ["5"],
+    "architecture.leaky_slope": ["-1", "1", "nan", "abc", "[1]", "null", "true"],
+    "architecture.generator": ["5", "[]", "[5]", "abc", "[{op: nope}]", "[{op: linear}]", "null"],
+    "architecture.discriminator": [f"[{{op: linear,features: {value}}}]" for value in ("0", "1e30", "abc", "65537")],
+    "architecture.maxout_pieces": ["1", "1000000"],
+    "architecture.init_std": ["0"],
+    "regularizer.weight": ["1"],
+    "regularizer.name": ["nope", "null"],
+    "regularizer": ["{name: r1,weight: nan}"],
+    "device": ["cuda:x", "cuda:-1", "gpu"],
+    "hydra.nope": ["1"],
+    "hydra/launcher": ["nope"],
+    "hydra.mode": ["nope"],
+    "experiment": ["nope", "[]x"],
+}
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_nonsense_in_an_open_section_is_refused_too(
-    gantrain: Gantrain, tmp_path: Path, tried, times, part: int
-) -> None:
-    for typed in OPEN_NONSENSE[part :: 4 if times.soak else 12]:
+@pytest.mark.parametrize("key", OPEN_NONSENSE)
+def test_nonsense_in_an_open_section_is_refused_too(gantrain: Gantrain, tmp_path: Path, tried, times, key: str) -> None:
+    """In the fast form at most three values a key."""
+    for value in OPEN_NONSENSE[key] if times.soak else OPEN_NONSENSE[key][:3]:
         with tried("a value that means nothing"):
-            answer = gantrain("train", *NOWHERE, typed)
+            answer = gantrain("train", *NOWHERE, f"{key}={value}")
             assert_refused(answer)
-            assert typed.partition("=")[0].partition(".")[0].partition("/")[0] in answer.err
+            assert key.partition(".")[0].partition("/")[0] in answer.err
             assert not list(tmp_path.iterdir())
 
 
@@ -321,13 +265,7 @@ def test_nonsense_in_an_open_section_is_refused_too(
     "typed",
     [
         *("dataset.means=[1,nan]", "dataset.stds=[0,1]", "dataset.stds=[-1,1]", "dataset.weights=[0,0]"),
-        *(
-            "dataset.weights=[-1,2]",
-            "dataset.weights=[nan,1]",
-            "dataset.means=[]",
-            "dataset.means=[1]",
-            "train.epochs=1",
-        ),
+        *("dataset.weights=[-1,2]", "dataset.means=[]", "dataset.means=[1]", "train.epochs=1"),
     ],
 )
 def test_a_mixture_that_is_none_is_refused(gantrain: Gantrain, tmp_path: Path, tried, typed: str) -> None:
@@ -346,30 +284,15 @@ def test_limits_are_printed_as_people_write_them(gantrain: Gantrain) -> None:
 
 GLOBAL = "# @package _global_\n"
 BROKEN = {
-    "alias bomb": "a: &a [1,1,1,1,1,1,1,1,1]\n"
-    + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in zip("abcdefgh", "bcdefghi", strict=True)),
-    "duplicate keys": "seed: 1\nseed: 2\n",
-    "nesting": "a: " + "{a: " * 900 + "1" + "}" * 900,
-    "brackets": "[" * 100_000,
-    "huge": "a: " + "x" * 2**21,
-    "object": "seed: !!python/object/apply:os.mkdir [caught]\n",
     "name": "seed: !!python/name:os.system\n",
-    "module": "seed: !!python/module:os\n",
     "target": "latent: {_target_: os.mkdir, path: caught}\n",
     "target in a list": "architecture: {generator: [{_target_: os.mkdir, path: caught}]}\n",
-    "callback": "hydra: {callbacks: {x: {_target_: os.mkdir, path: caught}}}\n",
-    "launcher": "hydra: {launcher: {_target_: os.mkdir, path: caught}}\n",
-    "logging": "hydra: {job_logging: {handlers: {x: {(): os.mkdir, path: caught}}}}\n",
     "search path": "hydra: {searchpath: ['file:///etc']}\n",
     "cycle": "latent: {size: '${train.batch_size}'}\ntrain: {batch_size: '${latent.size}'}\n",
     "evaluation": "seed: ${eval:1+1}\n",
     "unset": "seed: ${oc.env:UNSET_IN_TESTS}\n",
-    "unknown": "stpes: 5\n",
     "unknown below": "train: {imges: 5}\n",
-    "kind": "train: 5\n",
-    "tabs": "train:\n\timages: 5\n",
     "binary": "seed: \x01\x02\n",
-    "list": "- 1\n",
     "text": "seed\n",
     "range": "train: {images: -1}\n",
     "endless": "train: {images: .inf}\n",
@@ -418,23 +341,15 @@ ANOTHER_RUN = {
     "architecture=affine": "architecture.name: mlp → affine",
     "architecture.leaky_slope=0.3": "architecture.leaky_slope: ",
     "dataset=grid25": "dataset.name: ring → grid25",
-    "dataset.label=x": "dataset.label: not set → x",
-    "dataset.held_out=5": "dataset.held_out",
-    "disc_div=kl": "disc_div.name: gan → kl",
     "gen_div=kl": "gen_div.name: softened_reverse_kl → kl",
     "gen_div.affine=1": "gen_div.affine: 0.0 → 1",
     "latent.size=7": "latent.size: 2 → 7",
-    "latent.prior=uniform": "latent.prior: normal → uniform",
     "train.batch_size=10": "train.batch_size: 20 → 10",
-    "train.discriminator_steps=2": "train.discriminator_steps: 1 → 2",
-    "optimizer.lr=0.5": "optimizer.lr: ",
     "optimizer=sgd": "optimizer.name: Adam → SGD",
     "optimizer.generator.lr=0.5": "optimizer.generator.lr: not set → 0.5",
     "regularizer=r1": "regularizer.r1.weight: not set → 10.0",
-    "head=nowozin": "head: log_ratio → nowozin",
     "gen_objective=ratio": "gen_objective: matched → ratio",
     "seed=1": "seed: 0 → 1",
-    "ema=0.5": "ema: 0.999 → 0.5",
     "experiment=paper": "experiment=paper",
 }
 
@@ -498,9 +413,3 @@ def test_a_folder_that_is_no_run_is_left_as_it_is(gantrain: Gantrain, tmp_path: 
     for command in ("resume", "sample"):
         assert_refused(gantrain(command, "holiday"), code=4)
     assert not list((tmp_path / "holiday").iterdir())
-
-
-def test_a_checkpoint_that_was_renamed_keeps_its_clock(stopped: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(stopped, tmp_path / "run")
-    assert checkpoints.load_newest(run / "checkpoints")[1]["images"] == 80
-    assert set(OPEN_KEYS) <= set(KNOWN)

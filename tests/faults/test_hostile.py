@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
 import json
@@ -53,12 +52,12 @@ def received(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def only_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint, after all others and `last.pt` have been removed."""
+def only_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Remove all checkpoints but the newest, and `last.pt`; return its path and its contents."""
     newest, *older = checkpoints.list_files(folder / "checkpoints")
     for path in (*older, newest.with_name("last.pt")):
         path.unlink()
-    return newest
+    return newest, torch.load(newest, weights_only=True)
 
 
 def put(path: Path, content: bytes) -> None:
@@ -108,54 +107,32 @@ def operations(canary: str) -> dict[str, bytes]:
     argument = b"X" + struct.pack("<I", len(canary)) + canary.encode()
     return {
         "GLOBAL REDUCE": b"\x80\x02cos\nmkdir\n" + argument + b"\x85R.",
-        "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x05mkdir\x93" + argument + b"\x85R.",
         "INST": b"(" + argument + b"ios\nmkdir\n.",
         "OBJ": b"(cos\nmkdir\n" + argument + b"o.",
         "NEWOBJ": b"\x80\x02cos\nmkdir\n" + argument + b"\x85\x81.",
-        "NEWOBJ_EX": b"\x80\x04cos\nmkdir\n" + argument + b"\x85}\x92.",
         "BUILD": b"\x80\x02ccollections\nOrderedDict\n)R}X\x08\x00\x00\x00__dict__cos\nmkdir\nsb.",
-        "EXT1": b"\x80\x02\x82\x01.",
-        "PERSID": b"Pstorage\n.",
         "BINPERSID": b"\x80\x02(X\x07\x00\x00\x00storagecos\nmkdir\n" + argument + b"\x85RtQ.",
         "memo bomb": b"\x80\x02" + b"]q\x00(h\x00h\x00h\x00e" * 40 + b".",
         "length without bytes": b"\x80\x02X\xff\xff\xff\x7fabc.",
-        "frame without bytes": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",
         "long number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
         "nothing": b"",
-        "no end": b"\x80\x02}",
     }
 
 
 def calls(canary: str) -> dict[str, Call]:
     """What a pickle can ask for by way of `__reduce__`."""
-    touch = f"import os; os.mkdir({canary!r})"
     return {
         "os.mkdir": Call(os.mkdir, canary),
         "os.system": Call(os.system, f"mkdir {canary}"),
-        "os.popen": Call(os.popen, f"mkdir {canary}"),
         "eval": Call(eval, f"__import__('os').mkdir({canary!r})"),
-        "exec": Call(exec, touch),
-        "compile": Call(compile, touch, "x", "exec"),
-        "__import__": Call(__import__, "antigravity"),
-        "getattr": Call(getattr, "", "format"),
         "open": Call(open, canary, "w"),
-        "subprocess.call": Call(__import__("subprocess").call, ["mkdir", canary]),
         "subprocess.Popen": Call(__import__("subprocess").Popen, ["mkdir", canary]),
-        "shutil.rmtree": Call(shutil.rmtree, canary),
-        "pathlib.Path": Call(Path, canary),
         "importlib.import_module": Call(__import__("importlib").import_module, "this"),
-        "runpy.run_path": Call(__import__("runpy").run_path, canary),
-        "operator.methodcaller": Call(__import__("operator").methodcaller("mkdir"), Path(canary)),
         "functools.partial": Call(__import__("functools").partial, os.mkdir, canary),
         "pickle.loads": Call(pickle.loads, operations(canary)["GLOBAL REDUCE"]),
-        "torch.load": Call(torch.load, canary),
         "torch.hub.load": Call(torch.hub.load, "nobody/nothing", "x"),
-        "torch.save": Call(torch.save, {}, canary),
-        "numpy.save": Call(np.save, canary, np.zeros(1)),
-        "codecs.decode": Call(codecs.decode, b"0", "zlib"),
         "a state": Call(dict, state={"__class__": os.mkdir}),
         "socket": Call(__import__("socket").create_connection, ("127.0.0.1", 9)),
-        "webbrowser": Call(__import__("webbrowser").open, "http://127.0.0.1:9"),
     }
 
 
@@ -182,8 +159,7 @@ def test_a_checkpoint_calls_nothing(
     gantrain: Gantrain, received: Path, tmp_path: Path, tried, times, name: str
 ) -> None:
     canary = str(tmp_path / "executed")
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     payload, turn = calls(canary)[name], list(calls("canary")).index(name)
     places = list(PLACES.values())
     for number, place in enumerate(places if times.soak else [places[turn % len(places)]]):
@@ -199,7 +175,7 @@ def test_a_checkpoint_calls_nothing(
 @pytest.mark.parametrize("name", operations("canary"))
 def test_no_opcode_calls_anything(gantrain: Gantrain, received: Path, tmp_path: Path, tried, name: str) -> None:
     canary = str(tmp_path / "executed")
-    path = only_checkpoint(received)
+    path, _ = only_checkpoint(received)
     content = operations(canary)[name]
     for hostile in (content, with_pickle(content, path.read_bytes())):
         with tried("a pickle written by hand"):
@@ -256,22 +232,16 @@ def wide(bundle: dict) -> dict:
 
 BUNDLES: dict[str, Callable[[dict], Any]] = {
     "a list": lambda b: [b],
-    "a number": lambda b: 5,
     "nothing": lambda b: None,
-    "a tensor": lambda b: torch.ones(3),
     "without state": lambda b: {k: v for k, v in b.items() if k != "state"},
     "without generator": lambda b: b | {"state": {}},
     "another format": lambda b: b | {"format": 99},
-    "a format that is a tensor": lambda b: b | {"format": torch.ones(3)},
     "a clock below zero": lambda b: b | {"images": -1},
     "a clock without end": lambda b: b | {"images": 10**30},
-    "a clock in words": lambda b: b | {"images": "80"},
     "nan": lambda b: with_weight(b, lambda w: torch.full_like(w, torch.nan)),
-    "inf": lambda b: with_weight(b, lambda w: torch.full_like(w, torch.inf)),
     "another shape": lambda b: with_weight(b, lambda w: w[:1]),
     "another type": lambda b: with_weight(b, lambda w: w.double()),
     "numbers in place of a weight": lambda b: with_weight(b, lambda w: w.tolist()),
-    "text in place of a weight": lambda b: with_weight(b, lambda w: "x"),
     "a missing weight": lambda b: b | {"state": b["state"] | {n: {} for n in ("generator", "average")}},
     "a weight too many": lambda b: (
         b | {"state": b["state"] | {n: {**b["state"][n], "x": torch.ones(1)} for n in ("generator", "average")}}
@@ -279,7 +249,6 @@ BUNDLES: dict[str, Callable[[dict], Any]] = {
     "a tensor of a million million": lambda b: with_weight(b, lambda w: torch.zeros(1).expand(10**6, 10**6)),
     "many large ones": lambda b: b | {"data": {"x": [torch.zeros(1).expand(10**4)] * 10**4}},
     "sparse": lambda b: with_weight(b, lambda w: w.to_sparse()),
-    "complex": lambda b: with_weight(b, lambda w: w.to(torch.complex64)),
     "deep": lambda b: b | {"config": {"x": nested(200)}},
     "repeated without end": lambda b: b | {"config": {"x": repeated()}},
     "it holds itself": lambda b: b | {"config": itself()},
@@ -288,6 +257,10 @@ BUNDLES: dict[str, Callable[[dict], Any]] = {
     "an architecture that is none": lambda b: (
         b | {"generator": b["generator"] | {"architecture": 5}, "config": b["config"] | {"architecture": 5}}
     ),
+    "latents that are none": lambda b: (
+        b
+        | {"generator": b["generator"] | {"latent": {"size": -1, "prior": "x"}}, "config": b["config"] | {"latent": 5}}
+    ),
     "rows that are none": lambda b: (
         b
         | {
@@ -295,16 +268,9 @@ BUNDLES: dict[str, Callable[[dict], Any]] = {
             "config": b["config"] | {"architecture": {"generator": "x"}},
         }
     ),
-    "latents that are none": lambda b: (
-        b
-        | {"generator": b["generator"] | {"latent": {"size": -1, "prior": "x"}}, "config": b["config"] | {"latent": 5}}
-    ),
-    "no latents": lambda b: (
-        b | {"generator": b["generator"] | {"latent": {}}, "config": b["config"] | {"latent": {"size": "x"}}}
-    ),
     "a shape that is none": lambda b: b | {"data": b["data"] | {"shape": ["x"], "fingerprint": "x"}},
-    "a shape without end": lambda b: b | {"data": b["data"] | {"shape": [10**9, 10**9], "fingerprint": "x"}},
     "no data": lambda b: b | {"data": {}},
+    "a shape without end": lambda b: b | {"data": b["data"] | {"shape": [10**9, 10**9], "fingerprint": "x"}},
     "a config that is none": lambda b: {**b, "config": {"train": 5}, "generator": {}},
     "an unknown key": lambda b: {**b, "config": b["config"] | {"stpes": 5}, "generator": {}},
     "escapes in keys": lambda b: b | {"state": {ESCAPES: {ESCAPES: torch.tensor(torch.nan)}}},
@@ -317,8 +283,7 @@ OTHER_CODES = {2, 4, 8}
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_bundle_that_is_none_is_refused(gantrain: Gantrain, received: Path, tmp_path: Path, tried, name: str) -> None:
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     put(path, saved(BUNDLES[name](bundle)))
     for command in ("resume", "sample"):
         with tried("a checkpoint that is none"):
@@ -349,7 +314,7 @@ def zipped(original: bytes, kind: str) -> bytes:
 def test_an_archive_with_a_trick_is_refused(
     gantrain: Gantrain, received: Path, tmp_path: Path, tried, kind: str
 ) -> None:
-    path = only_checkpoint(received)
+    path, _ = only_checkpoint(received)
     put(path, zipped(path.read_bytes(), kind))
     before = {found for found in tmp_path.rglob("*") if found.name != ".lock"}
     with tried("a checkpoint that is another archive"):
@@ -361,27 +326,29 @@ def test_an_archive_with_a_trick_is_refused(
 # ---------------------------------------------------------------------------------------------------------------------
 # Run folders
 
-CONFIGS = {
-    "target": {"_target_": "os.mkdir", "path": "CANARY"},
-    "launcher": {"hydra": {"launcher": {"_target_": "os.mkdir", "path": "CANARY"}}},
-    "callbacks": {"hydra": {"callbacks": {"x": {"_target_": "os.mkdir", "path": "CANARY"}}}},
-    "object": {"architecture": {"object": "os:mkdir"}},
-    "secret": {"dataset": {"label": "${oc.env:GANTRAIN_SECRET}"}},
-    "not ours": {"seed": [1, 2, 3]},
+CALL = {"_target_": "os.mkdir", "path": "CANARY"}
+CONFIG = {
+    "seed": [1, 2, 3],
+    "dataset": {"label": "${oc.env:GANTRAIN_SECRET}"},
+    "architecture": {"object": "os:mkdir"},
+    "hydra": {"launcher": CALL, "callbacks": {"x": CALL}},
+}
+YAML = {
+    "configs": yaml.safe_dump(CALL | CONFIG).encode(),
+    "python": b"a: !!python/object/apply:os.mkdir [CANARY]",
+    "nested": b"[" * 10**5,
+    "bytes": b"\xff",
 }
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "python", "bomb", "bytes"])
+@pytest.mark.parametrize("name", YAML)
 def test_the_yaml_of_a_run_is_not_what_is_run(
     gantrain: Gantrain, received: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried, name: str
 ) -> None:
     """It is written for people: what is resumed is the config inside the checkpoint."""
     monkeypatch.setenv("GANTRAIN_SECRET", "hush-hush")
     canary = tmp_path / "executed"
-    text = yaml.safe_dump(CONFIGS.get(name, {})).replace("CANARY", str(canary)).encode()
-    text = {"python": b"a: !!python/object/apply:os.mkdir [CANARY]", "bomb": b"[" * 10**5, "bytes": b"\xff"}.get(
-        name, text
-    )
+    text = YAML[name].replace(b"CANARY", str(canary).encode())
     for file in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         (received / ".hydra" / file).write_bytes(text)
     with tried("a run folder's YAML"):
@@ -409,8 +376,7 @@ INSIDE: dict[str, Callable[[dict], dict]] = {
 def test_the_config_in_a_checkpoint_runs_nothing(
     gantrain: Gantrain, received: Path, tmp_path: Path, tried, name: str
 ) -> None:
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     put(path, saved(bundle | {"config": INSIDE[name](bundle["config"])}))
     with tried("a checkpoint's config"):
         answer = COMMANDS["resume"](gantrain, received)
@@ -425,8 +391,7 @@ def test_a_secret_that_a_checkpoint_asks_for_is_in_no_file(
     gantrain: Gantrain, received: Path, monkeypatch: pytest.MonkeyPatch, tried
 ) -> None:
     monkeypatch.setenv("GANTRAIN_SECRET", "hush-hush")
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     dataset = bundle["config"]["dataset"] | {"label": "${oc.env:GANTRAIN_SECRET}"}
     put(path, saved(bundle | {"config": bundle["config"] | {"dataset": dataset}}))
     with tried("a checkpoint's config"):
@@ -438,12 +403,9 @@ def test_a_secret_that_a_checkpoint_asks_for_is_in_no_file(
 SUMMARIES = {
     "escapes": json.dumps({"status": ESCAPES, "reason": ESCAPES, "started": ESCAPES}),
     "kinds": json.dumps({"status": ["finished"], "seconds": "x", "resumed_at_images": 5, "metrics": "x", "images": []}),
-    "a list": "[1]",
     "deep": "[" * 100_000,
-    "text": "finished",
     "empty": "",
     "nan": '{"status": NaN, "seconds": 1e999}',
-    "digits": '{"seconds": ' + "9" * 10_000 + "}",
 }
 
 
@@ -458,12 +420,7 @@ def test_a_summary_of_others_steers_nothing(gantrain: Gantrain, received: Path, 
             assert "internal error" not in answer.err
 
 
-LINKS = ("checkpoints", "samples", ".hydra", ".lock", "metrics.jsonl", "train.log", "summary.json", "losses.png")
-LINKS += (".hydra/config.yaml", "checkpoints/last.pt", "samples/seed0", "checkpoints/images_000000000120.pt")
-
-
-def assert_untouched(outside: Path, before: dict[Path, tuple]) -> None:
-    assert seen(outside) == before
+LINKS = ("checkpoints", "samples/seed0", ".lock", "metrics.jsonl", ".hydra/config.yaml", "checkpoints/last.pt")
 
 
 def seen(folder: Path) -> dict[Path, tuple]:
@@ -492,7 +449,7 @@ def test_nothing_is_written_through_a_link(
         with tried("a link in a run folder"):
             assert_refused(answer)
             assert "is a link" in answer.err
-            assert_untouched(outside, before)
+            assert seen(outside) == before
 
 
 @pytest.mark.parametrize(
@@ -511,16 +468,7 @@ def test_a_pipe_is_not_waited_for(gantrain: Gantrain, received: Path, tried, nam
 # Names
 
 
-NAMES = [
-    "\x1b[31mred",
-    "two\nlines",
-    "[red]markup",
-    "\u202eleft",
-    "\rback",
-    "tab\tbell\x07",
-    "$(touch x)",
-    "'; x",
-]
+NAMES = ["\x1b[31mred[red]markup\u202eleft\rback\ttab\x07bell", "two\nlines", "$(touch x)'; x"]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
@@ -531,8 +479,7 @@ def test_a_name_never_steers_the_terminal(gantrain: Gantrain, received: Path, tm
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "fine.png")
     sweep = tmp_path / "sweep"
     shutil.copytree(received, sweep / name)
-    path = only_checkpoint(received)
-    bundle = torch.load(path, weights_only=True)
+    path, bundle = only_checkpoint(received)
     dataset = bundle["config"]["dataset"] | {"label": name}
     put(path, saved(bundle | {"config": bundle["config"] | {"dataset": dataset}}))
     typed = ("dataset=folder", f"dataset.path={folder}", "dataset.size=8", "architecture=conv8", "train.batch_size=1")
@@ -554,14 +501,7 @@ def test_a_name_never_steers_the_terminal(gantrain: Gantrain, received: Path, tm
 # ---------------------------------------------------------------------------------------------------------------------
 # The network
 
-CONNECTIONS = (
-    "socket.bind",
-    "socket.connect",
-    "socket.getaddrinfo",
-    "socket.gethostbyname",
-    "socket.sendto",
-    "urllib.Request",
-)
+CONNECTIONS = ("socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 CAUGHT = 97
 
 
@@ -604,11 +544,11 @@ def test_a_connection_would_be_seen(tmp_path: Path) -> None:
 
 def test_the_payloads_would_work(tmp_path: Path) -> None:
     """A reader that trusts a pickle runs them: what the canary proves is no matter of chance."""
-    for number, name in enumerate(("GLOBAL REDUCE", "STACK_GLOBAL", "INST", "OBJ")):
+    for number, name in enumerate(("GLOBAL REDUCE", "INST", "OBJ")):
         canary = tmp_path / str(number)
         pickle.loads(operations(str(canary))[name])
         assert canary.is_dir()
-    for name in ("os.mkdir", "os.system", "eval", "exec", "subprocess.call"):
+    for name in ("os.mkdir", "os.system", "eval"):
         canary = tmp_path / name
         pickle.loads(pickle.dumps(calls(str(canary))[name]))
         assert canary.is_dir()

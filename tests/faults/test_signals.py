@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import pytest
 from support.waiting import wait_until
 
 from faults.processes import Command, run, signal_itself
@@ -43,7 +44,7 @@ def assert_stopped(code: int, output: str, number: signal.Signals) -> None:
 
 
 def test_a_signal_finishes_the_step_and_saves(tried, times, uninterrupted, tmp_path):
-    for phase, number in times.of(itertools.product(PHASES, SIGNALS), 3):
+    for phase, number in times.of(itertools.product(PHASES, SIGNALS), 2):
         folder, log = tmp_path / f"{phase} {number}", tmp_path / f"log {phase} {number}"
         function, call = PHASES[phase]
         with tried(f"a signal during {phase}"):
@@ -89,21 +90,30 @@ def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(tried, times, u
             assert_same_run(uninterrupted, folder)
 
 
-def test_a_signal_during_the_last_step_lets_the_run_finish(tried, uninterrupted, tmp_path):
-    folder, log = tmp_path / "run", tmp_path / "log"
-    with tried("a signal during the last step"):
-        fault = partial(signal_itself, "gantrain.training.step:Step.generator_step", signal.SIGTERM, call=STEPS)
-        code, output = run(log, *training(folder), fault=fault)
+def ignore_then_send(number: int) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    signal_itself(PHASES["a step of D"][0], number, call=7)
+
+
+IGNORED = {
+    "a signal during the last step": partial(signal_itself, PHASES["a step of G"][0], signal.SIGTERM, call=STEPS),
+    "a hangup under nohup": partial(ignore_then_send, signal.SIGHUP),
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_a_signal_lets_the_run_finish(tried, name, uninterrupted, tmp_path):
+    with tried(name):
+        code, output = run(tmp_path / "log", *training(tmp_path / "run"), fault=IGNORED[name])
         assert code == 0, output
-        assert_same_run(uninterrupted, folder)
+        assert_same_run(uninterrupted, tmp_path / "run")
 
 
-HYDRA = "hydra._internal"
 # When the signal comes; one run has finished by then.
 SWEPT = {
     "during a run": ("gantrain.training.step:Step.discriminator_step", STEPS + 5),
     "in a run's last step": ("gantrain.training.step:Step.generator_step", STEPS),
-    "as a run begins": ("gantrain.commands.train:launch", 2),
+    "as a run begins": ("gantrain.launch.job:train_in", 2),
     "between two runs": ("hydra._internal.config_loader_impl:ConfigLoaderImpl.load_sweep_config", 5),
 }
 
@@ -148,23 +158,11 @@ def read(terminal: int) -> bytes:
     return b""
 
 
-def test_a_background_run_that_ignores_hangups_goes_on(tried, uninterrupted, tmp_path):
-    folder, log = tmp_path / "run", tmp_path / "log"
-    with tried("a hangup under nohup"):
-        fault = partial(ignore_then_send, signal.SIGHUP)
-        code, output = run(log, *training(folder), fault=fault)
-        assert code == 0, output
-        assert_same_run(uninterrupted, folder)
-
-
-def ignore_then_send(number: int) -> None:
-    signal.signal(number, signal.SIG_IGN)
-    signal_itself("gantrain.training.step:Step.discriminator_step", number, call=7)
-
-
 def test_signals_at_random_moments(tried, times, uninterrupted, tmp_path):
     """From outside, whatever the program is doing, from its first import to its end."""
-    for attempt in range(times(1, soak=20)):
+    if not times.soak:
+        pytest.skip("the moments above are enough in the fast form")
+    for attempt in range(20):
         folder, log, number = tmp_path / f"run{attempt}", tmp_path / f"log{attempt}", SIGNALS[attempt % 3]
         with tried("a signal at a random moment"):
             command = Command(log, *training(folder))
