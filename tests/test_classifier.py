@@ -100,6 +100,25 @@ def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain
     assert found.accuracy == 1
 
 
+def test_one_that_is_no_better_than_the_largest_class_is_not_used(
+    tmp_path: Path, gantrain: Callable[..., Answer]
+) -> None:
+    """Three folders whose images are alike, as index folders are."""
+    folder = photographs(tmp_path / "in", dict.fromkeys("abc", (120, 120, 120)), 70)
+    np.save("samples.npy", np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8))
+    data_of = ["dataset=folder", f"dataset.path={folder}", "train_classifier.width=2", "train_classifier.epochs=1"]
+    answer = gantrain("evaluate", "samples.npy", *data_of)
+    assert (answer.code, "features" in answer.out) == (3, False)
+    for words in (
+        "the largest class",
+        "dataset.json",
+        "features=inception",
+        "classifier=FILE",
+        "of 21 held out images",
+    ):
+        assert words in answer.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

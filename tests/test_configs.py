@@ -47,6 +47,7 @@ NATURAL_ARCHITECTURE = {
     "dirac": "dirac",
     "fashion_mnist": "dcgan28",
     "folder": "appendix",
+    "array": "appendix",
     "grid25": "mlp",
     "mixture1d": "affine",
     "mnist": "dcgan28",
@@ -108,7 +109,7 @@ def name_of(section: Any) -> str:
 
 def chosen(group: str, option: str) -> list[str]:
     """The arguments that choose an option, with what it cannot do without."""
-    return [f"{group}={option}", *(["dataset.path=images"] if option == "folder" else [])]
+    return [f"{group}={option}", *(["dataset.path=images"] if option in ("folder", "array") else [])]
 
 
 def refusal(*overrides: str, read: Callable[..., Settings] = settings) -> str:

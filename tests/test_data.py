@@ -7,15 +7,18 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,17 @@ def test_configuration_and_code_agree(name: str) -> None:
         ({"name": "digits", "held_out": -1}, "dataset.held_out=-1"),
         ({"name": "digits", "path": "x"}, "dataset=folder"),
         ({"name": "folder"}, "dataset.path"),
+        ({"name": "array"}, "dataset.path=X.npy"),
+        ({"name": "array", "path": "x", "labels": "folders"}, "dataset=folder, not"),
+        ({"name": "folder", "path": "x", "labels": "folder"}, "folders"),
+        ({"name": "digits", "labels": "none"}, "dataset=folder"),
+        ({"name": "folder", "path": "x", "fit": "fill"}, "stretch"),
+        ({"name": "ring", "fit": "pad"}, "dataset=folder"),
+        ({"name": "folder", "path": "x", "range": "full"}, "auto"),
+        ({"name": "folder", "path": "x", "range": [4095, 0]}, "BLACK below WHITE"),
+        ({"name": "folder", "path": "x", "range": [0, 1, 2]}, "BLACK,WHITE"),
+        ({"name": "folder", "path": "x", "range": [0, float("inf")]}, "BLACK,WHITE"),
+        ({"name": "cifar10", "range": [0, 1]}, "dataset=folder"),
         ({"name": "ring", "means": [1.0]}, "mixture1d"),
         ({"name": "mixture1d", "means": [1.0]}, "2, 1 and 2"),
         ({"name": "mixture1d", "weights": []}, "0, 2 and 2"),
@@ -305,6 +319,125 @@ def test_a_folder_its_zip_and_a_copy_in_another_order_are_the_same_dataset(photo
         assert torch.equal(dataset.held_out(1), datasets[0].held_out(1))
 
 
+def filled(root: Path, counts: dict[str, int]) -> Path:
+    """A folder with so many different images in each subfolder."""
+    seeds = itertools.count()
+    for name, count in counts.items():
+        for index in range(count):
+            write_image(root / name / f"{index}.png", pixels(4, 4, 3, seed=next(seeds)))
+    return root
+
+
+def class_counts(images: Images) -> dict[str, tuple[int, int]]:
+    """Training and held-out images of each class."""
+    labels = images.labels()
+    return {
+        name: tuple(int((part == number).sum()) for part in (labels.train, labels.test))
+        for number, name in enumerate(labels.classes)
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "unused"),
+    [
+        ("train", "val", None),
+        ("Training", "TEST", "valid"),
+        ("train", "validation", "extra"),
+        ("in/train", "in/test", None),
+    ],
+)
+def test_folders_of_splits_are_the_splits_and_the_classes_lie_below(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: str, held: str, unused: str | None
+) -> None:
+    root = filled(tmp_path, {f"{train}/cat": 6, f"{train}/dog": 5, f"{held}/cat": 2, f"{held}/dog": 3})
+    if unused is not None:
+        filled(root, {unused: 4})
+    images = data.load("folder", path=root, size=4, flip=False)
+    said = capsys.readouterr().out
+    assert f"{Path(train).name}/ is trained on (11 images)" in said
+    assert f"{Path(held).name}/ is held out (5)" in said
+    assert (f"{unused}/ is not used" in said) == (unused is not None)
+    assert class_counts(images) == {"cat": (6, 2), "dog": (5, 3)}
+    for folder_name, found in ((train, images.train), (held, images.held)):
+        for name, number in (("cat", 0), ("dog", 1)):
+            labels = images.labels().train if folder_name == train else images.labels().test
+            wanted = {np.asarray(Image.open(file)).tobytes() for file in (root / folder_name / name).glob("*.png")}
+            chosen = found[labels == number].permute(0, 2, 3, 1).contiguous()
+            assert {image.numpy().tobytes() for image in chosen} == wanted
+    assert len(data.load("folder", path=root, size=4, held_out=2).held) == 2
+    renamed = shutil.copytree(root, tmp_path.parent / f"{tmp_path.name} renamed")
+    for number, file in enumerate(sorted(renamed.rglob("*.png"), reverse=True)):
+        file.rename(file.with_name(f"new {number}.png"))
+    other = data.load("folder", path=renamed, size=4, flip=False)
+    assert torch.equal(other.batch(0, 11).images, images.batch(0, 11).images)
+
+
+def test_a_damaged_file_of_a_split_is_left_out_of_it(tmp_path: Path) -> None:
+    root = filled(tmp_path, {"train": 5, "val": 3})
+    (root / "train" / "2.png").write_bytes(b"")
+    images = data.load("folder", path=root, size=4, on_bad="skip")
+    assert (images.size, len(images.held), images.skipped, images.labels()) == (4, 3, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_numbering"),
+    [
+        ({"00000": 4, "00001": 4, "00002": 2}, True),
+        ({"00000": 4, "00001": 4, "00002": 4}, True),
+        ({"0": 4, "1": 4}, True),
+        ({"0": 4, "1": 3}, False),
+        ({"00000": 4, "00001": 3, "00002": 4}, False),
+        ({"a": 4, "b": 4}, False),
+    ],
+)
+def test_numbered_folders_of_equal_size_are_no_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], counts: dict[str, int], is_numbering: bool
+) -> None:
+    root = filled(tmp_path, counts)
+    assert (data.load("folder", path=root, size=4).labels() is None) == is_numbering
+    assert ("dataset.labels=folders" in capsys.readouterr().out) == is_numbering
+    labels = data.load("folder", path=root, size=4, labels="folders", held_out=0).labels()
+    assert dict(zip(labels.classes, np.bincount(labels.train).tolist(), strict=True)) == counts
+    assert data.load("folder", path=root, size=4, labels="none").labels() is None
+    assert capsys.readouterr().out == ""
+
+
+def test_the_labels_of_stylegans_dataset_json_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = filled(tmp_path / "in", {"00000": 4, "00001": 4})
+    names = [f"0000{index // 4}/{index % 4}.png" for index in range(8)]
+    listing = root / "dataset.json"
+    listing.write_text(json.dumps({"labels": [[name, 3 + 2 * (index % 2)] for index, name in enumerate(names)]}))
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for file in [*names, "dataset.json"]:
+            archive.write(root / file, file)
+    for path in (root, tmp_path / "in.zip"):
+        images = data.load("folder", path=path, size=4, flip=False, held_out=0)
+        labels = images.labels()
+        assert (labels.classes, images.size, images.skipped) == (("3", "5"), 8, 0)
+        odd = {np.asarray(Image.open(root / name)).tobytes() for name in names[1::2]}
+        chosen = images.train[labels.train == 1].permute(0, 2, 3, 1).contiguous()
+        assert {image.numpy().tobytes() for image in chosen} == odd
+    listing.write_text(json.dumps({"labels": [[name, 0] for name in names[:6]]}))
+    capsys.readouterr()
+    assert data.load("folder", path=root, size=4, held_out=0).labels().train.tolist().count(-1) == 2
+    assert "2 images have no class in dataset.json" in capsys.readouterr().out
+    listing.write_text('{"labels": null}')
+    assert data.load("folder", path=root, size=4).labels() is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", '{"labels": 5}', '{"labels": [["a.png", [0.5]]]}', '{"labels": {"a": 1}}', "[" * 10**5]
+)
+def test_another_dataset_json_is_named(tmp_path: Path, text: str) -> None:
+    (filled(tmp_path, {"a": 2}) / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json is not of the form .* remove it"):
+        data.load("folder", path=tmp_path, size=4)
+    assert data.load("folder", path=tmp_path, size=4, labels="none").size == 2
+    (tmp_path / "dataset.json").write_text('{"labels": [["other.png", 1]]}')
+    with pytest.raises(DataError, match="names none of the 2 images"):
+        data.load("folder", path=tmp_path, size=4)
+
+
 def test_the_fingerprint_follows_the_content(photographs: Path) -> None:
     before = data.load("folder", path=photographs, size=8).fingerprint
     write_image(photographs / "class0" / "0.png", pixels(8, 8, 3, seed=99))
@@ -362,6 +495,92 @@ def test_every_format_is_cropped_to_its_central_square(kind: str) -> None:
     assert np.abs(found[:, :, 1:9].astype(int) - 200).max() < 8
 
 
+@pytest.mark.parametrize(("suffix", "channels"), [("png", 1), ("tiff", 1), ("rgb.png", 3), ("rgb.tiff", 3)])
+@pytest.mark.parametrize("limits", ["auto", [0, 4095]])
+def test_twelve_bits_in_a_file_of_sixteen_are_said_and_scaled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, channels: int, limits: Any
+) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for number, picture in enumerate([ramp, ramp[::-1]]):
+        values = np.stack([picture, picture.T, picture], -1)[..., :channels]
+        (tmp_path / f"{number}.{suffix}").write_bytes(deep_file(values, suffix.split(".")[-1]))
+    dark = data.load("folder", path=tmp_path, size=64, held_out=0, flip=False)
+    said = capsys.readouterr().out
+    for words in ("4,095 of 65,535", "17 levels", "dataset.range=[0,4095]", "auto"):
+        assert words in said
+    assert int(dark.train.max()) in (15, 16)
+    bright = data.load("folder", path=tmp_path, size=64, held_out=0, range=limits, flip=False)
+    assert capsys.readouterr().out == ""
+    wanted = np.round(ramp * (255 / 4095))
+    assert sorted(np.unique(bright.train)) == list(range(256))
+    assert any(np.array_equal(image[0], wanted) for image in bright.train.numpy())
+    if channels == 3:
+        assert any(np.array_equal(image, np.stack([wanted, wanted.T, wanted])) for image in bright.train.numpy())
+
+
+def deep_file(values: np.ndarray, kind: str) -> bytes:
+    """A PNG or TIFF of uint16 `[H, W, C]`; Pillow writes none in colour."""
+    if values.shape[-1] == 1:
+        return encoded(Image.fromarray(values[..., 0]), kind.upper())
+    height, width, _ = values.shape
+    if kind == "png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        ihdr = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        chunks = [(b"IHDR", ihdr), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        parts = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    pixels = values.astype("<u2").tobytes()
+    # (tag, type: 3 short or 4 long, count, value); the three depths lie behind the directory, the pixels behind them.
+    entries = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(pixels)), (284, 3, 1, 1)]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<I", 8) + directory + bytes(4)
+    return head + struct.pack("<3H", 16, 16, 16) + pixels
+
+
+def test_masks_of_zeros_and_ones_and_floating_point_are_said_and_scaled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, scan = tmp_path / "masks", tmp_path / "scan"
+    for number in range(3):
+        write_image(masks / f"{number}.png", pixels(8, 8, seed=number) % 2)
+        scan.mkdir(exist_ok=True)
+        Image.fromarray(np.float32(pixels(8, 8, seed=number)) - 1000).save(scan / f"{number}.tiff")
+    data.load("folder", path=masks, size=8)
+    assert "the brightest value is 1 of 255: at 8 bits 2 levels are left" in capsys.readouterr().out
+    found = data.load("folder", path=masks, size=8, held_out=0, range="auto").train
+    assert found.unique().tolist() == [0, 255]
+    with pytest.raises(DataError, match=r"values from −9.* dataset\.range=auto"):
+        data.load("folder", path=scan, size=8)
+    found = data.load("folder", path=scan, size=8, held_out=0, range=[-1000, -745], flip=False).train
+    assert {image.numpy().tobytes() for image in found} == {pixels(8, 8, seed=number).tobytes() for number in range(3)}
+    shutil.copy(masks / "0.png", scan)
+    with pytest.raises(DataError, match="one depth; the white of these is 1, 255"):
+        data.load("folder", path=scan, size=8, range="auto")
+
+
+def test_what_a_crop_would_lose_is_said_and_can_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures of 96×16 whose content lies at both ends."""
+    for number in range(4):
+        picture = np.zeros((16, 96, 3), np.uint8)
+        picture[:, :16] = 50 * number + 50
+        picture[:, -16:] = 255
+        write_image(tmp_path / f"{number}.png", picture)
+    with pytest.raises(DataError, match=r"4 images in .* all the same\n4 of 4 images lose .*96×16.*dataset\.fit=pad"):
+        data.load("folder", path=tmp_path, size=96)
+    padded, stretched = (
+        data.load("folder", path=tmp_path, size=96, held_out=0, flip=False, fit=fit).train for fit in ("pad", "stretch")
+    )
+    assert capsys.readouterr().out == ""
+    assert padded[:, :, :40].max() == padded[:, :, 56:].max() == 0
+    assert sorted(padded[:, 0, 48, 8].tolist()) == sorted(stretched[:, 0, 48, 8].tolist()) == [50, 100, 150, 200]
+    assert stretched[:, 0, 0, 95].tolist() == [255] * 4
+    write_image(tmp_path / "5.png", pixels(16, 96, 3))
+    write_image(tmp_path / "6.png", pixels(60, 90, 3))  # loses a third and no more
+    assert data.load("folder", path=tmp_path, size=16, held_out=0).size == 6
+    assert "5 of 6 images lose more than a third" in capsys.readouterr().out
+
+
 def test_no_altered_byte_of_a_png_alters_the_picture_in_silence() -> None:
     steps = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8), np.ones((8, 8), np.uint8))
     png = encoded(Image.fromarray(steps))
@@ -379,6 +598,132 @@ def test_no_altered_byte_of_a_png_alters_the_picture_in_silence() -> None:
 def test_images_that_do_not_fit_into_memory_are_told_by_size(photographs: Path) -> None:
     with pytest.raises(MemoryExhaustedError, match=r"lower dataset\.size"):
         data.load("folder", path=photographs, size=10**7)
+
+
+# Arrays
+
+
+GREY, COLOUR = pixels(12, 8, 8), pixels(12, 3, 8, 8)
+ARRAYS: dict[str, tuple[np.ndarray, np.ndarray]] = {  # what is stored, and the images that it stands for
+    "channels first": (COLOUR, COLOUR),
+    "channels last": (COLOUR.transpose(0, 2, 3, 1), COLOUR),
+    "grey": (GREY, GREY[:, None]),
+    "grey with a channel": (GREY[..., None], GREY[:, None]),
+    "floats": (COLOUR / 255, COLOUR),
+    "big-endian floats": ((COLOUR / 255).astype(">f4"), COLOUR),
+    "16 bits": (COLOUR.astype(np.uint16) * 257, COLOUR),
+    "bool": (GREY > 99, (GREY[:, None] > 99) * np.uint8(255)),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_images_in_an_array_are_read_in_every_form(tmp_path: Path, name: str) -> None:
+    stored, wanted = ARRAYS[name]
+    np.save(tmp_path / "a.npy", stored)
+    np.savez(tmp_path / "a.npz", images=stored, labels=np.arange(12))
+    for path in ("a.npy", "a.npz", "a.npz:images"):
+        images = data.load("array", path=tmp_path / path, size=8, held_out=0, flip=False)
+        assert images.shape == wanted.shape[1:]
+        assert {image.tobytes() for image in images.train.numpy()} == {image.tobytes() for image in wanted}
+    assert data.load("array", path=tmp_path / "a.npy").shape == (wanted.shape[1], 32, 32)
+
+
+def test_an_array_is_fitted_scaled_and_described_like_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ramp = np.linspace(0, 4095, 3 * 16 * 96).reshape(3, 16, 96).astype(np.uint16)
+    path = tmp_path / "a.npy"
+    np.save(path, ramp)
+    cropped = data.load("array", path=path, size=16, held_out=0, flip=False)
+    said = capsys.readouterr().out
+    for words in ("4,095 of 65,535", "dataset.range=[0,4095]", "96×16", "dataset.fit=pad"):
+        assert words in said
+    assert {image.tobytes() for image in cropped.train.numpy()} == {
+        image[:, 40:56].tobytes() for image in (ramp >> 8).astype(np.uint8)
+    }
+    padded = data.load("array", path=path, size=96, held_out=0, flip=False, fit="pad", range="auto").train
+    assert capsys.readouterr().out == ""
+    assert {image[0, 40:56].numpy().tobytes() for image in padded} == {
+        image.tobytes() for image in np.round(ramp * (255 / 4095)).astype(np.uint8)
+    }
+    assert int(padded[:, :, :40].max()) == int(padded[:, :, 56:].max()) == 0
+    assert data.load("array", path=path, size=16, fit="stretch", range="auto").shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["npy", "csv", "csv with names", "npz", "a line"])
+def test_points_in_an_array_are_a_stream_of_epochs(tmp_path: Path, kind: str) -> None:
+    points = np.random.default_rng(0).normal(size=(30, 1 if kind == "a line" else 3)).astype(np.float32)
+    path = tmp_path / f"p.{'npy' if kind == 'a line' else kind[:3]}"
+    if kind.startswith("csv"):
+        np.savetxt(path, points, delimiter=",", header="x,y,z" if "names" in kind else "", comments="", fmt="%.9g")
+    elif kind == "npz":
+        np.savez(path, points=points, weights=np.ones(30))
+    else:
+        np.save(path, points.squeeze() if kind == "a line" else points)
+    dataset = data.load("array", path=path, held_out=5)
+    assert data.DatasetSettings("array", path=path).shapes == (dataset.shape,) == (points.shape[1:],)
+    assert (dataset.size, dataset.has_held_out, dataset.batch(0, 7).images.dtype) == (25, True, torch.float32)
+    found = torch.cat([dataset.batch(0, 25).images, dataset.held_out(9)]).numpy()
+    assert sorted(map(tuple, found)) == sorted(map(tuple, points))
+
+
+def write_refused(folder_path: Path) -> None:
+    """Files that `REFUSED` names."""
+    np.savez(folder_path / "two.npz", x_train=GREY, x_test=GREY)
+    np.savez(folder_path / "moments.npz", mu=np.zeros(8), sigma=np.zeros((8, 8)))
+    np.savez(folder_path / "none.npz")
+    np.save(folder_path / "shape.npy", np.zeros((4, 8, 8, 8), np.uint8))
+    np.save(folder_path / "empty.npy", np.zeros((0, 8, 8), np.uint8))
+    np.save(folder_path / "nan.npy", np.full((4, 8, 8), np.nan))
+    np.save(folder_path / "signed.npy", GREY.astype(np.int16) - 100)
+    np.save(folder_path / "complex.npy", GREY * 1j)
+    np.save(folder_path / "same.npy", np.zeros((4, 8, 8), np.uint8))
+    np.save(folder_path / "code.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(folder_path / "code.npz", np.array([{}], dtype=object), allow_pickle=True)
+    (folder_path / "cut.npy").write_bytes((folder_path / "signed.npy").read_bytes()[:-9])
+    (folder_path / "cut.npz").write_bytes((folder_path / "two.npz").read_bytes()[:-9])
+    (folder_path / "words.csv").write_text("x,y\n1,two\n")
+    (folder_path / "ragged.csv").write_text("1,2\n1,2,3\n")
+    (folder_path / "data.mat").write_bytes(b"")
+    os.mkfifo(folder_path / "pipe.npy")
+
+
+REFUSED = {
+    "two.npz": r"x_train \[12, 8, 8\], x_test .*two\.npz:NAME",
+    "two.npz:y": r"no array y; it holds x_train",
+    "moments.npz": r"stored moments \(mu, sigma\)",
+    "none.npz": "holds nothing",
+    "shape.npy": r"uint8 \[4, 8, 8, 8\]; images \[N, C, H, W\]",
+    "empty.npy": r"uint8 \[0, 8, 8\]",
+    "nan.npy": "not finite",
+    "signed.npy": r"values from −100 .*dataset\.range=auto",
+    "complex.npy": "complex128",
+    "same.npy": "4 images in .* are all the same",
+    "code.npy": "no array that can be read",
+    "code.npz": "no array that can be read",
+    "cut.npy": "no array that can be read",
+    "cut.npz": "no array that can be read",
+    "words.csv": "must hold numbers",
+    "ragged.csv": "must hold numbers",
+    "data.mat": r"give a \.npy, \.npz or \.csv file",
+    "pipe.npy": "no file of an array",
+    "missing.npy": "does not exist",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_array_that_cannot_be_trained_on_is_named(tmp_path: Path, name: str) -> None:
+    write_refused(tmp_path)
+    with pytest.raises(DataError, match=REFUSED[name]) as caught:
+        data.load("array", path=tmp_path / name)
+    assert name.split(":")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("x.npy", "dataset=array dataset.path="), ("x.csv", "dataset=array"), ("x.tar.gz", "unpack it")]
+)
+def test_a_file_that_is_no_folder_of_images_names_the_way(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=words):
+        data.load("folder", path=tmp_path / name)
 
 
 # Published datasets: small files in the real formats, whose checksums replace the published ones

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gantrain import data
 from gantrain.cli import main
+from gantrain.data import arrays
 from gantrain.errors import DataError
 from gantrain.evaluation import classifier
 from gantrain.evaluation import samples as stored
@@ -241,7 +242,7 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
         (["range.npy", "dataset=digits"], 3, "8-bit"),
         (["words.npy", "dataset=digits"], 3, "no array"),
         (["number.npy", "dataset=digits"], 3, "float32 []"),
-        (["long.npy", "dataset=digits"], 3, "as uint8, float32 or float64"),
+        (["long.npy", "dataset=digits"], 3, "numbers of up to 64 bits"),
         (["dark.npy", "dataset=digits"], 3, "8-bit"),
         (["lost.npy", "dataset=ring"], 3, "not finite"),
         (["broken.npz", "dataset=digits"], 3, "no array"),
@@ -282,7 +283,7 @@ def test_a_run_is_not_judged_by_images_that_have_changed(tmp_path: Path, gantrai
 
 def test_an_array_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "a.npz", np.zeros((1000, 8, 8), np.uint8))
-    monkeypatch.setattr(stored, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(arrays, "MAX_BYTES", 10_000)
     with pytest.raises(DataError, match="the most"):
         stored.read_samples(tmp_path / "a.npz", (1, 8, 8))
 

@@ -129,7 +129,7 @@ def test_a_missing_classifier_is_trained_before_the_run(
     tmp_path: Path, gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(ClassifierTraining, "default", lambda *_: ClassifierTraining(width=2, epochs=1))
+    monkeypatch.setattr(ClassifierTraining, "default", lambda *_: ClassifierTraining(width=4, epochs=6))
     answer = gantrain("train", "run_dir=run", *DIGITS, "evaluate.every_images=2000", "evaluate.metrics=[prdc]")
     assert answer.code == 0, answer.err
     said = [line for line in answer.out.splitlines() if "classifier of the labels" in line or "images 2,000/" in line]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gantrain import data
 from gantrain.errors import ConfigError, DataError
-from gantrain.evaluation import classes, distances, inception, metrics
+from gantrain.evaluation import classes, distances, features, inception, metrics
 from gantrain.evaluation.classifier_training import ClassifierTraining
 
 pytest.importorskip("torch_fidelity", reason="needs gantrain[inception]")
@@ -80,6 +80,7 @@ def published(patch: pytest.MonkeyPatch, path: Path) -> None:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache without weights, and classifiers that are trained at once."""
     monkeypatch.setattr(ClassifierTraining, "default", lambda *_: ClassifierTraining(width=2, epochs=1))
+    monkeypatch.setattr(features, "SIGNIFICANCE", 1)  # its images are random
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "gantrain" / "inception"
 

@@ -200,7 +200,7 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
     else:
         # Only the dataset is validated: the rest of the config may be for another machine.
         settings = DatasetSettings(**vars(parse_config(change_config(source.config, values)).dataset))
-    if values.keys() - {"dataset.root", "dataset.path"}:
+    if values.keys() - {"dataset.root", "dataset.path", "dataset.labels"}:
         source = replace(source, fingerprint=None)  # other data
     out = Path(options.out or out)
     result = evaluate_source(source, settings, references, out=out)

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gantrain.data import decoding, labels
 from gantrain.devices import DEVICES
 from gantrain.errors import ConfigError
 from gantrain.evaluation import evaluation, features
@@ -60,12 +61,17 @@ class DatasetConfig:
 
     name: str = "???"
     root: str = setting("data", "folder of the published datasets; missing ones are downloaded into it")
-    path: str | None = setting(None, "folder or .zip file of images, for dataset=folder")
+    path: str | None = setting(None, "folder or .zip file of images, or file of an array, for dataset=folder and array")
     size: int | None = number(None, "side length to which images are resized, in pixels", at_least=1, at_most=1024)
     held_out: int | None = number(None, "number of images held out from training", at_least=0)
     on_bad: str = choice("error", ("error", "skip"), "action on a damaged image file")
     label: str | None = setting(None, "name of the data in outputs, in place of the dataset's")
     flip: bool | None = setting(None, "mirror each training image with probability 1/2")
+    labels: str = choice("auto", labels.KINDS, "source of the classes of images, for dataset=folder")
+    fit: str = choice("crop", decoding.FITS, "how images become square, for dataset=folder and array")
+    range: Any = setting(
+        None, "values that become black and white, [BLACK,WHITE]; auto: the least and the greatest of the data"
+    )
     weights: list[float] | None = setting(None, "weights of the Gaussians, for dataset=mixture1d")
     means: list[float] | None = setting(None, "their means")
     stds: list[float] | None = setting(None, "their standard deviations")

@@ -8,16 +8,17 @@ contract, `Dataset`, so that training never asks which one it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
-from gantrain.data import folder, mixtures, published
+from gantrain.data import arrays, decoding, folder, labels, levels, mixtures, published
 from gantrain.data.batch import Batch
-from gantrain.data.images import Images, Labels, Splits, choose_held_out, divide, resize
+from gantrain.data.images import Images, Labels, Points, Splits, choose_held_out, divide, resize
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.errors import ConfigError, describe_choice
 
@@ -34,6 +35,7 @@ __all__ = [
     "Labels",
     "Mixture",
     "PointMass",
+    "Points",
     "load",
 ]
 
@@ -59,13 +61,16 @@ class Dataset(Protocol):
 class ImageSource(NamedTuple):
     """A set of images: its reader and its natural settings."""
 
-    read: Callable[[Path, int, str], Splits]  # (folder, size in pixels, on_bad) → splits
+    read: Callable[..., Splits]  # (folder, size in pixels, on_bad, **options) → splits
     size: int
     flip: bool
     channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
     stacks: str | None = None  # the dataset whose images are the channels of this one's
+    options: Mapping[str, str] = MappingProxyType({})  # the reader's further arguments, and the settings that they are
 
 
+IN_PATHS = ("folder", "array")  # looked for at dataset.path
+FITTING = {"fit": "fit", "limits": "range"}
 IMAGES: dict[str, ImageSource] = {
     "digits": ImageSource(published.read_digits, size=8, flip=False, channels=(1,)),
     "mnist": ImageSource(partial(published.read_torchvision, "mnist"), size=28, flip=False, channels=(1,)),
@@ -78,7 +83,16 @@ IMAGES: dict[str, ImageSource] = {
     "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
     "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
     "celeba": ImageSource(published.read_celeba, size=64, flip=True),
-    "folder": ImageSource(folder.read, size=32, flip=True, channels=(3, 1)),
+    "folder": ImageSource(
+        folder.read,
+        size=32,
+        flip=True,
+        channels=(3, 1),
+        options=MappingProxyType({"labels": "labels", "fit": "fit", "limits": "range"}),
+    ),
+    "array": ImageSource(
+        arrays.read, size=32, flip=True, channels=(3, 1), options=MappingProxyType({"fit": "fit", "limits": "range"})
+    ),
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
@@ -97,12 +111,16 @@ class DatasetSettings:
     """The choice of a dataset and of how it is read; None takes the dataset's natural value.
 
     - `root`: the folder in which published datasets lie and to which they are downloaded.
-    - `path`: a folder of images, or a .zip of them, for `folder`.
+    - `path`: a folder of images, or a .zip of them, for `folder`; a .npy, .npz or .csv file for `array`.
     - `size`: side of the square images in pixels.
     - `held_out`: how many examples to keep from training, 0 for none. By default the test split, or without one
       min(10 %, 1,000) images chosen by a hash of their content, the same for every seed.
     - `on_bad`: `error` or `skip`, for a damaged file among images.
     - `flip`: mirror half of the training images, at random.
+    - `labels`: where the classes of a folder's images come from, one of `gantrain.data.labels.KINDS`.
+    - `fit`: how an image that is not square becomes one, one of `gantrain.data.decoding.FITS`.
+    - `range`: the values in image files that become black and white, or `auto` for the darkest and brightest of all; by
+      default the whole range of the files' type.
     - `weights`, `means`, `stds`: the components of `mixture1d`.
     - `label`: the name in reports; by default `name`.
 
@@ -117,6 +135,9 @@ class DatasetSettings:
     held_out: int | None = None
     on_bad: str = "error"
     flip: bool | None = None
+    labels: str = labels.AUTO
+    fit: str = decoding.CROP
+    range: Sequence[float] | str | None = None
     weights: Sequence[float] | None = None
     means: Sequence[float] | None = None
     stds: Sequence[float] | None = None
@@ -127,11 +148,14 @@ class DatasetSettings:
             raise ConfigError(describe_choice("dataset", self.name, DATASETS))
         if self.on_bad not in ("error", "skip"):
             raise ConfigError(describe_choice("dataset.on_bad", self.on_bad, ("error", "skip")))
-        if self.name == "folder" and not str(self.path or ""):
-            raise ConfigError("dataset=folder needs dataset.path=FOLDER, a folder of images or a .zip of them")
-        if self.name != "folder" and self.path is not None:
+        self._check_files()
+        if self.name in IN_PATHS and not str(self.path or ""):
+            what = "FOLDER, a folder of images or a .zip of them" if self.name == "folder" else "X.npy, X.npz or X.csv"
+            raise ConfigError(f"dataset={self.name} needs dataset.path={what}")
+        if self.name not in IN_PATHS and self.path is not None:
             raise ConfigError(
-                f"dataset.path={self.path} is for dataset=folder; dataset={self.name} is looked for under dataset.root"
+                f"dataset.path={self.path} is for dataset=folder or array; dataset={self.name} is looked for under "
+                "dataset.root"
             )
         if self.size is not None and self.size < 1:
             raise ConfigError(f"dataset.size={self.size} must be at least 1 pixel")
@@ -143,6 +167,19 @@ class DatasetSettings:
         if self.name in DENSITIES:
             self.build_mixture()
 
+    def _check_files(self) -> None:
+        """Raise ConfigError for settings of image files that are wrong, or for data that are none."""
+        for key, options in (("labels", labels.KINDS), ("fit", decoding.FITS)):
+            if getattr(self, key) not in options:
+                raise ConfigError(describe_choice(f"dataset.{key}", getattr(self, key), options))
+        if not levels.is_range(self.range):
+            raise ConfigError(f"dataset.range={self.range} must be auto, or [BLACK,WHITE] with BLACK below WHITE")
+        for key, default in (("labels", labels.AUTO), ("fit", decoding.CROP), ("range", None)):
+            takers = [name for name in IMAGES if key in IMAGES[name].options.values()]
+            if self.name not in takers and (value := getattr(self, key)) != default:
+                given = f"dataset.{key}={value}"
+                raise ConfigError(f"{given} is for dataset={' or '.join(takers)}, not dataset={self.name}")
+
     @property
     def _components(self) -> dict[str, Sequence[float]]:
         given = {"weights": self.weights, "means": self.means, "stds": self.stds}
@@ -150,11 +187,16 @@ class DatasetSettings:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes that an example may have, known before any is read: a folder's images may be in colour or grey."""
+        """The shapes that an example may have, known before any is read: a folder's images may be in colour or grey.
+
+        Of an array the shape is read, and may raise DataError.
+        """
         if self.name in DENSITIES:
             return ((self.build_mixture().dimensions,),)
         if self.name in POINT_MASSES:
             return ((POINT_MASSES[self.name],),)
+        if self.name == "array" and (dimensions := arrays.find_dimensions(Path(str(self.path)).expanduser())):
+            return ((dimensions,),)
         source = IMAGES[self.name]
         side = self.size or source.size
         return tuple((channels, side, side) for channels in source.channels)
@@ -166,14 +208,14 @@ class DatasetSettings:
 
 def load(
     name: str, *, seed: int = 0, device: torch.device | str = "cpu", **options: Any
-) -> Images | Density | PointMass:
+) -> Images | Points | Density | PointMass:
     """Load the dataset `name` onto `device`; `options` are those of `DatasetSettings`. Raises as `load_dataset`."""
     return load_dataset(DatasetSettings(name, **options), seed=seed, device=device)
 
 
 def load_dataset(
     settings: DatasetSettings, *, seed: int = 0, device: torch.device | str = "cpu"
-) -> Images | Density | PointMass:
+) -> Images | Points | Density | PointMass:
     """Load a dataset onto `device`; `seed` decides the order of images, or the draws from a density.
 
     Raises DataError for data that are missing or damaged.
@@ -185,16 +227,19 @@ def load_dataset(
         return PointMass(name, label, POINT_MASSES[name], device=device)
     source = IMAGES[name]
     size = settings.size or source.size
-    splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad)
+    options = {argument: getattr(settings, key) for argument, key in source.options.items()}
+    splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad, **options)
     chosen = choose_held_out(splits, settings.held_out)
     train, held = divide(splits.train, splits.test, chosen)
-    labels = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
+    if train.dim() == 2:
+        return Points(name, label, train.to(device), held.to(device), seed=seed)
+    classes = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
     return Images(
         name,
         label,
         resize(train, size).to(device),
         resize(held, size).to(device),
-        labels=labels,
+        labels=classes,
         is_test=splits.test is not None,
         flip=source.flip if settings.flip is None else settings.flip,
         skipped=splits.skipped,

@@ -6,12 +6,12 @@
 | grey, palette | RGB |
 | alpha or a transparent colour | laid over white |
 | CMYK | RGB |
-| 16 bits a channel | scaled to 8 bits, not clipped |
+| 16 bits a channel, floating point | scaled to 8 bits, not clipped |
 | several frames | the first one |
-| any size | centre-cropped to a square, resized (bicubic, antialiased) |
+| any size | fitted to a square, resized (bicubic, antialiased) |
 
 Files come from anywhere: their format is recognised by content, their pixels are counted before they are decoded, and
-a truncated file is an error. The checksums of a PNG are compared; JPEG and WebP carry none, so that a wrong bit in them
+a truncated file is an error. The checksums of a PNG are compared; other formats carry none, so that a wrong bit in them
 is found only if the decoder fails.
 """
 
@@ -24,16 +24,21 @@ from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gantrain.console import one_line, say, show_progress
+from gantrain.data.levels import Levels, Limits, Values, find_limits, measure, read_values, to_rgb
 from gantrain.errors import DataError, MemoryExhaustedError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+T = TypeVar("T")
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+FITS = CROP, PAD, STRETCH = ("crop", "pad", "stretch")
 MAX_PIXELS = 8192 * 8192  # 256 MB once decoded with four channels
 LARGE_PIXELS = 4096 * 4096  # larger images are decoded one at a time, to bound the memory
 MAX_NAMED = 3  # damaged files that a message names
@@ -50,26 +55,51 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
+class Found(NamedTuple):
+    """What an image was in its file."""
+
+    levels: Levels
+    width: int
+    height: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its central square leaves out more than a third of it."""
+        return 3 * min(self.width, self.height) < 2 * max(self.width, self.height)
+
+
+class Pictures(NamedTuple):
+    """The M intact images among N files, in the order of the files."""
+
+    pixels: np.ndarray  # uint8 [M, 3, size, size]
+    intact: np.ndarray  # bool [N], whether the file is one of the M
+    found: list[Found]  # M
+
+
 def decode_all(
-    files: Sequence[File], size: int, on_bad: str, where: Path, *, remedy: str = SKIP
-) -> tuple[np.ndarray, np.ndarray]:
+    files: Sequence[File],
+    size: int,
+    on_bad: str,
+    where: Path,
+    *,
+    fit: str = CROP,
+    limits: Limits | str | None = None,
+    remedy: str = SKIP,
+) -> Pictures:
     """Decode image files in parallel.
 
     Args:
         files: The files, which lie in the folder or archive `where`.
         size: Side of the decoded images in pixels.
         on_bad: `error` or `skip`, for damaged files.
+        fit: One of FITS: the central square, the whole image between black bands, or the whole image distorted.
+        limits: The values that become black and white; `auto`: the darkest and the brightest in all files.
         remedy: The last line of the error about damaged files.
-
-    Returns:
-        The pixels of the intact files in the order of `files`, uint8 `[M, 3, size, size]`, and for each file whether it
-        is intact, bool `[N]`.
 
     Raises DataError if every file is damaged, or if one is and `on_bad` is `error`. The error, or a message about
     skipped files, names the first damaged files and counts the others.
     """
     import numpy as np
-    from PIL import Image
 
     try:
         pixels = np.empty((len(files), 3, size, size), np.uint8)
@@ -78,30 +108,48 @@ def decode_all(
             f"{len(files):,} images need {len(files) * 3 * size**2 / 2**30:.1f} GiB of memory at {size}×{size} pixels; "
             "lower dataset.size"
         ) from error
-    intact = np.zeros(len(files), bool)
+    if isinstance(limits, str):
+        ranges, _ = _read_all(files, lambda _, data: measure(open_image(data)))
+        limits = find_limits(ranges) if ranges else None
 
-    def attempt(index: int) -> str:
-        """Decode one file into its place; return the reason if it is damaged, else an empty string."""
+    def place(index: int, data: bytes) -> Found:
+        """Decode a file into its place."""
+        values = open_image(data)
+        pixels[index] = fit_square(to_rgb(values, limits), size, fit)
+        return Found(measure(values), *values.colour.shape[1::-1])
+
+    found, faults = _read_all(files, place)
+    if faults or not files:
+        _report_faults(list(faults.values()), len(files), on_bad, where, remedy)
+    intact = np.ones(len(files), bool)
+    intact[list(faults)] = False
+    return Pictures(pixels[intact] if faults else pixels, intact, found)
+
+
+def _read_all(files: Sequence[File], work: Callable[[int, bytes], T]) -> tuple[list[T], dict[int, str]]:
+    """Return what `work` makes of the number and the bytes of each file, and why files are damaged, by their number."""
+    from PIL import Image
+
+    def attempt(index: int) -> tuple[T | None, str]:
         try:
-            pixels[index] = decode(files[index].read(), size)
+            return work(index, files[index].read()), ""
         except Exception as error:  # a damaged file can raise anything inside a decoder
-            return f"{one_line(files[index].name)}: {_reason(error)}"
-        intact[index] = True
-        return ""
+            return None, f"{one_line(files[index].name)}: {_reason(error)}"
 
-    pool, reasons = ThreadPoolExecutor(), []
+    pool, results, faults = ThreadPoolExecutor(), [], {}
     try:
         with warnings.catch_warnings(), show_progress("reading images", error=True) as update:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` counts pixels
-            for reason in pool.map(attempt, range(len(files))):
-                reasons.append(reason)
-                update(len(reasons), len(files))
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_image` counts pixels
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags
+            for index, (result, fault) in enumerate(pool.map(attempt, range(len(files)))):
+                if fault:
+                    faults[index] = fault
+                else:
+                    results.append(result)
+                update(index + 1, len(files))
     finally:
         pool.shutdown(cancel_futures=True)
-    faults = [reason for reason in reasons if reason]
-    if faults or not files:
-        _report_faults(faults, len(files), on_bad, where, remedy)
-    return (pixels[intact] if faults else pixels), intact
+    return results, faults  # type: ignore[return-value]
 
 
 def _report_faults(faults: Sequence[str], count: int, on_bad: str, where: Path, remedy: str) -> None:
@@ -117,13 +165,17 @@ def _report_faults(faults: Sequence[str], count: int, on_bad: str, where: Path, 
     say(f"left out {these}:\n{named}")
 
 
-def decode(data: bytes, size: int) -> np.ndarray:
-    """Return the pixels of one encoded image, uint8 `[3, size, size]`.
+def decode(data: bytes, size: int, *, fit: str = CROP, limits: Limits | None = None) -> np.ndarray:
+    """Return the pixels of one encoded image, uint8 `[3, size, size]`. Raises as `open_image`."""
+    return fit_square(to_rgb(open_image(data), limits), size, fit)
+
+
+def open_image(data: bytes) -> Values:
+    """Return the values of one encoded image.
 
     Raises DataError for too large an image, and whatever the decoder raises for a damaged one.
     """
-    import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -131,25 +183,30 @@ def decode(data: bytes, size: int) -> np.ndarray:
         image.verify()  # compares the checksums of a PNG; afterwards the image has to be opened again
     is_large = image.width * image.height > LARGE_PIXELS
     with _large_image_lock if is_large else nullcontext(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        stored = _pixel_layout(image)
         image.load()
-        colour = _to_rgb(ImageOps.exif_transpose(image))
-    if colour.size != (size, size):
-        colour = ImageOps.fit(colour, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(colour).transpose(2, 0, 1)
+        return read_values(image, stored, data)
 
 
-def _to_rgb(image: Image) -> Image:
+def _pixel_layout(image: ImageFile) -> str:
+    """Return how the file of an image that is not loaded yet stores a pixel, in Pillow's words, such as `RGB;16B`."""
+    arguments: Any = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def fit_square(image: Image, size: int, fit: str = CROP) -> np.ndarray:
+    """Return the pixels of an RGB image that is fitted to a square, uint8 `[3, size, size]`; `fit` is one of FITS."""
     import numpy as np
     from PIL import Image as images
+    from PIL import ImageOps
 
-    if image.mode.startswith(("I", "F")):  # 16-bit grey, 0 … 65535, to 8 bits: 65535 / 255 = 257
-        scaled = np.round(np.asarray(image, dtype=np.float64) / 257).clip(0, 255)
-        image = images.fromarray(scaled.astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = images.new("RGBA", image.size, "white")
-        image = images.alpha_composite(white, image)
-    return image.convert("RGB")
+    if image.size != (size, size):
+        bicubic = images.Resampling.BICUBIC
+        if fit == STRETCH:
+            image = image.resize((size, size), bicubic)
+        else:
+            image = (ImageOps.pad if fit == PAD else ImageOps.fit)(image, (size, size), bicubic)
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 def _reason(error: Exception) -> str:

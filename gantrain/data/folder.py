@@ -13,12 +13,20 @@ import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
 
-from gantrain.console import one_line
-from gantrain.data.decoding import File, decode_all
-from gantrain.data.images import Labels, Splits
+from gantrain.console import one_line, say
+from gantrain.data.decoding import CROP, File, Found, decode_all
+from gantrain.data.images import Labels, Splits, check_distinct, order_by_content
+from gantrain.data.labels import AUTO, LISTING, find_splits, label_images
+from gantrain.data.levels import Limits, check_depth, describe_darkness
 from gantrain.errors import DataError
 
+if TYPE_CHECKING:
+    import torch
+
+ARRAYS = (".npy", ".npz", ".csv")  # of `gantrain.data.arrays`
+ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 MAX_BYTES = 256 * 2**20  # of one image file
 MAX_FILES = 10_000_000
 MAX_TOTAL_BYTES = 2**40
@@ -26,39 +34,63 @@ MAX_RATIO = 100  # uncompressed to compressed; image files are compressed alread
 RATIO_COUNTS_FROM = 2**20  # bytes; a smaller member is no bomb, whatever its ratio
 
 
-def read(path: Path, size: int, on_bad: str) -> Splits:
-    """Read every image under `path`, with one channel if all are grey, else three; the labels are its class folders.
+def read(
+    path: Path, size: int, on_bad: str, *, labels: str = AUTO, fit: str = CROP, limits: Limits | str | None = None
+) -> Splits:
+    """Read the images under `path`, with one channel if all are grey, else three.
 
-    Raises DataError if `path` is missing, unreadable or without images, or if one is damaged and `on_bad` is `error`.
+    `gantrain.data.labels` says which folders are splits or classes; `labels` is one of its KINDS. `fit` and `limits`
+    are those of `decode_all`. What is decided is printed. Raises DataError if `path` is missing, unreadable or without
+    images, if one is damaged and `on_bad` is `error`, and for images that are all the same.
     """
     import torch
 
-    files = image_files(path)
+    found = image_files(path)
+    listings = [file for file in found if PurePosixPath(file.name).name == LISTING]
+    files = [file for file in found if file not in listings]
     if not files:
         raise DataError(f"{path} holds no files; dataset.path must be a folder of images or a .zip of them")
-    pixels, intact = decode_all(files, size, on_bad, path)
-    images = torch.from_numpy(pixels)
+    folders = find_splits([file.name for file in files])
+    files = [files[index] for index in (*folders.train, *(folders.test or ()))]
+    pictures = decode_all(files, size, on_bad, path, fit=fit, limits=limits)
+    names = [file.name for file, whole in zip(files, pictures.intact, strict=True) if whole]
+    notes = [folders.description, *_describe_pictures(names, pictures.found, fit, is_scaled=limits is not None)]
+    notes = list(filter(None, notes))
+    images = torch.from_numpy(pictures.pixels)
+    check_distinct(images, path, notes)
     grey = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
-    labels = label_by_folders([file.name for file, whole in zip(files, intact, strict=True) if whole])
     images = images[:, :1].contiguous() if grey else images
-    return Splits(images, labels=labels, skipped=len(files) - int(intact.sum()))
+    classes, note = label_images(names, listings, labels, folders.level)
+    for sentence in (*notes, *filter(None, [note])):
+        say(f"{path}: {sentence}")
+    count = None if folders.test is None else int(pictures.intact[: len(folders.train)].sum())  # of training images
+    return _split(images, classes, count, skipped=len(files) - len(names))
 
 
-def label_by_folders(names: Sequence[str]) -> Labels | None:
-    """Return the classes of images: for each, the first folder of its path in which the paths differ.
+def _describe_pictures(names: Sequence[str], found: Sequence[Found], fit: str, *, is_scaled: bool) -> Iterator[str]:
+    """Yield sentences about images that are far darker than their files allow, and about images that a crop cuts."""
+    levels = [each.levels for each in found]
+    if is_scaled:
+        check_depth(levels)
+    else:
+        yield describe_darkness(levels)
+    cut = [(name, each) for name, each in zip(names, found, strict=True) if each.is_cut]
+    if cut and fit == CROP:
+        name, first = cut[0]
+        yield (
+            f"{len(cut):,} of {len(names):,} images lose more than a third to the central square ({one_line(name)}: "
+            f"{first.width}×{first.height}); dataset.fit=pad or stretch keeps them whole"
+        )
 
-    None unless there are several such folders and every image lies in one of them.
-    """
-    import torch
 
-    folders = [PurePosixPath(name).parent.parts for name in names]
-    levels = [len(set(names)) for names in zip(*folders, strict=False)]
-    shared = next((depth for depth, different in enumerate(levels) if different > 1), len(levels))
-    if any(len(parts) == shared for parts in folders):
-        return None
-    classes = sorted({parts[shared] for parts in folders}, key=os.fsencode)
-    numbers = {name: number for number, name in enumerate(classes)}
-    return Labels(tuple(map(one_line, classes)), torch.tensor([numbers[parts[shared]] for parts in folders]))
+def _split(images: torch.Tensor, labels: Labels | None, count: int | None, skipped: int) -> Splits:
+    """Return the first `count` images as the training split, ordered by content, and the others as the test split."""
+    if count is None:
+        return Splits(images, labels=labels, skipped=skipped)
+    order = order_by_content(images[:count])  # so that file names have no influence
+    if labels is not None:
+        labels = Labels(labels.classes, labels.train[order], labels.train[count:])
+    return Splits(images[order], images[count:], labels, skipped)
 
 
 def image_files(path: Path) -> list[File]:
@@ -109,6 +141,10 @@ def _read_file(path: Path) -> bytes:
 def _open_zip(path: Path) -> Iterator[File]:
     if not path.is_file():  # opening a pipe would wait for ever
         raise DataError(f"{path} is neither a folder of images nor a .zip of them")
+    if path.suffix.lower() in ARRAYS:
+        raise DataError(f"{path} is an array, not a folder of images: dataset=array dataset.path={path}")
+    if path.suffix.lower() in ARCHIVES:
+        raise DataError(f"{path} is an archive of another kind than .zip; unpack it and give the folder")
     archive = zipfile.ZipFile(path)
     members = [member for member in archive.infolist() if not member.is_dir()]
     _check_members(path, members)

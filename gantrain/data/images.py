@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.data.batch import Batch
 from gantrain.errors import DataError
@@ -36,11 +37,11 @@ class Splits(NamedTuple):
     skipped: int = 0  # damaged files that were left out
 
 
-class Images:
-    """A set of images; the contract is `gantrain.data.Dataset`.
+class Examples:
+    """Examples that are stored on the device, read as an endless stream.
 
-    `train` and `held` are uint8 `[N, C, H, W]` on the device on which batches are made; `held` may be empty, and is the
-    test split if `is_test`.
+    `train` and `held` are `[N, *shape]` on the device on which batches are made; `held` may be empty, and is the test
+    split if `is_test`.
     """
 
     def __init__(
@@ -50,9 +51,7 @@ class Images:
         train: torch.Tensor,
         held: torch.Tensor,
         *,
-        labels: Labels | None = None,
         is_test: bool = False,
-        flip: bool = False,
         skipped: int = 0,
         seed: int = 0,
     ) -> None:
@@ -64,30 +63,21 @@ class Images:
         self.fingerprint = _fingerprint(train, held)
         self.skipped = skipped
         self.split = "training" if not self.has_held_out else "test" if is_test else "held out"  # what held_out gives
-        self.flip = flip
         self.train = train
         self.held = held if self.has_held_out else train
-        self._labels = labels
         self._seed = seed
         self._orders: dict[int, torch.Tensor] = {}
 
     def batch(self, clock: int, batch_size: int) -> Batch:
-        """Images clock … clock + B − 1 of the stream: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
-        images = pixels(self.train[self._indices(clock, batch_size)])
-        return Batch(self._mirror_half(images, clock) if self.flip else images)
+        """Examples clock … clock + B − 1 of the stream: `[B, *shape]`."""
+        return Batch(self.train[self._indices(clock, batch_size)])
 
     def held_out(self, count: int) -> torch.Tensor:
-        """Return the first `count` held-out images, or training images if none are held out: `[≤ count, C, H, W]`."""
-        return pixels(self.held[:count])
-
-    def labels(self) -> Labels | None:
-        """Return the labels of `train` and `held`, in their order; None if the dataset has none."""
-        if self._labels is None or self.has_held_out:
-            return self._labels
-        return self._labels._replace(test=self._labels.train)
+        """Return the first `count` held-out examples, or training examples if none are held out."""
+        return self.held[:count]
 
     def _indices(self, clock: int, batch_size: int) -> torch.Tensor:
-        """Indices of the training images at positions clock … clock + B − 1 of the stream: int64 `[B]`."""
+        """Indices of the training examples at positions clock … clock + B − 1 of the stream: int64 `[B]`."""
         import torch
 
         end = clock + batch_size
@@ -106,6 +96,47 @@ class Images:
             return self._orders[epoch]
         generator = stream_generator(self._seed, "permutation", epoch)
         return torch.randperm(len(self.train), generator=generator).to(self.train.device)
+
+
+class Points(Examples):
+    """Points, float32 `[N, d]`; the contract is `gantrain.data.Dataset`."""
+
+
+class Images(Examples):
+    """A set of images; the contract is `gantrain.data.Dataset`.
+
+    `train` and `held` are uint8 `[N, C, H, W]`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        train: torch.Tensor,
+        held: torch.Tensor,
+        *,
+        labels: Labels | None = None,
+        flip: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(name, label, train, held, **options)
+        self.flip = flip
+        self._labels = labels
+
+    def batch(self, clock: int, batch_size: int) -> Batch:
+        """Images clock … clock + B − 1 of the stream: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
+        images = pixels(self.train[self._indices(clock, batch_size)])
+        return Batch(self._mirror_half(images, clock) if self.flip else images)
+
+    def held_out(self, count: int) -> torch.Tensor:
+        """Return the first `count` held-out images, or training images if none are held out: `[≤ count, C, H, W]`."""
+        return pixels(self.held[:count])
+
+    def labels(self) -> Labels | None:
+        """Return the labels of `train` and `held`, in their order; None if the dataset has none."""
+        if self._labels is None or self.has_held_out:
+            return self._labels
+        return self._labels._replace(test=self._labels.train)
 
     def _mirror_half(self, images: torch.Tensor, clock: int) -> torch.Tensor:
         import torch
@@ -127,11 +158,11 @@ def choose_held_out(splits: Splits, held_out: int | None) -> tuple[slice | Seque
     Raises DataError if nothing would be left to train on.
     """
     if splits.test is not None:
-        return slice(None), _content_order(splits.test)[:held_out]
+        return slice(None), order_by_content(splits.test)[:held_out]
     count = min(len(splits.train) // 10, 1000) if held_out is None else held_out
     if count >= len(splits.train):
         raise DataError(f"dataset.held_out={count} leaves no training image of {len(splits.train)}; lower it")
-    order = _content_order(splits.train)
+    order = order_by_content(splits.train)
     return order[count:], order[:count]
 
 
@@ -142,12 +173,18 @@ def divide(
     return train[chosen[0]], (train if test is None else test)[chosen[1]]
 
 
+def check_distinct(images: torch.Tensor, where: Path, notes: Sequence[str]) -> None:
+    """Raise DataError, with `notes` on why it may be, for several images that are all the same."""
+    if len(images) > 1 and bool((images == images[:1]).all()):
+        raise DataError("\n".join([f"the {len(images):,} images in {where} are all the same", *notes]))
+
+
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize square uint8 images to `[N, C, size, size]`, bicubic and antialiased; unchanged at that size."""
+    """Resize uint8 images to `[N, C, size, size]`, bicubic and antialiased; unchanged at that size."""
     import torch
     from torch.nn.functional import interpolate
 
-    if images.shape[-1] == size or len(images) == 0:
+    if tuple(images.shape[-2:]) == (size, size) or len(images) == 0:
         return images
     # In parts: float32 copies of a large set would not fit in memory.
     parts = [
@@ -162,7 +199,7 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
     return images / 255
 
 
-def _content_order(images: torch.Tensor) -> list[int]:
+def order_by_content(images: torch.Tensor) -> list[int]:
     """Return the indices of the images, sorted by a hash of their pixels."""
     keys = [hashlib.blake2b(image, digest_size=16).digest() for image in images.contiguous().numpy()]
     return sorted(range(len(keys)), key=keys.__getitem__)

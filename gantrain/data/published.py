@@ -189,9 +189,9 @@ def read_celeba(root: Path, size: int, on_bad: str) -> Splits:
         listing = (folder / CELEBA_PARTITION.path).read_text(encoding="ascii")
         files = {Path(file.name).name: file for file in image_files(path)}
         parts = [_select_split(files, listing, split) for split in ("0", "2")]
-    (train, intact), (test, test_intact) = (decode_all(part, size, on_bad, path) for part in parts)
-    skipped = int((~intact).sum() + (~test_intact).sum())
-    return Splits(torch.from_numpy(train), torch.from_numpy(test), skipped=skipped)
+    train, test = (decode_all(part, size, on_bad, path) for part in parts)
+    skipped = int((~train.intact).sum() + (~test.intact).sum())
+    return Splits(torch.from_numpy(train.pixels), torch.from_numpy(test.pixels), skipped=skipped)
 
 
 def _select_split(files: Mapping[str, File], listing: str, split: str) -> list[File]:

@@ -87,8 +87,9 @@ def make_classifier(
     if labels is None:
         raise DataError(
             f"dataset={images.name} has no labels to train a classifier with; use a folder with a folder for each "
-            "class, features=inception, or the classifier of another dataset of the same shape: classifier=FILE (of "
-            "`gantrain train`: evaluate.features and evaluate.classifier)"
+            "class (dataset.labels=folders takes numbered ones too), features=inception, or the classifier of another "
+            "dataset of the same shape: classifier=FILE (of `gantrain train`: evaluate.features and "
+            "evaluate.classifier)"
         )
     assert labels.test is not None
     network = build_classifier(images, labels, training)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gantrain import data
 from gantrain.console import Progress
 from gantrain.data import DatasetSettings
-from gantrain.errors import ConfigError
+from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS, is_stacked
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 AUTO = "auto"  # the classifier, unless a file of Inception's weights is given
 FEATURES = (AUTO, *NETWORKS)
 CHECKSUM_DIGITS = 16
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,10 @@ def build_extractor(
     have no labels or the weights cannot be had.
     """
     if not isinstance(dataset, data.Images):
-        assert isinstance(dataset, data.Density)
+        if not isinstance(dataset, data.Density):
+            raise ConfigError(
+                f"dataset={dataset.name} holds points without a known density, for which there are no metrics"
+            )
         return point_extractor(dataset)
     network = None
     if choose_network(settings.features, settings.inception) == INCEPTION:
@@ -130,6 +134,7 @@ def _find_classifier(
         stored = obtain_classifier(
             examples, classifier.cache_path(examples), settings.train_classifier, progress=progress
         )
+        check_accuracy(stored, examples)
     if is_stacked(images.name):
         stored = classifier.apply_channelwise(stored, images.shape)
     if stored.classifier.shape != images.shape:
@@ -138,6 +143,29 @@ def _find_classifier(
             f"{images.label} has {list(images.shape)}"
         )
     return stored
+
+
+def check_accuracy(stored: StoredClassifier, images: Images) -> None:
+    """Raise DataError if a classifier is not significantly better than the guess of the largest class (binomial test).
+
+    Its features would say nothing of the images.
+    """
+    from scipy.stats import binom
+
+    labels = images.labels()
+    assert labels is not None
+    assert labels.test is not None
+    counts = labels.test[labels.test >= 0].bincount()
+    total = int(counts.sum())
+    share = int(counts.max()) / max(total, 1) if len(counts) else 1.0
+    if binom.sf(round(stored.accuracy * total) - 1, total, share) > SIGNIFICANCE:
+        raise DataError(
+            f"the classifier of {images.label} is right on {stored.accuracy:.1%} of {total:,} {stored.split} images, "
+            f"and always naming the largest class on {share:.1%}: it found nothing of the labels in the images\n"
+            "give labels that do (a folder for each class, or dataset.json), a longer training "
+            "(train_classifier.epochs=N), features=inception, or the classifier of other images of the same shape, "
+            "classifier=FILE (of `gantrain train`: evaluate.features and evaluate.classifier)"
+        )
 
 
 def choose_classifier_data(settings: DatasetSettings) -> DatasetSettings:

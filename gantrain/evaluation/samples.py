@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,17 +10,16 @@ import torch
 from torch import Tensor
 
 from gantrain import data
-from gantrain.console import one_line
+from gantrain.data.arrays import load_array
 from gantrain.data.decoding import REMEDY, decode_all
 from gantrain.data.folder import image_files
+from gantrain.data.labels import LISTING
 from gantrain.errors import DataError
 from gantrain.seeding import stream_generator
 
 ARRAYS = (".npz", ".npy")
 GRID = "grid.png"  # of all samples, which `gantrain sample` writes beside them
 MAX_COUNT = 10_000  # real examples, unless more are asked for
-MAX_BYTES = 8 * 2**30
-MAX_ITEM_BYTES = 8  # torch has no longer numbers
 
 
 def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -30,7 +28,7 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
     Raises DataError if there are none, or none of that shape.
     """
     if path.suffix in ARRAYS:
-        return _samples_from_array(path, _load_array(path), shape)
+        return _samples_from_array(path, load_array(path, [lambda found: found[1:] in _layouts(shape)]), shape)
     if len(shape) == 1:
         raise DataError(f"{path} holds no points; give the .npy or .npz file that does")
     return _read_images(path, shape)
@@ -69,10 +67,10 @@ def choose_examples(examples: Tensor, count: int, stream: str, *, seed: int = 0)
 
 def _read_images(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Read the images in a folder or .zip, resized to `shape`."""
-    files = [file for file in image_files(path) if Path(file.name).name != GRID]
+    files = [file for file in image_files(path) if Path(file.name).name not in (GRID, LISTING)]
     if not files:
         raise DataError(f"{path} holds no images")
-    pixels = torch.from_numpy(decode_all(files, shape[-1], "error", path, remedy=REMEDY)[0])
+    pixels = torch.from_numpy(decode_all(files, shape[-1], "error", path, remedy=REMEDY).pixels)
     if shape[0] == 3:
         return pixels
     if not torch.equal(pixels[:, 0], pixels[:, 1]) or not torch.equal(pixels[:, 0], pixels[:, 2]):
@@ -80,40 +78,23 @@ def _read_images(path: Path, shape: tuple[int, ...]) -> Tensor:
     return pixels[:, :1].contiguous()
 
 
-def _load_array(path: Path) -> np.ndarray:
-    """Load the array in a .npy file, or the first one in a .npz file.
-
-    Raises DataError for a file that would run code or fill the memory.
-    """
-    try:
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-        else:
-            size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise DataError(f"{path} holds {size:,} bytes; {MAX_BYTES:,} are the most")
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded[loaded.files[0]] if path.suffix == ".npz" else loaded
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
-    except DataError:
-        raise
-    except Exception as error:  # damaged bytes raise many kinds
-        raise DataError(f"{path} is no array that can be read: {one_line(str(error))}") from error
+def _layouts(shape: tuple[int, ...]) -> dict[tuple[int, ...], Sequence[int]]:
+    """Return the shapes that samples of `shape` may have in an array, each with the order in which axes are read."""
+    layouts: dict[tuple[int, ...], Sequence[int]] = {shape: range(len(shape) + 1)}
+    if len(shape) == 3:
+        layouts[*shape[1:], shape[0]] = (0, 3, 1, 2)
+        if shape[0] == 1:
+            layouts[shape[1:]] = (0, 1, 2)
+    return layouts
 
 
 def _samples_from_array(path: Path, array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """Convert points `[N, d]`, or images `[N, C, H, W]`, `[N, H, W, C]` or grey `[N, H, W]`, 8-bit or in [0, 1]."""
-    layouts: dict[tuple[int, ...], Sequence[int]] = {shape: range(len(shape) + 1)}
-    if len(shape) == 3:
-        layouts |= {(*shape[1:], shape[0]): (0, 3, 1, 2)}
-        if shape[0] == 1:
-            array = array[:, None] if array.shape[1:] == shape[1:] else array
-    is_number = array.dtype.kind in "fu" and array.dtype.itemsize <= MAX_ITEM_BYTES
-    if array.size == 0 or array.shape[1:] not in layouts or not is_number:
+    layouts = _layouts(shape)
+    if array.size == 0 or array.shape[1:] not in layouts or array.dtype.kind not in "fu":
         wanted = f"samples of shape {list(shape)} as uint8, float32 or float64"
         raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; {wanted} are needed")
-    values = torch.from_numpy(np.ascontiguousarray(array.transpose(*layouts[array.shape[1:]])))
+    values = torch.from_numpy(np.ascontiguousarray(array.transpose(*layouts[array.shape[1:]]).reshape(-1, *shape)))
     if len(shape) == 1:
         points = values.float()
         if not bool(points.isfinite().all()):

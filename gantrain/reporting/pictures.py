@@ -36,7 +36,7 @@ def save_scatter(
     log_density: LogDensity | None = None,
     name: str = "samples",
 ) -> None:
-    """Draw samples of a density, `[N, 1]` as a histogram or `[N, 2]` as points, over the real ones.
+    """Draw samples of a density over the real ones: `[N, 1]` as a histogram, `[N, d]` as points, by two coordinates.
 
     Args:
         samples: Generated points.
@@ -48,15 +48,13 @@ def save_scatter(
 
     Raises:
         DivergedError: A sample is not finite.
-        ValueError: The samples are not `[N, 1]` or `[N, 2]`.
+        ValueError: The samples are not `[N, d]`.
     """
-    if samples.ndim != 2 or samples.shape[1] not in (1, 2) or len(samples) == 0:
-        raise ValueError(
-            f"a density is drawn in one or two dimensions, from [N, 1] or [N, 2]; got {list(samples.shape)}"
-        )
+    if samples.ndim != 2 or samples.shape[1] == 0 or len(samples) == 0:
+        raise ValueError(f"points are drawn from [N, d]; got {list(samples.shape)}")
     plotting.check_finite(samples, "samples")
-    samples = samples.detach().float().cpu()
-    real = None if real is None else real.detach().float().cpu()
+    samples = samples[:, :2].detach().float().cpu()
+    real = None if real is None else real[:, :2].detach().float().cpu()
     low, high = limits or _find_view(samples if real is None else real)
     outside = int(((samples < low) | (samples > high)).any(1).sum())
     label = f"{name}, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")

@@ -91,7 +91,14 @@ def assert_refused_or_skipped(capsys: pytest.CaptureFixture[str], well: str) -> 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files that are damaged
 
-KINDS = {"PNG": {}, "JPEG": {"quality": 90}, "WEBP": {"lossless": True}}
+KINDS = {
+    "PNG": {},
+    "JPEG": {"quality": 90},
+    "WEBP": {"lossless": True},
+    "TIFF": {"compression": "tiff_lzw"},
+    "BMP": {},
+    "GIF": {},
+}
 
 
 def whole(kind: str) -> bytes:
@@ -123,7 +130,7 @@ def test_truncated_files(pictures: Path, assert_refused_or_skipped: Check, tried
 
 
 def test_flipped_bits(pictures: Path, assert_refused_or_skipped: Check, tried, times) -> None:
-    """PNG has checksums. JPEG and WebP have none, so that only what a decoder stumbles over can be found."""
+    """PNG has checksums. The other formats have none, so that only what a decoder stumbles over can be found."""
     content, chance = whole("PNG"), random.Random(0)
     for _ in range(times(12, soak=120)):
         altered = bytearray(content)
@@ -134,13 +141,13 @@ def test_flipped_bits(pictures: Path, assert_refused_or_skipped: Check, tried, t
                 assert_refused_or_skipped(pictures, "bad.png")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "PNG"])
 def test_flipped_bits_without_a_checksum_break_nothing(tmp_path: Path, tried, times, kind: str) -> None:
     content, chance = whole(kind), random.Random(0)
     for _ in range(times(20, soak=200)):
         altered = bytearray(content)
         altered[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-        with tried("a flipped bit in a JPEG or WebP: found, or decoded to a whole picture"):
+        with tried("a flipped bit without a checksum: found, or decoded to a whole picture"):
             (tmp_path / "picture").write_bytes(altered)
             try:
                 found = data.load("folder", path=tmp_path, size=8, held_out=0)
@@ -166,6 +173,14 @@ def header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
     return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
 
 
+def png_of(colour: int, depth: int, pixels: bytes, *before: bytes) -> bytes:
+    """A PNG of 8×8 pixels with chunks before its rows."""
+    rows = b"".join(
+        b"\0" + pixels[start : start + len(pixels) // 8] for start in range(0, len(pixels), len(pixels) // 8)
+    )
+    return png(header(8, 8, depth, colour), *before, chunk(b"IDAT", zlib.compress(rows)), END)
+
+
 def interlaced(width: int, height: int) -> bytes:
     return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1))
 
@@ -175,8 +190,8 @@ def array(values: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-ROWS = chunk(b"IDAT", zlib.compress(bytes(8 * (1 + 8 * 3))))
 END = chunk(b"IEND", b"")
+ROWS = chunk(b"IDAT", zlib.compress(bytes(8 * (1 + 8 * 3))))
 JPEG = whole("JPEG")
 FRAME = JPEG.index(b"\xff\xc0")
 BAD_FILES: dict[str, bytes] = {
@@ -191,10 +206,9 @@ BAD_FILES: dict[str, bytes] = {
     "signature.png": b"\x89PNG\r\n\x1a\n",
     "signature.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
     "signature.webp": b"RIFF\x10\x00\x00\x00WEBPVP8 ",
-    "bitmap.bmp": encoded(Image.new("RGB", (8, 8)), "BMP"),
-    "bitmap as.png": encoded(Image.new("RGB", (8, 8)), "BMP"),
-    "animation.gif": encoded(Image.new("P", (8, 8)), "GIF"),
-    "scan.tiff": encoded(Image.new("RGB", (8, 8)), "TIFF"),
+    "signed.tiff": encoded(Image.fromarray(np.arange(-32, 32, dtype=np.int32).reshape(8, 8)), "TIFF"),
+    "float beyond 1.tiff": encoded(Image.fromarray(np.arange(64, dtype=np.float32).reshape(8, 8)), "TIFF"),
+    "no entry in the palette.png": png_of(3, 8, bytes(63) + b"\x02", chunk(b"PLTE", bytes(6))),
     "not finite.tiff": encoded(Image.fromarray(np.full((8, 8), np.nan, np.float32)), "TIFF"),
     "icon.ico": encoded(Image.new("RGB", (16, 16)), "ICO"),
     "drawing.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
@@ -293,6 +307,19 @@ GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOUR = pixels(8, 8, 3)
 
 
+DEEP = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(">u2")
+PACKED = {depth: pixels(8, depth) for depth in (1, 2, 4)}  # rows of 8 grey values
+
+
+def unpack(depth: int) -> np.ndarray:
+    """The grey values in PACKED, `[8, 8]`."""
+    return np.unpackbits(PACKED[depth], axis=1).reshape(8, 8, depth) @ (1 << np.arange(depth)[::-1])
+
+
+def over_white(picture: np.ndarray, is_clear: np.ndarray) -> np.ndarray:
+    return np.where(is_clear[..., None], 255, picture)
+
+
 def frames(kind: str, **options: Any) -> bytes:
     pictures = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
     return encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], **options)
@@ -310,6 +337,55 @@ CONVERTED: dict[str, tuple[bytes, np.ndarray, int]] = {
             END,
         ),
         COLOUR,
+        0,
+    ),
+    "16-bit colour with a transparent one": (
+        png_of(2, 16, DEEP.tobytes(), chunk(b"tRNS", DEEP[2, 3].tobytes())),
+        over_white(DEEP >> 8, np.all(DEEP[2, 3] == DEEP, -1)),
+        0,
+    ),
+    "16-bit colour, all but transparent": (  # as the upper bytes alone would have it
+        png_of(2, 16, DEEP.tobytes(), chunk(b"tRNS", (DEEP[2, 3] ^ 1).tobytes())),
+        DEEP >> 8,
+        0,
+    ),
+    "16-bit colour with alpha": (
+        png_of(6, 16, np.dstack([DEEP, np.full((8, 8), 65535)]).astype(">u2").tobytes()),
+        DEEP >> 8,
+        0,
+    ),
+    "16-bit grey with alpha": (
+        png_of(4, 16, np.dstack([DEEP[..., 0], np.full((8, 8), 65535)]).astype(">u2").tobytes()),
+        np.stack([DEEP[..., 0] >> 8] * 3, 2),
+        0,
+    ),
+    "16-bit grey with a transparent one": (
+        png_of(0, 16, (GREY.astype(">u2") * 257).tobytes(), chunk(b"tRNS", (GREY[2, 3].astype(">u2") * 257).tobytes())),
+        over_white(np.stack([GREY] * 3, 2), GREY[2, 3] == GREY),
+        0,
+    ),
+    **{
+        f"{depth}-bit grey with a transparent one": (
+            png_of(0, depth, rows.tobytes(), chunk(b"tRNS", b"\0\1")),
+            over_white(np.stack([unpack(depth) * (255 // (2**depth - 1))] * 3, 2), unpack(depth) == 1),
+            0,
+        )
+        for depth, rows in PACKED.items()
+    },
+    "BMP": (encoded(Image.fromarray(COLOUR), "BMP"), COLOUR, 0),
+    "GIF": (encoded(Image.fromarray(COLOUR).quantize(64, dither=0), "GIF"), COLOUR, 0),
+    "animated GIF": (
+        encoded(Image.fromarray(GREY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
+        np.stack([GREY] * 3, 2),
+        0,
+    ),
+    "transparent GIF": (encoded(Image.new("P", (8, 8), 3), "GIF", transparency=3), np.full_like(COLOUR, 255), 0),
+    "TIFF": (encoded(Image.fromarray(COLOUR), "TIFF", compression="tiff_lzw"), COLOUR, 0),
+    "pages of a TIFF": (frames("TIFF"), COLOUR, 0),
+    "16-bit TIFF": (encoded(Image.fromarray(GREY.astype(np.uint16) * 257), "TIFF"), np.stack([GREY] * 3, 2), 0),
+    "floating-point TIFF": (
+        encoded(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF"),
+        np.stack([GREY] * 3, 2),
         0,
     ),
     "palette": (encoded(Image.fromarray(COLOUR).quantize(64, dither=0)), COLOUR, 0),

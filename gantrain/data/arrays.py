@@ -1,0 +1,225 @@
+"""Images or points in an array: a .npy file, one of a .npz file (`X.npz:name`), or the numbers in a .csv file.
+
+Images are `[N, C, H, W]`, `[N, H, W, C]` or grey `[N, H, W]`, with 1 or 3 channels; points are `[N, d]`, or `[N]` on
+the line. Nothing in a file is unpickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantrain.console import one_line, say
+from gantrain.data.decoding import CROP, PAD, STRETCH, Found
+from gantrain.data.images import Splits, check_distinct, resize
+from gantrain.data.levels import Levels, Limits, Values, describe_darkness, find_limits, measure, to_8_bits
+from gantrain.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+SUFFIXES = (".npy", ".npz", ".csv")
+FORMS = "images [N, C, H, W], [N, H, W, C] or [N, H, W] with 1 or 3 channels, or points [N, d]"
+CHANNELS = (1, 3)
+MAX_BYTES = 8 * 2**30
+MAX_ITEM_BYTES = 8  # torch has no longer numbers
+PART = 1024  # images converted at a time, to bound the memory
+WHITES = {"|b1": 1, "|u1": 255, "<u2": 65535, ">u2": 65535}
+
+Shape = tuple[int, ...]
+
+
+def is_line(shape: Shape) -> bool:
+    """Return whether an array of this shape may be points on the line."""
+    return len(shape) == 1
+
+
+def is_points(shape: Shape) -> bool:
+    """Return whether an array of this shape may be points in several dimensions."""
+    return len(shape) == 2
+
+
+def is_images(shape: Shape) -> bool:
+    """Return whether an array of this shape may be images."""
+    return len(shape) == 3 or (len(shape) == 4 and (shape[1] in CHANNELS or shape[3] in CHANNELS))
+
+
+KINDS = (is_images, is_points, is_line)  # in the order in which they are looked for
+
+
+def read(path: Path, size: int, on_bad: str, *, fit: str = CROP, limits: Limits | str | None = None) -> Splits:
+    """Read the images in an array, as 8-bit squares of `size` pixels, or its points, float32 `[N, d]`.
+
+    `fit` and `limits` are those of `decode_all`. Raises DataError if there are none, or if values are not finite.
+    """
+    import numpy as np
+    import torch
+
+    array = load_array(path, KINDS)
+    if array.size == 0 or not any(is_kind(array.shape) for is_kind in KINDS):
+        raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; {FORMS} are needed")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{path} holds values that are not finite")
+    if array.ndim <= 2:
+        return Splits(torch.from_numpy(array.astype(np.float32)).reshape(len(array), -1))
+    values = Values(_channels_first(array), 1 if array.dtype.kind == "f" else WHITES.get(array.dtype.str))
+    levels = measure(values)
+    try:
+        chosen = find_limits([levels]) if isinstance(limits, str) else limits
+        parts = [values._replace(colour=values.colour[at : at + PART]) for at in range(0, len(array), PART)]
+        images = torch.cat([_fit(torch.from_numpy(to_8_bits(part, chosen)), size, fit) for part in parts])
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    notes = list(filter(None, [_describe_shape(values, levels, fit), "" if limits else describe_darkness([levels])]))
+    check_distinct(images, path, notes)
+    for note in notes:
+        say(f"{path}: {note}")
+    return Splits(images)
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    """Return images as `[N, C, H, W]`."""
+    if array.ndim == 3:
+        return array[:, None]
+    return array if array.shape[1] in CHANNELS else array.transpose(0, 3, 1, 2)
+
+
+def _fit(images: torch.Tensor, size: int, fit: str) -> torch.Tensor:
+    """Fit images `[N, C, H, W]` to a square."""
+    from torch.nn.functional import pad
+
+    height, width = images.shape[-2:]
+    side = max(height, width) if fit == PAD else min(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    if fit != STRETCH:  # a negative width of padding cuts
+        images = pad(images, (left, side - width - left, top, side - height - top))
+    return resize(images, size)
+
+
+def _describe_shape(values: Values, levels: Levels, fit: str) -> str:
+    """Return a sentence about images that a crop cuts, or an empty string."""
+    height, width = values.colour.shape[-2:]
+    if fit != CROP or not Found(levels, width, height).is_cut:
+        return ""
+    return (
+        f"the central square leaves more than a third of {width}×{height} pixels out; "
+        "dataset.fit=pad or stretch keeps them whole"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def load_array(path: Path, kinds: Sequence[Callable[[Shape], bool]]) -> np.ndarray:
+    """Load the array in a file; of a .npz the one that is named, else the only one of the first kind that is there.
+
+    Which of several arrays it is is printed. Raises DataError for a file that is missing or damaged, would run code or
+    fill the memory, or in which no array, or none alone, is of these kinds.
+    """
+    import numpy as np
+
+    with _open_errors(path) as (file, name):
+        if file.suffix == ".csv":
+            return _load_numbers(file)
+        shapes = read_shapes(file)
+        chosen = choose_array(file, name, shapes, kinds)
+        loaded = np.load(file, allow_pickle=False)
+        array = loaded[chosen] if file.suffix == ".npz" else loaded
+        if array.dtype.kind not in "fuib" or array.dtype.itemsize > MAX_ITEM_BYTES:
+            raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; numbers of up to 64 bits are needed")
+    if len(shapes) > 1:
+        say(f"{file}: the array {one_line(chosen)} {list(array.shape)}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def find_dimensions(path: Path) -> int:
+    """Return d if an array is of points `[N, d]`, else 0, without reading all of it. Raises as `load_array`."""
+    with _open_errors(path) as (file, name):
+        if file.suffix == ".csv":
+            with file.open(encoding="utf-8-sig") as lines:
+                return len(lines.readline().split(","))
+        shapes = read_shapes(file)
+        shape = shapes[choose_array(file, name, shapes, KINDS)]
+    return (*shape, 1)[1] if len(shape) <= 2 else 0
+
+
+@contextmanager
+def _open_errors(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the file and the name of the array, if any, in `X.npz:name`; raise errors as DataError."""
+    file, _, name = str(path).rpartition(":")
+    found, name = (Path(file), name) if file.endswith(".npz") and not path.exists() else (path, "")
+    try:
+        if not found.is_file() or found.suffix not in SUFFIXES:
+            fault = "is no file of an array" if found.exists() else "does not exist"
+            raise DataError(f"{path} {fault}; give a .npy, .npz or .csv file")
+        _check_size(found)
+        yield found, name
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes raise many kinds
+        raise DataError(f"{path} is no array that can be read: {one_line(str(error))}") from error
+
+
+def _check_size(path: Path) -> None:
+    """Raise DataError for a file that would fill the memory."""
+    size = path.stat().st_size
+    if path.suffix == ".npz":
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    if size > MAX_BYTES:
+        raise DataError(f"{path} holds {size:,} bytes; {MAX_BYTES:,} are the most")
+
+
+def read_shapes(path: Path) -> dict[str, Shape]:
+    """Return the shape of the array in a .npy file, or of each in a .npz file by name, without reading them."""
+    if path.suffix == ".npy":
+        with path.open("rb") as file:
+            return {"": _read_shape(file)}
+    with zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy"): _read_shape(archive.open(name)) for name in archive.namelist()}
+
+
+def _read_shape(file: Any) -> Shape:
+    from numpy.lib import format
+
+    reader = format.read_array_header_1_0 if format.read_magic(file) == (1, 0) else format.read_array_header_2_0
+    return reader(file)[0]
+
+
+def choose_array(path: Path, name: str, shapes: Mapping[str, Shape], kinds: Sequence[Callable[[Shape], bool]]) -> str:
+    """Return the name of the array in a file that `load_array` loads. Raises DataError."""
+    if name in shapes:
+        return name
+    listed = ", ".join(f"{one_line(each)} {list(shape)}" for each, shape in shapes.items()) or "nothing"
+    if name:
+        raise DataError(f"{path} has no array {one_line(name)}; it holds {listed}")
+    fitting = next(filter(None, ([key for key in shapes if is_kind(shapes[key])] for is_kind in kinds)), [])
+    if {"mu", "sigma"} <= shapes.keys():
+        raise DataError(f"{path} holds stored moments (mu, sigma), not what they were measured on; give {FORMS}")
+    if len(fitting) > 1 or (len(shapes) > 1 and not fitting) or not shapes:
+        raise DataError(f"{path} holds {listed}; name one of them, {path}:NAME, or store it by itself")
+    return fitting[0] if fitting else next(iter(shapes))
+
+
+def _load_numbers(path: Path) -> np.ndarray:
+    """Return the numbers in a .csv file, float64 `[N, d]`; a first line of names is passed over."""
+    import numpy as np
+
+    with path.open(encoding="utf-8-sig") as file:
+        first = file.readline().rstrip("\n").split(",")
+    try:
+        return np.loadtxt(path, delimiter=",", skiprows=0 if _are_numbers(first) else 1, ndmin=2, encoding="utf-8-sig")
+    except ValueError as error:
+        raise DataError(f"{path} must hold numbers with commas between them: {one_line(str(error))}") from error
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    try:
+        return bool([float(cell) for cell in cells])
+    except ValueError:
+        return False
