@@ -70,8 +70,7 @@ class Writer:
         self.health = Health(self.objective.disc_div, properties.supremum(self.objective.disc_div))
         self.evaluation = setup.evaluation
         self.evaluated: dict[str, Any] = {}  # the last evaluation, as in evaluation.json
-        self.best = self._find_best()
-        self.improved = False  # since the last checkpoint
+        self.best, self.improved = self._find_best(), False  # improved since the last checkpoint
 
     @property
     def has_images(self) -> bool:
