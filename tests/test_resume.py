@@ -268,8 +268,12 @@ def test_a_resume_that_could_not_do_what_is_typed_is_refused(typed, whole, capsy
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path):
-    folder = tmp_path / "run"
+    folder, empty = tmp_path / "run", tmp_path / "empty"
+    empty.mkdir()
     assert train(folder, "dataset=folder", f"dataset.path={tmp_path / 'missing'}") == 3
+    assert not folder.exists()
+    assert train(folder, "dataset=folder", f"dataset.path={empty}") == 3
+    assert (folder / "summary.json").exists()
     assert train(folder) == 0
 
 

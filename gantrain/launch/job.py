@@ -20,7 +20,7 @@ from gantrain.config.checks import Settings, find_secrets, validate
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors
 from gantrain.config.overrides import Argument
 from gantrain.console import say
-from gantrain.errors import BusyError, ConfigError, GantrainError
+from gantrain.errors import BusyError, ConfigError, DataError, GantrainError
 from gantrain.files import convert_write_errors, deny_writing_by_others, safe_name
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, prepare
@@ -52,6 +52,8 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     overrides = [argument.text for argument in arguments]
     prepared = prepare(validate(composed.tree, overrides))
     settings = prepared.config.settings
+    if (data := settings.dataset.path) and not Path(data).expanduser().exists():  # before a folder is made
+        raise DataError(f"{data} does not exist; dataset.path must be a folder of images or a .zip of them")
     refuse_data_folder(settings.run_dir or default_folder(settings)[0], settings.dataset.path)
     folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
     if is_sweep(folder.path):
