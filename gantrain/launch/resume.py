@@ -188,15 +188,18 @@ def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_own_config(folder: RunFolder) -> dict[str, Any] | None:
-    """Return what `.hydra/config.yaml` holds, None if it is missing or empty. Raises CheckpointError."""
-    if not folder.config.exists() or not folder.config.stat().st_size:
+    """Return what `.hydra/config.yaml` holds; None, with a message, if it is not the config of a run."""
+    if not folder.config.exists():
         return None
     try:
         check_yaml_file(folder.config, folder.path)
-        return to_plain(normalise_tree(OmegaConf.create(yaml.safe_load(folder.config.read_text(encoding="utf-8")))))
-    except (AssertionError, GantrainError, OmegaConfBaseException, TypeError, yaml.YAMLError) as error:
-        reason = one_line(str(error))
-        raise CheckpointError(f"{folder.config} is not the config of a run; remove it: {reason}") from error
+        own = to_plain(normalise_tree(OmegaConf.create(yaml.safe_load(folder.config.read_text(encoding="utf-8")))))
+        if all(isinstance(own.get(section), Mapping) for section in SECTIONS):
+            return own
+    except (AssertionError, AttributeError, GantrainError, OmegaConfBaseException, ValueError, yaml.YAMLError):
+        pass
+    say(f"{folder.config} is not the config of a run; it is made anew")
+    return None
 
 
 def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> None:

@@ -146,8 +146,9 @@ def recorded_progress(summary: dict[str, Any], state: State, reporter: Reporter,
     finally:
         seconds = time.monotonic() - started
         summary["images"] = state.images
-        if saved := checkpoints.list_files(folder.checkpoints):
-            summary["checkpoint"] = saved[0].name
+        with suppress(OSError):  # which must not hide what ended the run
+            if saved := checkpoints.list_files(folder.checkpoints):
+                summary["checkpoint"] = saved[0].name
         summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
         summary["images_per_second"] = round((state.images - begin) / max(seconds, 1e-9), 3)
         with suppress(DataError):  # no report was written
