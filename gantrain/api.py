@@ -82,7 +82,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `summary.json` holds: status, images, seconds, last metrics, versions. Raises CheckpointError."""
+        """What `summary.json` holds: status, images, seconds, last metrics, versions; empty if it is damaged."""
         return RunFolder(self.path).read_summary()
 
     @property

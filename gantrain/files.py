@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -91,6 +92,17 @@ def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> No
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def deny_writing_by_others() -> Iterator[None]:
+    """Take the right to write what is made in the block from other users, whatever the umask."""
+    before = os.umask(0o077)
+    os.umask(before | 0o002)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def append_record(path: Path, data: bytes) -> None:
     """Append all of `data` to a file, or nothing if that fails. Links are not followed. Raises OSError."""
     with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE, 0o666), "ab", buffering=0) as file:
@@ -102,6 +114,14 @@ def append_record(path: Path, data: bytes) -> None:
         except BaseException:
             file.truncate(size)  # half a record would spoil the one after it
             raise
+
+
+def read_regular_file(path: Path) -> bytes:
+    """Return the content of a regular file. Raises OSError, also for a pipe or a device, which might never end."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return file.read()
 
 
 def sync_folder(folder: Path) -> None:
@@ -129,9 +149,9 @@ def safe_name(text: str) -> str:
 # Plain data
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write plain data as strict JSON, with null for numbers that are not finite. Raises OSError."""
-    write_file(path, json.dumps(replace_non_finite(value), indent=2, allow_nan=False) + "\n")
+    write_file(path, json.dumps(replace_non_finite(value), indent=2, allow_nan=False) + "\n", durable=durable)
 
 
 def replace_non_finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 
 from gantrain.errors import CheckpointError, StorageError
 from gantrain.runs import bundles, checkpoints
+from gantrain.runs.bundles import checksum_path
 
 
 def bundle(images: int, size: int = 100) -> dict:
@@ -131,6 +132,30 @@ def test_a_failing_disk_costs_no_older_checkpoint(tmp_path, monkeypatch, step):
     monkeypatch.undo()
     assert sorted(os.listdir(tmp_path)) == before
     assert checkpoints.load_newest(tmp_path)[1]["images"] == 1000
+
+
+def test_a_clock_that_is_not_that_of_the_name_is_damage(tmp_path):
+    older, newer = checkpoints.save(tmp_path, bundle(1000), keep=2), tmp_path / checkpoints.file_name(2000)
+    newer.write_bytes(older.read_bytes())
+    checksum_path(newer).write_text(checksum_path(older).read_text())
+    path, _, problems = checkpoints.load_newest(tmp_path)
+    assert path == older
+    assert "its clock is 1,000" in problems[0]
+
+
+def test_a_file_without_a_checksum_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    with (tmp_path / checkpoints.file_name(1000)).open("wb") as file:
+        file.truncate(2**31)  # without a block on the disk
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert checkpoints.find_newest(tmp_path) is None
+    with pytest.raises(CheckpointError, match="has no checksum beside it"):
+        checkpoints.load_newest(tmp_path)
+
+
+def test_a_checkpoint_that_would_not_fit_is_known_before_it_is_written(tmp_path):
+    checkpoints.check_space(tmp_path, 1000)
+    with pytest.raises(StorageError, match="it takes at least 9536744 MiB"):
+        checkpoints.check_space(tmp_path, 10**13)
 
 
 def test_links_in_the_folder_are_not_written_through(tmp_path):

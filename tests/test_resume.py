@@ -268,8 +268,12 @@ def test_a_resume_that_could_not_do_what_is_typed_is_refused(typed, whole, capsy
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path):
-    folder = tmp_path / "run"
+    folder, empty = tmp_path / "run", tmp_path / "empty"
+    empty.mkdir()
     assert train(folder, "dataset=folder", f"dataset.path={tmp_path / 'missing'}") == 3
+    assert not folder.exists()
+    assert train(folder, "dataset=folder", f"dataset.path={empty}") == 3
+    assert (folder / "summary.json").exists()
     assert train(folder) == 0
 
 
@@ -287,6 +291,98 @@ def test_epochs_and_images_are_one_length(tmp_path, capsys):
     assert main(["train", f"run_dir={tmp_path / 'run'}", *epochs, "train.epochs=0.5"]) == 0
     assert main(["resume", str(tmp_path / "run"), "train.images=1000"]) == 0
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["images"] == 1000
+
+
+def test_a_finished_run_whose_batch_does_not_divide_its_length_is_finished(tmp_path, capsys):
+    """Also if it was killed between its last checkpoint and its summary, or if the summary is empty."""
+    folder, odd = tmp_path / "run", ("train.images=120", "train.batch_size=64")
+    assert train(folder, *odd) == 0
+    for summary in (None, "", json.dumps({"status": "running"})):
+        if summary is not None:
+            (folder / "summary.json").write_text(summary)
+        before = {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+        assert main(["resume", str(folder)]) == 0
+        assert train(folder, *odd, "resume=auto") == 0
+        assert {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+        assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+        assert json.loads((folder / "summary.json").read_text())["images"] == 128
+    assert main(["resume", str(folder), "train.images=64"]) == 4  # after which it would have ended
+    assert "lies before the checkpoint" in capsys.readouterr().err
+
+
+def remove_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints")
+
+
+def test_a_run_that_lost_its_checkpoints_does_not_begin_again(stopped, capsys):
+    remove_checkpoints(stopped)
+    summary = json.loads((stopped / "summary.json").read_text())
+    rows = read_metrics(stopped / "metrics.jsonl")
+    # As a run is left that was killed: the reports alone show the checkpoint at 300 images.
+    for ending in (summary, {"status": "running", "started": summary["started"]}):
+        (stopped / "summary.json").write_text(json.dumps(ending))
+        assert train(stopped, "resume=auto") == 4
+        assert main(["resume", str(stopped)]) == 4
+        assert capsys.readouterr().err.count("no checkpoint is left") == 2
+    assert read_metrics(stopped / "metrics.jsonl") == rows
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint(stopped, whole, tmp_path, capsys):
+    """It is started again by its own command alone, with the data and the config that it had."""
+    remove_checkpoints(stopped)
+    summary = json.loads((stopped / "summary.json").read_text())
+    killed = {key: summary[key] for key in ("started", "data")} | {"status": "running"}
+    (stopped / "summary.json").write_text(json.dumps(killed))
+    rows = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text(rows[0])
+    assert main(["resume", str(stopped)]) == 4
+    command = capsys.readouterr().err.partition("start it again with:")[2].split()
+    assert command[:2] == ["gantrain", "train"]
+    assert train(stopped) == 6
+    assert "before its first checkpoint" in capsys.readouterr().err
+    assert main([*command[1:], "seed=1"]) == 4
+    assert "seed: 0 → 1" in capsys.readouterr().err
+    other = killed["data"] | {"fingerprint": "of other images"}
+    (stopped / "summary.json").write_text(json.dumps(killed | {"data": other}))
+    for _ in range(2):
+        assert main(command[1:]) == 4
+        assert "fingerprint" in capsys.readouterr().err
+    (stopped / "summary.json").write_text(json.dumps(killed))
+    assert main(command[1:]) == 0
+    assert "started again" in capsys.readouterr().out
+    assert_equal_runs(whole, stopped)
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(whole, tmp_path, capsys):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    path, bundle, _ = checkpoints.load_newest(folder / "checkpoints")
+    bundle["config"]["seed"] = 7
+    checkpoints.save(path.parent, bundle, keep=9)
+    before = (folder / ".hydra/config.yaml").read_bytes()
+    assert main(["resume", str(folder), "train.images=1200"]) == 4
+    assert "seed: 0 → 7" in capsys.readouterr().err
+    assert (folder / ".hydra/config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("spoil", ["lacks dataset", "nested"])
+def test_a_config_that_no_run_has_is_refused(spoil, whole, tmp_path, capsys):
+    path, bundle, _ = checkpoints.load_newest(whole / "checkpoints")
+    nested = 1
+    for _ in range(90):
+        nested = {"a": nested}
+    bundle["config"] = bundle["config"] | {"dataset": 1 if spoil == "lacks dataset" else nested}
+    checkpoints.save(tmp_path / "checkpoints", bundle, keep=9)
+    assert main(["resume", str(tmp_path)]) == 4
+    assert path.name in (message := capsys.readouterr().err)
+    assert ("no dataset" if spoil == "lacks dataset" else "nested more than") in message
+
+
+def test_a_stray_file_with_a_high_number_counts_no_images(stopped, capsys):
+    name = checkpoints.file_name(999_999_999_999)
+    shutil.copy(checkpoints.list_files(stopped / "checkpoints")[0], stopped / "checkpoints" / name)
+    assert main(["resume", str(stopped)]) == 0
+    assert f"{name} has no checksum" in (said := capsys.readouterr().out)
+    assert "trained again" not in said
 
 
 # One run for each format that was ever released, never made anew: its last checkpoint, and samples of its generator.

@@ -9,15 +9,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
+from support.runs import SMALL
 from support.waiting import PATIENCE_SECONDS
 
-from gantrain.errors import BusyError, CheckpointError, StorageError
+from gantrain.cli import main
+from gantrain.errors import BusyError, StorageError
 from gantrain.files import safe_name, write_file
 from gantrain.runs.folder import RunFolder, claim_folder
 from gantrain.runs.signals import Interrupted, StopRequest
 
 HOLD = """
 import sys, time
+from gantrain.cli import main
 from gantrain.runs.folder import RunFolder
 with RunFolder(sys.argv[1]).lock():
     print("held", flush=True)
@@ -119,14 +123,17 @@ def test_a_folder_that_was_removed_and_made_anew_is_not_ours(tmp_path):
             folder.refuse_if_replaced()
 
 
-def test_a_damaged_summary_is_named(tmp_path):
+def test_a_damaged_summary_is_an_empty_one(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.read_summary() == {}
     folder.write_summary({"status": "running"})
     assert folder.read_summary() == {"status": "running"}
-    folder.summary.write_text("{")
-    with pytest.raises(CheckpointError, match=r"summary\.json"):
-        folder.read_summary()
+    for content in ("{", "", "[1]", "\xff"):
+        folder.summary.write_text(content, encoding="latin-1")
+        assert folder.read_summary() == {}
+    folder.summary.unlink()
+    os.mkfifo(folder.summary)  # which would never be read to its end
+    assert folder.read_summary() == {}
 
 
 @pytest.mark.parametrize("text", ["../../etc/passwd", "a b/c=d,e", "[x]\x1b[31m", ".hidden", "", "x" * 500, "köln"])
@@ -141,3 +148,49 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_file(tmp_path / "f", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert (tmp_path / "f").read_text() == "old"
+
+
+@pytest.mark.parametrize("typed", [["run_dir={data}/run"], ["run_dir={data}"], [], ["-m", "seed=0,1"]])
+def test_a_run_in_the_folder_of_its_own_data_is_refused(typed, tmp_path, monkeypatch, capsys):
+    """Also where runs/ or sweeps/ of the current folder would lie in it, and through a link."""
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.new("L", (8, 8)).save(data / "0.png")
+    (tmp_path / "link").symlink_to(data)
+    monkeypatch.chdir(data)
+    options = [text.format(data=data) for text in typed]
+    assert main(["train", "dataset=folder", f"dataset.path={tmp_path / 'link'}", *options]) == 2
+    assert f"lies inside dataset.path={tmp_path / 'link'}" in capsys.readouterr().err
+    assert [path.name for path in data.iterdir()] == ["0.png"]
+
+
+def test_a_path_with_an_equals_sign_is_taken_where_it_exists(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "run_dir=lr=0.1", *SMALL, "train.images=100"]) == 0
+    assert main(["resume", "lr=0.1"]) == 0
+    assert main(["sample", "lr=0.1", "count=2"]) == 0
+    assert main(["resume", "lr=0.2"]) == 2
+    capsys.readouterr()
+    assert main(["evaluate", "lr=0.1", "classifier=missing.pt"]) == 4
+    assert "missing.pt is not there" in capsys.readouterr().err
+    assert main(["compare", "lr=0.1", "out=lr=0.1/report", "nothing"]) != 0
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_other_users_may_not_write_what_a_run_leaves(tmp_path):
+    before = os.umask(0)
+    try:
+        assert main(["train", f"run_dir={tmp_path / 'run'}", *SMALL, "train.images=100"]) == 0
+        (made_after := tmp_path / "free").touch(0o666)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run", *(tmp_path / "run").rglob("*")) if path.stat().st_mode & 0o002]
+    assert files == []
+    assert made_after.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_pipe_in_place_of_a_sweeps_command_is_not_waited_for(tmp_path, capsys):
+    (tmp_path / "multirun.yaml").write_text("hydra: {}")
+    os.mkfifo(tmp_path / ".multirun.yaml")
+    assert main(["resume", str(tmp_path)]) == 4
+    assert ".multirun.yaml cannot be read" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Evaluate what the first argument names, or train the classifier of a dataset if there are no samples."""
-    samples = [] if not arguments or "=" in arguments[0] else arguments[:1]
+    samples = arguments[:1] if arguments and overrides.is_path(arguments[0]) else []
     dataset, others = split_arguments(arguments[len(samples) :])
     options = overrides.parse_into(Options, overrides.bracket_list(others, "metrics"))
     if not samples:

@@ -50,7 +50,7 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Write samples from the run or checkpoint that the first argument names. Raises GantrainError."""
-    if not arguments or "=" in arguments[0]:
+    if not arguments or not overrides.is_path(arguments[0]):
         raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
     source, options = Path(arguments[0]), overrides.parse_into(Options, arguments[1:])
 

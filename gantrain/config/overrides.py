@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ def _describe_syntax_error(text: str) -> str:
         f"{text}: the value has characters that Hydra's grammar reserves, such as brackets, commas, quotes or =; "
         f'quote it twice, for the shell and for Hydra:\n  "{key}={quote(value)}"'
     )
+
+
+def is_path(argument: str) -> bool:
+    """Return whether an argument is a path rather than `key=value`: a name with = in it is one if it exists."""
+    return "=" not in argument or os.path.lexists(argument)
 
 
 def parse_into(schema: type[Options], texts: Iterable[str]) -> Options:

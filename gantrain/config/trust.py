@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.errors import ConfigError
-from gantrain.files import iterate_leaves
+from gantrain.files import iterate_leaves, read_regular_file
 
 ALLOWED = ("sweep.subdir", "mode", "sweeper.params")
 # What Hydra itself fills in from the command line.
@@ -65,7 +65,7 @@ def check_yaml_file(path: Path, folder: Path) -> None:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise ConfigError(f"{path} is larger than {LARGEST_BYTES:,} bytes")
-        count = count_values(path.read_text(encoding="utf-8"))
+        count = count_values(read_regular_file(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
     except yaml.YAMLError as error:

@@ -20,11 +20,11 @@ from gantrain.config.checks import Settings, find_secrets, validate
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors
 from gantrain.config.overrides import Argument
 from gantrain.console import say
-from gantrain.errors import BusyError, GantrainError
-from gantrain.files import convert_write_errors, safe_name
+from gantrain.errors import BusyError, ConfigError, DataError, GantrainError
+from gantrain.files import convert_write_errors, deny_writing_by_others, safe_name
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, prepare
-from gantrain.launch.resume import continue_run
+from gantrain.launch.resume import continue_run, is_resumed
 from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs.folder import RunFolder, claim_folder
 from gantrain.runs.signals import current_stop
@@ -43,6 +43,7 @@ class JobResult:
 # A single run
 
 
+@deny_writing_by_others()
 def train_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> JobResult:
     """Train the run that was composed, or go on with it under resume=auto.
 
@@ -51,6 +52,9 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     overrides = [argument.text for argument in arguments]
     prepared = prepare(validate(composed.tree, overrides))
     settings = prepared.config.settings
+    if (data := settings.dataset.path) and not Path(data).expanduser().exists():  # before a folder is made
+        raise DataError(f"{data} does not exist; dataset.path must be a folder of images or a .zip of them")
+    refuse_data_folder(settings.run_dir or default_folder(settings)[0], settings.dataset.path)
     folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
     if is_sweep(folder.path):
         again = f"gantrain resume {shlex.quote(str(folder.path))}"
@@ -59,9 +63,8 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
         folder.path.mkdir(parents=True, exist_ok=True)
     folder.refuse_links()
     with folder.lock():
-        if settings.resume == "auto" and folder.has_progress:
+        if is_resumed(folder, composed.tree):
             return get_result(folder, lambda: continue_run(folder, composed.tree, overrides))
-        folder.refuse_progress()
         return run_in_hydra(composer, composed.whole, folder, prepared)
 
 
@@ -91,6 +94,15 @@ def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
     except GantrainError as error:
         return JobResult(folder.path, error)
     return JobResult(folder.path)
+
+
+def refuse_data_folder(folder: Path | str, data: str | None) -> None:
+    """Raise ConfigError if a run would be written into the folder of its `data`, where its pictures become images."""
+    if data and Path(folder).resolve().is_relative_to(Path(data).expanduser().resolve()):
+        raise ConfigError(
+            f"run_dir={folder} lies inside dataset.path={data}, so that the pictures of the run would become training "
+            "images; give a run_dir elsewhere"
+        )
 
 
 def default_folder(settings: Settings) -> tuple[Path, str]:
@@ -143,16 +155,15 @@ def run_sweep_job(tree: DictConfig) -> JobResult:
 
 def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> None:
     """Begin the run of the config `tree` in `folder`, or go on with it under resume=auto."""
-    goes_on = tree.resume == "auto" and folder.has_progress
-    if not goes_on and HydraConfig.get().output_subdir is None:
-        save_hydra_files(tree, folder)
     with folder.lock():
-        if goes_on:
+        if is_resumed(folder, tree):
             continue_run(folder, tree, overrides)
             return
-        folder.refuse_progress()
+        if HydraConfig.get().output_subdir is None:
+            save_hydra_files(tree, folder)
         try:
             prepared = prepare(validate(tree, overrides))
+            refuse_data_folder(folder.path, prepared.config.settings.dataset.path)
         except GantrainError:
             with keep_summary(folder, find_secrets(tree)):  # which records the error
                 raise

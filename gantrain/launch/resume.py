@@ -7,17 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.config.checks import normalise_tree, to_plain, validate
 from gantrain.config.compose import compose
 from gantrain.config.groups import GROUPS
 from gantrain.config.overrides import Argument, single_values
+from gantrain.config.trust import check_yaml_file
 from gantrain.console import one_line, say
-from gantrain.errors import CheckpointError, ConfigError
-from gantrain.files import iterate_leaves
+from gantrain.errors import CheckpointError, ConfigError, GantrainError
+from gantrain.files import deny_writing_by_others, iterate_leaves
 from gantrain.launch import run
 from gantrain.launch.build import prepare
+from gantrain.launch.sweep_folder import start_command
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
 
@@ -25,6 +29,8 @@ MOST_NAMED = 20  # runs of a sweep that a message lists
 LONGEST_SHOWN = 80
 # Groups whose name decides what they are; the other keys of their sections are settings of the run.
 NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
+# Sections that the config of every run has.
+SECTIONS = ("dataset", "architecture", "disc_div", "gen_div", "optimizer", "latent", "train")
 
 Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.newest returns
 
@@ -46,21 +52,57 @@ def check_own_folder(path: Path, arguments: Iterable[Argument]) -> None:
             raise ConfigError(f"{key}={value}: a run is resumed in its own folder, {path}")
 
 
+@deny_writing_by_others()
 def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
     """Go on with the run in the folder `path`, with what the arguments change. Raises GantrainError."""
     folder, values = RunFolder(path), single_values(arguments)
     refuse_sweep(path, "resume")
     if not checkpoints.list_files(folder.checkpoints):  # before anything is written there
-        if not path.exists():
-            raise CheckpointError(f"{path} does not exist; give the folder of a run or a sweep")
-        around = next((parent for parent in path.parents if (parent / "checkpoints").is_dir()), None)
-        meant = f"; did you mean gantrain resume {shlex.quote(str(around))}?" if around else ""
-        raise CheckpointError(f"{path} is not a run folder with checkpoints{meant}")
+        raise CheckpointError(explain_missing_checkpoints(folder))
     folder.refuse_links()
     with folder.lock():
         found = checkpoints.load_newest(folder.checkpoints)
-        wanted = change_config(to_plain(normalise_tree(OmegaConf.create(dict(found[1]["config"])))), values)
+        wanted = change_config(read_saved_config(*found[:2]), values)
         continue_run(folder, wanted, [argument.text for argument in arguments], found=found)
+
+
+def explain_missing_checkpoints(folder: RunFolder) -> str:
+    """Return why the run in a folder without checkpoints cannot be resumed, and what to do."""
+    path = folder.path
+    if not path.exists():
+        return f"{path} does not exist; give the folder of a run or a sweep"
+    if folder.has_progress or folder.had_checkpoint:
+        return f"no checkpoint is left in {folder.checkpoints}; put a copy of one there, with its .sha256"
+    if folder.has_begun or folder.config.exists():
+        return f"the run in {path} ended before its first checkpoint; start it again with:\n  {start_command(path)}"
+    around = next((parent for parent in path.parents if (parent / "checkpoints").is_dir()), None)
+    meant = f"; did you mean gantrain resume {shlex.quote(str(around))}?" if around else ""
+    return f"{path} is not a run folder with checkpoints{meant}"
+
+
+def is_resumed(folder: RunFolder, tree: DictConfig) -> bool:
+    """Return whether the run of the config `tree` goes on in `folder`, which this process holds, or begins there.
+
+    Raises BusyError for a folder in which it may do neither, CheckpointError if resume=auto would begin a run again
+    whose checkpoints are lost, or as another run.
+    """
+    if tree.resume != "auto":
+        folder.refuse_progress()
+        return False
+    if folder.has_progress:
+        return True
+    if folder.had_checkpoint:
+        raise CheckpointError(
+            f"no checkpoint is left in {folder.checkpoints}, although the run had written one; put a copy of one "
+            "there, with its .sha256, or give another run_dir"
+        )
+    if folder.has_begun:
+        if (begun := read_own_config(folder)) is not None:
+            wanted = OmegaConf.create(tree)
+            keep_weights(wanted, begun)
+            refuse_another_run(begun, normalise_tree(wanted))
+        say(f"the run in {folder.path} ended before its first checkpoint and is started again")
+    return False
 
 
 def refuse_sweep(path: Path, command: str) -> None:
@@ -111,13 +153,15 @@ def continue_run(
     CheckpointError if nothing can be restored, or if `wanted` is another run.
     """
     path, bundle, problems = found or checkpoints.load_newest(folder.checkpoints)
-    saved = to_plain(normalise_tree(OmegaConf.create(dict(bundle["config"]))))
+    saved = read_saved_config(path, bundle)
+    refuse_foreign(folder, path, saved)
     wanted = normalise_tree(wanted)
     keep_weights(wanted, saved)
     changed = refuse_another_run(saved, wanted)
     prepared = prepare(validate(wanted, overrides))
     train, reached = prepared.config.settings.train, bundle["images"]
-    if train.epochs is None and train.images < reached:
+    # A run ends with the first iteration that reaches its length, so that its clock may lie beyond it.
+    if train.epochs is None and train.images <= reached - train.batch_size * train.discriminator_steps:
         raise CheckpointError(f"train.images={train.images} lies before the checkpoint, which is at {reached:,} images")
     finished = folder.read_summary().get("status") == "finished" and not problems
     if finished and not any(key in changed for key in ("train.images", "train.epochs")):
@@ -125,10 +169,46 @@ def continue_run(
         return
     for problem in problems:
         say(f"passed over: {problem}")
-    lost = checkpoints.read_clock(checkpoints.list_files(folder.checkpoints)[0]) - reached
-    again = f"; the next {lost:,} images are trained again" if lost else ""
+    lost = folder.read_clock() - reached
+    again = f"; the next {lost:,} images are trained again" if lost > 0 else ""
     say(f"resuming from {path.name}, at {reached:,} images{again}")
     run.train(prepared, folder, bundle)
+
+
+def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config in the checkpoint at `path`. Raises CheckpointError for one that no run has."""
+    try:
+        tree = normalise_tree(OmegaConf.create(dict(bundle["config"])))
+    except (GantrainError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        raise CheckpointError(f"{path}: its config is not that of a run: {one_line(str(error))}") from error
+    saved = to_plain(tree)
+    if missing := [section for section in SECTIONS if not isinstance(saved.get(section), Mapping)]:
+        raise CheckpointError(f"{path}: its config has no {', '.join(missing)}, which that of a run has")
+    return saved
+
+
+def read_own_config(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what `.hydra/config.yaml` holds; None, with a message, if it is not the config of a run."""
+    if not folder.config.exists():
+        return None
+    try:
+        check_yaml_file(folder.config, folder.path)
+        own = to_plain(normalise_tree(OmegaConf.create(yaml.safe_load(folder.config.read_text(encoding="utf-8")))))
+        if all(isinstance(own.get(section), Mapping) for section in SECTIONS):
+            return own
+    except (AssertionError, AttributeError, GantrainError, OmegaConfBaseException, ValueError, yaml.YAMLError):
+        pass
+    say(f"{folder.config} is not the config of a run; it is made anew")
+    return None
+
+
+def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if the checkpoint at `path`, with the config `saved`, is of another run than the folder."""
+    if (own := read_own_config(folder)) is None:
+        return
+    own.setdefault("gen_weights", {"normalise": False})  # of runs from before there were such weights
+    if fixed := describe_fixed(find_changes(own, {"gen_weights": own["gen_weights"], **saved})):
+        raise CheckpointError(f"{path} is of another run than {folder.config}:\n{fixed}\nremove it, or start a new run")
 
 
 def keep_weights(wanted: DictConfig, saved: Mapping[str, Any]) -> None:
@@ -142,14 +222,22 @@ def keep_weights(wanted: DictConfig, saved: Mapping[str, Any]) -> None:
 
 def refuse_another_run(saved: Mapping[str, Any], wanted: DictConfig) -> dict[str, tuple[Any, Any]]:
     """Return the keys that differ, each with its old and new value. Raises CheckpointError unless all of them may."""
-    ours, theirs = (dict(iterate_leaves(each, into_lists=False)) for each in (saved, to_plain(wanted)))
-    changed = {key: (ours.get(key), theirs.get(key)) for key in ours | theirs if ours.get(key) != theirs.get(key)}
-    fixed = [f"  {key}: {shorten(old)} → {shorten(new)}" for key, (old, new) in changed.items() if key not in FREE]
-    if fixed:
-        raise CheckpointError(
-            "a run cannot be resumed as another one:\n" + "\n".join(fixed) + "\nstart a new run for these values"
-        )
+    changed = find_changes(saved, to_plain(wanted))
+    if fixed := describe_fixed(changed):
+        raise CheckpointError(f"a run cannot be resumed as another one:\n{fixed}\nstart a new run for these values")
     return changed
+
+
+def find_changes(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys that differ between two configs, each with its values."""
+    ours, theirs = (dict(iterate_leaves(each, into_lists=False)) for each in (saved, wanted))
+    return {key: (ours.get(key), theirs.get(key)) for key in ours | theirs if ours.get(key) != theirs.get(key)}
+
+
+def describe_fixed(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return a line for each of the changes that make another run; empty if there are none."""
+    fixed = {key: values for key, values in changed.items() if key not in FREE}
+    return "\n".join(f"  {key}: {shorten(old)} → {shorten(new)}" for key, (old, new) in fixed.items())
 
 
 def shorten(value: Any) -> str:

@@ -29,6 +29,7 @@ from gantrain.launch.build import PreparedRun, build, build_evaluation, count_mu
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.reporting.tensorboard import TensorBoard, select_hyperparameters
 from gantrain.reporting.wandb import Mirror
+from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import means_over_last_tenth, read_metrics
 from gantrain.runs.signals import current_stop
@@ -55,6 +56,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
     Raises GantrainError or Interrupted, after writing the reason into the summary.
     """
     from gantrain.training import loop
+    from gantrain.training.state import estimate_bytes
 
     config, settings, secrets = run.config, run.config.settings, run.config.find_secrets()
     with current_stop() as stop, keep_summary(folder, secrets) as summary, known_errors(folder, secrets):
@@ -63,7 +65,11 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             if bundle is not None:
                 restore(state, setup, bundle)
                 summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
+            else:
+                refuse_other_data(setup.data, summary.get("data", {}).get("fingerprint"))
             summary |= describe_run(settings, setup.data, state.device)
+            checkpoints.check_space(folder.path, estimate_bytes(state))
+            folder.write_summary(conceal_secrets(summary, secrets))  # what a run that is killed is known by
             size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
             say(f"{folder.path}: {setup.data.label}{size}, on {summary['device']}")
             say("\n".join(filter(None, [*describe_objective(setup.objective), warn_of_unusual_loss(settings)])))
@@ -75,7 +81,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             generator = {"architecture": settings.architecture, "latent": dict(vars(settings.latent))}
             provenance = {"config": config.document, "generator": generator}
             reporter = build_reporter(config, setup, folder, state.images)
-            with recorded_progress(summary, state, reporter), reporter:
+            with recorded_progress(summary, state, reporter, folder), reporter:
                 loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
             say(describe_results(folder))
 
@@ -93,12 +99,7 @@ def restore(state: State, setup: TrainingSetup, bundle: Mapping[str, Any]) -> No
 
     Raises CheckpointError if it does not fit, or if the data are not those that it was trained on.
     """
-    data, saved = setup.data, bundle["data"].get("fingerprint")
-    if data.fingerprint != saved:
-        raise CheckpointError(
-            f"{data.label} has changed since the checkpoint: its fingerprint is {data.fingerprint}, was {saved}; "
-            "restore the images, or start a new run"
-        )
+    refuse_other_data(setup.data, bundle["data"].get("fingerprint", ""))
     try:
         state.load_state_dict(bundle["state"], bundle["images"])
     except CheckpointError as error:
@@ -106,6 +107,15 @@ def restore(state: State, setup: TrainingSetup, bundle: Mapping[str, Any]) -> No
     for key, value in describe_machine(state.device).items():
         if (before := bundle["made_with"].get(key)) != value:
             say(f"{key} was {before} and is {value}: the last digits of what follows may differ")
+
+
+def refuse_other_data(dataset: Dataset, saved: str | None) -> None:
+    """Raise CheckpointError unless the data have the fingerprint `saved`; None is that of a run without data so far."""
+    if saved not in (None, dataset.fingerprint):
+        raise CheckpointError(
+            f"{dataset.label} has changed since the run began: its fingerprint is {dataset.fingerprint}, was {saved}; "
+            "restore the images, or start a new run"
+        )
 
 
 def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, start_images: int) -> Reporter:
@@ -174,14 +184,17 @@ def format_minutes(minutes: float) -> str:
 
 
 @contextmanager
-def recorded_progress(summary: dict[str, Any], state: State, reporter: Reporter) -> Iterator[None]:
-    """Record the clock, the speed and the last metrics, however the block ends."""
+def recorded_progress(summary: dict[str, Any], state: State, reporter: Reporter, folder: RunFolder) -> Iterator[None]:
+    """Record the clock, the newest checkpoint, the speed and the last metrics, however the block ends."""
     started, begin = time.monotonic(), state.images
     try:
         yield
     finally:
         seconds = time.monotonic() - started
         summary["images"] = state.images
+        with suppress(OSError):  # which must not hide what ended the run
+            if saved := checkpoints.list_files(folder.checkpoints):
+                summary["checkpoint"] = saved[0].name
         summary["seconds"] = round(summary.get("seconds", 0.0) + seconds, 3)
         summary["images_per_second"] = round((state.images - begin) / max(seconds, 1e-9), 3)
         with suppress(DataError):  # no report was written

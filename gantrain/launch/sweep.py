@@ -13,11 +13,11 @@ from gantrain.config.checks import parse_config
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, check_jobs, composition_errors, create_composer
 from gantrain.config.overrides import Argument, parse, parse_train, quote, split_sweep
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError
-from gantrain.files import convert_write_errors
+from gantrain.files import convert_write_errors, deny_writing_by_others
 from gantrain.launch import sweep_folder
-from gantrain.launch.job import JobResult, preserved_logging, run_sweep_job, time_stamp
+from gantrain.launch.job import JobResult, preserved_logging, refuse_data_folder, run_sweep_job, time_stamp
 from gantrain.launch.resume import FREE
-from gantrain.launch.sweep_folder import job_number, read_summary
+from gantrain.launch.sweep_folder import job_number
 from gantrain.runs.folder import RunFolder, claim_folder
 from gantrain.runs.signals import Interrupted, current_stop
 
@@ -54,6 +54,7 @@ def list_reasons(failures: Mapping[str, GantrainError]) -> str:
     return "\n".join(f"  {', '.join(names)}: {why}" for why, names in runs.items())
 
 
+@deny_writing_by_others()
 def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> SweepResult:
     """Train once for every combination; `composed` is the config that all jobs share.
 
@@ -65,6 +66,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     is_complete = composed.mode != RunMode.MULTIRUN  # else a file lists more values
     check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
     shared = parse_config(composed.tree)
+    refuse_data_folder(shared.run_dir or "sweeps", shared.dataset.path)
     root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
     with convert_write_errors(f"run_dir={root}"):
         root.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def collect_results(root: Path, returned: Sequence[JobResult]) -> SweepResult:
 
 def find_failure(folder: Path) -> GantrainError | None:
     """Return why a run did not finish, as its summary says, or None if it did."""
-    summary = read_summary(folder)
+    summary = RunFolder(folder).read_summary()
     if summary.get("status") == "finished":
         return None
     return RunFailed(summary.get("reason") or "its process ended without writing a reason", summary.get("exit_code", 1))

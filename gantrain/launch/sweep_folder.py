@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from gantrain.comparison.runs import find_run_folders
 from gantrain.comparison.tables import print_tables
 from gantrain.comparison.untrusted import clean_text
 from gantrain.config.compose import MOST_JOBS, SEARCH_PATH, expand_choice
-from gantrain.config.overrides import parse, split_sweep
+from gantrain.config.overrides import parse, quote, split_sweep
 from gantrain.config.trust import LAUNCHER_SETTING, ForeignSource, check_yaml_file
 from gantrain.console import one_line, say
 from gantrain.errors import CheckpointError, ConfigError, GantrainError
@@ -37,6 +38,7 @@ HARMLESS = re.compile(
     rf"hydra/launcher=\w+|hydra\.{LAUNCHER_SETTING.pattern}|hydra\.sweeper\.params(?!.*hydra).*|"
     r"hydra\.sweep\.subdir=(?!.*\.\.)(\$\{hydra[.:]job\.\w+\}|[\w=,.'\"-])+"  # one name, inside the sweep's folder
 )
+PLAIN_PATH = re.compile(r"[\w./=+-]+")
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 
 
@@ -75,7 +77,11 @@ def keep_command(root: Path) -> None:
 
 def read_command(root: Path) -> Command:
     """Return the command of the sweep in `root`, whatever it sets. Raises CheckpointError if none can be read."""
-    path = root / KEPT if (root / KEPT).is_file() else root / COMMAND
+    return read_command_file(root / KEPT if os.path.lexists(root / KEPT) else root / COMMAND, root)
+
+
+def read_command_file(path: Path, root: Path) -> Command:
+    """Return the command in a file in `root` with Hydra's own node. Raises CheckpointError if it holds none."""
     try:
         check_yaml_file(path, root)
         document = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]
@@ -84,7 +90,7 @@ def read_command(root: Path) -> Command:
         params = [f"{key}={value}" for key, value in listed.items()]
         config_dir = find_config_dir(one.override.value() for one in parse(hydra) if one.key == SEARCH_PATH)
     except (AttributeError, ConfigError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} does not hold the command of a sweep: {one_line(str(error))}") from error
+        raise CheckpointError(f"{path} does not hold a command of train: {one_line(str(error))}") from error
     hydra = [text for text in hydra if key_of(text) not in (*OWN, SEARCH_PATH)]
     return Command(task, hydra, params, config_dir)
 
@@ -99,6 +105,20 @@ def read_safe_command(root: Path) -> Command:
                 f"{text} and resume=auto"
             )
     return command
+
+
+def start_command(run: Path) -> str:
+    """Return the command that starts the run in a folder again, or the sweep that it belongs to."""
+    if is_sweep(run.parent):
+        return f"gantrain resume {shlex.quote(str(run.parent))}"
+    own = [f"run_dir={run if PLAIN_PATH.fullmatch(str(run)) else quote(run)}", "resume=auto"]
+    try:
+        command = read_command_file(run / ".hydra" / "hydra.yaml", run)
+    except CheckpointError:
+        return f"{shlex.join(['gantrain', 'train', *own])} and what it was started with"
+    typed = [text.lstrip("+") for text in command.task if key_of(text) not in ("run_dir", "resume")]
+    flags = ["--config-dir", command.config_dir] if command.config_dir else []
+    return one_line(shlex.join(["gantrain", "train", *typed, *own, *flags]))
 
 
 def find_config_dir(search_paths: Iterable[Any]) -> str | None:
@@ -132,17 +152,9 @@ def refuse_another(root: Path, overrides: Sequence[str], free: Sequence[str]) ->
         )
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return the summary of a run, empty if it is damaged, which the run's own resume refuses."""
-    try:
-        return RunFolder(folder).read_summary()
-    except CheckpointError:
-        return {}
-
-
 def count_finished(root: Path) -> int:
     """Return how many runs of the sweep in `root` finished."""
-    return sum(read_summary(path.parent).get("status") == "finished" for path in root.glob("*/.hydra"))
+    return sum(RunFolder(path.parent).read_summary().get("status") == "finished" for path in root.glob("*/.hydra"))
 
 
 def job_number(folder: Path) -> int:

@@ -26,7 +26,7 @@ LINKS = ("last.pt", "best.pt")  # names under which the file of another name may
 # Types of values beside tensors, lists and dictionaries: those that are read back without unpickling code.
 PLAIN = {int, float, bool, str, type(None)}
 # Limits on what is read: far above what a run writes, far below what would exhaust the reader's memory.
-MOST_VALUES, DEEPEST, SHARING = 1_000_000, 100, 4
+MOST_VALUES, DEEPEST, SHARING = 1_000_000, 50, 4
 # Left free on the disk by a checkpoint, for the other files of the run.
 SPARE_BYTES = 16 * 2**20
 
@@ -101,15 +101,15 @@ def check_checksum(path: Path, file: io.BufferedReader, recorded: set[str], reme
 
     Raises CheckpointError unless it is among those that were `recorded` before the file was opened, or is now.
     """
-    checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    size = file.tell()
-    file.seek(0)
-    if checksum in recorded or checksum in (recorded := recorded | read_checksums(path)):
-        return checksum
-    if not recorded:
+    if not recorded and not read_checksums(path):  # before a file of any size is read
         raise CheckpointError(
             f"{path} has no checksum beside it, in {checksum_path(path).name}; a copy needs both files"
         )
+    checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    size = file.tell()
+    file.seek(0)
+    if checksum in recorded or checksum in read_checksums(path):
+        return checksum
     raise CheckpointError(
         f"{path} ({size:,} bytes) does not have the checksum recorded beside it; it is damaged: {remedy}"
     )
@@ -164,7 +164,7 @@ def find_faults(bundle: Any, size: int) -> Iterator[str]:
 
 def is_whole(path: Path) -> bool:
     """Return whether a file has the checksum that is recorded for it."""
-    return hash_file(path) in read_checksums(path)
+    return bool(recorded := read_checksums(path)) and hash_file(path) in recorded
 
 
 def hash_file(path: Path) -> str | None:

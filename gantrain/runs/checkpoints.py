@@ -85,6 +85,16 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = Fal
     return path
 
 
+def check_space(folder: Path, size: int) -> None:
+    """Raise StorageError if the disk of `folder` has no room for a checkpoint of `size` bytes."""
+    if (free := shutil.disk_usage(folder).free) < size + bundles.SPARE_BYTES:
+        raise StorageError(
+            f"{folder} has no room for a checkpoint: it takes at least {_mebibytes(size)} MiB and "
+            f"{_mebibytes(bundles.SPARE_BYTES)} MiB to spare, and {free // 2**20:,} MiB are free; "
+            "free some space on its disk, or give another run_dir"
+        )
+
+
 def check_saveable(bundle: Mapping[str, Any]) -> None:
     """Raise DivergedError for a tensor that is not finite, CheckpointError for a value that is no plain data."""
     import torch
@@ -141,6 +151,10 @@ def load(path: Path) -> dict[str, Any]:
     """Return the bundle of a checkpoint, on the CPU. Raises CheckpointError if it is missing, damaged or not valid."""
     bundle, _ = load_verified(path, "checkpoint", remedy="take another checkpoint")
     check_contents(path, bundle, FORMAT, CONTENTS)
+    if NAME.fullmatch(path.name) and bundle["images"] != read_clock(path):
+        raise CheckpointError(
+            f"{path} is damaged or renamed: its clock is {bundle['images']:,}; take another checkpoint"
+        )
     if not 0 <= bundle["images"] < MOST_IMAGES:
         raise CheckpointError(f"{path}: its clock, {bundle['images']}, is no number of images")
     return bundle

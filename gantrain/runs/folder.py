@@ -9,13 +9,15 @@ import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from gantrain.console import one_line
-from gantrain.errors import BusyError, CheckpointError, StorageError
-from gantrain.files import convert_write_errors, describe_os_error, write_json
+from gantrain.errors import BusyError, CheckpointError, DataError, StorageError
+from gantrain.files import convert_write_errors, describe_os_error, read_regular_file, write_json
 from gantrain.runs import checkpoints
+from gantrain.runs.metrics_file import read_metrics
 
 # Files and folders of a run that must not be links; inside `wandb`, the package makes links of its own.
 FOLDERS = (".hydra", "checkpoints", "samples", "wandb")
@@ -23,6 +25,7 @@ FILES = (
     *(".lock", "metrics.jsonl", "summary.json", "train.log", "losses.png"),
     *("evaluation.json", "neighbours.png", "wandb_id"),
 )
+CHECKPOINT_AGE = "system/checkpoint_age_seconds"
 
 
 class RunFolder:
@@ -49,8 +52,23 @@ class RunFolder:
 
     @property
     def has_progress(self) -> bool:
-        """Whether the folder holds a finished run or checkpoints, which a new start would lose."""
+        """Whether the folder holds a finished run or checkpoints, from which a run goes on."""
         return self.read_summary().get("status") == "finished" or bool(checkpoints.list_files(self.checkpoints))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run has begun to train here, or was killed before it could write how it ended."""
+        summary = self.read_summary()
+        return "images" in summary or summary.get("status") == "running" or self.metrics.exists()
+
+    @property
+    def had_checkpoint(self) -> bool:
+        """Whether the summary or the reports show that a checkpoint was once written."""
+        summary = self.read_summary()
+        ages = [age for row in self._read_reports() if isinstance(age := row.get(CHECKPOINT_AGE), int | float)]
+        # Before the first checkpoint, the age is that of the run and only grows.
+        was_renewed = any(later < earlier for earlier, later in pairwise(ages))
+        return was_renewed or any(key in summary for key in ("checkpoint", "resumed_at_images"))
 
     def refuse_links(self) -> None:
         """Raise CheckpointError if one of the run's files is a link or a special file."""
@@ -60,25 +78,40 @@ class RunFolder:
                 refuse_link(path)
 
     def refuse_progress(self) -> None:
-        """Raise BusyError if a new start would lose a run."""
+        """Raise BusyError if a new start would lose a run, or mix its reports with those of another."""
+        resume = f"gantrain resume {shlex.quote(str(self.path))}"
         if self.has_progress:
-            resume = f"gantrain resume {shlex.quote(str(self.path))}"
             raise BusyError(f"{self.path} already holds a run; go on with `{resume}`, or give another run_dir")
+        if self.has_begun:
+            raise BusyError(
+                f"{self.path} already holds a run, which ended before its first checkpoint; give another run_dir, or "
+                f"start it again with the command that `{resume}` shows"
+            )
 
     def read_summary(self) -> dict[str, Any]:
-        """Return the content of `summary.json`, empty if there is none. Raises CheckpointError for a damaged one."""
+        """Return the content of `summary.json`; empty if there is none or it is damaged, since a run makes it anew."""
         try:
-            summary = json.loads(self.summary.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            summary = json.loads(read_regular_file(self.summary))
+        except (OSError, ValueError, RecursionError):
             return {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.summary} cannot be read: {error}") from error
         return summary if isinstance(summary, dict) else {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace `summary.json`. Raises StorageError."""
         with convert_write_errors(self.summary):
-            write_json(self.summary, summary)
+            write_json(self.summary, summary, durable=True)
+
+    def read_clock(self) -> int:
+        """Return the number of images at which the summary and the reports saw the run; 0 if they hold none."""
+        clocks = [self.read_summary().get("images"), *(row["images"] for row in self._read_reports())]
+        return max((clock for clock in clocks if type(clock) is int), default=0)
+
+    def _read_reports(self) -> list[dict[str, Any]]:
+        """Return the reports of the run; empty if there are none that can be read."""
+        try:
+            return read_metrics(self.metrics)
+        except DataError:
+            return []
 
     @contextmanager
     def lock(self) -> Iterator[None]:

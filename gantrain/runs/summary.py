@@ -13,7 +13,10 @@ from gantrain.runs.folder import RunFolder
 from gantrain.runs.signals import Interrupted
 
 # What a resumed run keeps of its earlier summary.
-KEPT = {"started": str, "seconds": int | float, "images": int, "metrics": dict, "resumed_at_images": list}
+KEPT = {
+    **{"started": str, "seconds": int | float, "images": int, "metrics": dict, "resumed_at_images": list},
+    **{"data": dict, "checkpoint": str},
+}
 
 
 @contextmanager
@@ -23,6 +26,8 @@ def keep_summary(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[dict
     `secrets` maps values from the environment to what is written in their place. Raises StorageError.
     """
     earlier = folder.read_summary()
+    if not earlier and folder.summary.exists():
+        say(f"{folder.summary} is damaged; it is made anew")
     summary: dict[str, Any] = {key: earlier[key] for key, kind in KEPT.items() if isinstance(earlier.get(key), kind)}
     summary = {"status": "running", "reason": "", "started": utc_now()} | summary
     folder.write_summary(summary)  # before the work, so that a folder that cannot be written is found now

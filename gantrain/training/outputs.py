@@ -30,7 +30,7 @@ from gantrain.reporting import pictures
 from gantrain.reporting.health import Health
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs import checkpoints
-from gantrain.runs.folder import RunFolder
+from gantrain.runs.folder import CHECKPOINT_AGE, RunFolder
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
@@ -153,7 +153,7 @@ class Writer:
         shown, self.reported_images = images - self.reported_images, images
         rates = {
             "speed/images_per_second": shown / max(seconds, 1e-9),
-            "system/checkpoint_age_seconds": now - self.saved,
+            CHECKPOINT_AGE: now - self.saved,
             "system/memory_bytes": measure_peak_memory(),
         }
         with self.reporter.tolerate_failures():

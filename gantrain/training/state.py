@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from gantrain.errors import CheckpointError
+from gantrain.files import iterate_leaves
 from gantrain.objectives.regularizers import Regularizer
 
 FEW_PARAMETERS = 8
@@ -268,3 +269,12 @@ def parameter_values(**networks: nn.Module) -> dict[str, float]:
                 for index, value in enumerate(parameter.flatten().tolist()):
                     values[f"parameters/{player}/{name}" + (f".{index}" if index else "")] = value
     return values
+
+
+def estimate_bytes(state: State) -> int:
+    """Return how many bytes a checkpoint of `state` takes at least, before and after its first step."""
+    values = [value for _, value in iterate_leaves(state.state_dict()) if isinstance(value, Tensor)]
+    for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
+        if not optimizer.state and "betas" in optimizer.defaults:  # which keeps two averages of every gradient
+            values += [parameter for group in optimizer.param_groups for parameter in group["params"]] * 2
+    return sum(value.numel() * value.element_size() for value in values)
