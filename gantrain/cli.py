@@ -21,6 +21,7 @@ from gantrain.errors import (
 )
 from gantrain.files import describe_os_error
 from gantrain.runs.signals import Interrupted
+from gantrain.version import VERSION
 
 # Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
 COMMANDS = {
@@ -41,7 +42,8 @@ OVERVIEW = """gantrain trains GANs whose discriminator and generator each target
 
 {commands}
 
-`gantrain COMMAND --help` shows a command's keys and examples. `gantrain train` trains on the embedded digits."""
+`gantrain COMMAND --help` shows a command's keys and examples. `gantrain train` trains on the embedded digits.
+`gantrain --version` shows the version."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,9 +76,7 @@ def dispatch(arguments: list[str]) -> None:
         print(OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())))
         return None
     if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"gantrain {version('gantrain')}")
+        print(f"gantrain {VERSION}")
         return None
     name, rest = arguments[0], arguments[1:]
     if name == "classifier":

@@ -146,7 +146,8 @@ def test_every_command_has_help_with_examples(gantrain: Gantrain, command: str) 
 
 
 def test_the_version(gantrain: Gantrain) -> None:
-    assert re.fullmatch(r"gantrain \d+\.\d+\.\d+\n", gantrain("--version").out)
+    assert re.fullmatch(r"gantrain \d+\.\d+\.\d+(\.dev\d+)?\n", gantrain("--version").out)
+    assert "gantrain --version" in gantrain("--help").out
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
@@ -328,7 +329,7 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
     assert end["metrics"] == {name: value for name, value in rows[-1].items() if name != "images"}
     assert (end["seed"], end["device"], end["samples_from"]) == (3, "cpu", "averaged generator")
     assert (end["data"]["label"], end["data"]["held_out"]) == ("digits", True)
-    assert end["versions"]["torch"] == str(torch.__version__)
+    assert (end["versions"]["gantrain"], end["versions"]["torch"]) == (package.__version__, str(torch.__version__))
     assert datetime.fromisoformat(end["started"]) <= datetime.fromisoformat(end["ended"])
 
     composed = yaml.safe_load((run / ".hydra/config.yaml").read_text())

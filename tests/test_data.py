@@ -101,6 +101,7 @@ def test_configuration_and_code_agree(name: str) -> None:
         ({"name": "ring", "means": [1.0]}, "mixture1d"),
         ({"name": "mixture1d", "means": [1.0]}, "2, 1 and 2"),
         ({"name": "mixture1d", "weights": []}, "0, 2 and 2"),
+        ({"name": "mixture1d", "weights": [0.5, 0.3]}, r"sum to 0.8 and must .* dataset.weights=\[0.625,0.375\]"),
         ({"name": "mixture1d", "stds": [1.0, 0.0]}, "positive"),
         ({"name": "mixture1d", "means": [1.0, float("nan")]}, "finite"),
     ],
@@ -234,7 +235,7 @@ def test_log_density_equals_scipys(name: str) -> None:
 
 
 def test_a_mixture_of_ones_own_is_normalised() -> None:
-    density = data.load("mixture1d", weights=[1, 2, 1], means=[-1, 0, 3], stds=[0.5, 1, 2])
+    density = data.load("mixture1d", weights=[0.25, 0.5, 0.25], means=[-1, 0, 3], stds=[0.5, 1, 2])
     total, _ = integrate.quad(lambda x: density.log_density(torch.tensor([[x]], dtype=torch.float64)).exp(), -30, 30)
     assert total == pytest.approx(1)
     assert density.fingerprint != data.load("mixture1d").fingerprint
