@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         dispatch(arguments)
     except (GantrainError, Interrupted) as error:
         return refuse(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return refuse("stopped at once, by a second interrupt or before training began", 130)
+    except KeyboardInterrupt as error:
+        return refuse(str(error) or "stopped by an interrupt; nothing that was finished is lost", 130)
     except BrokenPipeError:
         discard_output()
     except OSError as error:

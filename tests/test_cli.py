@@ -229,6 +229,15 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
         (["experiment=paper"], "did you mean gantrain train experiment=paper?"),
         (["-m", "gen_div=kl,js"], "did you mean gantrain train -m gen_div=kl,js?"),
         (["tran", "dataset=ring"], "did you mean train?"),
+        (["train", "--epochs", "5"], "no flag --epochs; keys are written without dashes, as in train.epochs=5"),
+        (["train", "-m", "--lr=1e-3", "seed=0,1"], "as in optimizer.lr=1e-3"),
+        (["train", "--batch-size", "seed=1"], "as in train.batch_size=…"),
+        (["train", "--conditional"], "no flag --conditional; keys are written without dashes, as key=value"),
+        (["sample", "--count", "9", "run"], "as in count=9"),
+        (["evaluate", "run", "--metrics", "fid"], "as in metrics=fid"),
+        (["compare", "run", "--out", "x"], "as in out=x"),
+        (["divergences", "kl", "--affine=1"], "as in affine=1"),
+        (["architecture", "mlp", "--latent", "3"], "as in latent=3"),
         (["resume"], "resume needs a run folder"),
         (["sample", "seed=1"], "sample needs a run folder"),
         (["architecture", "latent=3"], "architecture needs a name"),
@@ -666,8 +675,9 @@ def test_samples_are_never_mixed_with_older_ones(gantrain: Gantrain, finished: P
 
 
 def test_samples_go_beside_the_grids_by_default(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    assert gantrain("sample", run, "count=2", "seed=8").code == 0
+    """And the run, whose path may look like key=value, stands anywhere among the keys."""
+    run = shutil.copytree(finished, tmp_path / "lr=0.1")
+    assert gantrain("sample", "count=2", "lr=0.1", "seed=8").code == 0
     assert files(run / "samples/seed8") == {"00000.png", "00001.png", "grid.png"}
     assert gantrain("sample", run / "checkpoints/last.pt", "count=1", "seed=9").code == 0
     assert files(run / "samples/seed9") == {"00000.png", "grid.png"}

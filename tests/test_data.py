@@ -543,6 +543,17 @@ def test_celeba_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
     assert data.load("celeba", root=tmp_path / "root").fingerprint == before
 
 
+def test_a_folder_inside_the_data_is_not_taken_for_their_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = publish_idx(monkeypatch, "mnist", pixels(20, 28, 28), pixels(6, 28, 28, seed=1))
+    place_all(tmp_path, files.unpacked)
+    before = sorted(tmp_path.rglob("*"))
+    for inner in ("MNIST", "MNIST/raw"):
+        with pytest.raises(DataError, match=f"lies inside the data; .*: dataset.root={tmp_path}$"):
+            data.load("mnist", root=tmp_path / inner)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert data.load("mnist", root=tmp_path).size == 20
+
+
 @pytest.mark.parametrize("trouble", ["offline", "half", "no folder"])
 def test_a_failed_download_leaves_nothing_and_says_how_to_place_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, trouble: str

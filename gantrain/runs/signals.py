@@ -58,9 +58,16 @@ class StopRequest:
             return
         self.number = number
         if signal.SIGINT in self.previous:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._stop_at_once)
         if not self.deferred:
             self.raise_if_asked("nothing was lost")
+
+    def _stop_at_once(self, number: int, frame: FrameType | None) -> None:
+        assert self.number is not None
+        first = signal.Signals(self.number).name
+        raise KeyboardInterrupt(
+            f"stopped at once, by an interrupt after {first}; the checkpoints saved before are whole"
+        )
 
     def defer(self) -> None:
         """Let signals wait for `raise_if_asked` from here to the end of the block."""
