@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from gantrain.console import discard_output, say
+from gantrain.console import discard_output, replace_unencodable, say
 from gantrain.errors import (
     ConfigError,
     GantrainError,
@@ -49,6 +49,7 @@ OVERVIEW = """gantrain trains GANs whose discriminator and generator each target
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    replace_unencodable()
     try:
         dispatch(arguments)
     except (GantrainError, Interrupted) as error:

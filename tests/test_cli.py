@@ -156,6 +156,24 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "code", "arguments"),
+    [
+        ("ascii", 0, ["--help"]),
+        ("latin-1", 0, ["divergences", "kl"]),
+        ("latin-1", 2, ["train", "gen_div=ĸ"]),
+        ("ascii", 0, ["train", *TINY]),
+    ],
+)
+def test_what_a_locale_cannot_show_is_replaced(tmp_path: Path, encoding: str, code: int, arguments: list[str]) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [*PROGRAM, *arguments]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == code, done.stderr
+    assert b"?" in done.stdout + done.stderr
+    assert b"Error" not in done.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Flags
 

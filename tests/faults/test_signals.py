@@ -19,7 +19,7 @@ from faults.runs import SMALL, STEPS, assert_same_run, training
 from gantrain.config.overrides import quote
 from gantrain.runs import checkpoints
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP]
 # What the run is doing, and the call at whose beginning the signal comes.
 PHASES = {
     "a step of D": ("gantrain.training.step:Step.discriminator_step", 7),
