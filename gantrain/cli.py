@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from gantrain.console import discard_output, replace_unencodable, say
@@ -36,6 +39,8 @@ COMMANDS = {
     "fit": "fit one Gaussian to a mixture under each divergence, by quadrature",
 }
 
+REPAIR = "python -m pip install --force-reinstall {}"
+
 OVERVIEW = """gantrain trains GANs whose discriminator and generator each target a divergence of your choice.
 
   gantrain COMMAND [key=value …]
@@ -50,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = sys.argv[1:] if arguments is None else arguments
     replace_unencodable()
+    os.environ["MPLBACKEND"] = "agg"  # of matplotlib: files only, whatever a notebook or a desktop has set
     try:
         dispatch(arguments)
     except (GantrainError, Interrupted) as error:
@@ -58,12 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(str(error) or "stopped by an interrupt; nothing that was finished is lost", 130)
     except BrokenPipeError:
         discard_output()
-    except OSError as error:
-        return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
     except Exception as error:
+        said = str(error).partition("\n")[0]
         if is_out_of_memory(error):
-            said = str(error).partition("\n")[0]
-            return refuse(f"out of memory: {said}\nask for fewer images at once", MemoryExhaustedError.exit_code)
+            remedy = "raise the limit (ulimit -v)" if isinstance(error, ImportError) else "ask for fewer images at once"
+            return refuse(f"out of memory: {said}\n{remedy}", MemoryExhaustedError.exit_code)
+        if isinstance(error, OSError):
+            return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
+        if isinstance(error, ImportError) and (package := find_broken_package(error)):
+            return refuse(f"{package} cannot be imported: {said}; repair it: {REPAIR.format(package)}", 1)
         return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
     return 0
 
@@ -87,6 +96,7 @@ def dispatch(arguments: list[str]) -> None:
         raise ConfigError(f"{name} is no command; did you mean gantrain train {shlex.join(arguments)}?")
     if name not in COMMANDS:
         raise ConfigError(describe_choice("command", name, COMMANDS))
+    leave_missing_folder(rest)
     command = importlib.import_module(f"gantrain.commands.{name}")
     if "-h" in rest or "--help" in rest:
         print(command.help_text())
@@ -110,6 +120,33 @@ def complete(arguments: list[str]) -> None:
     elif name == "train":
         print(*train.complete(rest))
     return None
+
+
+def find_broken_package(error: ImportError) -> str | None:
+    """Return the package that gantrain requires and that could not be imported, or None if it was another."""
+    name = (error.name or "").partition(".")[0]
+    with suppress(PackageNotFoundError):
+        required = {
+            re.split(r"[^\w-]", text)[0].lower() for text in requires("gantrain") or () if "extra ==" not in text
+        }
+        packages = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core"}
+        return package if (package := packages.get(name, name)) in required else None
+    return None
+
+
+def leave_missing_folder(arguments: list[str]) -> None:
+    """Go to the root folder if the working directory was deleted and an absolute run_dir is given.
+
+    Raises StorageError if it is not, because relative paths then lead nowhere.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        gone = f"the working directory {os.environ.get('PWD', '')} was deleted"
+        if not any(text.startswith("run_dir=/") for text in arguments):
+            raise StorageError(f"{gone}; change to another one, or give an absolute run_dir") from error
+        say(f"{gone}; relative paths are taken from /")
+        os.chdir("/")
 
 
 def refuse(message: str, exit_code: int) -> int:

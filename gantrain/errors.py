@@ -66,12 +66,15 @@ class CheckFailedError(GantrainError):
 
 # How CUDA, its libraries, MPS and the CPU report exhausted memory; torch has no exception class for most of them.
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
+# How the loader of libraries does, as under `ulimit -v`.
+NOT_LOADED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error reports exhausted memory, of the host or of a device."""
     reported = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-    return reported or isinstance(error, MemoryError)
+    loading = isinstance(error, ImportError | OSError) and any(words in str(error) for words in NOT_LOADED)
+    return reported or loading or isinstance(error, MemoryError)
 
 
 SIMILARITY = 0.5  # of two names that may be one: one wrong letter in two is above it

@@ -314,6 +314,48 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "dataset=ring"
 
 
+def test_too_little_memory_for_torch_is_said(tmp_path: Path) -> None:
+    command = f"ulimit -v 900000; exec {sys.executable} -m gantrain.cli train"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (8, 2), done.stderr
+    assert "ulimit -v" in done.stderr
+
+
+def test_a_deleted_working_directory(tmp_path: Path) -> None:
+    command = f"cd gone; rmdir ../gone; exec {sys.executable} -m gantrain.cli train {' '.join(TINY)} "
+    for run_dir, code in (("", 7), ("run_dir=run", 7), (f"run_dir={tmp_path}/run", 0)):
+        (tmp_path / "gone").mkdir()
+        done = subprocess.run(
+            ["bash", "-c", command + run_dir], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert f"{tmp_path / 'gone'} was deleted" in done.stdout + done.stderr
+    assert summary(tmp_path / "run")["status"] == "finished"
+
+
+@pytest.mark.parametrize(("name", "package"), [("torch", "torch"), ("PIL", "pillow"), ("omegaconf", "omegaconf")])
+def test_a_broken_package_is_named_with_its_repair(
+    gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    def fail(arguments: list[str]) -> None:
+        raise ImportError("no such symbol", name=f"{name}.inner")
+
+    monkeypatch.setattr("gantrain.cli.dispatch", fail)
+    answer = gantrain("train")
+    assert (answer.code, len(answer.err.splitlines())) == (1, 1)
+    assert f"{package} cannot be imported: no such symbol" in answer.err
+    assert f"pip install --force-reinstall {package}" in answer.err
+
+
+@pytest.mark.parametrize("settings", [b"", b"\xff\xfe"], ids=["backend", "matplotlibrc"])
+def test_settings_of_matplotlib_cost_a_picture_at_most(tmp_path: Path, settings: bytes) -> None:
+    (tmp_path / "matplotlibrc").write_bytes(settings)
+    done = process("train", *TINY, "run_dir=run", cwd=tmp_path, env={**os.environ, "MPLBACKEND": "nonsense"})
+    assert (done.returncode, summary(tmp_path / "run")["status"]) == (0, "finished"), done.stderr
+    assert done.stdout.count("matplotlib cannot be loaded, look at MPLBACKEND and matplotlibrc") == bool(settings)
+    assert (tmp_path / "run/losses.png").exists() != bool(settings)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # A run
 

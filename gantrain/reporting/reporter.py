@@ -23,6 +23,7 @@ from rich.table import Column
 
 from gantrain.console import SECONDS_BETWEEN_LINES, ignore_closed_output, make_console, printable
 from gantrain.errors import DataError
+from gantrain.plotting import DrawingError
 from gantrain.runs import metrics_file
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Reporter:
         self.latest: dict[str, float] = {}
         self.metrics = Path(folder) / "metrics.jsonl"
         self._images = start_images
-        self._failures: set[int | None] = set()  # that were reported
+        self._failures: set[object] = set()  # that were reported
         self._next_line = 0.0  # when the next line or redraw is due
         self._part = -1  # of the run, of which a plain line was printed
         self._bar = _make_bar(self.console, total_images)
@@ -140,8 +141,8 @@ class Reporter:
         """Go on if a log or a picture cannot be written; a failure is reported once for each cause."""
         try:
             yield
-        except (OSError, DataError) as error:  # DataError: a metrics file that was damaged
-            cause = getattr(error, "errno", None)
+        except (OSError, DataError, DrawingError) as error:  # DataError: a metrics file that was damaged
+            cause = getattr(error, "errno", type(error))
             if cause not in self._failures:
                 self._failures.add(cause)
                 self.note(f"cannot write logs or pictures, the run goes on without them: {error}")
