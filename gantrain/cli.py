@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = sys.argv[1:] if arguments is None else arguments
     replace_unencodable()
+    if sys.platform == "win32":
+        return refuse("gantrain runs on Linux and macOS; on Windows, run it in WSL", ConfigError.exit_code)
     os.environ["MPLBACKEND"] = "agg"  # of matplotlib: files only, whatever a notebook or a desktop has set
     try:
         dispatch(arguments)

@@ -314,6 +314,13 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "dataset=ring"
 
 
+def test_windows_is_told_what_works(gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    answer = gantrain("--help")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "gantrain: gantrain runs on Linux and macOS; on Windows, run it in WSL\n"
+
+
 def test_too_little_memory_for_torch_is_said(tmp_path: Path) -> None:
     command = f"ulimit -v 900000; exec {sys.executable} -m gantrain.cli train"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -24,6 +25,7 @@ from gantrain.commands import train
 from gantrain.config.checks import RunConfig, Settings, collect_regularizers, validate, warn_of_unusual_loss
 from gantrain.config.compose import compose, composition_errors, create_composer, expand_choice
 from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
+from gantrain.config.messages import config_error
 from gantrain.config.overrides import parse, parse_train
 from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, DatasetSettings
@@ -577,6 +579,12 @@ def test_abbreviations_are_understood(typed: str, nearest: str) -> None:
 @pytest.mark.parametrize("key", ["foo", "conditional", "dataset.foo", "train.depth", "amp"])
 def test_a_key_like_no_other_gets_no_guess(key: str) -> None:
     assert refusal(f"+{key}=1") == f"there is no key {key}; --help lists the keys"
+
+
+@pytest.mark.parametrize(("name", "says"), [("submitit_slurm", "pip install 'gantrain[launchers]'"), ("x", "choices")])
+def test_a_launcher_that_is_not_installed_names_its_extra(name: str, says: str) -> None:
+    error = MissingConfigException("Could not find it", f"hydra/launcher/{name}", ["basic", "parallel"])
+    assert says in str(config_error(error))
 
 
 def test_a_path_as_the_dataset_is_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from gantrain.config.schema import REMOVED, Config, describe_kind, keys
 from gantrain.errors import ConfigError, describe_choice, find_nearest
 
 KEY_SIMILARITY = 0.7  # of two keys that may be one
+OPTIONAL_LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # those of the extra `launchers`
 PATH_STARTS = ("/", "./", "../", "~")  # no choice begins like this
 
 
@@ -71,6 +72,8 @@ def missing_option(group: str, name: object, choices: Iterable[str]) -> str:
     """Return the message that refuses `group=name`; a path given as the dataset belongs to dataset=folder."""
     if group == "dataset" and (str(name).startswith(PATH_STARTS) or Path(str(name)).exists()):
         return f"dataset={name} is a path, not one of the choices; write dataset=folder dataset.path={name}"
+    if group == "hydra/launcher" and name in OPTIONAL_LAUNCHERS:
+        return f"hydra/launcher={name} is not installed; install it with: pip install 'gantrain[launchers]'"
     return describe_choice(group, name, choices)
 
 
