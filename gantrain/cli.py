@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-from gantrain.console import discard_output, say
+from gantrain.console import discard_output, replace_unencodable, say
 from gantrain.errors import (
     ConfigError,
     GantrainError,
@@ -21,6 +24,7 @@ from gantrain.errors import (
 )
 from gantrain.files import describe_os_error
 from gantrain.runs.signals import Interrupted
+from gantrain.version import VERSION
 
 # Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
 COMMANDS = {
@@ -35,32 +39,42 @@ COMMANDS = {
     "fit": "fit one Gaussian to a mixture under each divergence, by quadrature",
 }
 
+REPAIR = "python -m pip install --force-reinstall {}"
+
 OVERVIEW = """gantrain trains GANs whose discriminator and generator each target a divergence of your choice.
 
   gantrain COMMAND [key=value …]
 
 {commands}
 
-`gantrain COMMAND --help` shows a command's keys and examples. `gantrain train` trains on the embedded digits."""
+`gantrain COMMAND --help` shows a command's keys and examples. `gantrain train` trains on the embedded digits.
+`gantrain --version` shows the version."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    replace_unencodable()
+    if sys.platform == "win32":
+        return refuse("gantrain runs on Linux and macOS; on Windows, run it in WSL", ConfigError.exit_code)
+    os.environ["MPLBACKEND"] = "agg"  # of matplotlib: files only, whatever a notebook or a desktop has set
     try:
         dispatch(arguments)
     except (GantrainError, Interrupted) as error:
         return refuse(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return refuse("stopped at once, by a second interrupt or before training began", 130)
+    except KeyboardInterrupt as error:
+        return refuse(str(error) or "stopped by an interrupt; nothing that was finished is lost", 130)
     except BrokenPipeError:
         discard_output()
-    except OSError as error:
-        return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
     except Exception as error:
+        said = str(error).partition("\n")[0]
         if is_out_of_memory(error):
-            said = str(error).partition("\n")[0]
-            return refuse(f"out of memory: {said}\nask for fewer images at once", MemoryExhaustedError.exit_code)
+            remedy = "raise the limit (ulimit -v)" if isinstance(error, ImportError) else "ask for fewer images at once"
+            return refuse(f"out of memory: {said}\n{remedy}", MemoryExhaustedError.exit_code)
+        if isinstance(error, OSError):
+            return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
+        if isinstance(error, ImportError) and (package := find_broken_package(error)):
+            return refuse(f"{package} cannot be imported: {said}; repair it: {REPAIR.format(package)}", 1)
         return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
     return 0
 
@@ -74,9 +88,7 @@ def dispatch(arguments: list[str]) -> None:
         print(OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())))
         return None
     if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"gantrain {version('gantrain')}")
+        print(f"gantrain {VERSION}")
         return None
     name, rest = arguments[0], arguments[1:]
     if name == "classifier":
@@ -86,6 +98,7 @@ def dispatch(arguments: list[str]) -> None:
         raise ConfigError(f"{name} is no command; did you mean gantrain train {shlex.join(arguments)}?")
     if name not in COMMANDS:
         raise ConfigError(describe_choice("command", name, COMMANDS))
+    leave_missing_folder(rest)
     command = importlib.import_module(f"gantrain.commands.{name}")
     if "-h" in rest or "--help" in rest:
         print(command.help_text())
@@ -109,6 +122,33 @@ def complete(arguments: list[str]) -> None:
     elif name == "train":
         print(*train.complete(rest))
     return None
+
+
+def find_broken_package(error: ImportError) -> str | None:
+    """Return the package that gantrain requires and that could not be imported, or None if it was another."""
+    name = (error.name or "").partition(".")[0]
+    with suppress(PackageNotFoundError):
+        required = {
+            re.split(r"[^\w-]", text)[0].lower() for text in requires("gantrain") or () if "extra ==" not in text
+        }
+        packages = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core"}
+        return package if (package := packages.get(name, name)) in required else None
+    return None
+
+
+def leave_missing_folder(arguments: list[str]) -> None:
+    """Go to the root folder if the working directory was deleted and an absolute run_dir is given.
+
+    Raises StorageError if it is not, because relative paths then lead nowhere.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        gone = f"the working directory {os.environ.get('PWD', '')} was deleted"
+        if not any(text.startswith("run_dir=/") for text in arguments):
+            raise StorageError(f"{gone}; change to another one, or give an absolute run_dir") from error
+        say(f"{gone}; relative paths are taken from /")
+        os.chdir("/")
 
 
 def refuse(message: str, exit_code: int) -> int:

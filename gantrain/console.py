@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -35,11 +36,19 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\ufffd")
 
 
+def replace_unencodable() -> None:
+    """Let standard output and error replace what their encoding lacks, as in an ASCII locale, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def say(text: str, *, error: bool = False) -> None:
     """Print text that may hold names from outside, to standard error if `error` is set."""
     stream = sys.stderr if error else sys.stdout
     with ignore_closed_output(stream):
-        print(printable(text), file=stream, flush=True)
+        encoding = stream.encoding or "utf-8"
+        print(printable(text).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
 @contextmanager

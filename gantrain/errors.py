@@ -66,23 +66,40 @@ class CheckFailedError(GantrainError):
 
 # How CUDA, its libraries, MPS and the CPU report exhausted memory; torch has no exception class for most of them.
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
+# How the loader of libraries does, as under `ulimit -v`.
+NOT_LOADED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error reports exhausted memory, of the host or of a device."""
     reported = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
-    return reported or isinstance(error, MemoryError)
+    loading = isinstance(error, ImportError | OSError) and any(words in str(error) for words in NOT_LOADED)
+    return reported or loading or isinstance(error, MemoryError)
 
 
 SIMILARITY = 0.5  # of two names that may be one: one wrong letter in two is above it
 
 
 def find_nearest(name: str, choices: Iterable[str]) -> list[str]:
-    """Return the choices that `name` may stand for, nearest first: those that begin with it, then similar ones."""
+    """Return the choices that `name` may stand for, nearest first.
+
+    Those that begin with it come first, then those that it abbreviates, such as `rkl` for `reverse_kl`, then similar
+    ones.
+    """
     originals = {choice.lower(): choice for choice in reversed(list(choices))}
     similar = difflib.get_close_matches(name.lower(), originals, n=max(len(originals), 1), cutoff=SIMILARITY)
     longer = sorted((key for key in originals if len(name) > 1 and key.startswith(name.lower())), key=len)
-    return [originals[key] for key in dict.fromkeys([*longer, *similar])]
+    shortened = sorted((key for key in originals if is_abbreviation(name.lower(), key)), key=len)
+    return [originals[key] for key in dict.fromkeys([*longer, *shortened, *similar])]
+
+
+def is_abbreviation(short: str, name: str) -> bool:
+    """Return whether `short` is made of the beginnings of the words of `name`, in order: `rkl` of `reverse_kl`."""
+    first, blank, rest = name.partition("_")
+    if not blank:
+        return bool(short) and first.startswith(short)
+    lengths = range(1, min(len(first), len(short)) + 1)
+    return any(first[:length] == short[:length] and is_abbreviation(short[length:], rest) for length in lengths)
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

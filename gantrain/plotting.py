@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain.console import format_number
-from gantrain.errors import DivergedError
+from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import write_file
 
 if TYPE_CHECKING:
@@ -51,10 +51,19 @@ METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date
 CELL_PIXELS, GAP_PIXELS = 48, 2  # of a grid
 
 
-def use_style(changes: Mapping[Any, Any] | None = None) -> AbstractContextManager[None]:
-    """Return a context in which figures have the style of gantrain, with `changes` of matplotlib's rcParams."""
-    import matplotlib
+class DrawingError(ConfigError):
+    """Matplotlib cannot be loaded with the user's settings of it."""
 
+
+def use_style(changes: Mapping[Any, Any] | None = None) -> AbstractContextManager[None]:
+    """Return a context in which figures have the style of gantrain, with `changes` of matplotlib's rcParams.
+
+    Raises DrawingError.
+    """
+    try:
+        import matplotlib
+    except Exception as error:  # of any kind: a file matplotlibrc is read and evaluated at import
+        raise DrawingError(f"matplotlib cannot be loaded, look at MPLBACKEND and matplotlibrc: {error}") from error
     return matplotlib.rc_context({**STYLE, **(changes or {})})
 
 

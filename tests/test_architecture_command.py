@@ -36,6 +36,8 @@ def own(tmp_path: Path) -> Path:
     (folder / "my table.yaml").write_text(MINE)
     (folder / "broken.yaml").write_text("name: [\n")
     (folder / "rowless.yaml").write_text("name: rowless\n")
+    (folder / "number.yaml").write_text("5\n")
+    (folder / "listed.yaml").write_text("- 1\n")
     (folder / "code.yaml").write_text("object: os:makedirs\n")
     (folder / "mlp.yaml").write_text(MINE)
     (folder / "active.yaml").write_text("# @package _global_\nhydra: {callbacks: {x: {_target_: os.makedirs}}}\n")
@@ -105,6 +107,8 @@ def test_the_tables_of_gantrain_are_there_beside_ones_own(gantrain, own):
         ("mine", "own/architecture/mine.yaml", "--config-dir own/architecture/mine.yaml is not a folder"),
         ("mien", "own", "architecture=mien is not one of the choices; did you mean mine?\n  choices: mine, "),
         ("broken", "own", "own/architecture/broken.yaml cannot be read as YAML"),
+        ("number", "own", "own/architecture/number.yaml holds no keys and values"),
+        ("listed", "own", "own/architecture/listed.yaml holds no keys and values"),
         ("rowless", "own", "architecture.generator has to be a list"),
         ("code", "own", "architecture.object=os:makedirs stands in a file"),
         ("mlp", "own", "own/architecture/mlp.yaml would never be read: gantrain has architecture=mlp of its own"),

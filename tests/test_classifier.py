@@ -321,6 +321,18 @@ def test_an_older_versions_file_in_the_cache_is_left_alone_and_another_is_traine
     assert (classifier.load_classifier(classifier.cache_path(digits)).dataset, old.read_bytes()) == ("digits", before)
 
 
+def test_a_cache_that_cannot_be_written_names_the_ways_out(
+    gantrain: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    answer = gantrain("evaluate", "dataset=digits")
+    assert (answer.code, answer.out) == (7, "")
+    assert "set XDG_CACHE_HOME to a folder that can be written, or give another file: classifier=FILE" in answer.err
+    answer = gantrain("evaluate", "dataset=digits", "classifier=file/x.pt")
+    assert (answer.code, "XDG_CACHE_HOME" in answer.err, "classifier=FILE" in answer.err) == (7, False, True)
+
+
 # Labels
 
 

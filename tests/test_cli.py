@@ -146,13 +146,32 @@ def test_every_command_has_help_with_examples(gantrain: Gantrain, command: str) 
 
 
 def test_the_version(gantrain: Gantrain) -> None:
-    assert re.fullmatch(r"gantrain \d+\.\d+\.\d+\n", gantrain("--version").out)
+    assert re.fullmatch(r"gantrain \d+\.\d+\.\d+(\.dev\d+)?\n", gantrain("--version").out)
+    assert "gantrain --version" in gantrain("--help").out
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
     shell = f"set -o pipefail; {sys.executable} -m gantrain.cli train --help | true"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "code", "arguments"),
+    [
+        ("ascii", 0, ["--help"]),
+        ("latin-1", 0, ["divergences", "kl"]),
+        ("latin-1", 2, ["train", "gen_div=ĸ"]),
+        ("ascii", 0, ["train", *TINY]),
+    ],
+)
+def test_what_a_locale_cannot_show_is_replaced(tmp_path: Path, encoding: str, code: int, arguments: list[str]) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [*PROGRAM, *arguments]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == code, done.stderr
+    assert b"?" in done.stdout + done.stderr
+    assert b"Error" not in done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,6 +247,15 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
         (["experiment=paper"], "did you mean gantrain train experiment=paper?"),
         (["-m", "gen_div=kl,js"], "did you mean gantrain train -m gen_div=kl,js?"),
         (["tran", "dataset=ring"], "did you mean train?"),
+        (["train", "--epochs", "5"], "no flag --epochs; keys are written without dashes, as in train.epochs=5"),
+        (["train", "-m", "--lr=1e-3", "seed=0,1"], "as in optimizer.lr=1e-3"),
+        (["train", "--batch-size", "seed=1"], "as in train.batch_size=…"),
+        (["train", "--conditional"], "no flag --conditional; keys are written without dashes, as key=value"),
+        (["sample", "--count", "9", "run"], "as in count=9"),
+        (["evaluate", "run", "--metrics", "fid"], "as in metrics=fid"),
+        (["compare", "run", "--out", "x"], "as in out=x"),
+        (["divergences", "kl", "--affine=1"], "as in affine=1"),
+        (["architecture", "mlp", "--latent", "3"], "as in latent=3"),
         (["resume"], "resume needs a run folder"),
         (["sample", "seed=1"], "sample needs a run folder"),
         (["architecture", "latent=3"], "architecture needs a name"),
@@ -286,6 +314,55 @@ def test_bash_itself_completes(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "dataset=ring"
 
 
+def test_windows_is_told_what_works(gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    answer = gantrain("--help")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "gantrain: gantrain runs on Linux and macOS; on Windows, run it in WSL\n"
+
+
+def test_too_little_memory_for_torch_is_said(tmp_path: Path) -> None:
+    command = f"ulimit -v 900000; exec {sys.executable} -m gantrain.cli train"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (8, 2), done.stderr
+    assert "ulimit -v" in done.stderr
+
+
+def test_a_deleted_working_directory(tmp_path: Path) -> None:
+    command = f"cd gone; rmdir ../gone; exec {sys.executable} -m gantrain.cli train {' '.join(TINY)} "
+    for run_dir, code in (("", 7), ("run_dir=run", 7), (f"run_dir={tmp_path}/run", 0)):
+        (tmp_path / "gone").mkdir()
+        done = subprocess.run(
+            ["bash", "-c", command + run_dir], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert f"{tmp_path / 'gone'} was deleted" in done.stdout + done.stderr
+    assert summary(tmp_path / "run")["status"] == "finished"
+
+
+@pytest.mark.parametrize(("name", "package"), [("torch", "torch"), ("PIL", "pillow"), ("omegaconf", "omegaconf")])
+def test_a_broken_package_is_named_with_its_repair(
+    gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    def fail(arguments: list[str]) -> None:
+        raise ImportError("no such symbol", name=f"{name}.inner")
+
+    monkeypatch.setattr("gantrain.cli.dispatch", fail)
+    answer = gantrain("train")
+    assert (answer.code, len(answer.err.splitlines())) == (1, 1)
+    assert f"{package} cannot be imported: no such symbol" in answer.err
+    assert f"pip install --force-reinstall {package}" in answer.err
+
+
+@pytest.mark.parametrize("settings", [b"", b"\xff\xfe"], ids=["backend", "matplotlibrc"])
+def test_settings_of_matplotlib_cost_a_picture_at_most(tmp_path: Path, settings: bytes) -> None:
+    (tmp_path / "matplotlibrc").write_bytes(settings)
+    done = process("train", *TINY, "run_dir=run", cwd=tmp_path, env={**os.environ, "MPLBACKEND": "nonsense"})
+    assert (done.returncode, summary(tmp_path / "run")["status"]) == (0, "finished"), done.stderr
+    assert done.stdout.count("matplotlib cannot be loaded, look at MPLBACKEND and matplotlibrc") == bool(settings)
+    assert (tmp_path / "run/losses.png").exists() != bool(settings)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # A run
 
@@ -328,7 +405,7 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
     assert end["metrics"] == {name: value for name, value in rows[-1].items() if name != "images"}
     assert (end["seed"], end["device"], end["samples_from"]) == (3, "cpu", "averaged generator")
     assert (end["data"]["label"], end["data"]["held_out"]) == ("digits", True)
-    assert end["versions"]["torch"] == str(torch.__version__)
+    assert (end["versions"]["gantrain"], end["versions"]["torch"]) == (package.__version__, str(torch.__version__))
     assert datetime.fromisoformat(end["started"]) <= datetime.fromisoformat(end["ended"])
 
     composed = yaml.safe_load((run / ".hydra/config.yaml").read_text())
@@ -665,8 +742,9 @@ def test_samples_are_never_mixed_with_older_ones(gantrain: Gantrain, finished: P
 
 
 def test_samples_go_beside_the_grids_by_default(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    assert gantrain("sample", run, "count=2", "seed=8").code == 0
+    """And the run, whose path may look like key=value, stands anywhere among the keys."""
+    run = shutil.copytree(finished, tmp_path / "lr=0.1")
+    assert gantrain("sample", "count=2", "lr=0.1", "seed=8").code == 0
     assert files(run / "samples/seed8") == {"00000.png", "00001.png", "grid.png"}
     assert gantrain("sample", run / "checkpoints/last.pt", "count=1", "seed=9").code == 0
     assert files(run / "samples/seed9") == {"00000.png", "grid.png"}

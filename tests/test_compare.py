@@ -34,6 +34,7 @@ from gantrain.console import split_columns
 from gantrain.errors import DataError
 from gantrain.evaluation.metrics import better_direction
 from gantrain.launch.sweep_folder import compare_sweep, pending_notes
+from gantrain.runs.folder import RunFolder
 
 Gantrain = Callable[..., Answer]
 
@@ -850,6 +851,14 @@ def test_a_damaged_run_is_named_and_the_others_are_compared(name: str, text: str
     ((path, label, status, reason),) = found.failures
     assert (path, label, status) == (bad, "", "unreadable")
     assert reason.startswith(name)
+
+
+def test_a_run_that_was_killed_is_no_longer_running(tmp_path: Path) -> None:
+    make_run(tmp_path / "good")
+    make_run(tmp_path / "killed", {"seed": 1}, status="running")
+    assert [failure[2] for failure in compare([tmp_path]).failures] == ["ended without a word"]
+    with RunFolder(tmp_path / "killed").lock():
+        assert [failure[2] for failure in compare([tmp_path]).failures] == ["running"]
 
 
 def test_odd_values_are_no_numbers(tmp_path: Path) -> None:

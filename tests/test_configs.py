@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -24,6 +25,7 @@ from gantrain.commands import train
 from gantrain.config.checks import RunConfig, Settings, collect_regularizers, validate, warn_of_unusual_loss
 from gantrain.config.compose import compose, composition_errors, create_composer, expand_choice
 from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
+from gantrain.config.messages import config_error
 from gantrain.config.overrides import parse, parse_train
 from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, DatasetSettings
@@ -562,8 +564,41 @@ def test_an_unknown_option_is_refused_with_all_options_nearest_first(group: str,
     assert nearest in choices(message)[:2]
 
 
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [
+        ("gen_div=rkl", "reverse_kl"),
+        ("disc_div=tv", "total_variation"),
+        ("gen_div=sqhel", "squared_hellinger"),
+        ("regularizer=gp", "gradient_penalty"),
+    ],
+)
+def test_abbreviations_are_understood(typed: str, nearest: str) -> None:
+    assert f"is not one of the choices; did you mean {nearest}?" in refusal(typed)
+
+
+@pytest.mark.parametrize("key", ["foo", "conditional", "dataset.foo", "train.depth", "amp"])
+def test_a_key_like_no_other_gets_no_guess(key: str) -> None:
+    assert refusal(f"+{key}=1") == f"there is no key {key}; --help lists the keys"
+
+
+@pytest.mark.parametrize(("name", "says"), [("submitit_slurm", "pip install 'gantrain[launchers]'"), ("x", "choices")])
+def test_a_launcher_that_is_not_installed_names_its_extra(name: str, says: str) -> None:
+    error = MissingConfigException("Could not find it", f"hydra/launcher/{name}", ["basic", "parallel"])
+    assert says in str(config_error(error))
+
+
+def test_a_path_as_the_dataset_is_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures/cats").mkdir(parents=True)
+    for path in ("/path", "./x", "~/x", "pictures", "pictures/cats"):
+        assert refusal(f"dataset={path}") == (
+            f"dataset={path} is a path, not one of the choices; write dataset=folder dataset.path={path}"
+        )
+
+
 def test_a_word_like_none_of_the_options_gets_the_list_without_a_guess() -> None:
-    message = refusal("regularizer=gp")
+    message = refusal("regularizer=spectral")
     assert "did you mean" not in message
     assert sorted(choices(message)) == sorted(options("regularizer"))
 

@@ -115,6 +115,7 @@ def test_configuration_and_code_agree(name: str) -> None:
         ({"name": "ring", "means": [1.0]}, "mixture1d"),
         ({"name": "mixture1d", "means": [1.0]}, "2, 1 and 2"),
         ({"name": "mixture1d", "weights": []}, "0, 2 and 2"),
+        ({"name": "mixture1d", "weights": [0.5, 0.3]}, r"sum to 0.8 and must .* dataset.weights=\[0.625,0.375\]"),
         ({"name": "mixture1d", "stds": [1.0, 0.0]}, "positive"),
         ({"name": "mixture1d", "means": [1.0, float("nan")]}, "finite"),
     ],
@@ -248,7 +249,7 @@ def test_log_density_equals_scipys(name: str) -> None:
 
 
 def test_a_mixture_of_ones_own_is_normalised() -> None:
-    density = data.load("mixture1d", weights=[1, 2, 1], means=[-1, 0, 3], stds=[0.5, 1, 2])
+    density = data.load("mixture1d", weights=[0.25, 0.5, 0.25], means=[-1, 0, 3], stds=[0.5, 1, 2])
     total, _ = integrate.quad(lambda x: density.log_density(torch.tensor([[x]], dtype=torch.float64)).exp(), -30, 30)
     assert total == pytest.approx(1)
     assert density.fingerprint != data.load("mixture1d").fingerprint
@@ -885,6 +886,17 @@ def test_celeba_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         file = getattr(published, name)
         monkeypatch.setattr(published, name, file._replace(url=server + file.path))
     assert data.load("celeba", root=tmp_path / "root").fingerprint == before
+
+
+def test_a_folder_inside_the_data_is_not_taken_for_their_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = publish_idx(monkeypatch, "mnist", pixels(20, 28, 28), pixels(6, 28, 28, seed=1))
+    place_all(tmp_path, files.unpacked)
+    before = sorted(tmp_path.rglob("*"))
+    for inner in ("MNIST", "MNIST/raw"):
+        with pytest.raises(DataError, match=f"lies inside the data; .*: dataset.root={tmp_path}$"):
+            data.load("mnist", root=tmp_path / inner)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert data.load("mnist", root=tmp_path).size == 20
 
 
 @pytest.mark.parametrize("trouble", ["offline", "half", "no folder"])

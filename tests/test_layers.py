@@ -19,7 +19,18 @@ from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 PACKAGE = Path(gantrain.__file__).parent
 
 # Packages from the lowest to the highest; a module imports from lower packages and from its own.
-SMALL = {"errors", "files", "console", "seeding", "precision", "devices", "plotting", "ranges", "distributed"}
+SMALL = {
+    "errors",
+    "files",
+    "console",
+    "seeding",
+    "precision",
+    "devices",
+    "plotting",
+    "ranges",
+    "distributed",
+    "version",
+}
 RANKS = [
     SMALL,
     {"objectives", "networks", "data", "runs"},

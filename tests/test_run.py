@@ -16,7 +16,7 @@ from support.waiting import PATIENCE_SECONDS
 from gantrain.cli import main
 from gantrain.errors import BusyError, StorageError
 from gantrain.files import safe_name, write_file
-from gantrain.runs.folder import RunFolder, claim_folder
+from gantrain.runs.folder import RunFolder, actual_status, claim_folder
 from gantrain.runs.signals import Interrupted, StopRequest
 
 HOLD = """
@@ -121,6 +121,37 @@ def test_a_folder_that_was_removed_and_made_anew_is_not_ours(tmp_path):
         (folder.path / ".lock").touch()
         with pytest.raises(StorageError, match="made anew"):
             folder.refuse_if_replaced()
+
+
+def test_slurms_warning_stops_the_run_unless_somebody_handles_it():
+    with StopRequest() as stop:
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Interrupted, match="stopped by SIGUSR1; saved") as caught:
+            stop.raise_if_asked("saved")
+    assert caught.value.exit_code == 138
+    received = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            stop.raise_if_asked("")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (received, before) == ([signal.SIGUSR1], signal.SIG_DFL)
+
+
+def test_a_killed_run_trains_no_longer(tmp_path):
+    folder = RunFolder(tmp_path)
+    for status in ("running", "finished", "stopped"):
+        unheld = "ended without a word" if status == "running" else status
+        assert actual_status(tmp_path, {"status": status}) == unheld
+        with folder.lock():
+            assert actual_status(tmp_path, {"status": status}) == status
+        assert actual_status(tmp_path, {"status": status}) == unheld
+    (tmp_path / ".lock").unlink()
+    os.mkfifo(tmp_path / ".lock")
+    assert actual_status(tmp_path, {"status": "running"}) == "ended without a word", "and does not wait for it"
 
 
 def test_a_damaged_summary_is_an_empty_one(tmp_path):

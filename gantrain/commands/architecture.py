@@ -54,6 +54,7 @@ def run(arguments: list[str]) -> None:
         flags, typed = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigError(f"{error}; see gantrain architecture --help") from error
+    overrides.refuse_flags(typed, Options)
     if not typed or "=" in typed[0]:
         raise ConfigError("architecture needs a name: gantrain architecture NAME; see gantrain architecture --help")
     options = overrides.parse_into(Options, typed[1:])

@@ -44,6 +44,7 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Compare the runs in and below the folders that the arguments name."""
+    overrides.refuse_flags(arguments, Options)
     folders = [Path(argument) for argument in arguments if overrides.is_path(argument)]
     options = overrides.parse_into(Options, [argument for argument in arguments if Path(argument) not in folders])
     if not folders:

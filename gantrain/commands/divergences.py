@@ -64,6 +64,7 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Print a page about one divergence or tables of several, and draw them if `out` is given."""
+    overrides.refuse_flags(arguments, Options)
     names = list(dict.fromkeys(argument for argument in arguments if "=" not in argument))
     options = overrides.parse_into(Options, [argument for argument in arguments if "=" in argument])
     chosen = [divergences.get(name).shifted(options.affine) for name in names or CATALOGUE]

@@ -119,12 +119,12 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Evaluate what the first argument names, or train the classifier of a dataset if there are no samples."""
-    samples = arguments[:1] if arguments and overrides.is_path(arguments[0]) else []
-    dataset, others = split_arguments(arguments[len(samples) :])
+    samples, typed = overrides.split_source(arguments, Options)
+    dataset, others = split_arguments(typed)
     options = overrides.parse_into(Options, overrides.bracket_list(others, "metrics"))
-    if not samples:
+    if samples is None:
         return store_classifier(dataset, options)
-    path = Path(samples[0])
+    path = Path(samples)
     if options.classifier and (given := options.training_overrides()):
         raise ConfigError(
             f"train_classifier.{next(iter(given))} trains the classifier of the data, and classifier="

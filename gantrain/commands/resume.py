@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gantrain.commands.train import report_sweep
-from gantrain.config.overrides import is_path, parse_train
+from gantrain.config.overrides import parse_train, split_source
+from gantrain.config.schema import Config
 from gantrain.errors import ConfigError
 from gantrain.launch.resume import FREE, check_own_folder, resume_run
 from gantrain.launch.sweep import resume_sweep
@@ -32,9 +33,10 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Continue the run or the sweep whose folder is the first argument. Raises GantrainError."""
-    if not arguments or not is_path(arguments[0]):
+    name, others = split_source(arguments, Config)
+    if name is None:
         raise ConfigError("resume needs a run folder: gantrain resume RUN [key=value …]")
-    path, typed = Path(arguments[0]), parse_train(arguments[1:])
+    path, typed = Path(name), parse_train(others)
     check_own_folder(path, typed)
     with StopRequest():
         if is_sweep(path):

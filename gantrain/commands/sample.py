@@ -50,9 +50,10 @@ def help_text() -> str:
 
 def run(arguments: list[str]) -> None:
     """Write samples from the run or checkpoint that the first argument names. Raises GantrainError."""
-    if not arguments or not overrides.is_path(arguments[0]):
+    name, typed = overrides.split_source(arguments, Options)
+    if name is None:
         raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
-    source, options = Path(arguments[0]), overrides.parse_into(Options, arguments[1:])
+    source, options = Path(name), overrides.parse_into(Options, typed)
 
     from gantrain.training.generator import load
 

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from gantrain.config.checks import validate
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors, create_composer
 from gantrain.config.groups import GROUPS, options
-from gantrain.config.overrides import check_no_sweep, parse_train, split_sweep
-from gantrain.config.schema import describe_keys
+from gantrain.config.overrides import check_no_sweep, parse_train, refuse_flags, split_sweep
+from gantrain.config.schema import Config, describe_keys
 from gantrain.console import say
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.launch.job import preserved_logging, train_once
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
 def parse_flags(arguments: list[str]) -> argparse.Namespace:
     """Return flags and overrides, which may stand in any order. Raises ConfigError."""
     flags, unknown = Parser().parse_known_intermixed_args(arguments)
-    flags.overrides = unknown + flags.overrides  # whose parser refuses the unknown ones
+    refuse_flags(arguments, Config, unknown)
     printing = [name for name in ("cfg", "info", "hydra_help") if getattr(flags, name)]
     if flags.package and flags.cfg != "job":
         raise ConfigError(f"--package={flags.package} shows a part of --cfg job; give it with that")

@@ -29,9 +29,11 @@ from gantrain.comparison.untrusted import (
     read_yaml,
 )
 from gantrain.errors import DataError
+from gantrain.runs.folder import KILLED, actual_status
 from gantrain.runs.metrics_file import means_over_last_tenth
 
-STATUSES = ("finished", "stopped", "failed", "running")
+STATUSES = ("finished", "stopped", "failed", "running", KILLED)
+REASONS = {"finished": "", "running": "it still trains", KILLED: "killed? gantrain resume goes on with it"}
 SAMPLE_GROUPS = ("quality/", "diversity/")  # metrics that an evaluation measures
 WEIGHTS = "weights/"  # group of the metrics of generator weights, of which a run's value is a mean over its last tenth
 EFFECTIVE_ORDER = f"{WEIGHTS}effective_order"
@@ -55,7 +57,7 @@ class Run:
     @property
     def status(self) -> str:
         """One of `STATUSES`, or `unknown`."""
-        status = self.summary.get("status")
+        status = actual_status(self.path, self.summary)
         return status if status in STATUSES else "unknown"
 
     @property
@@ -66,10 +68,8 @@ class Run:
     @property
     def reason(self) -> str:
         """Why the run did not finish; empty if it did."""
-        if self.is_finished:
-            return ""
-        if self.status == "running":
-            return "it is still running, or was killed"
+        if self.status in REASONS:
+            return REASONS[self.status]
         stored = self.summary.get("reason")
         lines = stored.splitlines()[:MAX_REASON_LINES] if isinstance(stored, str) else []
         return "\n".join(map(clean_text, lines)) or "summary.json gives no reason"

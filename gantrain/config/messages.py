@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
+from pathlib import Path
 
 from hydra.errors import MissingConfigException
 from omegaconf.errors import (
@@ -17,25 +18,63 @@ from omegaconf.errors import (
 
 from gantrain.config.groups import CHOSEN_BY_YAML, GROUPS, options
 from gantrain.config.schema import REMOVED, Config, describe_kind, keys
-from gantrain.errors import SIMILARITY, ConfigError, describe_choice, find_nearest
+from gantrain.errors import ConfigError, describe_choice, find_nearest
+
+KEY_SIMILARITY = 0.7  # of two keys that may be one
+OPTIONAL_LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # those of the extra `launchers`
+PATH_STARTS = ("/", "./", "../", "~")  # no choice begins like this
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Return the message that refuses `key`, with the most similar of the `known` keys if there is a similar one.
-
-    Keys are compared as a whole and in the part after the last dot.
-    """
+    """Return the message that refuses `key`, with the most similar of the `known` keys if there is a similar one."""
     if key.startswith("hydra."):
         return f"there is no key {key}; gantrain train --cfg hydra shows Hydra's own"
+    nearest = find_nearest_key(key, known)
+    return f"there is no key {key}; {f'did you mean {nearest}?' if nearest else '--help lists the keys'}"
+
+
+def unknown_flag(flag: str, value: str, known: Iterable[str]) -> str:
+    """Return the message that refuses `flag`, with what to write in its place if it is similar to a `known` key.
+
+    `value` is the argument after it, if that may be its value.
+    """
+    name, _, own_value = flag.lstrip("-").partition("=")
+    nearest = find_nearest_key(name.replace("-", "_"), known)
+    way_out = f"as in {nearest}={own_value or value or '…'}" if nearest else "as key=value; --help lists them"
+    return f"there is no flag {flag.partition('=')[0]}; keys are written without dashes, {way_out}"
+
+
+def find_nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """Return the most similar of the `known` keys, or None if none is similar.
+
+    Keys are compared as a whole and in the part after the last dot, which may be a beginning; keys of one section have
+    to be similar in that part.
+    """
+    known, (section, _, typed) = list(known), key.rpartition(".")
+    has_section = any(name.startswith(f"{section}.") for name in known)
 
     def similarities(name: str) -> tuple[float, float]:
-        last, typed = name.rpartition(".")[2], key.rpartition(".")[2]
-        return SequenceMatcher(None, key, name).ratio(), SequenceMatcher(None, typed, last).ratio()
+        last = name.rpartition(".")[2]
+        is_beginning = len(typed) > 2 and last.startswith(typed)
+        part = 1.0 if is_beginning else SequenceMatcher(None, typed, last).ratio()
+        return part, SequenceMatcher(None, key, name).ratio()
 
-    similar = [name for name in known if max(similarities(name)) >= SIMILARITY]
-    if not similar:
-        return f"there is no key {key}; --help lists the keys"
-    return f"there is no key {key}; did you mean {max(similar, key=lambda name: sum(similarities(name)))}?"
+    def is_similar(name: str) -> bool:
+        part, whole = similarities(name)
+        if section and section in (name, name.rpartition(".")[0]):
+            return part >= KEY_SIMILARITY or not has_section
+        return max(part, whole) >= KEY_SIMILARITY
+
+    return max(filter(is_similar, known), key=lambda name: sum(similarities(name)), default=None)
+
+
+def missing_option(group: str, name: object, choices: Iterable[str]) -> str:
+    """Return the message that refuses `group=name`; a path given as the dataset belongs to dataset=folder."""
+    if group == "dataset" and (str(name).startswith(PATH_STARTS) or Path(str(name)).exists()):
+        return f"dataset={name} is a path, not one of the choices; write dataset=folder dataset.path={name}"
+    if group == "hydra/launcher" and name in OPTIONAL_LAUNCHERS:
+        return f"hydra/launcher={name} is not installed; install it with: pip install 'gantrain[launchers]'"
+    return describe_choice(group, name, choices)
 
 
 def config_error(error: BaseException, schema: type = Config) -> ConfigError:
@@ -49,12 +88,14 @@ def _describe_choice(error: BaseException) -> str | None:
     file = re.match(r"In '(?!hydra/)([^']+/[^']+)'", said)  # not config.yaml, into which the command line is read
     where = f"{file[1]}.yaml: " if file else ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
+        group, _, name = error.missing_cfg_file.partition("/")
+        if group not in GROUPS:
+            group, _, name = error.missing_cfg_file.rpartition("/")
         if (group, name) in REMOVED:
             return where + REMOVED[group, name]
         ours = options(group) if group in GROUPS else ()
         if choices := dict.fromkeys([*(error.options or ()), *ours]):
-            return where + describe_choice(group, name, choices)
+            return where + missing_option(group, name, choices)
     elif found := re.search(r"(?:Could not override '|Multiple values for )([\w/]+).*(?:No match|To override)", said):
         group = found[1]
     else:

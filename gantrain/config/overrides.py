@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.config.groups import GROUPS, LISTED_GROUPS, options
-from gantrain.config.messages import config_error, unknown_key
+from gantrain.config.messages import PATH_STARTS, config_error, missing_option, unknown_flag, unknown_key
 from gantrain.config.schema import OPEN_KEYS, OPEN_SECTIONS, REMOVED, Config, check_values, create_node, keys
 from gantrain.errors import ConfigError, describe_choice
 
@@ -60,9 +60,31 @@ def parse(texts: Iterable[str], schema: type | None = None) -> list[Argument]:
     A path or name that Hydra's grammar cannot read, such as ~/a[1], is quoted if the schema says that the key holds
     text. Raises ConfigError.
     """
-    parser = OverridesParser.create()
+    parser, texts = OverridesParser.create(), list(texts)
+    refuse_flags(texts, schema)
     text_keys = [key for key, item in keys(schema).items() if item.type.startswith("str")] if schema else []
     return [_parse(parser, text, text_keys) for text in texts]
+
+
+def refuse_flags(arguments: Sequence[str], schema: type | None, flags: Collection[str] | None = None) -> None:
+    """Raise ConfigError for the first argument that begins with a dash, or that is one of `flags`."""
+    known = KNOWN if schema is Config else keys(schema) if schema else ()
+    for text, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        if text.startswith("-") if flags is None else text in flags:
+            is_value = "=" not in following and not following.startswith("-")
+            raise ConfigError(unknown_flag(text, following if is_value else "", known))
+
+
+def split_source(arguments: Sequence[str], schema: type) -> tuple[str | None, list[str]]:
+    """Return the one argument that is no `key=value` of `schema`, None if there is none, and the others.
+
+    They may stand in any order, and an existing path may have the form `key=value`. Raises ConfigError for a flag.
+    """
+    refuse_flags(arguments, schema)
+    places = [place for place, text in enumerate(arguments) if is_path(text)]
+    if not places:
+        return None, list(arguments)
+    return arguments[places[0]], [*arguments[: places[0]], *arguments[places[0] + 1 :]]
 
 
 def _parse(parser: OverridesParser, text: str, text_keys: list[str]) -> Argument:
@@ -78,8 +100,8 @@ def _parse(parser: OverridesParser, text: str, text_keys: list[str]) -> Argument
 
 def _describe_syntax_error(text: str) -> str:
     key, _, value = text.partition("=")
-    if text.startswith("-"):
-        return f"there is no flag {text}; keys are written without dashes, as in {key.lstrip('-')}=…"
+    if key in GROUPS and value.startswith(PATH_STARTS):
+        return missing_option(key, value, options(key))
     if not key or not value:
         return f"'{text}' is not of the form key=value, without spaces around =; --help lists the keys"
     if value.startswith("glob(") and value.endswith(")"):
@@ -198,6 +220,8 @@ def _check_choices(group: str, override: Override) -> None:
         for name in choice if group in LISTED_GROUPS and isinstance(choice, list) else [choice]:
             if name is None or isinstance(name, int | float | list | dict):
                 raise ConfigError(describe_choice(group, "null" if name is None else name, options(group)))
+            if str(name).startswith(PATH_STARTS):
+                raise ConfigError(missing_option(group, name, options(group)))
 
 
 def _convert_number(key: str, value: Any, text: str) -> str:

@@ -53,6 +53,10 @@ class ForeignSource(FileConfigSource):
             result = super().load_config(config_path)
         except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as YAML: {describe_yaml_error(error)}") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ConfigError(f"{path} holds no keys and values") from error  # but a number or a text
         if not isinstance(result.config, DictConfig):
             raise ConfigError(f"{path} holds no keys and values")
         return result

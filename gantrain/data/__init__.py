@@ -8,6 +8,7 @@ contract, `Dataset`, so that training never asks which one it has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -165,7 +166,13 @@ class DatasetSettings:
             key = next(iter(self._components))
             raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={self.name} has its own components")
         if self.name in DENSITIES:
-            self.build_mixture()
+            mixture = self.build_mixture()
+            if self.weights is not None and abs(math.fsum(self.weights) - 1) > 1e-6:
+                shares = ",".join(f"{share:g}" for share in mixture.weights)
+                raise ConfigError(
+                    f"dataset.weights={list(self.weights)} sum to {math.fsum(self.weights):g} and must sum to one, "
+                    f"as in dataset.weights=[{shares}]"
+                )
 
     def _check_files(self) -> None:
         """Raise ConfigError for settings of image files that are wrong, or for data that are none."""

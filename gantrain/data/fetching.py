@@ -55,6 +55,7 @@ def open_published(files: Sequence[Published], root: Path) -> Iterator[Path]:
     the addresses and names for placing the files by hand, if a file cannot be fetched or the block fails to read it;
     StorageError if the storage is full, read-only or failing.
     """
+    refuse_inner_folder(files, root)
     try:
         if all(file.is_present(root) for file in files):
             yield root
@@ -78,6 +79,15 @@ def open_published(files: Sequence[Published], root: Path) -> Iterator[Path]:
             f"  in the folder dataset.root={root}:\n"
             + "\n".join(f"  {file.path} from {file.url} (MD5 {file.md5})" for file in wanted)
         ) from error
+
+
+def refuse_inner_folder(files: Sequence[Published], root: Path) -> None:
+    """Raise DataError if `root` is a folder of the published layout, such as MNIST/raw, below the one to be given."""
+    root = root.absolute()
+    for folder in root.parents:
+        is_inner = any(folder / name != root and (folder / name).is_relative_to(root) for name in files[0].checksums)
+        if is_inner and all(file.is_present(folder) or os.path.isfile(folder / file.path) for file in files):
+            raise DataError(f"dataset.root={root} lies inside the data; give the folder around: dataset.root={folder}")
 
 
 def _fetch(files: Sequence[Published], root: Path, folder: Path) -> None:

@@ -28,7 +28,7 @@ from gantrain.evaluation.classifier import (
     load_classifier,
     save_classifier,
 )
-from gantrain.files import describe_os_error
+from gantrain.files import cache_folder, describe_os_error
 from gantrain.networks.summary import count_multiply_adds
 from gantrain.precision import autocast_products, has_fast_bf16
 from gantrain.seeding import describe_machine, preserve_randomness, stream_generator, stream_seed
@@ -75,8 +75,10 @@ def obtain_classifier(
             default = ClassifierTraining.default(len(images.train), images.shape[0])
             return make_classifier(images, path, replace(default, **overrides), progress=progress)
     except OSError as error:
-        place = "give another file: classifier=FILE"
-        raise StorageError(f"{error.filename or path}: {describe_os_error(error)}; or {place}") from error
+        is_cached = path.is_relative_to(cache_folder())
+        place = "set XDG_CACHE_HOME to a folder that can be written, or " if is_cached else "or "
+        place += "give another file: classifier=FILE (of `gantrain train`: evaluate.classifier)"
+        raise StorageError(f"{error.filename or path}: {describe_os_error(error)}; {place}") from error
 
 
 def make_classifier(

@@ -37,6 +37,7 @@ from gantrain.runs.summary import conceal_secrets, keep_summary
 from gantrain.seeding import describe_machine
 from gantrain.theory import properties
 from gantrain.theory.description import describe_objective
+from gantrain.version import describe_version
 
 if TYPE_CHECKING:
     import torch
@@ -218,7 +219,7 @@ def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> 
         "seed": settings.seed,
         "device": made["device"],
         "threads": made["threads"],
-        "versions": {"python": platform.python_version(), "torch": made["torch"]},
+        "versions": {**describe_version(), "python": platform.python_version(), "torch": made["torch"]},
     }
 
 

@@ -23,6 +23,7 @@ from rich.table import Column
 
 from gantrain.console import SECONDS_BETWEEN_LINES, ignore_closed_output, make_console, printable
 from gantrain.errors import DataError
+from gantrain.plotting import DrawingError
 from gantrain.runs import metrics_file
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Reporter:
         self.latest: dict[str, float] = {}
         self.metrics = Path(folder) / "metrics.jsonl"
         self._images = start_images
-        self._failures: set[int | None] = set()  # that were reported
+        self._failures: set[object] = set()  # that were reported
         self._forecast = forecast
         self._began: tuple[float, int] | None = None  # time and clock after the first iteration, which may compile
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES  # when the next line or redraw is due
@@ -156,8 +157,8 @@ class Reporter:
         """Go on if a log or a picture cannot be written; a failure is reported once for each cause."""
         try:
             yield
-        except (OSError, DataError) as error:  # DataError: a metrics file that was damaged
-            cause = getattr(error, "errno", None)
+        except (OSError, DataError, DrawingError) as error:  # DataError: a metrics file that was damaged
+            cause = getattr(error, "errno", type(error))
             if cause not in self._failures:
                 self._failures.add(cause)
                 self.note(f"cannot write logs or pictures, the run goes on without them: {error}")

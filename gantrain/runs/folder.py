@@ -15,7 +15,7 @@ from typing import Any
 
 from gantrain.console import one_line
 from gantrain.errors import BusyError, CheckpointError, DataError, StorageError
-from gantrain.files import convert_write_errors, describe_os_error, read_regular_file, write_json
+from gantrain.files import SAFE, convert_write_errors, describe_os_error, read_regular_file, write_json
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 
@@ -26,6 +26,9 @@ FILES = (
     *("evaluation.json", "neighbours.png", "wandb_id"),
 )
 CHECKPOINT_AGE = "system/checkpoint_age_seconds"
+
+
+KILLED = "ended without a word"  # status of a run whose summary says that it trains while no process holds it
 
 
 class RunFolder:
@@ -175,3 +178,29 @@ def claim_folder(parent: Path, name: str) -> Path:
     except OSError as error:
         raise StorageError(f"the run folder {parent / name} cannot be made: {error.strerror or error}") from error
     raise StorageError(f"{parent} already has 9,999 folders named {name}-…; choose another run_dir")
+
+
+def actual_status(path: Path, summary: Mapping[str, Any]) -> Any:
+    """Return the status that the summary of the run at `path` names, or `KILLED` if it trains and nobody holds it."""
+    status = summary.get("status")
+    return KILLED if status == "running" and not is_held(path) else status
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock of the run at `path`; where nobody can tell, as on Windows, it may."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    with suppress(FileNotFoundError):
+        try:
+            descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK | SAFE)
+        except PermissionError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False

@@ -20,15 +20,17 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """Context manager that turns SIGINT, SIGTERM and SIGHUP into `Interrupted`.
+    """Context manager that turns SIGINT, SIGTERM, SIGHUP and SIGUSR1 into `Interrupted`.
 
     The exception is raised at once, or after `defer` when the loop calls `raise_if_asked` between steps. A second
     SIGINT then raises KeyboardInterrupt at once, which is safe because files are whole at any moment. Inside another
     block the outer object is used, so a signal ends a run and the sweep that it belongs to. A signal that is ignored,
-    as under nohup, stays ignored.
+    as under nohup, stays ignored, and a handler of SIGUSR1, such as submitit's, stays in place.
     """
 
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+    )
     active: ClassVar[StopRequest | None] = None
 
     def __init__(self) -> None:
@@ -41,7 +43,7 @@ class StopRequest:
             self.deferred = StopRequest.active.deferred
             return StopRequest.active
         StopRequest.active = self
-        handled = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        handled = [number for number in self.SIGNALS if self._is_free(number)]
         self.previous = {number: signal.signal(number, self._receive) for number in handled}
         return self
 
@@ -53,14 +55,27 @@ class StopRequest:
         elif StopRequest.active is not None:
             StopRequest.active.deferred = self.deferred  # as before the inner block
 
+    @staticmethod
+    def _is_free(number: signal.Signals) -> bool:
+        handler = signal.getsignal(number)
+        is_warning = number == getattr(signal, "SIGUSR1", None)  # Slurm's, before it preempts a job
+        return handler is signal.SIG_DFL if is_warning else handler is not signal.SIG_IGN
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             return
         self.number = number
         if signal.SIGINT in self.previous:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._stop_at_once)
         if not self.deferred:
             self.raise_if_asked("nothing was lost")
+
+    def _stop_at_once(self, number: int, frame: FrameType | None) -> None:
+        assert self.number is not None
+        first = signal.Signals(self.number).name
+        raise KeyboardInterrupt(
+            f"stopped at once, by an interrupt after {first}; the checkpoints saved before are whole"
+        )
 
     def defer(self) -> None:
         """Let signals wait for `raise_if_asked` from here to the end of the block."""

@@ -19,7 +19,7 @@ from faults.runs import SMALL, STEPS, assert_same_run, training
 from gantrain.config.overrides import quote
 from gantrain.runs import checkpoints
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP]
 # What the run is doing, and the call at whose beginning the signal comes.
 PHASES = {
     "a step of D": ("gantrain.training.step:Step.discriminator_step", 7),
@@ -83,7 +83,7 @@ def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(tried, times, u
         with tried("a second interrupt"):
             code, output = run(log, *training(folder), fault=twice)
             assert code == 130, output
-            assert "stopped at once" in output
+            assert "stopped at once, by an interrupt after SIGINT" in output
             assert "Traceback" not in output
             assert all(map(checkpoints.is_whole, checkpoints.list_files(folder / "checkpoints")))
             assert run(log, *training(folder))[0] == 0
