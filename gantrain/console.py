@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
@@ -40,7 +40,8 @@ def replace_unencodable() -> None:
     """Let standard output and error replace what their encoding lacks, as in an ASCII locale, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            with suppress(OSError):  # a stream that was opened as a file and has become a terminal
+                stream.reconfigure(errors="replace")
 
 
 def say(text: str, *, error: bool = False) -> None:
