@@ -56,7 +56,8 @@ def find_nearest_key(key: str, known: Iterable[str]) -> str | None:
     def similarities(name: str) -> tuple[float, float]:
         last = name.rpartition(".")[2]
         is_beginning = len(typed) > 2 and last.startswith(typed)
-        part = 1.0 if is_beginning else SequenceMatcher(None, typed, last).ratio()
+        is_exchange = sorted(typed) == sorted(last)  # of letters
+        part = 1.0 if is_beginning or is_exchange else SequenceMatcher(None, typed, last).ratio()
         return part, SequenceMatcher(None, key, name).ratio()
 
     def is_similar(name: str) -> bool:

@@ -760,6 +760,6 @@ def test_a_run_resumes_only_on_its_data(gantrain: Gantrain, trained: Path, tmp_p
     with tried("data that changed before a resume"):
         answer = gantrain("resume", root / "run", f"dataset.path={root / 'pictures'}", "train.images=40")
         assert answer.code == code, answer
-        assert ("has changed since the checkpoint" in answer.err) == (code == 4)
+        assert ("has changed since the run began" in answer.err) == (code == 4)
         if code == 3:
             assert str(root / "pictures") in answer.err
