@@ -56,7 +56,7 @@ def find_nearest_key(key: str, known: Iterable[str]) -> str | None:
     def similarities(name: str) -> tuple[float, float]:
         last = name.rpartition(".")[2]
         is_beginning = len(typed) > 2 and last.startswith(typed)
-        is_exchange = sorted(typed) == sorted(last)  # of letters
+        is_exchange = sorted(typed.lower()) == sorted(last)  # of letters, or of their case
         part = 1.0 if is_beginning or is_exchange else SequenceMatcher(None, typed, last).ratio()
         return part, SequenceMatcher(None, key, name).ratio()
 
