@@ -658,6 +658,9 @@ def test_bad_data_are_exit_code_3_with_path_and_reason(gantrain: Gantrain, tmp_p
         answer = gantrain("train", *TINY, *typed, f"run_dir=run_{path}")
         assert (answer.code, answer.out) == (3, "")
         assert says in answer.err
+        if path == "missing":  # found before any data are read
+            assert not (tmp_path / "run_missing").exists()
+            continue
         end = summary(tmp_path / f"run_{path}")
         assert (end["status"], end["exit_code"]) == ("failed", 3)
         assert f"gantrain: {end['reason']}\n" == answer.err
