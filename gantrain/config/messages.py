@@ -90,7 +90,7 @@ def _describe_choice(error: BaseException) -> str | None:
     where = f"{file[1]}.yaml: " if file else ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.partition("/")
-        if group not in GROUPS:
+        if group not in GROUPS or (group == "experiment" and "/" in name):
             group, _, name = error.missing_cfg_file.rpartition("/")
         if (group, name) in REMOVED:
             return where + REMOVED[group, name]
