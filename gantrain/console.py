@@ -173,18 +173,19 @@ def show_progress(what: str, *, error: bool = False) -> Iterator[Callable[[int, 
 
     console = make_console(error=error)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    started = time.monotonic()
-    due = started + SECONDS_BEFORE_FIRST_LINE
+    first: tuple[float, int] | None = None  # time and steps of the first update: what comes before it is no measure
+    due = time.monotonic() + SECONDS_BEFORE_FIRST_LINE
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(printable(what), total=None)
 
         def update(done: int, total: int | None) -> None:
-            nonlocal due
+            nonlocal due, first
             bar.update(task, completed=done, total=total)
             now = time.monotonic()
-            if not console.is_terminal and now >= due and total and 0 < done < total:
+            began, begin = first = first or (now, done)
+            if not console.is_terminal and now >= due and total and begin < done < total:
                 due = now + SECONDS_BETWEEN_LINES
-                minutes = (now - started) / done * (total - done) / 60
+                minutes = (now - began) / (done - begin) * (total - done) / 60
                 say(f"{what}: {done / total:.0%}, about {max(minutes, 1):.0f} min left", error=error)
 
         yield update

@@ -24,6 +24,7 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from gantrain.console import show_progress
 from gantrain.errors import DataError
 from gantrain.evaluation import metrics
 from gantrain.files import append_record
@@ -434,4 +435,17 @@ def test_the_forecast_comes_once_after_ten_seconds_and_a_line_every_minute(tmp_p
         "220: 20/s",
         "images 1,200/100,000  20 images/s  left 1:22:20",
         "images 2,400/100,000  20 images/s  left 1:21:20",
+    ]
+
+
+def test_the_time_left_counts_from_the_first_step(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("gantrain.console.time.monotonic", lambda: clock[0])
+    with show_progress("reading images") as update:
+        for done in range(1, 6002):
+            clock[0] = 100.0 + done / 50  # 100 seconds pass before the first
+            update(done, 60_000)
+    assert capsys.readouterr().out.splitlines() == [
+        "reading images: 0%, about 20 min left",
+        "reading images: 5%, about 19 min left",
     ]

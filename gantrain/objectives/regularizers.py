@@ -108,6 +108,7 @@ class InstanceNoise(Regularizer):
 class LabelSmoothing(Regularizer):
     """One-sided label smoothing (Salimans et al. 2016, section 3.4): a share `smoothing` of the data counts as fake.
 
+    It is part of the game: `Objective` is given the share.
     D then estimates log((1 − s)p / (q + s p)) in place of log(p/q), for every divergence.
     """
 

@@ -26,8 +26,6 @@ FILES = (
     *("evaluation.json", "neighbours.png", "wandb_id"),
 )
 CHECKPOINT_AGE = "system/checkpoint_age_seconds"
-
-
 KILLED = "ended without a word"  # status of a run whose summary says that it trains while no process holds it
 
 
