@@ -438,6 +438,19 @@ def test_the_forecast_comes_once_after_ten_seconds_and_a_line_every_minute(tmp_p
     ]
 
 
+@pytest.mark.parametrize("jump", [500.0, 0.0, -500.0])
+def test_a_clock_that_jumps_costs_no_line(jump, tmp_path, monkeypatch):
+    """The clock jumps to where the first step was, after it or before it, between any two readings of it."""
+    for jumps_after in range(2, 40):
+        readings = itertools.chain([100.0] * 2, [1000.0] * jumps_after, itertools.repeat(100.0 + jump))
+        monkeypatch.setattr("gantrain.reporting.reporter.time.monotonic", lambda readings=readings: next(readings))
+        console = pipe()
+        with Reporter(tmp_path, 1000, console=console) as reporter:
+            for images in range(10, 100, 10):
+                reporter.advance(images)
+        assert lines(console)
+
+
 def test_the_time_left_counts_from_the_first_step(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr("gantrain.console.time.monotonic", lambda: clock[0])

@@ -192,8 +192,10 @@ class Reporter:
         """Return e.g. `images 10,000/200,000  312 images/s  left 0:10:09  loss D 1.32 G 0.71  bound 0.08`."""
         parts = [f"images {self._images:,}/{self.total_images:,}"]
         rate = self.latest.get("speed/images_per_second", math.nan)
-        if not self.latest and self._began is not None and time.monotonic() > self._began[0]:
-            rate = (self._images - self._began[1]) / (time.monotonic() - self._began[0])
+        if not self.latest and self._began is not None:
+            began, begin = self._began
+            seconds = time.monotonic() - began  # read once: a clock may jump back between two readings
+            rate = (self._images - begin) / seconds if seconds > 0 else math.nan
         if rate > 0:
             seconds = min(max(self.total_images - self._images, 0) / rate, LONGEST_SECONDS)
             parts += [f"{rate:,.0f} images/s", f"left {timedelta(seconds=round(seconds))}"]
