@@ -125,7 +125,7 @@ class Run:
         settings = self.settings
         estimate = settings.objective.log_ratio(self._discriminator.measure(images))
         if estimate is None:
-            raise ConfigError(f"disc_div={settings.disc_div.name} with head={settings.head} gives no log-ratio")
+            raise ConfigError(settings.objective.missing_ratio)
         return estimate
 
     @cached_property

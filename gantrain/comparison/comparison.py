@@ -23,12 +23,14 @@ from gantrain.comparison.configurations import (
     error_metric,
     format_estimate,
     group_runs,
+    name_discriminator,
 )
 from gantrain.comparison.runs import EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
 from gantrain.evaluation.evaluation import CONDITIONS, name_reference
 from gantrain.evaluation.metrics import better_direction
+from gantrain.objectives.critics import CRITICS
 from gantrain.runs.checkpoints import BEST
 
 MAX_BOUNDS = 4  # in the tables
@@ -86,7 +88,10 @@ class Comparison:
         groups = {
             "quality": ["quality/.*(?<!_error)"],
             "diversity": ["diversity/.*(?<!_error)"],
-            "training": ["loss/.*", "discriminator/accuracy", *bounds, "ratio/(calibration_q|effective_sample_size)"],
+            "training": [
+                *("loss/.*", "discriminator/(pair_)?accuracy", *bounds, ".*estimate/wasserstein"),
+                "ratio/(calibration_q|effective_sample_size)",
+            ],
         }
         columns = {
             group: [name for pattern in patterns for name in self.metrics if re.fullmatch(pattern, name)]
@@ -106,8 +111,13 @@ class Comparison:
         return [head for head in dict.fromkeys(found) if head != FOLLOWED or EFFECTIVE_ORDER in self.metrics]
 
     def divergence_patterns(self, *players: str) -> list[str]:
-        """Regular expressions that match the divergences of `disc_div` or `gen_div`, one for each."""
-        names = (run.settings.get(f"{player}.name", "") for player in players for run in self.runs)
+        """Regular expressions that match the divergences of `disc_div` or `gen_div`, one for each.
+
+        That of a critic with a loss of its own is the one whose bound is its headline.
+        """
+        names = [run.settings.get(f"{player}.name", "") for player in players for run in self.runs]
+        critics = [CRITICS[name] for run in self.runs if (name := name_discriminator(run)) in CRITICS]
+        names += [critic.headline.rpartition("/")[2] for critic in critics]
         return [re.escape(name) for name in dict.fromkeys(names) if name]
 
     @cached_property

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, natural_key
 from gantrain.console import LARGEST_IN_FULL, format_number
+from gantrain.objectives.critic_objective import OWN
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
 NOT_COMPARED = (
@@ -34,7 +35,7 @@ NOT_COMPARED = (
     "best",
     "logger",
 )
-FIRST_KEYS = ("gen_div.name", "disc_div.name", "gen_objective")  # of a label
+FIRST_KEYS = ("gen_div.name", "disc_div.name", "critic.name", "gen_objective")  # of a label
 LONGEST_VALUE, LONGEST_LABEL = 60, 300  # letters
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
 FOLLOWED = "G follows"  # head of a column
@@ -182,14 +183,16 @@ def compared_settings(run: Run) -> dict[str, str]:
 def independent_keys(keys: Sequence[str], settings: Sequence[dict[str, str]]) -> list[str]:
     """Return the keys without those whose value follows from others.
 
-    A key may follow from the `name` of its section, and the weights of samples from divergences and objective.
+    A key may follow from the `name` of its section, a divergence from the critic, and the weights of samples from
+    critic, divergences and objective.
     """
 
     def follows(key: str) -> bool:
         section = key.partition(".")[0]
-        causes = set(keys) & ({*FIRST_KEYS} if section == "gen_weights" else {f"{section}.name"})
+        known = {"gen_weights": {*FIRST_KEYS}, "disc_div": {"critic.name"}, "gen_div": {"critic.name", "gen_div.name"}}
+        causes = (set(keys) & known.get(section, {f"{section}.name"})) - {key}
         pairs = {(*map(each.get, causes), each.get(key)) for each in settings}
-        return bool(causes) and key not in causes and len(pairs) == len({pair[:-1] for pair in pairs})
+        return bool(causes) and len(pairs) == len({pair[:-1] for pair in pairs})
 
     return [key for key in keys if not follows(key)]
 
@@ -199,11 +202,19 @@ def build_label(keys: Sequence[str], settings: dict[str, str]) -> str:
 
     The generator's divergence and objective are written without their key, unless D's divergence differs too.
     """
+    if not keys and settings.get("gen_div.name") == OWN:
+        keys = ["critic.name"]
     if len(keys) < 2:
         return truncate(settings.get((keys or FIRST_KEYS)[0], "—"))
     bare = {"gen_objective"} if "disc_div.name" in keys else {"gen_objective", "gen_div.name"}
     words = [("" if key in bare else f"{short_key(key)}=") + truncate(settings.get(key, "—")) for key in keys]
     return truncate(" ".join(words), LONGEST_LABEL)
+
+
+def name_discriminator(run: Run) -> str:
+    """Return the divergence of D, or the critic that has a loss of its own."""
+    divergence = run.setting("disc_div.name")
+    return run.setting("critic.name") if divergence == OWN else divergence
 
 
 def short_key(key: str) -> str:
@@ -223,6 +234,7 @@ def describe_weights(run: Run, order: float | None) -> dict[str, str]:
     of these weights that are on, and `R1 weight` that of the regularizer r1.
     """
     divergence = run.setting("gen_div.name")
+    divergence = f"{name_discriminator(run)}'s own loss" if divergence == OWN else divergence
     settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
     rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
     has_r1 = "r1" in run.settings.get("regularizer.name", "").split("+")

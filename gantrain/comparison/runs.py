@@ -29,6 +29,7 @@ from gantrain.comparison.untrusted import (
     read_yaml,
 )
 from gantrain.errors import DataError
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.runs.folder import KILLED, actual_status
 from gantrain.runs.metrics_file import means_over_last_tenth
 
@@ -191,9 +192,9 @@ def read_run(folder: Path) -> Run:
 def name_regularizers(settings: dict[str, str]) -> dict[str, str]:
     """Return settings with `regularizer.name`, the names of all regularizers, and `regularizer.<name>.<key>`.
 
-    Runs before there could be several have `regularizer.name` and `regularizer.<key>`.
+    Runs before there could be several have `regularizer.name` and `regularizer.<key>`, and no critic but the default.
     """
-    only, names, found = settings.get("regularizer.name"), [], {}
+    only, names, found = settings.get("regularizer.name"), [], {"critic.name": F_DIVERGENCE}
     for key, value in settings.items():
         section, _, rest = key.partition(".")
         if section != "regularizer":

@@ -14,18 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain import networks
+from gantrain.config.games import build_objective
 from gantrain.config.messages import config_error
-from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, GeneratorWeights, check_values, create_node
+from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
 from gantrain.errors import ConfigError, describe_choice, suggest
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
-from gantrain.objectives import divergences, weighting
+from gantrain.objectives.critic_objective import CriticObjective
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import REGULARIZERS, Regularizer, upgrade_section
-from gantrain.objectives.weighting import Weighting
 from gantrain.ranges import Numbers
 from gantrain.reporting.wandb import check_installed
 from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
@@ -44,7 +45,7 @@ class Settings(Config):
     for each player. `execution`: how iterations are computed.
     """
 
-    objective: Objective = dataclasses.field(compare=False)
+    objective: Objective | CriticObjective = dataclasses.field(compare=False)
     regularizers: tuple[Regularizer, ...]
     data: DatasetSettings
     optimizers: Mapping[str, OptimizerSettings]
@@ -113,7 +114,9 @@ def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
 
 
 def normalise_tree(tree: DictConfig) -> DictConfig:
-    """Return a config with its regularizers in the one form that is stored and compared. Raises ConfigError."""
+    """Return a config with its critic and regularizers in the form that is stored and compared. Raises ConfigError."""
+    if "critic" not in tree:  # stored before there were others
+        tree = OmegaConf.create({"critic": {"name": F_DIVERGENCE}, **tree})
     section = to_plain(tree).get("regularizer")
     if not isinstance(section, Mapping) or (wanted := collect_regularizers(section)) == section:
         return tree
@@ -148,7 +151,8 @@ def parse_config(tree: DictConfig) -> Config:
 
 def check_config(config: Config) -> Settings:
     """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
-    game = build_objective(config)
+    regularizers = parse_regularizers(config.regularizer)
+    game = build_objective(config, smoothing=sum(one.smoothing for one in regularizers))
     networks.check(config.architecture)
     optimizers = parse_optimizers(config.optimizer)
     dataset = DatasetSettings(**vars(config.dataset))
@@ -163,7 +167,7 @@ def check_config(config: Config) -> Settings:
     return Settings(
         **vars(config),
         objective=game,
-        regularizers=parse_regularizers(config.regularizer),
+        regularizers=regularizers,
         data=dataset,
         optimizers=optimizers,
         execution=Execution(config.update, config.precision, config.compile, config.graph),
@@ -181,32 +185,6 @@ def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
         raise ConfigError(
             f"architecture.object={name} stands in a file; code is imported only when it is typed on the command line"
         )
-
-
-def build_objective(config: Config) -> Objective:
-    """Return the game that the config describes. Raises ConfigError for one that cannot train."""
-    asked = config.gen_weights
-    game = Objective(
-        disc_div=divergences.get(config.disc_div.name, "disc_div"),
-        gen_div=divergences.get(config.gen_div.name, "gen_div").shifted(config.gen_div.affine),
-        gen_objective=config.gen_objective,
-        head=config.head,
-        smoothing=sum(one.smoothing for one in parse_regularizers(config.regularizer)),
-        weighting=parse_weighting(asked.normalise, asked.spread),
-    )
-    if asked == GeneratorWeights() and game.has_weights:
-        game.weighting = weighting.DEFAULT
-    return game
-
-
-def parse_weighting(normalise: bool | None, spread: float | None) -> Weighting:
-    """Return the weighting of samples for two keys of the config. Raises ConfigError if they contradict each other."""
-    if normalise is False and spread is not None:
-        raise ConfigError(
-            f"gen_weights.spread={spread} tempers weights that are normalised too, and gen_weights.normalise=false; "
-            "leave out one of them"
-        )
-    return Weighting(normalise=bool(normalise) or spread is not None, spread=spread)
 
 
 def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

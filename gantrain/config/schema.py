@@ -20,15 +20,16 @@ from gantrain.errors import ConfigError
 from gantrain.evaluation import evaluation, features
 from gantrain.networks.latents import PRIORS
 from gantrain.objectives import heads
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.ranges import Choice, Numbers
 from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
 
 LOGGERS = ("tensorboard", "wandb")
 # Sections whose keys depend on their name, and are checked against it.
-OPEN_SECTIONS = ("architecture", "optimizer", "regularizer")
+OPEN_SECTIONS = ("architecture", "critic", "optimizer", "regularizer")
 # Some of their keys, to suggest when one is mistyped.
-OPEN_KEYS = ("optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
+OPEN_KEYS = ("critic.pairs", "optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
 # Options that earlier versions had, with what to choose in their place.
 REMOVED = {
     ("update", "reuse"): "update=reuse is gone; choose update=alternating",
@@ -79,14 +80,14 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorDivergence:
-    """The divergence of D."""
+    """The divergence of D; `own` is the loss of a critic that has one."""
 
     name: str = "???"
 
 
 @dataclass(frozen=True)
 class GeneratorDivergence:
-    """The divergence of G; `affine: c` adds c·(u − 1) to its f."""
+    """The divergence of G, `own` for the critic's own loss; `affine: c` adds c·(u − 1) to its f."""
 
     name: str = "???"
     affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes only the loss of gen_objective=ratio")
@@ -182,6 +183,7 @@ class Config:
     )
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: dict[str, Any] = field(default_factory=dict)
+    critic: dict[str, Any] = field(default_factory=lambda: {"name": F_DIVERGENCE})
     disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)
     gen_div: GeneratorDivergence = field(default_factory=GeneratorDivergence)
     gen_weights: GeneratorWeights = field(default_factory=GeneratorWeights)

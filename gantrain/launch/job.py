@@ -26,6 +26,8 @@ from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, prepare
 from gantrain.launch.resume import continue_run, is_resumed
 from gantrain.launch.sweep_folder import is_sweep
+from gantrain.objectives.critic_objective import OWN
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.runs.folder import RunFolder, claim_folder
 from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import keep_summary
@@ -106,10 +108,14 @@ def refuse_data_folder(folder: Path | str, data: str | None) -> None:
 
 
 def default_folder(settings: Settings) -> tuple[Path, str]:
-    """Return the default parent and name of a run's folder: runs/<dataset>/<disc_div>-<gen_div>[-…], <time>-s<seed>."""
+    """Return the default parent and name of a run's folder: runs/<dataset>/<disc_div>-<gen_div>[-…], <time>-s<seed>.
+
+    A critic has its name in place of `own`.
+    """
     options = (settings.gen_objective, settings.head, *settings.regularizer)
-    game = [settings.disc_div.name, settings.gen_div.name]
+    game = [settings.critic["name"], settings.disc_div.name, settings.gen_div.name]
     game += [option for option in options if option not in ("matched", "log_ratio")]
+    game = [part for part in game if part not in (F_DIVERGENCE, OWN)]
     dataset = settings.dataset.label or settings.dataset.name
     return Path("runs", safe_name(dataset), safe_name("-".join(game))), f"{time_stamp()}-s{settings.seed}"
 

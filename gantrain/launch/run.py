@@ -138,7 +138,7 @@ def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, s
         folder.path,
         total_images=setup.schedule.images,
         start_images=start_images,
-        bound=f"{split}bound/{setup.objective.disc_div.name}",
+        bound=f"{split}{setup.objective.headline}",
         forecast=partial(describe_pace, config.settings, setup.schedule),
         loggers=[known[name] for name in dict.fromkeys(config.settings.logger)],
     )

@@ -8,6 +8,7 @@ from gantrain.data import Dataset
 from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
+from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import Regularizer
 
@@ -72,7 +73,7 @@ class TrainingSetup:
     meanwhile, if at all.
     """
 
-    objective: Objective
+    objective: Objective | CriticObjective
     data: Dataset
     latents: Latents
     schedule: Schedule
