@@ -95,6 +95,8 @@ def test_runs_that_differ_only_in_seed_and_places_are_one_configuration(tmp_path
 
 
 KL, JS = {"gen_div": {"name": "kl"}}, {"gen_div": {"name": "js"}}
+OWN = {"disc_div": {"name": "own"}, "gen_div": {"name": "own"}}
+HINGE, PAIRS = OWN | {"critic": {"name": "hinge"}}, OWN | {"critic": {"name": "relativistic", "pairs": "one"}}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,17 @@ KL, JS = {"gen_div": {"name": "kl"}}, {"gen_div": {"name": "js"}}
             ["matched", "ratio"],
         ),
         ([{"gen_weights": {"spread": 0.5}}, {"gen_weights": {"spread": 1.0}}], ["0.5", "1.0"]),
+        # The divergences of critics with losses of their own follow from the critic.
+        ([KL, HINGE, PAIRS], ["f_divergence", "hinge", "relativistic"]),
+        ([HINGE], ["hinge"]),
+        (
+            [PAIRS, PAIRS | KL, PAIRS | {"critic": {"name": "relativistic", "pairs": "all"}}],
+            ["own critic.pairs=one", "kl critic.pairs=one", "own critic.pairs=all"],
+        ),
+        (
+            [PAIRS, PAIRS | KL, HINGE],
+            ["own critic=relativistic", "kl critic=relativistic", "own critic=hinge"],
+        ),
     ],
 )
 def test_a_label_is_what_differs_and_nothing_else(
@@ -467,6 +480,24 @@ def test_a_heatmap_has_the_means_of_all_finished_runs(tmp_path: Path) -> None:
     axes = Figure().subplots()
     plots.heatmap_panels(compare([tmp_path]))["quality/precision ↑"](axes)
     assert [text.get_text() for text in axes.texts] == ["1.5", "—", "5", "—"]
+
+
+def test_critics_have_rows_and_columns_of_their_own(tmp_path: Path) -> None:
+    known = {"bound/js": 0.5, "bound/total_variation": 0.25, "discriminator/pair_accuracy": 0.75, "bound/pearson": 1.0}
+    make_run(tmp_path / "kl", metrics={"bound/js": 0.5})
+    make_run(tmp_path / "hinge", HINGE, {"bound/total_variation": 0.25, "discriminator/accuracy": 0.5})
+    make_run(tmp_path / "pairs", PAIRS, known)
+    wasserstein = OWN | {"critic": {"name": "wasserstein"}}
+    make_run(tmp_path / "wasserstein", wasserstein, {"training_estimate/wasserstein": 2.0})
+    found = compare([tmp_path])
+    assert found.columns["training"] == [
+        *("loss/discriminator", "loss/generator", "discriminator/accuracy", "discriminator/pair_accuracy"),
+        *("bound/gan", "bound/total_variation", "bound/js", "training_estimate/wasserstein"),
+    ]
+    axes = Figure().subplots()
+    plots.heatmap_panels(found)["bound/gan"](axes)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["hinge", "gan", "relativistic", "wasserstein"]
+    assert axes.get_ylabel() == "disc_div or critic"
 
 
 def weighted_run(folder: Path, order: float, settings: dict[str, Any], stored: bool = True) -> Path:

@@ -40,6 +40,9 @@ GAMES = {
     "no ratio": ["disc_div=total_variation", "gen_div=total_variation"],
     "batch norm, dropout, flips, r1": ["architecture=conv8", "dataset.flip=true", "regularizer=r1"],
     "points, gradient penalty": ["dataset=ring", "regularizer=gradient_penalty"],
+    "critic without a ratio": ["critic=hinge", "train.discriminator_steps=2"],
+    "critic with a constant, its own loss": ["critic=relativistic", "critic.pairs=all", "dataset=ring"],
+    "critic with a constant, kl": ["critic=donsker_varadhan", "gen_div=kl", "update=simultaneous"],
     "few parameters, simultaneous": ["dataset=mixture1d", "gen_div=kl", "update=simultaneous"],
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}

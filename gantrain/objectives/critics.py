@@ -39,8 +39,8 @@ class Critic:
         needs_real: Whether the critic's own loss of G depends on D's outputs on data.
         is_flat: Whether D's gradient at a sample may be exactly 0, so that one backward pass cannot serve both players.
         headline: The number of reports that stands for the others, such as `bound/kl`; empty if there is none.
-        disc_formula, optimum, gen_formula, minimised: For people, D's loss, its optimal output, G's loss, and what that
-            loss minimises there.
+        disc_formula, optimum, gen_formula, minimised: For people, D's loss, its optimal output, G's loss, and the
+            divergence whose gradient that loss has there.
         reference: The source.
     """
 

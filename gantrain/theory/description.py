@@ -57,7 +57,7 @@ def _describe_critic(objective: CriticObjective) -> list[str]:
     name = critic.name + "".join(f", {key} {str(value).lower()}" for key, value in values)
     lines = [f"D minimises {critic.disc_formula} (critic={name}), with the optimal output v: {critic.optimum}"]
     if objective.gen_div is None:
-        lines.append(f"G minimises {critic.gen_formula}, which at that v minimises {critic.minimised}")
+        lines.append(f"G minimises {critic.gen_formula} and follows, at that v, {critic.minimised}")
     if critic.gives_ratio == "no":
         lines.append("r is not recovered: no other loss can train G, and no divergence is reported that needs r")
     if critic.gives_ratio == "up to a constant":
