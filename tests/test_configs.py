@@ -742,6 +742,12 @@ def test_a_loss_named_like_the_usual_one_has_a_warning(objective: str, name: str
     assert ("not the usual non-saturating loss" in str(warning)) == is_another
 
 
+def test_a_loss_without_a_minimum_has_a_warning() -> None:
+    assert "regularizer=gradient_penalty" in str(warn_of_unusual_loss(settings("critic=wasserstein")))
+    assert warn_of_unusual_loss(settings("critic=wasserstein", "regularizer=gradient_penalty")) is None
+    assert warn_of_unusual_loss(settings("critic=hinge")) is None
+
+
 def test_a_glob_stands_for_every_name_of_the_catalogue() -> None:
     (argument,) = parse_train(["gen_div=glob(*)"])
     assert expand_choice(argument) == sorted(f"gen_div={name}" for name in CATALOGUE)

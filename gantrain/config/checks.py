@@ -220,7 +220,13 @@ def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regula
 
 
 def warn_of_unusual_loss(settings: Settings) -> str | None:
-    """Return a sentence if G's loss is not the usual non-saturating one, although its name suggests so; else None."""
+    """Return a sentence if D's loss has no minimum, or G's is not the usual one that its name suggests; else None."""
+    game = settings.objective
+    if isinstance(game, CriticObjective) and game.critic.is_unbounded and not settings.regularizers:
+        return (
+            f"Warning: D's loss has no minimum with critic={game.critic.name} unless D's slope is limited, and no "
+            "regularizer is chosen; add regularizer=gradient_penalty, unless the architecture limits it"
+        )
     usual, name = PRACTICAL_LOSSES[settings.gen_objective], settings.gen_div.name
     if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
         return None

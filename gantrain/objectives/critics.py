@@ -38,6 +38,7 @@ class Critic:
         gives_ratio: Whether log p/q follows from the optimal output.
         needs_real: Whether the critic's own loss of G depends on D's outputs on data.
         is_flat: Whether D's gradient at a sample may be exactly 0, so that one backward pass cannot serve both players.
+        is_unbounded: Whether D's loss has no minimum unless the slope of v is limited.
         headline: The number of reports that stands for the others, such as `bound/kl`; empty if there is none.
         disc_formula, optimum, gen_formula, minimised: For people, D's loss, its optimal output, G's loss, and the
             divergence whose gradient that loss has there.
@@ -48,6 +49,7 @@ class Critic:
     gives_ratio: ClassVar[GivesRatio] = "no"
     needs_real: ClassVar[bool] = False
     is_flat: ClassVar[bool] = False
+    is_unbounded: ClassVar[bool] = False
     headline: ClassVar[str] = ""
     disc_formula: ClassVar[str]
     optimum: ClassVar[str]
@@ -236,6 +238,7 @@ class Wasserstein(Critic):
     """The Kantorovich–Rubinstein dual: K W₁(p, q) over the K-Lipschitz D, which a regularizer has to make so."""
 
     name = "wasserstein"
+    is_unbounded = True
     headline = "estimate/wasserstein"
     disc_formula = "E_q[v] − E_p[v]"
     optimum = "the Kantorovich potential, if v is K-Lipschitz"

@@ -68,6 +68,10 @@ class Game(Protocol):
     def coordinate(self, v: Tensor) -> Tensor:
         """Return a function of v [B] whose size tells when exponentials of it leave the range of float32."""
 
+    @property
+    def missing_ratio(self) -> str:
+        """Why `log_ratio` returns None, if it does."""
+
     def log_ratio(self, v: Tensor) -> Tensor | None:
         """Return the estimate of log p/q [B], or None if D gives none, or only up to a constant."""
 
@@ -167,6 +171,8 @@ class Objective(GeneratorSide):
         # f_G written in the coordinate that the head gives.
         self.gen_formulas = gen_div if self.head.has_log_ratio else self.head.divergence
         self.weighting = weighting
+        self.headline, self.main_divergence = f"bound/{disc_div.name}", disc_div
+        self.missing_ratio = f"disc_div={disc_div.name} with head={self.head.name} gives no log-ratio"
         self._refuse_what_cannot_train()
 
     gen_div: Divergence
@@ -176,21 +182,6 @@ class Objective(GeneratorSide):
     def has_log_ratio(self) -> bool:
         """Whether D's output is read as a log-ratio."""
         return self.head.has_log_ratio
-
-    @property
-    def headline(self) -> str:
-        """The number of reports that stands for the others: the bound of `disc_div`."""
-        return f"bound/{self.disc_div.name}"
-
-    @property
-    def main_divergence(self) -> Divergence:
-        """The divergence of that bound."""
-        return self.disc_div
-
-    @property
-    def missing_ratio(self) -> str:
-        """Why `log_ratio` is None."""
-        return f"disc_div={self.disc_div.name} with head={self.head.name} gives no log-ratio"
 
     def _refuse_what_cannot_train(self) -> None:
         disc, gen, head = self.disc_div.name, self.gen_div.name, self.head
