@@ -52,7 +52,7 @@ class CriticObjective(GeneratorSide):
         elif gen_objective != "matched":
             raise ConfigError(
                 f"gen_objective={gen_objective} is a loss that a divergence gives, and gen_div=own is that of "
-                f"critic={critic.name}; leave gen_objective out{self._or_choose_gen_div()}"
+                f"critic={critic.name}; choose gen_objective=matched{self._or_choose_gen_div()}"
             )
         self._refuse_weights("gen_div=own")
 
@@ -94,7 +94,7 @@ class CriticObjective(GeneratorSide):
         )
 
     def _or_choose_gen_div(self) -> str:
-        return ", or choose a divergence, as in gen_div=kl" if self.critic.reads_every_output else ""
+        return ", or a divergence, as in gen_div=kl" if self.critic.reads_every_output else ""
 
     def _refuse_without_ratio(self, gen_div: str) -> None:
         if self.critic.reads_every_output:

@@ -112,10 +112,12 @@ class GeneratorSide:
 
     def _refuse_weights(self, cause: str) -> None:
         if self.weighting.is_on and not self.has_weights:
-            cause = cause if self.gen_objective == "matched" else f"gen_objective={self.gen_objective}"
+            way_out = "leave gen_weights.normalise and gen_weights.spread out"
+            if self.gen_objective != "matched":
+                cause, way_out = f"gen_objective={self.gen_objective}", f"{way_out}, or choose gen_objective=matched"
             raise ConfigError(
-                f"gen_weights rescales the weights that samples have under gen_objective=matched, not here: {cause}; "
-                "leave gen_weights.normalise and gen_weights.spread out, or choose gen_objective=matched"
+                "gen_weights rescales the weights that samples have under gen_objective=matched, not here: "
+                f"{cause}; {way_out}"
             )
 
     def prepare_generator(self) -> None:

@@ -60,8 +60,8 @@ def list_diagnoses(divergence: Divergence | None, supremum: float) -> list[Diagn
         has_won,
         3,
         "it tells nearly every sample from data, and the ratio says little about how to change them. "
-        "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or a generator "
-        "divergence whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
+        "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or, where D gives a "
+        "ratio, a gen_div whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
     )
     return [won, *OTHERS]
 
@@ -92,8 +92,8 @@ OTHERS = (
         "the generator's gradient has vanished",
         has_vanished,
         3,
-        "it is less than a ten-thousandth of the discriminator's. Under matched, gen_div=softened_reverse_kl "
-        "keeps a gradient where samples are far from data",
+        "it is less than a ten-thousandth of the discriminator's. Where D gives a ratio, gen_div=softened_reverse_kl "
+        "under matched keeps a gradient where samples are far from data",
     ),
     Diagnosis(
         "the generator has collapsed",
