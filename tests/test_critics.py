@@ -105,12 +105,17 @@ def test_squashed_least_squares_find_the_log_ratio() -> None:
 
 
 def test_hinge_finds_the_sign_and_total_variation() -> None:
-    v, loss = minimise(CRITICS["hinge"]())
-    np.testing.assert_allclose(np.clip(v, -1, 1), np.sign(P - Q), atol=1e-6)
-    total_variation = np.abs(P - Q).sum() / 2
-    assert loss == pytest.approx(2 - 2 * total_variation, abs=1e-9)
-    outputs = torch.tensor(v)
-    found = CriticObjective("hinge").estimates(outputs[X], outputs[Y])
+    """Descent with a falling rate: LBFGS stops at a kink."""
+    critic, v = CRITICS["hinge"](), torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    for step in range(2000):
+        (gradient,) = torch.autograd.grad(critic.discriminator_loss(v[X], v[Y]), v)
+        v = (v - gradient / math.sqrt(1 + step)).detach().requires_grad_()
+    np.testing.assert_allclose(v.detach(), np.sign(P - Q), atol=0.02)
+    total_variation, best = np.abs(P - Q).sum() / 2, torch.tensor(np.sign(P - Q))
+    reached = critic.discriminator_loss(v[X], v[Y]).detach()
+    assert float(reached) == pytest.approx(2 - 2 * total_variation, abs=0.01)
+    assert float(critic.discriminator_loss(best[X], best[Y])) == pytest.approx(2 - 2 * total_variation, abs=1e-12)
+    found = CriticObjective("hinge").estimates(best[X], best[Y])
     assert found == {"bound/total_variation": pytest.approx(total_variation)}
 
 
@@ -201,7 +206,7 @@ def test_outputs_beyond_the_labels_are_counted_and_limited() -> None:
 
 def own_slope(critic: Critic, v_fake: Tensor, v_real: Tensor | None = None) -> np.ndarray:
     """B times the gradient of G's own loss, as numbers per sample."""
-    return (len(v_fake) * slope(lambda v: CriticObjective(critic).generator_loss(v, v_real)[0], v_fake)).numpy()
+    return slope(lambda v: CriticObjective(critic).generator_loss(v, v_real)[0], v_fake).numpy()  # summed over B
 
 
 @pytest.mark.parametrize("name", ["hinge", "wasserstein"])
@@ -220,7 +225,7 @@ def test_least_squares_give_g_the_divergence_that_is_told(a: float, b: float) ->
     """f″(u) = (b − a)² / (u (1 + u)³): −dL/dr = u² f″(u) along the optimal outputs."""
     r = torch.linspace(-4, 4, 9, dtype=torch.float64)
     critic, u = LeastSquares(a=a, b=b, c=b), r.exp().numpy()
-    at_optimum = slope(lambda r: len(r) * critic.generator_loss(a + (b - a) * r.sigmoid(), None), r)
+    at_optimum = slope(lambda r: critic.generator_loss(a + (b - a) * r.sigmoid(), None), r)  # summed over r
     np.testing.assert_allclose(-at_optimum.numpy(), u**2 * (b - a) ** 2 / (u * (1 + u) ** 3), rtol=1e-9)
     assert "(b − a)² / (u (1 + u)³)" in critic.minimised
 
@@ -270,7 +275,7 @@ def test_the_constant_solves_its_equation_for_outputs_far_apart(scale: float) ->
         c = float(find_constant(v_real, v_fake))
         assert min(v_real.min(), v_fake.min()) <= c <= max(v_real.max(), v_fake.max())
         excess = expit(c - v_real.double().numpy()).mean() - expit(v_fake.double().numpy() - c).mean()
-        assert abs(excess) < 0.13  # one of eight outputs
+        assert abs(excess) < 1e-3
 
 
 def test_the_constant_of_an_exact_ratio_is_exact() -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # In place of the name of a divergence: the loss that belongs to the critic.
 OWN = "own"
-NEWTON_STEPS = 8
+NEWTON_STEPS = 12
+NEARLY_LINEAR = 16.0  # width in nats of an interval in which Newton's method converges
 
 
 class CriticObjective(GeneratorSide):
@@ -164,8 +165,8 @@ def find_constant(v_real: Tensor, v_fake: Tensor) -> Tensor:
     """Return the c with E_p[σ(c − v)] = E_q[σ(v − c)], a scalar without a graph, from outputs on data and on samples.
 
     For v = r + c both sides are ∫ p q / (p + q). Of all such equations this one has the smallest variance (Bennett
-    1976), where log E_q[e^v] rests on a few samples. Newton's method on the logarithm of the sides' quotient, nearly
-    linear in c, with a bisection where it would leave the interval that holds the root.
+    1976), where log E_q[e^v] rests on a few samples. Newton's method on the logarithm of the sides' quotient, after
+    bisections of an interval that is wide, or that a step would leave.
     """
     import torch
 
@@ -179,5 +180,5 @@ def find_constant(v_real: Tensor, v_fake: Tensor) -> Tensor:
         slope = 2 - ((2 * at_data).logsumexp(0) - of_data).exp() - ((2 * at_samples).logsumexp(0) - of_samples).exp()
         low, high = torch.where(value > 0, low, c), torch.where(value > 0, c, high)
         step = c - value / slope
-        c = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+        c = torch.where((step >= low) & (step <= high) & (high - low < NEARLY_LINEAR), step, (low + high) / 2)
     return c

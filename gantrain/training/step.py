@@ -125,6 +125,7 @@ class Step:
         self.clear_gradients()
         parameters = trainable_parameters(self.state.discriminator)
         scale, shared = find_shared_scale(downhill[len(fake) :], game.coordinate(v_fake.detach()))
+        shared &= not game.is_flat
         if not game.is_flat and (self.guard is not None or shared):
             torch.autograd.backward(v, downhill * scale, inputs=[*parameters, x])
             torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], scale)
