@@ -282,9 +282,9 @@ class Writer:
     def describe_log_ratio(self) -> str:
         """Return a line about the largest |r| of held-out data and samples; empty if there is no ratio."""
         ratios = self.objective.log_ratios(*self.compute_held_out_outputs())
-        if ratios is None:
-            return ""
-        return f"the largest |r| on held-out data is {max(float(r.abs().max()) for r in ratios):.6g}\n"
+        return (
+            f"the largest |r| on held-out data is {max(float(r.abs().max()) for r in ratios):.6g}\n" if ratios else ""
+        )
 
 
 def draw_fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
