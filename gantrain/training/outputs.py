@@ -67,8 +67,7 @@ class Writer:
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images = state.images
         self.good = checkpoints.find_newest(folder.checkpoints)
-        watched = self.objective.main_divergence
-        self.health = Health(watched, math.inf if watched is None else properties.supremum(watched))
+        self.health = Health(div := setup.objective.main_divergence, properties.supremum(div) if div else math.inf)
         self.evaluation = setup.evaluation
         self.evaluated: dict[str, Any] = {}  # the last evaluation, as in evaluation.json
         self.best, self.improved = self._find_best(), False  # improved since the last checkpoint
@@ -282,9 +281,8 @@ class Writer:
     def describe_log_ratio(self) -> str:
         """Return a line about the largest |r| of held-out data and samples; empty if there is no ratio."""
         ratios = self.objective.log_ratios(*self.compute_held_out_outputs())
-        return (
-            f"the largest |r| on held-out data is {max(float(r.abs().max()) for r in ratios):.6g}\n" if ratios else ""
-        )
+        largest = max((float(r.abs().max()) for r in ratios or ()), default=0.0)
+        return f"the largest |r| on held-out data is {largest:.6g}\n" if ratios else ""
 
 
 def draw_fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
