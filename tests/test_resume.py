@@ -40,6 +40,10 @@ GAMES = {
     "no ratio": ["disc_div=total_variation", "gen_div=total_variation"],
     "batch norm, dropout, flips, r1": ["architecture=conv8", "dataset.flip=true", "regularizer=r1"],
     "points, gradient penalty": ["dataset=ring", "regularizer=gradient_penalty"],
+    "schedules": [
+        *("optimizer.lr={from: 1e-3, to: 1e-4, images: 800, shape: cosine}", "ema={half_life: 300, ramp: 0.05}"),
+        *("regularizer=r1", "regularizer.weight={from: 10, to: 0.1, images: 700, shape: exponential}"),
+    ],
     "few parameters, simultaneous": ["dataset=mixture1d", "gen_div=kl", "update=simultaneous"],
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}

@@ -65,7 +65,7 @@ class Writer:
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
         self.precision = choose_precision(setup.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
-        self.reported_images = state.images
+        self.reported_images, self.ramps = state.images, setup.ramps
         self.good = checkpoints.find_newest(folder.checkpoints)
         self.health = Health(self.objective.disc_div, properties.supremum(self.objective.disc_div))
         self.evaluation = setup.evaluation
@@ -99,7 +99,7 @@ class Writer:
         scalars = self.state.statistics.means() | self._estimate(v_real, v_fake) | self._measure_rates()
         scalars |= self._measure_diversity()
         scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
-        scalars |= metrics
+        scalars |= {f"schedule/{key}": ramp.at(self.state.images) for key, ramp in self.ramps.items()} | dict(metrics)
         histograms = {"log_ratio/real": v_real, "log_ratio/fake": v_fake}
         histograms = {name: r for name, v in histograms.items() if (r := self.objective.log_ratio(v)) is not None}
         self.reporter.report(self.state.images, scalars, histograms)
