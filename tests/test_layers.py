@@ -28,6 +28,7 @@ SMALL = {
     "devices",
     "plotting",
     "ranges",
+    "schedules",
     "distributed",
     "version",
 }

@@ -43,6 +43,10 @@ GAMES = {
     "critic without a ratio": ["critic=hinge", "train.discriminator_steps=2"],
     "critic with a constant, its own loss": ["critic=relativistic", "critic.pairs=all", "dataset=ring"],
     "critic with a constant, kl": ["critic=donsker_varadhan", "gen_div=kl", "update=simultaneous"],
+    "schedules": [
+        *("optimizer.lr={from: 1e-3, to: 1e-4, images: 800, shape: cosine}", "ema={half_life: 300, ramp: 0.05}"),
+        *("regularizer=r1", "regularizer.weight={from: 10, to: 0.1, images: 700, shape: exponential}"),
+    ],
     "few parameters, simultaneous": ["dataset=mixture1d", "gen_div=kl", "update=simultaneous"],
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}

@@ -29,6 +29,7 @@ from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import REGULARIZERS, Regularizer, upgrade_section
 from gantrain.ranges import Numbers
 from gantrain.reporting.wandb import check_installed
+from gantrain.schedules import HalfLife, Ramp, is_ramp, parse_decay, parse_number
 from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
 from gantrain.training.setup import Execution
 
@@ -42,13 +43,14 @@ class Settings(Config):
     """A config that has been checked, with the objects that its sections describe.
 
     `objective`: the game. `regularizers`: of the discriminator. `data`: the dataset and how it is read. `optimizers`:
-    for each player. `execution`: how iterations are computed.
+    for each player. `averaging`: the decay of the averaged generator. `execution`: how iterations are computed.
     """
 
     objective: Objective | CriticObjective = dataclasses.field(compare=False)
     regularizers: tuple[Regularizer, ...]
     data: DatasetSettings
     optimizers: Mapping[str, OptimizerSettings]
+    averaging: float | Ramp | HalfLife
     execution: Execution
 
 
@@ -170,6 +172,7 @@ def check_config(config: Config) -> Settings:
         regularizers=regularizers,
         data=dataset,
         optimizers=optimizers,
+        averaging=parse_decay(config.ema),
         execution=Execution(config.update, config.precision, config.compile, config.graph),
     )
 
@@ -193,7 +196,9 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
     Raises ConfigError for an unknown name or key.
     """
     section = upgrade_section(section)
-    chosen = {name: dict(values) for name, values in section.items() if isinstance(values, Mapping)}
+    chosen = {
+        name: dict(values) for name, values in section.items() if isinstance(values, Mapping) and not is_ramp(values)
+    }
     for name in chosen:
         if name not in REGULARIZERS:
             raise ConfigError(describe_choice("regularizer", name, REGULARIZERS))
@@ -213,10 +218,13 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
 
 def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regularizer, ...]:
     """Return the regularizers of a section from `collect_regularizers`. Raises ConfigError for a value out of range."""
-    for name, values in section.items():
-        for key, value in values.items():
-            Numbers(at_least=0).check(f"regularizer.{name}.{key}", value)
-    return tuple(REGULARIZERS[name](**values) for name, values in section.items())
+    parsed = {
+        name: {
+            key: parse_number(f"regularizer.{name}.{key}", each, Numbers(at_least=0)) for key, each in values.items()
+        }
+        for name, values in section.items()
+    }
+    return tuple(REGULARIZERS[name](**values) for name, values in parsed.items())
 
 
 def warn_of_unusual_loss(settings: Settings) -> str | None:

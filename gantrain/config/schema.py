@@ -173,7 +173,7 @@ class Config:
     precision: str = choice("float32", PRECISIONS, "precision of multiplications")
     compile: str = choice("auto", SWITCHES, "fuse operations with torch.compile")
     graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
-    ema: float = number(0.999, "decay of the averaged generator; 0: no average", at_least=0, at_most=1)
+    ema: Any = setting(0.999, "decay of the averaged generator, or {half_life: IMAGES, ramp: SHARE}; 0: no average")
     logger: list[str] = field(
         default_factory=lambda: ["tensorboard"],
         metadata={

@@ -73,7 +73,14 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
     schedule = build_schedule(settings, dataset)
     latents = Latents(settings.latent.size, settings.latent.prior, run.device)
     setup = TrainingSetup(
-        settings.objective, dataset, latents, schedule, settings.seed, settings.execution, settings.regularizers
+        settings.objective,
+        dataset,
+        latents,
+        schedule,
+        settings.seed,
+        settings.execution,
+        settings.regularizers,
+        optimizer_ramps={player: each.ramps for player, each in settings.optimizers.items() if each.ramps},
     )
     return setup, build_state(run, dataset.shape)
 
@@ -100,7 +107,7 @@ def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
         )
     if epochs is not None and size is not None:  # checks have refused epochs of a density
         train["images"] = math.ceil(epochs * size)
-    return Schedule(**train, ema=settings.ema, evaluate_every_images=settings.evaluate.every_images)
+    return Schedule(**train, ema=settings.averaging, evaluate_every_images=settings.evaluate.every_images)
 
 
 def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:

@@ -12,11 +12,14 @@ host synchronizes, before anything is written; then the clock is set back and th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from gantrain.data.batch import Batch
+from gantrain.errors import ConfigError
 from gantrain.precision import allow_tf32, choose_precision, has_fast_bf16
+from gantrain.schedules import ScheduledNumbers
 from gantrain.seeding import seed_default, stream_seed
 from gantrain.training.acceleration import (
     FiniteGuard,
@@ -53,7 +56,9 @@ class Iteration:
         guard_on_device: bool | None = None,
     ) -> None:
         self.state, self.setup, self.say = state, setup, say
-        self.losses = Losses(setup.objective, setup.regularizers, state.regularizers)
+        self.scheduled = ScheduledNumbers()
+        regularizers = [self.scheduled.bind(one, state.device) for one in setup.regularizers]
+        self.losses = Losses(setup.objective, regularizers, state.regularizers)
         self.precision = choose_precision(setup.execution.precision, state.device)
         check_device(setup.execution, state.device)
         check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution, self.precision)
@@ -63,6 +68,16 @@ class Iteration:
         if guard_on_device is None:
             guard_on_device = state.device.type == "cuda" and can_guard_on_device(state)
         self.guard = FiniteGuard(state.device) if guard_on_device else None
+        for player, ramps in setup.optimizer_ramps.items():
+            optimizer = getattr(state, f"{player}_optimizer")
+            self.scheduled.bind_optimizer(optimizer, ramps, is_fused=guard_on_device)  # only those can be guarded
+        self.execution = setup.execution
+        if self.scheduled.has_host_numbers and self.execution.graph != "off":
+            if self.execution.graph == "on":
+                raise ConfigError(
+                    "graph=on replays what it captured, and only optimizer.lr may follow a schedule there"
+                )
+            self.execution = replace(self.execution, graph="off")
         self.is_repeating, self.synchronized_images, self.made_updates = False, state.images, 0
         self.averaging = torch.zeros((), device=state.device)  # 1 − decay, in a tensor that a CUDA graph reads
         self.step_function: StepFunction | None = None
@@ -77,6 +92,7 @@ class Iteration:
         batches = [self.setup.data.batch(clock, schedule.batch_size).map(self.setup.part.take) for clock in clocks]
         images = clocks[-1] + schedule.batch_size
         self.averaging.fill_(1 - schedule.decay(images))
+        self.scheduled.set(state.images)
         with allow_tf32(self.precision == "tf32"):
             step_function = self.play_eagerly if self.is_repeating else self.choose_step_function(batches)
             # One seed for everything this iteration draws: a resumed run draws the same.
@@ -88,7 +104,7 @@ class Iteration:
         """Return the fastest step function that works, which is found once, at the first iteration."""
         if self.step_function is None:
             is_guarded = self.guard is not None
-            backends = list_backends(self.setup.execution, self.state.device, is_guarded)
+            backends = list_backends(self.execution, self.state.device, is_guarded)
             play = self.play_on_device if is_guarded else self.play_on_host
             self.step_function = first_working(self.losses, self.state, backends, play, batches, self.say)
             if self.guard is not None:

@@ -65,7 +65,7 @@ class Writer:
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
         self.precision = choose_precision(setup.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
-        self.reported_images = state.images
+        self.reported_images, self.ramps = state.images, setup.ramps
         self.good = checkpoints.find_newest(folder.checkpoints)
         self.health = Health(div := setup.objective.main_divergence, properties.supremum(div) if div else math.inf)
         self.evaluation = setup.evaluation
@@ -99,7 +99,7 @@ class Writer:
         scalars = self.state.statistics.means() | self._estimate(v_real, v_fake) | self._measure_rates()
         scalars |= self._measure_diversity()
         scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
-        scalars |= metrics
+        scalars |= {f"schedule/{key}": ramp.at(self.state.images) for key, ramp in self.ramps.items()} | dict(metrics)
         ratios = self.objective.log_ratios(v_real, v_fake)
         histograms = {} if ratios is None else {"log_ratio/real": ratios[0], "log_ratio/fake": ratios[1]}
         self.reporter.report(self.state.images, scalars, histograms)
