@@ -10,6 +10,7 @@ handlers, Python's logging, matplotlib's backend and the working directory are l
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -256,5 +257,5 @@ def to_text(value: Any) -> str:
         return "{" + ",".join(f"{key}:{to_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Iterable) and not isinstance(value, str):
         return "[" + ",".join(map(to_text, value)) + "]"
-    text = str(value)
+    text = os.fspath(value) if isinstance(value, PathLike) else str(value)
     return text if PLAIN_WORD.fullmatch(text) else quote(text)

@@ -247,6 +247,7 @@ def provenance(run: Run) -> dict[str, str]:
     parts = {
         "data": (fact("data", "label"), _count(fact("data", "training_images"), "training images")),
         "data fingerprint": (fact("data", "fingerprint"),),
+        "initial weights": (fact("init", "run"), fact("init", "checkpoint"), _count(fact("init", "images"), "images")),
         "losses, bounds, ratio": ("last report", images) if images else (),
         "weights": ("mean over the last tenth of the run",) if run.weights else (),
         "bounds measured on": (bounds,) if fact("data") else (),

@@ -180,6 +180,7 @@ class Config:
             "example": f"[{','.join(LOGGERS)}]",
         },
     )
+    init: str | None = setting(None, "run folder or checkpoint with whose weights the networks begin")
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: dict[str, Any] = field(default_factory=dict)
     disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)

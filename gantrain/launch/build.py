@@ -13,6 +13,7 @@ from gantrain.config.checks import RunConfig, Settings
 from gantrain.console import show_progress
 from gantrain.devices import choose_device
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
+from gantrain.launch.initial_weights import InitialWeights
 from gantrain.seeding import preserve_randomness, stream_seed
 from gantrain.training.optimizers import create_factories
 
@@ -30,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose settings fit this machine: its device, and for each player a function that makes its optimizer."""
+    """A run whose settings fit this machine: its device, and for each player a function that makes its optimizer.
+
+    `weights` are those that a new run begins with, if they are not drawn.
+    """
 
     config: RunConfig
     device: torch.device
     optimizers: Mapping[str, Callable[[nn.Module], Optimizer]]
+    weights: InitialWeights | None = None
 
 
 def prepare(config: RunConfig) -> PreparedRun:
@@ -100,7 +105,12 @@ def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
         )
     if epochs is not None and size is not None:  # checks have refused epochs of a density
         train["images"] = math.ceil(epochs * size)
-    return Schedule(**train, ema=settings.ema, evaluate_every_images=settings.evaluate.every_images)
+    return Schedule(
+        **train,
+        ema=settings.ema,
+        is_trained=settings.init is not None,
+        evaluate_every_images=settings.evaluate.every_images,
+    )
 
 
 def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:

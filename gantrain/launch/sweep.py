@@ -15,6 +15,7 @@ from gantrain.config.overrides import Argument, parse, parse_train, quote, split
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError
 from gantrain.files import convert_write_errors, deny_writing_by_others
 from gantrain.launch import sweep_folder
+from gantrain.launch.initial_weights import find_checkpoint
 from gantrain.launch.job import JobResult, preserved_logging, refuse_data_folder, run_sweep_job, time_stamp
 from gantrain.launch.resume import FREE
 from gantrain.launch.sweep_folder import job_number
@@ -67,6 +68,8 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
     shared = parse_config(composed.tree)
     refuse_data_folder(shared.run_dir or "sweeps", shared.dataset.path)
+    if shared.init and shared.resume != "auto":  # in place of the same refusal in every run
+        find_checkpoint(shared.init)
     root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
     with convert_write_errors(f"run_dir={root}"):
         root.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,8 @@ from gantrain.objectives.regularizers import Regularizer
 class Schedule:
     """How long, in what steps, and what is written when; every interval counts images shown to D.
 
-    `ema` is the average's decay per generator step. A checkpoint that is due within `checkpoint_min_seconds` of the
+    `ema` is the average's decay per generator step, reached by a ramp from random weights, and at once from trained
+    ones (`is_trained`). A checkpoint that is due within `checkpoint_min_seconds` of the
     last one is left out, and one is added, with a grid, after `checkpoint_max_minutes`; neither changes weights.
     """
 
@@ -24,6 +25,7 @@ class Schedule:
     batch_size: int = 100
     discriminator_steps: int = 1
     ema: float = 0.999
+    is_trained: bool = False
     report_every_images: int = 10_000
     sample_every_images: int = 50_000
     checkpoint_every_images: int = 50_000
@@ -34,7 +36,9 @@ class Schedule:
     evaluate_every_images: int | None = None
 
     def decay(self, images: int) -> float:
-        """The average's decay at step n: min(ema, (1 + n)/(10 + n)), so that early weights are soon forgotten."""
+        """The average's decay at step n: min(ema, (1 + n)/(10 + n)), so that random weights are soon forgotten."""
+        if self.is_trained:
+            return self.ema
         steps = images // (self.batch_size * self.discriminator_steps)
         return min(self.ema, (1 + steps) / (10 + steps))
 
