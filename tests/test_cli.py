@@ -875,9 +875,20 @@ def test_code_counts_only_when_it_is_typed(gantrain: Gantrain, tmp_path: Path, m
         assert answer.code == 2
         assert f"\n  gantrain {arguments} {code}\n" in answer.err  # what to type
         assert not marker.exists()
-    assert gantrain("sample", "run", "count=3", "object=own_networks:networks").code == 0
+    answer = gantrain("sample", "run", "object=own_networks:networks")
+    assert (answer.code, "did you mean architecture.object?" in answer.err) == (2, True)
+    assert gantrain("sample", "run", "count=3", code).code == 0
+    assert gantrain("evaluate", "run", "count=100", "metrics=modes", code).code == 0
     assert gantrain("resume", "run", "train.images=120", code).code == 0
     assert summary(tmp_path / "run")["images"] == 120
+
+
+def test_code_that_is_not_there_is_named(gantrain: Gantrain, tmp_path: Path) -> None:
+    path = sys.path[:]
+    answer = gantrain("train", *TINY, "dataset=ring", "architecture.object=no_such_networks:pair", "run_dir=run")
+    assert answer.code == 2
+    assert "there is no module no_such_networks, neither in the current folder" in answer.err
+    assert sys.path == path
 
 
 def test_python_m_and_the_script_are_one_program() -> None:
