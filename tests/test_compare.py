@@ -461,6 +461,14 @@ def test_what_was_typed_or_has_no_known_default_is_named(tmp_path: Path) -> None
     assert labels(tmp_path)[-1] == "dataset=folder architecture=mlp latent.size=128"
 
 
+def test_what_was_typed_is_named_also_beside_another_default(tmp_path: Path) -> None:
+    """The slope would follow from the network's name, which is not typed and so not named."""
+    make_run(tmp_path / "a", {"architecture": {"name": "mlp_digits", "leaky_slope": 0.1}})
+    changed = {"dataset": {"name": "folder"}, "architecture": {"name": "dcgan32", "leaky_slope": 0.3}}
+    make_run(tmp_path / "b", changed, typed="dataset=folder architecture.leaky_slope=0.3")
+    assert labels(tmp_path) == ["dataset=digits", "dataset=folder architecture.leaky_slope=0.3"]
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_a_comparison_of_mixed_runs_can_be_read(
     mixed: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

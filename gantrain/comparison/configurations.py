@@ -162,7 +162,8 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], lis
     known = dict.fromkeys([*FIRST_KEYS, *itertools.chain(*settings)])
     differing = [key for key in known if len({each.get(key) for each in settings}) > 1]
     named = find_named_keys(differing, settings, [list_typed_keys(members) for members in groups.values()])
-    keys = [key for key in independent_keys(differing, settings) if any(named[key])]
+    differing = [key for key in differing if any(named[key])]
+    keys = independent_keys(differing, settings)
     configurations = [
         Configuration(
             number,
@@ -173,8 +174,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], lis
         for number, (each, members) in enumerate(zip(settings, groups.values(), strict=True), start=1)
     ]
     # A key such as optimizer.betas.0 is part of a list, which is shown only if it tells configurations apart.
-    shown = [key for key in differing if any(named[key]) and (key in keys or not re.search(r"\.[0-9]", key))]
-    return configurations, keys, shown
+    return configurations, keys, [key for key in differing if key in keys or not re.search(r"\.[0-9]", key)]
 
 
 def compared_settings(run: Run) -> dict[str, str]:

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -172,7 +172,8 @@ def searched_current_folder() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        with suppress(ValueError):  # the code may have removed it
+            sys.path.remove(folder)
 
 
 def flatten_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
