@@ -885,9 +885,15 @@ def test_code_counts_only_when_it_is_typed(gantrain: Gantrain, tmp_path: Path, m
 
 def test_code_that_is_not_there_is_named(gantrain: Gantrain, tmp_path: Path) -> None:
     path = sys.path[:]
-    answer = gantrain("train", *TINY, "dataset=ring", "architecture.object=no_such_networks:pair", "run_dir=run")
-    assert answer.code == 2
-    assert "there is no module no_such_networks, neither in the current folder" in answer.err
+    (tmp_path / "some_networks.py").write_text("")
+    for code, reason in (
+        ("no_such_networks:pair", "there is no module no_such_networks, neither in the current folder"),
+        ("some_networks:pair", "module 'some_networks' has no attribute 'pair'"),
+        ("some_networks", "is not of the form package:function"),
+    ):
+        answer = gantrain("train", *TINY, "dataset=ring", f"architecture.object={code}", "run_dir=run")
+        assert (answer.code, reason in answer.err) == (2, True), answer.err
+    assert not (tmp_path / "run").exists()
     assert sys.path == path
 
 

@@ -48,6 +48,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     Raises ConfigError for a device or an optimizer that is not available, and for networks that fit neither the data
     nor the way in which they are to be trained.
     """
+    from gantrain.networks.builder import import_function
     from gantrain.precision import choose_precision
     from gantrain.training.acceleration import check_device, check_networks
 
@@ -56,7 +57,9 @@ def prepare(config: RunConfig) -> PreparedRun:
     settings.objective.prepare()
     optimizers = create_factories(settings.optimizers, device)
     check_device(execution, device)
-    if not settings.architecture.get("object"):
+    if code := settings.architecture.get("object"):
+        import_function(code)  # it is called when the shape of the data is known
+    else:
         generator, discriminator = describe_networks(settings)
         check_memory(sum(row.parameters for row in [*generator, *discriminator]))
         check_batch_norm(settings.train.batch_size, [*generator, *discriminator])

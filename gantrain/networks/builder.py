@@ -10,7 +10,7 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -131,26 +131,36 @@ def _plan_rows(network: str, rows: Sequence[Row], shape: Shape, tables: Tables) 
 # Networks of the user's own
 
 
-def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
-    """Call the user's function "package:function", which returns both networks; the current folder is searched first.
-
-    A discriminator whose outputs are [B, 1] returns them as [B]. Raises ConfigError if the function cannot be imported
-    or fails, or if shapes do not fit.
-    """
+def import_function(path: str) -> Callable[..., tuple[nn.Module, nn.Module]]:
+    """Return the user's function "package:function"; the current folder is searched first. Raises ConfigError."""
     key = f"architecture.object={path}"
     package, _, function = path.partition(":")
     if not package or not function:
         raise ConfigError(f"{key} is not of the form package:function")
     try:
         with searched_current_folder():
-            build = getattr(importlib.import_module(package), function)
-            generator, discriminator = build(data_shape=data_shape, latent_size=latent_size)
-        samples = find_output_shape(generator, (latent_size,))
-        values = find_output_shape(discriminator, data_shape)
+            found: Callable[..., tuple[nn.Module, nn.Module]] = getattr(importlib.import_module(package), function)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{key}: there is no module {error.name}, neither in the current folder nor among the installed packages"
         ) from error
+    except Exception as error:  # whatever the user's own code raises
+        raise ConfigError(f"{key} cannot be imported: {type(error).__name__}: {error}") from error
+    return found
+
+
+def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+    """Call the user's function "package:function", which returns both networks.
+
+    A discriminator whose outputs are [B, 1] returns them as [B]. Raises ConfigError if the function cannot be imported
+    or fails, or if shapes do not fit.
+    """
+    key, build = f"architecture.object={path}", import_function(path)
+    try:
+        with searched_current_folder():
+            generator, discriminator = build(data_shape=data_shape, latent_size=latent_size)
+        samples = find_output_shape(generator, (latent_size,))
+        values = find_output_shape(discriminator, data_shape)
     except Exception as error:  # whatever the user's own code raises
         raise ConfigError(
             f"{key} has to return (generator, discriminator) when called with data_shape={data_shape}, "
