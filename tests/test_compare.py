@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from support.run_folders import make_run, make_sweep
 
+from gantrain import console
 from gantrain.comparison import plots, report, tables
 from gantrain.comparison.comparison import compare
 from gantrain.comparison.configurations import Estimate
@@ -410,6 +412,123 @@ def test_a_narrow_terminal_gets_more_tables_and_loses_nothing() -> None:
     assert list(split_columns(columns, 50)) == [columns[:2], columns[2:3], columns[3:]]
     assert list(split_columns(columns, 1000)) == [columns]
     assert list(split_columns([], 50)) == [[]]
+
+
+# What a dataset sets besides its name.
+PHOTOGRAPHS = {"dataset": {"name": "folder", "size": 32}, "architecture": {"name": "dcgan32"}, "latent": {"size": 128}}
+DIGITS = {"architecture": {"name": "mlp_digits"}, "latent": {"size": 64}}
+TUNED = {"precision": "bf16", "optimizer": {"lr": 0.0002}, "train": {"batch_size": 25, "images": 200_000}}
+TYPED_TUNED = "precision=bf16 optimizer.lr=0.0002 train.batch_size=25 train.images=200000"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Runs on two datasets, at the depths and with the names that `gantrain train` gives them."""
+    names = ["quality/fid_classifier", "quality/kid_classifier", "quality/kid_classifier_error", "quality/precision"]
+    names += ["quality/inception_score_classifier", "diversity/recall", "diversity/pairwise_distance"]
+    digits = {"metrics": dict.fromkeys(names, 2 / 3)}
+    places = {
+        "digits/gan-kl/2026-11-22_10-00-00-s0": (DIGITS, "", digits),
+        "digits/gan-js/2026-11-22_10-00-00-s0": (DIGITS | JS, "", digits),
+        "digits/gan-js/2026-11-22_10-00-00-s1": (DIGITS | JS | {"seed": 1}, "", digits),
+        "photographs/gan-softened_reverse_kl/2026-11-22_10-00-00-s0-2": (PHOTOGRAPHS | TUNED, TYPED_TUNED, digits),
+        "photographs/gan-kl/2026-11-22_10-00-00-s0": (
+            PHOTOGRAPHS,
+            "",
+            {"metrics": {"quality/high_quality_share": 0.5}},
+        ),
+    }
+    weights = {"weights/beta": 0.5, "weights/effective_order": 0.25, "weights/effective_sample_size": 0.125}
+    for place, (settings, typed, evaluation) in places.items():
+        typed += " dataset=folder" if settings.get("dataset") else ""
+        make_run(tmp_path / "runs" / place, settings, weights, evaluation, typed=typed)
+    return tmp_path / "runs"
+
+
+def test_defaults_of_a_dataset_name_no_configuration(mixed: Path) -> None:
+    found = compare([mixed])
+    tuned = "optimizer.lr=0.0002 train.images=200000 train.batch_size=25 precision=bf16"
+    named = {configuration.label for configuration in found.configurations}
+    assert {frozenset(label.split()) for label in named} == {
+        frozenset(("js", "dataset=digits")),
+        frozenset(("kl", "dataset=digits")),
+        frozenset(("kl", "dataset=folder")),
+        frozenset(("kl", "dataset=folder", *tuned.split())),
+    }
+    assert not {"latent.size", "architecture.name"} & {*found.keys, *found.differing}
+    assert {"latent.size", "architecture.name"} <= found.runs[0].settings.keys()
+
+
+def test_what_was_typed_or_has_no_known_default_is_named(tmp_path: Path) -> None:
+    """Also if the dataset would explain it."""
+    make_run(tmp_path / "a", DIGITS)
+    make_run(tmp_path / "b", PHOTOGRAPHS, typed="dataset=folder latent.size=128")
+    assert labels(tmp_path) == ["dataset=digits", "dataset=folder latent.size=128"]
+    make_run(tmp_path / "c", DIGITS | {"latent": {"size": 32}})  # untyped, as in a run of an older version
+    assert labels(tmp_path) == [
+        "dataset=digits latent.size=64",
+        "dataset=folder latent.size=128",
+        "dataset=digits latent.size=32",
+    ]
+    make_run(tmp_path / "d", PHOTOGRAPHS | {"architecture": {"name": "mlp"}}, typed="experiment=mine")
+    assert labels(tmp_path)[-1] == "dataset=folder architecture=mlp latent.size=128"
+
+
+def test_what_was_typed_is_named_also_beside_another_default(tmp_path: Path) -> None:
+    """The slope would follow from the network's name, which is not typed and so not named."""
+    make_run(tmp_path / "a", {"architecture": {"name": "mlp_digits", "leaky_slope": 0.1}})
+    changed = {"dataset": {"name": "folder"}, "architecture": {"name": "dcgan32", "leaky_slope": 0.3}}
+    make_run(tmp_path / "b", changed, typed="dataset=folder architecture.leaky_slope=0.3")
+    assert labels(tmp_path) == ["dataset=digits", "dataset=folder architecture.leaky_slope=0.3"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_comparison_of_mixed_runs_can_be_read(
+    mixed: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a terminal, every row has its folder and at most two lines, and every metric its name."""
+    make_console = console.make_console
+
+    def make_terminal(*arguments: Any, **options: Any) -> Any:
+        made = make_console(*arguments, **options)
+        made.width = width
+        return made
+
+    monkeypatch.setattr(console, "make_console", make_terminal)
+    found = compare([mixed])
+    assert sorted(found.folders) == [
+        "digits/gan-js",
+        "digits/gan-kl/2026-11-22_10-00-00-s0",
+        "photographs/gan-kl/2026-11-22_10-00-00-s0",
+        "photographs/gan-softened_reverse_kl/2026-11-22_10-00-00-s0-2",
+    ]
+    tables.print_tables(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    text, words = "\n".join(lines), {word for line in lines for word in line.split()}
+    heads = {name.removeprefix(f"{group}/") for group, names in found.columns.items() for name in names}
+    assert heads | {*found.weight_metrics} <= words
+    rows = [number for number, line in enumerate(lines) if line[:1].isdecimal()]
+    ends = [number for number, line in enumerate(lines) if line and not line.startswith(" ")]
+    assert all(min((end for end in ends if end > row), default=len(lines)) - row <= 2 for row in rows)
+    for folder in found.folders:
+        assert text.count(folder.rpartition("/")[2]) >= 3, folder
+    assert not re.search(r"^\d  \S+( +—)+ *$", text, re.MULTILINE), "a row without a number"
+
+
+def test_a_page_of_mixed_runs_names_their_folders(mixed: Path, tmp_path: Path) -> None:
+    found = compare([mixed])
+    text = report.render_page(found, {}).replace("<wbr>", "")
+    for folder in found.folders:
+        assert f"<td>{folder}</td>" in text
+    make_sweep(tmp_path / "sweep")
+    assert compare([tmp_path / "sweep"]).folders == []
+
+
+def test_runs_of_one_configuration_in_several_folders(tmp_path: Path) -> None:
+    for name, settings in (("x/a", {}), ("y/b", {"seed": 1}), ("y/js/1", JS), ("y/js/2", JS | {"seed": 2})):
+        make_run(tmp_path / name, settings)
+    assert compare([tmp_path]).folders == ["x/a and 1 more", "y/js"]
 
 
 def test_the_page_is_whole_in_itself(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ same way and on the same data.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from gantrain.evaluation.metrics import better_direction
 from gantrain.objectives.critics import CRITICS
 from gantrain.runs.checkpoints import BEST
 
+JOB = re.compile(r"\d+(-|$)")  # begins the name of a run of a sweep
 MAX_BOUNDS = 4  # in the tables
 WEIGHT_METRICS = tuple(WEIGHTS + name for name in ("beta", "effective_order", "asked_share", "effective_sample_size"))
 MOST_NAMED = 3  # runs in a note
@@ -64,6 +66,22 @@ class Comparison:
     def runs(self) -> list[Run]:
         """All runs that were compared."""
         return [run for configuration in self.configurations for run in configuration.runs]
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """Folder of each configuration below that of all runs: of its only run, or the one that holds its runs.
+
+        Empty for the runs of one sweep, whose settings say which they are.
+        """
+        if len({run.path.parent for run in self.runs}) == 1 and all(JOB.match(run.path.name) for run in self.runs):
+            return []
+        top = os.path.commonpath([run.path.absolute().parent for run in self.runs])
+        names = []
+        for configuration in self.configurations:
+            first, *others = [run.path.absolute() for run in configuration.runs]
+            name = os.path.relpath(os.path.commonpath([first, *others]), top)
+            names.append(f"{os.path.relpath(first, top)} and {len(others)} more" if name == "." else name)
+        return list(map(clean_text, names))
 
     @cached_property
     def failures(self) -> list[tuple[Path, str, str, str]]:

@@ -19,7 +19,7 @@ from gantrain.config.messages import config_error
 from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
-from gantrain.errors import ConfigError, describe_choice, suggest
+from gantrain.errors import ConfigError, UntypedCodeError, describe_choice, suggest
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
@@ -182,12 +182,10 @@ def check_config(config: Config) -> Settings:
 
 
 def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
-    """Raise ConfigError if a file, and not the user's own command line, names code to import."""
+    """Raise UntypedCodeError if a file, and not the user's own command line, names code to import."""
     name = OmegaConf.select(tree, "architecture.object")
     if name and not any(text.lstrip("+").startswith("architecture.object=") for text in overrides):
-        raise ConfigError(
-            f"architecture.object={name} stands in a file; code is imported only when it is typed on the command line"
-        )
+        raise UntypedCodeError("the config", name)
 
 
 def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

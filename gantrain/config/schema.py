@@ -159,6 +159,20 @@ class BestConfig:
     metric: str | None = setting(None, "number by which best.pt is chosen, such as quality/fid_classifier")
 
 
+@dataclass
+class OwnNetworks:
+    """Networks in code of the user's own, as a key of the commands that open a run."""
+
+    object: str | None = None
+
+
+@dataclass
+class CodeOptions:
+    """Options of every command that opens a run: code is imported only if the command names it."""
+
+    architecture: OwnNetworks = field(default_factory=OwnNetworks)
+
+
 @dataclass(frozen=True)
 class Config:
     """All keys of `gantrain train`."""
@@ -167,6 +181,7 @@ class Config:
     device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
     run_dir: str | None = setting(None, "run folder; by default runs/<dataset>/<divergences>/<date_time>-s<seed>")
     resume: str = choice("never", ("never", "auto"), "auto: continue the run in run_dir, if there is one")
+    init: str | None = setting(None, "run folder or checkpoint with whose weights the networks begin")
     head: str = choice("log_ratio", heads.HEADS, "parametrisation of D's output")
     gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "loss of G")
     update: str = choice("alternating", UPDATES, "whether D and G are updated in turn, or on the same samples at once")

@@ -6,7 +6,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from gantrain.errors import BusyError, ConfigError, DataError, GantrainError
 from gantrain.files import convert_write_errors, deny_writing_by_others, safe_name
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, prepare
+from gantrain.launch.initial_weights import load_initial_weights
 from gantrain.launch.resume import continue_run, is_resumed
 from gantrain.launch.sweep_folder import is_sweep
 from gantrain.objectives.critic_objective import OWN
@@ -57,6 +58,8 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     if (data := settings.dataset.path) and not Path(data).expanduser().exists():  # before a folder is made
         raise DataError(f"{data} does not exist; dataset.path must be a folder of images or a .zip of them")
     refuse_data_folder(settings.run_dir or default_folder(settings)[0], settings.dataset.path)
+    if not (settings.run_dir and RunFolder(settings.run_dir).has_progress):  # a run that goes on needs no other one
+        prepared = replace(prepared, weights=load_initial_weights(settings))
     folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
     if is_sweep(folder.path):
         again = f"gantrain resume {shlex.quote(str(folder.path))}"
@@ -170,6 +173,7 @@ def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> N
         try:
             prepared = prepare(validate(tree, overrides))
             refuse_data_folder(folder.path, prepared.config.settings.dataset.path)
+            prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
         except GantrainError:
             with keep_summary(folder, find_secrets(tree)):  # which records the error
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gantrain.data import Dataset
 from gantrain.distributed import WHOLE, Part
@@ -19,15 +19,17 @@ from gantrain.schedules import HalfLife, Ramp, find_ramps
 class Schedule:
     """How long, in what steps, and what is written when; every interval counts images shown to D.
 
-    `ema` is the decay of the averaged generator per update of G, or a half-life in images. A checkpoint that is due
-    within `checkpoint_min_seconds` of the last one is left out, and one is added, with a grid, after
-    `checkpoint_max_minutes`; neither changes weights.
+    `ema` is the decay of the averaged generator per update of G, or a half-life in images; it is reached by a ramp from
+    random weights, and at once from trained ones (`is_trained`). A checkpoint that is due within
+    `checkpoint_min_seconds` of the last one is left out, and one is added, with a grid, after `checkpoint_max_minutes`;
+    neither changes weights.
     """
 
     images: int
     batch_size: int = 100
     discriminator_steps: int = 1
     ema: float | Ramp | HalfLife = 0.999
+    is_trained: bool = False
     report_every_images: int = 10_000
     sample_every_images: int = 50_000
     checkpoint_every_images: int = 50_000
@@ -38,15 +40,15 @@ class Schedule:
     evaluate_every_images: int | None = None
 
     def decay(self, images: int) -> float:
-        """Return the average's decay at update n: min(ema, (1 + n)/(10 + n)), so that early weights are soon forgotten.
+        """Return the average's decay at update n: min(ema, (1 + n)/(10 + n)), so that random weights fade soon.
 
-        A half-life decides alone.
+        A half-life has a ramp of its own.
         """
         step = self.batch_size * self.discriminator_steps
         if isinstance(self.ema, HalfLife):
-            return self.ema.decay(images, step)
+            return (replace(self.ema, ramp=None) if self.is_trained else self.ema).decay(images, step)
         ema = self.ema.at(images) if isinstance(self.ema, Ramp) else self.ema
-        return min(ema, (1 + images // step) / (10 + images // step))
+        return ema if self.is_trained else min(ema, (1 + images // step) / (10 + images // step))
 
 
 def passed(interval: int | None, begin: int, end: int) -> bool:
