@@ -190,7 +190,7 @@ def read_run(folder: Path) -> Run:
 
 
 def name_regularizers(settings: dict[str, str]) -> dict[str, str]:
-    """Return settings, also of older runs, with a critic, the keys of each regularizer, and `regularizer.name` of all."""
+    """Return settings, also of older runs, with a critic, each regularizer's keys, and `regularizer.name` of all."""
     only, names, found = settings.get("regularizer.name"), [], {"critic.name": F_DIVERGENCE}
     for key, value in settings.items():
         section, _, rest = key.partition(".")
