@@ -607,14 +607,14 @@ def test_critics_have_rows_and_columns_of_their_own(tmp_path: Path) -> None:
     make_run(tmp_path / "hinge", HINGE, {"bound/total_variation": 0.25, "discriminator/accuracy": 0.5})
     make_run(tmp_path / "pairs", PAIRS, known)
     wasserstein = OWN | {"critic": {"name": "wasserstein"}}
-    make_run(tmp_path / "wasserstein", wasserstein, {"training_estimate/wasserstein": 2.0})
+    make_run(tmp_path / "wasserstein", wasserstein, {"training_estimate/wasserstein": 2.0}, evaluation={})
     found = compare([tmp_path])
     assert found.columns["training"] == [
         *("loss/discriminator", "loss/generator", "discriminator/accuracy", "discriminator/pair_accuracy"),
         *("bound/gan", "bound/total_variation", "bound/js", "training_estimate/wasserstein"),
     ]
     axes = Figure().subplots()
-    plots.heatmap_panels(found)["bound/gan"](axes)
+    plots.heatmap_panels(found)["quality/precision ↑"](axes)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["hinge", "gan", "relativistic", "wasserstein"]
     assert axes.get_ylabel() == "disc_div or critic"
 
