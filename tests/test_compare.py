@@ -513,6 +513,15 @@ def test_a_page_of_mixed_runs_names_their_folders(mixed: Path, tmp_path: Path) -
     assert compare([tmp_path / "sweep"]).folders == []
 
 
+def test_weights_stand_in_a_table_of_their_own(printed: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    """With the regularizer alone too, where no run has weights."""
+    make_run(tmp_path / "x/a", {"regularizer": {"name": "r1", "weight": 2.5}}, typed="regularizer=r1")
+    make_run(tmp_path / "y/b")
+    lines = printed(tmp_path)
+    place = next(number for number, line in enumerate(lines) if line.startswith("weights"))
+    assert [line.split() for line in lines[place:]] == [["weights"], ["#", "run", "R1", "weight"], ["1", "x/a", "2.5"]]
+
+
 def test_runs_of_one_configuration_in_several_folders(tmp_path: Path) -> None:
     for name, settings in (("x/a", {}), ("y/b", {"seed": 1}), ("y/js/1", JS), ("y/js/2", JS | {"seed": 2})):
         make_run(tmp_path / name, settings)
