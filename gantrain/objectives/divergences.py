@@ -13,17 +13,19 @@ A discriminator that outputs r gives T = f'(e^r), and f*(T) = e^r f'(e^r) − f(
     f(e^r)        = e^r real(r) − fake(r)
 
 For every entry `fake' = e^log_weight`, `real' = e^(log_weight − r)` and `fake(0) = real(0) − f(1)`; the dual (p and q
-exchanged) is `real(r) → −fake(−r)`, `fake(r) → −real(−r)`, `log_weight(r) → r + log_weight(−r)`.
-
-Names are known without importing torch; formulas import it when they are called.
+exchanged) is `real(r) → −fake(−r)`, `fake(r) → −real(−r)`, `log_weight(r) → r + log_weight(−r)`. `f_of_u` is f(u) as
+its source has it, and no training uses it: `gantrain.theory` and the tests hold the other formulas to it. Names are
+known without importing torch; formulas import it when they are called.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 from gantrain.errors import ConfigError, describe_choice
@@ -36,6 +38,7 @@ from gantrain.objectives.finite_range import (
     log_sigmoid,
     share_outside,
     softplus,
+    with_slope,
 )
 
 if TYPE_CHECKING:
@@ -44,29 +47,20 @@ if TYPE_CHECKING:
 Part = Literal["real", "fake", "f"]
 
 
-def _with_slope(formula: Formula, log_slope: Formula) -> Formula:
-    """`formula` with the derivative e^{log_slope(r)}, which is exact in float32 too."""
-
-    def evaluate(r: Tensor) -> Tensor:
-        from gantrain.objectives.slopes import WithSlope
-
-        return WithSlope.apply(r, formula, log_slope)
-
-    return evaluate
-
-
 @dataclass(frozen=True)
 class Divergence:
     """An f-divergence: elementwise formulas of the log-ratio r (any shape, any floating dtype).
 
-    `formula` is f(u) and `reference` its source, both for people. `log_weight` is log fake'(r), from which `real` and
-    `fake` take their derivatives; None leaves these to autograd. `ratio` is u as a function of the coordinate in which
-    the formulas are written: e^r, except under a head whose output cannot be turned into r (`None`: no u at all).
+    `formula` is f(u) and `reference` its source, for people; `f_of_u` is the same as code, of a float64 tensor u.
+    `log_weight` is log fake'(r), from which `real` and `fake` take their derivatives; None leaves these to autograd.
+    `ratio` is u as a function of the coordinate in which the formulas are written: e^r, except under a head whose
+    output cannot be turned into r (`None`: no u at all).
     `invertible` says whether f' is, that is, whether a discriminator trained on it reveals a ratio.
     """
 
     name: str
     formula: str
+    f_of_u: Formula
     real: Formula
     fake: Formula
     log_weight: Formula | None
@@ -77,13 +71,16 @@ class Divergence:
 
     def __post_init__(self) -> None:
         if (log_weight := self.log_weight) is not None:
-            object.__setattr__(self, "real", _with_slope(self.real, lambda r: log_weight(r) - r))
-            object.__setattr__(self, "fake", _with_slope(self.fake, log_weight))
+            object.__setattr__(self, "real", with_slope(self.real, lambda r: log_weight(r) - r))
+            object.__setattr__(self, "fake", with_slope(self.fake, log_weight))
 
     def f(self, r: Tensor) -> Tensor:
-        """f(u) = u real − fake. Shapes as `r`."""
+        """f(u) = u real − fake, in float64, since the terms cancel, and rounded to the type of `r`. Shapes as `r`."""
         assert self.ratio is not None, f"{self.name} has no ratio here"
-        return self.ratio(r) * self.real(r) - self.fake(r)
+        from gantrain.objectives.slopes import widen
+
+        wide = widen(r)
+        return (self.ratio(wide) * self.real(wide) - self.fake(wide)).to(r.dtype)
 
     @cached_property
     def f_at_one(self) -> float:
@@ -113,6 +110,7 @@ class Divergence:
             name=name,
             formula=formula,
             reference=reference,
+            f_of_u=lambda u: u * self.f_of_u(1 / u),
             real=lambda r: -self.fake(-r),
             fake=lambda r: -self.real(-r),
             log_weight=None if log_weight is None else lambda r: r + log_weight(-r),
@@ -124,7 +122,8 @@ class Divergence:
             return self
         return replace(
             self,
-            formula=f"{self.formula} {slope:+g} (u - 1)",
+            formula=f"{self.formula} {f'{slope:+}'.removesuffix('.0')} (u - 1)",
+            f_of_u=lambda u: self.f_of_u(u) + slope * (u - 1),
             real=lambda r: self.real(r) + slope,
             fake=lambda r: self.fake(r) + slope,
         )
@@ -150,11 +149,12 @@ class Divergence:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The catalogue: Csiszár 1964; Ali and Silvey 1966; Nowozin et al. 2016, table 1; Poole et al. 2016, appendix A.
+# The catalogue: Csiszár 1964; Ali and Silvey 1966; Nowozin et al. 2016, tables 1 and 6; Poole et al. 2016.
 
 kl = Divergence(
     "kl",
     formula=r"u \log u",
+    f_of_u=lambda u: u * u.log(),
     real=lambda r: 1 + r,
     fake=lambda r: r.exp(),
     log_weight=lambda r: r,
@@ -164,6 +164,7 @@ reverse_kl = kl.dual("reverse_kl", formula=r"-\log u", reference="Nowozin et al.
 js = Divergence(
     "js",
     formula=r"u \log u - (1 + u) \log \frac{1 + u}{2}",
+    f_of_u=lambda u: u * u.log() - (1 + u) * ((1 + u) / 2).log(),
     real=lambda r: math.log(2) + log_sigmoid(r),
     fake=lambda r: softplus(r) - math.log(2),
     log_weight=log_sigmoid,
@@ -172,6 +173,7 @@ js = Divergence(
 gan = Divergence(
     "gan",
     formula=r"u \log u - (1 + u) \log(1 + u)",
+    f_of_u=lambda u: u * u.log() - (1 + u) * (1 + u).log(),
     real=log_sigmoid,
     fake=softplus,
     log_weight=log_sigmoid,
@@ -180,6 +182,7 @@ gan = Divergence(
 squared_hellinger = Divergence(
     "squared_hellinger",
     formula=r"(\sqrt{u} - 1)^2",
+    f_of_u=lambda u: (u.sqrt() - 1) ** 2,
     real=lambda r: -(-r / 2).expm1(),
     fake=lambda r: (r / 2).expm1(),
     log_weight=lambda r: r / 2 - math.log(2),
@@ -188,6 +191,7 @@ squared_hellinger = Divergence(
 pearson = Divergence(
     "pearson",
     formula=r"(u - 1)^2",
+    f_of_u=lambda u: (u - 1) ** 2,
     real=lambda r: 2 * r.expm1(),
     fake=lambda r: (2 * r).expm1(),
     log_weight=lambda r: 2 * r + math.log(2),
@@ -197,6 +201,7 @@ neyman = pearson.dual("neyman", formula=r"(1 - u)^2 / u", reference="χ²(q‖p)
 jeffreys = Divergence(
     "jeffreys",
     formula=r"(u - 1) \log u",
+    f_of_u=lambda u: (u - 1) * u.log(),
     real=lambda r: 1 + r - (-r).exp(),
     fake=lambda r: r.exp() + r - 1,
     log_weight=softplus,
@@ -205,6 +210,7 @@ jeffreys = Divergence(
 non_saturating = Divergence(
     "non_saturating",
     formula=r"\log(1 + 1/u)",
+    f_of_u=lambda u: (1 / u).log1p(),
     real=lambda r: -(-r).exp() * (-r).sigmoid(),
     fake=lambda r: log_sigmoid(r) - (-r).sigmoid(),
     log_weight=lambda r: softplus(r + math.log(2)) - 2 * softplus(r),
@@ -213,6 +219,7 @@ non_saturating = Divergence(
 softened_reverse_kl = Divergence(
     "softened_reverse_kl",
     formula=r"(1 + u) \log \frac{1 + u}{2u}",
+    f_of_u=lambda u: (1 + u) * ((1 + u) / (2 * u)).log(),
     real=lambda r: softplus(-r) - math.log(2) - (-r).exp(),
     fake=lambda r: math.log(2) - 1 + log_sigmoid(r),
     log_weight=lambda r: log_sigmoid(-r),
@@ -221,6 +228,7 @@ softened_reverse_kl = Divergence(
 le_cam = Divergence(
     "le_cam",
     formula=r"(u - 1)^2 / (u + 1)",
+    f_of_u=lambda u: (u - 1) ** 2 / (u + 1),
     real=lambda r: 1 - 4 * (-r).sigmoid().square(),
     fake=lambda r: 4 * r.sigmoid().square() - 1,
     log_weight=lambda r: 2 * r - 3 * softplus(r) + math.log(8),
@@ -229,6 +237,7 @@ le_cam = Divergence(
 total_variation = Divergence(
     "total_variation",
     formula=r"\frac{1}{2} |u - 1|",
+    f_of_u=lambda u: (u - 1).abs() / 2,
     real=lambda r: r.sign() / 2,
     fake=lambda r: r.sign() / 2,
     log_weight=None,
@@ -238,34 +247,32 @@ total_variation = Divergence(
 
 CATALOGUE: dict[str, Divergence] = {
     divergence.name: divergence
-    for divergence in (
-        kl,
-        reverse_kl,
-        js,
-        gan,
-        squared_hellinger,
-        pearson,
-        neyman,
-        jeffreys,
-        non_saturating,
-        softened_reverse_kl,
-        le_cam,
-        total_variation,
-    )
+    for divergence in [
+        *(kl, reverse_kl, js, gan, squared_hellinger, pearson, neyman, jeffreys),
+        *(non_saturating, softened_reverse_kl, le_cam, total_variation),
+    ]
 }
 
 
 def alpha(order: float, name: str | None = None) -> Divergence:
     """The α-divergence (u^α − 1 − α(u − 1)) / (α(α − 1)) of `order` α; α = 0 and α = 1 are the limits.
 
-    α = 2 is Pearson/2, α = ½ twice the squared Hellinger, α = −1 Neyman/2 (Poole et al. 2016, appendix A).
+    α = 2 is Pearson/2, α = ½ twice the squared Hellinger, α = −1 Neyman/2.
     """
+
+    def f_of_u(u: Tensor) -> Tensor:
+        r = u.log()  # the source's terms, in an order that does not cancel near either limit
+        if order < 0.5:
+            return (((order * r).expm1() / order if order else r) - (u - 1)) / (order - 1)
+        return (u * (((order - 1) * r).expm1() / (order - 1) if order != 1 else r) - (u - 1)) / order
+
+    digits = repr(float(order)).removesuffix(".0")  # all of them: 1.000001 is not 1
     return Divergence(
-        name or f"alpha_{order:g}",
-        formula={
-            0.0: r"-\log u + u - 1",
-            1.0: r"u \log u - u + 1",
-        }.get(order, rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}},\ \alpha = {order:g}"),
+        name or f"alpha_{digits}",
+        formula={0.0: r"-\log u + u - 1", 1.0: r"u \log u - u + 1"}.get(
+            order, rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}},\ \alpha = {digits}"
+        ),
+        f_of_u=f_of_u,
         real=lambda r: expm1_over(order - 1, r),
         fake=lambda r: expm1_over(order, r),
         log_weight=lambda r: order * r,
@@ -284,17 +291,10 @@ def get(name: str, key: str = "divergence") -> Divergence:
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
-    if name.startswith("dual_") and (primal := _known(name.removeprefix("dual_"))):
-        return primal.dual(name, rf"u f(1/u),\ f(u) = {primal.formula}", f"the dual of {primal.name}")
-    if re.fullmatch(r"alpha_-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", name) and math.isfinite(
-        order := float(name.removeprefix("alpha_"))
-    ):
+    if name.startswith("dual_"):
+        with suppress(ConfigError):
+            primal = get(name.removeprefix("dual_"))
+            return primal.dual(name, rf"u f(1/u),\ f(u) = {primal.formula}", f"the dual of {primal.name}")
+    if re.fullmatch(r"alpha_-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", name) and isfinite(order := float(name[len("alpha_") :])):
         return alpha(order, name)
     raise ConfigError(describe_choice(key, name, [*CATALOGUE, *PATTERNS]))
-
-
-def _known(name: str) -> Divergence | None:
-    try:
-        return get(name)
-    except ConfigError:
-        return None
