@@ -34,7 +34,7 @@ Examples
   gantrain train dataset=cifar10 gen_div=kl
   gantrain train dataset=folder dataset.path=DIR gen_div=reverse_kl train.images=200000
   gantrain train -m gen_div=kl,reverse_kl,js seed=0,1  a sweep: one run a combination
-  gantrain train experiment=paper gen_div=kl           the paper's objective, network and optimizer
+  gantrain train experiment=paper gen_div=kl           the objective of Poole et al. 2016, with ALI's network
   gantrain train --cfg job dataset=mnist               shows what would run
 
 Groups, and their choices
