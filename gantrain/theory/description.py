@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from gantrain.console import format_number
 from gantrain.errors import ConfigError
 from gantrain.objectives.critic_objective import CriticObjective
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.heads import get_head
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.theory import properties
