@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gantrain.console import format_number
 from gantrain.errors import ConfigError
 from gantrain.objectives.divergences import Divergence
 from gantrain.objectives.heads import get_head
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objectives.regularizers import Regularizer
 from gantrain.theory import properties
 from gantrain.theory.properties import effective_names, fixed_point
 
@@ -44,6 +45,15 @@ def describe_objective(objective: Objective) -> list[str]:
             "training often misses modes; gen_div=reverse_kl weighs all samples alike"
         )
     return lines
+
+
+def describe_regularizers(regularizers: Sequence[Regularizer]) -> str:
+    """Return a line that names the regularizers of D and their values; empty if there are none."""
+    named = [
+        f"{regularizer.name} ({', '.join(f'{key} {value:g}' for key, value in vars(regularizer).items())})"
+        for regularizer in regularizers
+    ]
+    return f"Regularizer{'s' if len(named) > 1 else ''} of D: {', '.join(named)}" if named else ""
 
 
 def _describe_weights(name: str, spread: float | None) -> list[str]:
