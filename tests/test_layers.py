@@ -29,6 +29,7 @@ SMALL = {
     "plotting",
     "ranges",
     "distributed",
+    "inference",
     "version",
 }
 RANKS = [
