@@ -32,13 +32,11 @@ class Value(NamedTuple):
 
 def average(values: Tensor, k: float = math.nan, power: float = 0.0) -> Value:
     """Return the mean of values whose square grows like the `power` of weights with Pareto k `k`."""
-    import torch
-
+    mean = float(values.mean())
     if len(values) < 2:
-        return Value(float(values.mean()), math.nan)
-    variance, mean = torch.var_mean(values)
+        return Value(mean, math.nan)
     is_infinite = power > 0 and power * k >= 1
-    return Value(float(mean), math.inf if is_infinite else math.sqrt(float(variance) / len(values)))
+    return Value(mean, math.inf if is_infinite else math.sqrt(float(values.var()) / len(values)))
 
 
 def average_halves(a: Value, b: Value) -> Value:
@@ -72,10 +70,10 @@ def pareto_k(log_weights: Tensor) -> float:
 
 
 def fit_logistic(x: Tensor, targets: Tensor, weights: Tensor, offset: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return the coefficients w [K] of σ(w x + offset), fitted to targets [N] in (0, 1), and their covariance [K, K].
+    """Return the coefficients w [K] of σ(w x + offset), fitted to targets [N] in (0, 1), and the draws' influence on w.
 
     `x` is [K, N], of size around 1. The weighted cross-entropy is minimised by Newton's method with halved steps. The
-    covariance is the robust one, H⁻¹ Σ s sᵀ H⁻¹ with the draws' scores s and the Hessian H.
+    influence is −H⁻¹ s [K, N] with the draws' scores s and the Hessian H, so that its square is the robust covariance.
     """
     import torch
     from torch.nn.functional import softplus
@@ -96,15 +94,22 @@ def fit_logistic(x: Tensor, targets: Tensor, weights: Tensor, offset: Tensor | f
         if step.abs().max() <= 1e-10:
             break
         w, loss = w - step, new
-    inverse = torch.linalg.inv(hessian)
-    return w, inverse @ (scores @ scores.T) @ inverse
+    return w, -torch.linalg.solve(hessian, scores)
 
 
-def fit_platt(real: Tensor, fake: Tensor) -> tuple[float, float, Value]:
-    """Return a and b of σ(a r + b), the probability of data at r, and a before it was limited, with its standard error.
+class Line(NamedTuple):
+    """a·r + b, the influence [2, N] and [2, M] of every draw on a and b, and a with its error before it was limited."""
 
-    `real` [N] and `fake` [M] weigh the same, so that a r + b is a log-ratio. The targets are those of Platt 1999,
-    (N + 1)/(N + 2) for data and 1/(M + 2) for samples.
+    a: float
+    b: float
+    influence: tuple[Tensor, Tensor]
+    slope: Value
+
+
+def fit_platt(real: Tensor, fake: Tensor) -> Line:
+    """Fit σ(a·r + b), the probability of data at r. `real` [N] and `fake` [M] weigh the same: a·r + b is a log-ratio.
+
+    The targets are those of Platt 1999, (N + 1)/(N + 2) for data and 1/(M + 2) for samples; a stays in PLATT_SLOPES.
     """
     import torch
 
@@ -113,12 +118,14 @@ def fit_platt(real: Tensor, fake: Tensor) -> tuple[float, float, Value]:
     targets = torch.cat([torch.full_like(real, (n + 1) / (n + 2)), torch.full_like(fake, 1 / (m + 2))])
     weights = torch.cat([torch.full_like(real, 1 / n), torch.full_like(fake, 1 / m)])
     ones = torch.ones_like(x)
-    (a, b), covariance = fit_logistic(torch.stack([x / scale, ones]), targets, weights)
-    slope = float(a) / scale
-    limited = min(max(slope, PLATT_SLOPES[0]), PLATT_SLOPES[1])
-    if limited != slope:
-        (b,), _ = fit_logistic(ones[None], targets, weights, offset=limited * x)
-    return limited, float(b), Value(slope, math.sqrt(float(covariance[0, 0])) / scale)
+    (a, b), influence = fit_logistic(torch.stack([x / scale, ones]), targets, weights)
+    influence[0] /= scale
+    slope = Value(float(a) / scale, float(influence[0].norm()))
+    limited = min(max(slope.mean, PLATT_SLOPES[0]), PLATT_SLOPES[1])
+    if limited != slope.mean:
+        (b,), influence[1:] = fit_logistic(ones[None], targets, weights, offset=limited * x)
+        influence[0] = 0
+    return Line(limited, float(b), (influence[:, :n], influence[:, n:]), slope)
 
 
 def bernstein_deviation(draws: Tensor, width: float, level: float) -> float:

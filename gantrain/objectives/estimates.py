@@ -20,7 +20,7 @@ the other, in turn, and the two results are averaged. No draw serves both purpos
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,10 +77,10 @@ def measure(
     for name, d in known.items():
         values[f"bound/{name}"] = bound(d, r, tails)
         values[f"recalibrated_bound/{name}"] = recalibrated_bound(d, base, fit, (base_tails, fitted_tails))
-        missed, invented = estimate_parts(d, fit.crossed, fitted_tails)
-        values[f"estimate/{name}"] = missed.plus(invented)
+        plug_in = prepare_estimate(d, fit, fitted_tails)
+        values[f"estimate/{name}"] = plug_in(1, 1)
         if name in parts:
-            values |= {f"missed/{name}": missed, f"invented/{name}": invented}
+            values |= {f"missed/{name}": plug_in(1, 0), f"invented/{name}": plug_in(0, 1)}
             bounds = bound_parts(d, fit.crossed, fitted_tails)
             values |= {f"missed_bound/{name}": bounds[0], f"invented_bound/{name}": bounds[1]}
     facts = calibration(r) | {"ratio/pareto_k_p": tails.p, "ratio/pareto_k_q": tails.q}
@@ -154,26 +154,37 @@ def recalibrated_bound(divergence: Divergence, r: Pair, fit: Recalibration, tail
     return average_halves(*halves)
 
 
-def estimate_parts(divergence: Divergence, r: Pair, tails: Tails) -> tuple[Value, Value]:
-    """Return the plug-in estimates of what q misses, E_p[F(u)/u; u > 1], and invents, E_q[F(u); u ≤ 1], for u = e^r."""
-    alpha, beta = growth(divergence)
-    slope, conjugate = centre(divergence)
-    missed = (slope(r.real) - (-r.real).exp() * conjugate(r.real)).clamp(min=0) * (r.real > 0)
-    invented = (r.fake.exp() * slope(r.fake) - conjugate(r.fake)).clamp(min=0) * (r.fake <= 0)
-    # Their variances are E_p[F²/u²] = E_q[F²/u] and E_q[F²] = E_p[F²/u].
-    return (
-        average(missed, tails.q, 2 * beta - 1 if beta > 1 else 0.0),
-        average(invented, tails.p, 1 - 2 * alpha if alpha < 0 else 0.0),
-    )
+def prepare_estimate(divergence: Divergence, fit: Recalibration, tails: Tails) -> Callable[[int, int], Value]:
+    """Return m E_p[F(û)/û; û > 1] + i E_q[F(û); û ≤ 1] as a function of m and i: what q misses, and what it invents.
+
+    Both are 1 in the plug-in estimate. The error includes those of a and b, which are fitted to the same draws.
+    """
+    import torch
+
+    (alpha, beta), (slope, conjugate) = growth(divergence), centre(divergence)
+    above, below = fit.crossed.real.clamp(min=0), fit.crossed.fake.clamp(max=0)  # at r = 0 all functions are 0
+    slopes = (-above).exp() * conjugate(above), below.exp() * slope(below)  # d(F/û)/dr = (û F' − F)/û and dF/dr = û F'
+    missed, invented = (slope(above) - slopes[0]).clamp(min=0), (slopes[1] - conjugate(below)).clamp(min=0)
+    gradients = [torch.stack([(each * side).mean(), each.mean()]) for each, side in zip(slopes, fit.r, strict=True)]
+    # Variances: E_p[F²/u²] = E_q[F²/u] and E_q[F²] = E_p[F²/u].
+    powers = 2 * beta - 1 if beta > 1 else 0.0, 1 - 2 * alpha if alpha < 0 else 0.0
+
+    def combine(m: int, i: int) -> Value:
+        gradient = m * gradients[0] + i * gradients[1]
+        on_data = average(m * missed + gradient @ fit.influence.real, tails.q, m * powers[0])
+        on_samples = average(i * invented + gradient @ fit.influence.fake, tails.p, i * powers[1])
+        return on_data.plus(on_samples)._replace(mean=float(m * missed.mean() + i * invented.mean()))
+
+    return combine
 
 
 def bound_parts(divergence: Divergence, r: Pair, tails: Tails) -> tuple[Value, Value]:
     """Return the lower bounds on the same two parts of the divergence; their sum is the bound by r."""
     alpha, beta = growth(divergence)
     slope, conjugate = centre(divergence)
-    on_data, on_samples = slope(r.real), conjugate(r.fake)
-    missed = average(on_data * (r.real > 0)).minus(average(on_samples * (r.fake > 0), tails.q, 2 * beta))
-    invented = average(on_data * (r.real <= 0), tails.p, 2 - 2 * alpha).minus(average(on_samples * (r.fake <= 0)))
+    above, below = (Pair(*(side.clamp(low, high) for side in r)) for low, high in ((0, None), (None, 0)))
+    missed = average(slope(above.real)).minus(average(conjugate(above.fake), tails.q, 2 * beta))
+    invented = average(slope(below.real), tails.p, 2 - 2 * alpha).minus(average(conjugate(below.fake)))
     return missed, invented
 
 
@@ -188,11 +199,9 @@ def centre(divergence: Divergence) -> tuple[Formula, Formula]:
 
 
 def masses(r: Pair, tails: Tails) -> dict[str, Value]:
-    """Return 1 − E_q[e^r] and 1 − E_p[e^−r], the missed and the invented mass if r is a log-ratio."""
-    return {
-        "missed/mass": average(1 - r.fake.exp(), tails.q, 2),
-        "invented/mass": average(1 - (-r.real).exp(), tails.p, 2),
-    }
+    """Return 1 − E_q[e^r] and 1 − E_p[e^−r], the missed and the invented mass if r is the log-ratio."""
+    missed, invented = average(1 - r.fake.exp(), tails.q, 2), average(1 - (-r.real).exp(), tails.p, 2)
+    return {"missed/mass": missed, "invented/mass": invented}
 
 
 def shifted_bounds(r: Pair, tails: Tails) -> dict[str, Value]:
@@ -244,10 +253,12 @@ def confidence_limits(r: Pair, known: Mapping[str, Divergence], report: int) -> 
 
 
 class Recalibration(NamedTuple):
-    """Log-ratios a·r + b by the fit on the other half and by that on their own, and a; r if a half is separated."""
+    """r; a·r + b by the fit on the other half and on their own; the draws' influence on a and b, [2, N] and [2, M]."""
 
+    r: Pair
     crossed: Pair
     own: Pair
+    influence: Pair
     slope: Value
     separated_share: float
 
@@ -255,7 +266,7 @@ class Recalibration(NamedTuple):
 def remove_smoothing(r: Pair, smoothing: float) -> Pair:
     """Return log p/q for r = log((1 − s)p / (q + s p)), which D learns where a share s of the data counts as samples.
 
-    The result is at most log N, from which N draws cannot tell an infinite one: that of every r above log((1 − s)/s).
+    The result is at most log N, as for every r above log((1 − s)/s): N draws do not tell larger ones from infinity.
     """
     import torch
 
@@ -269,18 +280,19 @@ def remove_smoothing(r: Pair, smoothing: float) -> Pair:
 def recalibrate(r: Pair) -> Recalibration:
     """Fit a·r + b on each half, and apply it to both.
 
-    A half is separated if its data and samples do not overlap in r, which leaves a without a limit, or if it is a
-    single value.
+    If a half is separated nothing is changed: its data and samples do not overlap in r, or it is a single value.
     """
-    parts = [r.take(fitted) for fitted, _ in HALVES]
+    crossed, own = Pair(r.real.clone(), r.fake.clone()), Pair(r.real.clone(), r.fake.clone())
+    influence = Pair(*(side.new_zeros(2, len(side)) for side in r))
+    parts, slopes = [r.take(fitted) for fitted, _ in HALVES], []
     separated = [min(map(len, part)) < 2 or bool(part.real.min() > part.fake.max()) for part in parts]
     if any(separated):
-        return Recalibration(r, r, Value(math.nan, math.nan), sum(separated) / 2)
-    crossed, own, slopes = Pair(*(side.clone() for side in r)), Pair(*(side.clone() for side in r)), []
+        return Recalibration(r, crossed, own, influence, Value(math.nan, math.nan), sum(separated) / 2)
     for part, (fitted, applied) in zip(parts, HALVES, strict=True):
-        a, b, slope = fit_platt(*part)
-        slopes.append(slope)
-        for target, place in ((own, fitted), (crossed, applied)):
-            for to, side in zip(target, r, strict=True):
-                to[place] = (a * side[place] + b).clamp(-LARGEST, LARGEST)
-    return Recalibration(crossed, own, average_halves(*slopes), 0.0)
+        line = fit_platt(*part)
+        slopes.append(line.slope)
+        for index, side in enumerate(r):
+            influence[index][:, fitted] = line.influence[index] * len(part[index])
+            for target, place in ((own, fitted), (crossed, applied)):
+                target[index][place] = (line.a * side[place] + line.b).clamp(-LARGEST, LARGEST)
+    return Recalibration(r, crossed, own, influence, average_halves(*slopes), 0.0)
