@@ -1,8 +1,10 @@
-"""Devices by name, and the number of threads that a computation on a CPU uses."""
+"""Devices by name, the number of threads that a computation on a CPU uses, and the memory of the process."""
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -54,3 +56,13 @@ def limit_threads(device: torch.device, multiply_adds: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def measure_peak_memory() -> float:
+    """Return the most memory that this process has held so far, in bytes; NaN on Windows."""
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -601,6 +601,72 @@ def test_bounds_that_all_have_come_before_those_of_a_few(tmp_path: Path) -> None
     assert titles[2:] == ["bound/gan", "bound/js", "bound/kl", "bound/alpha_0.3"]
 
 
+def test_runs_with_different_regularizers_are_compared_by_the_recalibrated_ratio(tmp_path: Path) -> None:
+    """R1 makes r, and with it the bound, too small."""
+    values = {
+        "bound/gan": 0.06,
+        "bound/gan_error": 0.01,
+        "recalibrated_bound/gan": 0.18,
+        "recalibrated_bound/gan_error": 0.02,
+    }
+    for name, settings in {"plain": {}, "r1": {"regularizer": {"r1": {"weight": 10.0}}}}.items():
+        make_run(tmp_path / "mixed" / name, settings, values)
+    for name in ("kl", "js"):
+        make_run(tmp_path / "same" / name, {"gen_div": {"name": name}}, values)
+    for folder, shown, cell in (
+        ("mixed", "recalibrated_bound/gan", "0.1800 (error 0.02)"),
+        ("same", "bound/gan", "0.0600 (error 0.01)"),
+    ):
+        found = compare([tmp_path / folder])
+        (table,) = (each for each in tables.metric_tables(found) if each.group == "training")
+        assert [metric for metric in table.metrics if "bound" in metric] == [shown]
+        assert {row.numbers[table.metrics.index(shown)] for row in table.rows} == {cell}
+        assert [title for title in plots.curve_panels(found) if "bound" in title] == [shown]
+
+
+def test_an_infinite_error_is_a_heavy_tail(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run", metrics={"bound/kl": 2.0, "bound/kl_error": None, "bound/js": 1.0, "bound/js_error": 0.5}
+    )
+    (configuration,) = compare([run]).configurations
+    assert configuration.format_metric("bound/kl") == "2 (heavy tail)"
+    assert configuration.format_metric("bound/js") == "1 (error 0.5)"
+    assert configuration.format_metric("bound/gan") == "0.25"
+
+
+PARTS = {"missed/js": 0.2, "missed_bound/js": 0.1, "invented/js": 0.05, "invented_bound/js": 0.02, "missed/mass": 0.3}
+
+
+def test_what_is_missed_and_invented_is_a_table_and_a_figure_with_its_bounds(tmp_path: Path) -> None:
+    for name in ("kl", "js"):
+        own = {} if name == "js" else {f"{part}/{name}": 0.4 for part in ("missed", "invented")}
+        make_run(tmp_path / name, {"gen_div": {"name": name}}, {**PARTS, "missed/js_error": 0.01, **own})
+    found = compare([tmp_path])
+    (table,) = (each for each in tables.metric_tables(found) if each.group == "parts")
+    assert table.heads == [
+        "missed/js (estimate, no bound)",
+        "missed_bound/js",
+        "invented/js (estimate, no bound)",
+        "invented_bound/js",
+    ]
+    assert table.rows[0].numbers == ["0.2 (error 0.01)", "0.1", "0.05", "0.02"]
+    panels = plots.part_panels(found)
+    assert list(panels) == ["missed against invented, js"]
+    axes = Figure().subplots()
+    panels["missed against invented, js"](axes)
+    drawn = [tuple(map(tuple, line.get_xydata().tolist())) for line in axes.lines]
+    assert drawn == 2 * [((0.05, 0.2), (0.02, 0.1)), ((0.05, 0.2),), ((0.02, 0.1),)]
+
+
+def test_the_band_of_a_single_run_is_the_error_of_its_bound(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", metrics={"bound/gan": 1.0, "bound/gan_error": 0.25})
+    axes = Figure().subplots()
+    plots.curve_panels(compare([tmp_path]))["bound/gan"](axes)
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.max() - heights.min() == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_heatmap_has_the_means_of_all_finished_runs(tmp_path: Path) -> None:
     cells = [("kl", "js", 1.0), ("kl", "js", 2.0), ("js", "js", 5.0), ("js", "kl", None)]
     for number, (disc, gen, value) in enumerate(cells):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from gantrain import plotting
@@ -182,6 +183,20 @@ def test_missing_null_and_huge_values_are_tolerated(tmp_path):
         row(20, loss__discriminator=math.inf, ratio__calibration_q=math.nan),
     ]
     pictures.save_curves(rows, tmp_path / "losses.png", title=r"no formula: $\frac$")
+
+
+@pytest.mark.filterwarnings("error")
+def test_bounds_have_a_band_of_two_errors_where_these_are_finite(tmp_path):
+    for name, error in {"none": {}, "narrow": {"bound__kl_error": 0.05}, "infinite": {"bound__kl_error": None}}.items():
+        rows = [row(clock, bound__kl=0.5, **error) for clock in (10, 20, 30)]
+        pictures.save_curves(rows, tmp_path / f"{name}.png", highlight=["kl"])
+    without, narrow, infinite = (pixels(tmp_path / f"{name}.png") for name in ("none", "narrow", "infinite"))
+    assert np.array_equal(without, infinite)
+    pale = np.round(255 - 0.15 * (255 - 255 * np.array(to_rgb(plotting.BLUE))))
+    near = (np.abs(narrow[..., :3].astype(float) - pale) <= 3).all(-1)
+    rows_of_band = np.flatnonzero(near.sum(1) > 100)
+    assert len(rows_of_band) > 5
+    assert not (np.abs(without[..., :3].astype(float) - pale) <= 3).all(-1).sum(1).max() > 100
 
 
 def test_panels_without_a_value_are_left_out(tmp_path):

@@ -30,6 +30,7 @@ SMALL = {
     "ranges",
     "schedules",
     "distributed",
+    "inference",
     "version",
 }
 RANKS = [

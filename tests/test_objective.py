@@ -21,6 +21,7 @@ from gantrain.errors import ConfigError
 from gantrain.objectives import heads
 from gantrain.objectives.divergence import Part
 from gantrain.objectives.divergences import CATALOGUE, get
+from gantrain.objectives.estimates import LARGEST
 from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.precision import as_float32
@@ -190,22 +191,27 @@ def test_total_variation_is_reached_by_a_step_and_never_exceeded() -> None:
 # Estimates
 
 
-def typed_means(name: str, r_real: np.ndarray, r_fake: np.ndarray) -> tuple[float, float]:
-    """The bound and the plug-in estimate from f alone, less f(1)."""
+def typed_bound(name: str, r_real: np.ndarray, r_fake: np.ndarray) -> tuple[float, float]:
+    """The bound from f alone, less f(1), and its standard error."""
     u_real, u_fake, at_one = np.exp(r_real), np.exp(r_fake), float(f(name, 1))
-    conjugate = u_fake * df(name, u_fake) - f(name, u_fake)
-    bound = df(name, u_real).mean() - conjugate.mean() - at_one
-    return float(bound), float(f(name, u_fake).mean() - at_one)
+    slope, conjugate = df(name, u_real), u_fake * df(name, u_fake) - f(name, u_fake)
+    error = math.sqrt(slope.var(ddof=1) / len(slope) + conjugate.var(ddof=1) / len(conjugate))
+    return float(slope.mean() - conjugate.mean() - at_one), error
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_estimates_are_the_means_that_numpy_gives(name: str) -> None:
     r_real, r_fake = normal(301, seed=1) + 0.4, normal(200, seed=2) * 1.3 - 0.5
     estimates = Objective(get("gan"), get(name), "ratio").estimates(r_real, r_fake)
-    bound, estimate = typed_means(name, r_real.numpy(), r_fake.numpy())
+    bound, error = typed_bound(name, r_real.numpy(), r_fake.numpy())
     assert estimates[f"bound/{name}"] == pytest.approx(bound, rel=1e-9, abs=1e-12)
-    assert estimates[f"estimate/{name}"] == pytest.approx(estimate, rel=1e-9, abs=1e-12)
-    assert all(f"{kind}/{known}" in estimates for kind in ("bound", "estimate") for known in CATALOGUE)
+    assert estimates[f"bound/{name}_error"] in (pytest.approx(error, rel=1e-9), math.inf)
+    kinds = ("bound", "recalibrated_bound", "estimate")
+    assert {
+        f"{kind}/{known}{end}" for kind in kinds for known in CATALOGUE for end in ("", "_error")
+    } <= estimates.keys()
+    split = {known.removeprefix("missed/") for known in estimates if re.fullmatch("missed/.*(?<!_error)", known)}
+    assert split == {"mass", "js", "gan", name}
     assert all(type(value) is float for value in estimates.values())
 
 
@@ -235,7 +241,8 @@ def test_an_exact_ratio_is_calibrated_and_estimates_the_divergences() -> None:
 def test_every_bound_and_estimate_is_zero_where_the_densities_are_equal() -> None:
     zero = torch.zeros(10)
     estimates = Objective(get("gan"), get("non_saturating")).estimates(zero, zero)
-    assert all(abs(v) < 1e-14 for k, v in estimates.items() if k.startswith(("bound/", "estimate/")))
+    groups = ("bound/", "recalibrated_bound/", "estimate/", "missed/", "invented/", "shifted_bound/")
+    assert all(abs(v) < 1e-14 for k, v in estimates.items() if k.startswith(groups) and not k.endswith("_error"))
 
 
 @pytest.mark.parametrize("size", [50.0, 400.0, 800.0])
@@ -243,19 +250,25 @@ def test_no_estimate_of_a_discriminator_that_has_won_is_nan_or_negative(size: fl
     """All data at r = +size, all samples at −size."""
     won = torch.full((4,), size)
     estimates = Objective(get("gan"), get("gan")).estimates(won, -won)
-    bad = {k: v for k, v in estimates.items() if math.isnan(v) or (k.startswith("estimate/") and v < -1e-9)}
-    assert not bad
-    assert estimates["estimate/reverse_kl"] == pytest.approx(size)
+    unknown = {k for k, v in estimates.items() if math.isnan(v)}
+    assert all(re.match(r"recalibrated_bound/|ratio/(slope|pareto_k)", name) for name in unknown)
+    assert all(v >= 0 for k, v in estimates.items() if k.startswith("estimate/"))
+    assert estimates["estimate/reverse_kl"] == pytest.approx(min(size, LARGEST) - 1)
 
 
 def test_a_head_without_a_ratio_reports_its_own_bound_only() -> None:
     v_real, v_fake = normal(50) + 1, normal(40)
     total_variation = Objective(get("total_variation"), get("total_variation")).estimates(v_real, v_fake)
     expected = (np.tanh(v_real.numpy()).mean() - np.tanh(v_fake.numpy()).mean()) / 2
-    assert total_variation == {"bound/total_variation": pytest.approx(expected)}
+    error = math.sqrt((np.tanh(v_real.numpy()) / 2).var(ddof=1) / 50 + (np.tanh(v_fake.numpy()) / 2).var(ddof=1) / 40)
+    assert total_variation == {
+        "bound/total_variation": pytest.approx(expected),
+        "bound/total_variation_error": pytest.approx(error),
+    }
     pearson = Objective(get("pearson"), get("pearson"), head="nowozin").estimates(v_real, v_fake)
     t = v_fake.numpy()
-    assert pearson == {"bound/pearson": pytest.approx(v_real.numpy().mean() - (t + t**2 / 4).mean())}
+    assert pearson["bound/pearson"] == pytest.approx(v_real.numpy().mean() - (t + t**2 / 4).mean())
+    assert pearson.keys() == {"bound/pearson", "bound/pearson_error"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -373,7 +386,7 @@ def test_the_discriminator_loss_is_minus_the_bound(name: str) -> None:
     objective = Objective(get(name), get("kl"))
     loss, _ = objective.discriminator_loss(r_real, r_fake)
     at_one = float(f(name, 1))
-    assert -float(loss) - at_one == pytest.approx(typed_means(name, r_real.numpy(), r_fake.numpy())[0], abs=1e-9)
+    assert -float(loss) - at_one == pytest.approx(typed_bound(name, r_real.numpy(), r_fake.numpy())[0], abs=1e-9)
     assert objective.estimates(r_real, r_fake)[f"bound/{name}"] == pytest.approx(-float(loss) - at_one, abs=1e-12)
 
 

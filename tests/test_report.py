@@ -286,6 +286,14 @@ def test_a_pipe_gets_plain_lines(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("error", "shown"), [(0.0123, "bound 0.08 ± 0.01"), (math.inf, "bound 0.08")])
+def test_a_bound_is_shown_with_its_error_unless_that_is_infinite(tmp_path, error, shown):
+    console = pipe()
+    with Reporter(tmp_path, 200_000, console=console, bound="bound/gan") as reporter:
+        reporter.report(10_000, {**SCALARS, "bound/gan_error": error})
+    assert lines(console)[0].endswith(f"G 0.71  {shown}")
+
+
 @pytest.mark.parametrize(("every", "shown"), [(400, [400, *range(10_000, 200_001, 10_000)]), (50_000, None)])
 def test_plain_lines_are_few_however_many_reports_there_are(tmp_path, every, shown):
     """The first report, one of each twentieth of the run, the last one."""
@@ -382,6 +390,10 @@ def test_lines_are_copied_as_plain_text_and_bars_are_not(tmp_path):
     assert len(copied) == 2
 
 
+BOUNDS = ["bound/js", "recalibrated_bound/js", "estimate/js", "training_bound/js", "supremum/js"]
+BOUNDS += [f"{name}_error" for name in BOUNDS[:4]] + ["shifted_bound/kl"]
+
+
 def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
     from tensorboard.plugins.custom_scalar import layout_pb2
 
@@ -397,7 +409,12 @@ def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):
     (tensor,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
     tags = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
-    assert any("bound/.*" in each and "supremum/.*" in each for each in tags)
+    charts = [[name for name in BOUNDS if any(re.match(tag, name) for tag in each)] for each in tags]
+    assert [each for each in charts if each] == [
+        ["bound/js", "training_bound/js", "supremum/js"],
+        BOUNDS[1:2],
+        BOUNDS[2:3],
+    ]
 
 
 @pytest.mark.parametrize("group", ["quality", "diversity"])

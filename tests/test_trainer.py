@@ -14,14 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gantrain import data, networks
 from gantrain.errors import CheckpointError, DivergedError
 from gantrain.networks.latents import Latents
-from gantrain.objectives import divergences
+from gantrain.objectives import divergences, estimates
 from gantrain.objectives.objective import Objective
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.loop import train
 from gantrain.training.losses import Losses
-from gantrain.training.outputs import draw_fixed_latents
 from gantrain.training.setup import Schedule, TrainingSetup, passed
 from gantrain.training.state import State, Statistics, averaged, update_average
 from gantrain.training.step import Step
@@ -57,7 +56,7 @@ def updates(state, objective, latents) -> Step:
 
 
 def play(state, objective, dataset, latents, schedule, path, seed=0) -> None:
-    with Reporter(path, schedule.images) as reporter:
+    with Reporter(path, schedule.images, state.images) as reporter:
         train(state, TrainingSetup(objective, dataset, latents, schedule, seed), RunFolder(path), reporter)
 
 
@@ -134,6 +133,27 @@ def test_a_generator_whose_samples_are_equal_has_collapsed(tmp_path, capsys):
     assert capsys.readouterr().out.count("the generator has collapsed") == 1
     last = read_metrics(tmp_path / "collapsed/metrics.jsonl")[-1]
     assert last["diversity/pixel_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_limits_of_each_report_are_wider_than_those_before(tmp_path, monkeypatch):
+    numbers, compute = [], estimates.confidence_limits
+
+    def record(r, known, report):
+        numbers.append(report)
+        return compute(r, known, report)
+
+    monkeypatch.setattr(estimates, "confidence_limits", record)
+    dataset, state = data.load("digits"), new_state(MLP, (1, 8, 8), 16)
+    for images in (300, 500):  # a second process counts on
+        schedule = Schedule(images=images, report_every_images=100)
+        play(state, game(), dataset, Latents(16), schedule, tmp_path)
+    assert numbers == [1, 2, 3, 4, 5]
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    limits = {name: value for name, value in last.items() if name.startswith("lower_limit/")}
+    assert limits.keys() == {
+        f"lower_limit/{name}" for name in ("js", "gan", "squared_hellinger", "le_cam", "total_variation")
+    }
+    assert all(value < last[f"bound/{name.partition('/')[2]}"] for name, value in limits.items())
 
 
 def test_each_step_moves_one_player():
@@ -262,8 +282,8 @@ def test_statistics_are_means_since_the_last_report():
 
 
 def test_grids_use_the_same_latents_in_every_run():
-    assert torch.equal(draw_fixed_latents(Latents(8), 64, seed=3), draw_fixed_latents(Latents(8), 64, seed=3))
-    assert not torch.equal(draw_fixed_latents(Latents(8), 64, seed=3), draw_fixed_latents(Latents(8), 64, seed=4))
+    assert torch.equal(Latents(8).draw_fixed(64, seed=3), Latents(8).draw_fixed(64, seed=3))
+    assert not torch.equal(Latents(8).draw_fixed(64, seed=3), Latents(8).draw_fixed(64, seed=4))
 
 
 @pytest.mark.parametrize(("prior", "mean", "sd"), [("normal", 0.0, 1.0), ("uniform", 0.0, 1 / math.sqrt(3))])

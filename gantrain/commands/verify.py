@@ -49,7 +49,7 @@ Cases, in which images are draws of p:
 {cases}"""
 
 NOTES = f"""true: D_f(p‖q) − f(1), 0 for p = q; ∞ if p or q has tails too heavy for the other.
-bound: E_p[real(r)] − E_q[fake(r)] − f(1), at most true but for chance. plug-in: E_q[f(e^r)] − f(1), on either side.
+bound: E_p[real(r)] − E_q[fake(r)] − f(1), at most true but for chance. plug-in: of the recalibrated r, no bound.
 at exact r: the bound with the exact log-ratio on the same draws, equal to true but for chance.
 ±: standard error, over {PARTS} parts of the held-out draws or over seeds, the larger; exact ±: the bound's, were r \
 exact. Where exact ± is far larger, rare draws carry the average: ± is too small, and the plug-in's too.

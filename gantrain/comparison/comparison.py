@@ -26,7 +26,7 @@ from gantrain.comparison.configurations import (
     group_runs,
     name_discriminator,
 )
-from gantrain.comparison.runs import EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
+from gantrain.comparison.runs import BOUNDS, EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
 from gantrain.evaluation.evaluation import CONDITIONS, name_reference
@@ -36,6 +36,7 @@ from gantrain.runs.checkpoints import BEST
 
 JOB = re.compile(r"\d+(-|$)")  # begins the name of a run of a sweep
 MAX_BOUNDS = 4  # in the tables
+COMMON = "js"  # the divergence whose missed and invented parts all runs report
 WEIGHT_METRICS = tuple(WEIGHTS + name for name in ("beta", "effective_order", "asked_share", "effective_sample_size"))
 MOST_NAMED = 3  # runs in a note
 NOT_RANKABLE = (
@@ -102,7 +103,8 @@ class Comparison:
     @cached_property
     def columns(self) -> dict[str, list[str]]:
         """Metrics of the tables by group: quality, diversity, training; empty groups are left out."""
-        bounds = [f".*bound/{divergence}" for divergence in self.divergence_patterns("disc_div")[:MAX_BOUNDS]]
+        divergences = self.divergence_patterns("disc_div")[:MAX_BOUNDS]
+        bounds = [f"(training_)?{self.bound_group}/{divergence}" for divergence in divergences]
         groups = {
             "quality": ["quality/.*(?<!_error)"],
             "diversity": ["diversity/.*(?<!_error)"],
@@ -110,12 +112,21 @@ class Comparison:
                 *("loss/.*", "discriminator/(pair_)?accuracy", *bounds, ".*estimate/wasserstein"),
                 "ratio/(calibration_q|effective_sample_size)",
             ],
+            "parts": [f"(training_)?{part}(_bound)?/{COMMON}" for part in ("missed", "invented")],
         }
         columns = {
             group: [name for pattern in patterns for name in self.metrics if re.fullmatch(pattern, name)]
             for group, patterns in groups.items()
         }
         return {group: names for group, names in columns.items() if names}
+
+    @property
+    def bound_group(self) -> str:
+        """Group of the bounds that are shown: those by the recalibrated ratio if the regularizers of the runs differ.
+
+        A regularizer such as R1 makes log-ratios too small, and their bounds with them.
+        """
+        return BOUNDS[any(key.startswith("regularizer.") for key in self.differing)]
 
     @cached_property
     def weight_metrics(self) -> list[str]:

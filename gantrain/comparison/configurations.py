@@ -73,9 +73,19 @@ def _magnitude(value: float) -> int:
 
 
 def format_estimate(estimate: Estimate | None, count: str = "", error: float | None = None) -> str:
-    """Format an estimate, with the number of runs and the error of one measurement in brackets; `—` for None."""
-    notes = ", ".join(filter(None, [count, "" if error is None else f"error {error:.2g}"]))
+    """Format an estimate, with the number of runs and the error of one measurement in brackets; `—` for None.
+
+    An infinite error is a heavy tail.
+    """
+    note = "" if error is None else "heavy tail" if math.isinf(error) else f"error {error:.2g}"
+    notes = ", ".join(filter(None, [count, note]))
     return "—" if estimate is None else f"{estimate}" + (f" ({notes})" if notes else "")
+
+
+def has_heavy_tail(run: Run, metric: str) -> bool:
+    """Whether the standard error of a metric in the last report is infinite, which is null in summary.json."""
+    reported = run.fact("metrics")
+    return isinstance(reported, dict) and reported.get(error_metric(metric), 0.0) is None
 
 
 def error_metric(metric: str) -> str:
@@ -121,7 +131,8 @@ class Configuration:
         """Format the estimate of a metric, with the number of runs if some lack it, and its error of measurement."""
         found, error = self.estimate(metric), self.estimate(error_metric(metric))
         count = f"{found.n} of {len(self.finished)}" if found and found.n < len(self.finished) else ""
-        return format_estimate(found, count, error and error.mean)
+        is_heavy = any(has_heavy_tail(run, metric) for run in self.finished)
+        return format_estimate(found, count, math.inf if is_heavy else error and error.mean)
 
     @property
     def descriptions(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import plotting
 from gantrain.comparison.comparison import Comparison, direction_arrow
-from gantrain.comparison.configurations import Configuration, Estimate, name_discriminator
+from gantrain.comparison.configurations import Configuration, Estimate, error_metric, name_discriminator
 from gantrain.evaluation.metrics import better_direction
 from gantrain.objectives.critic_objective import OWN
 from gantrain.plotting import DASHES, INK
@@ -47,6 +47,7 @@ def encode_plots(comparison: Comparison) -> dict[str, dict[str, bytes]]:
     """Return every figure for which there are numbers, by name (`plane`, …) and then by kind (`png`, `svg`)."""
     groups = {
         "plane": plane_panels(comparison),
+        "parts": part_panels(comparison),
         "curves": curve_panels(comparison),
         "heatmap": heatmap_panels(comparison),
         "classes": class_panels(comparison),
@@ -54,7 +55,7 @@ def encode_plots(comparison: Comparison) -> dict[str, dict[str, bytes]]:
     # A label from a config is not read as a formula, and may hold letters that the font lacks.
     with plotting.use_style({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
         figures = {
-            name: _draw_figure(panels, comparison, has_legend=name in ("plane", "curves"))
+            name: _draw_figure(panels, comparison, has_legend=name in ("plane", "parts", "curves"))
             for name, panels in groups.items()
             if panels
         }
@@ -109,12 +110,15 @@ def line_styles(comparison: Comparison) -> list[dict[str, Any]]:
 def curve_panels(comparison: Comparison) -> Panels:
     """Losses and bounds against the clock: mean over seeds, and a band of one standard deviation.
 
+    The band of a single run's bound is one standard error.
+
     Runs that reported once have no curve. Bounds that most configurations have come first.
     """
     losses = ["loss/discriminator", "loss/generator"]
     names = list(dict.fromkeys(key for run in comparison.runs for report in run.reports for key in report))
     divergences = comparison.divergence_patterns("disc_div", "gen_div")
-    bounds = [name for each in divergences for name in names if re.fullmatch(rf"(training_)?bound/{each}", name)]
+    bound = f"(training_)?{comparison.bound_group}"
+    bounds = [name for each in divergences for name in names if re.fullmatch(f"{bound}/{each}", name)]
     counts = {
         name: sum(len(configuration.curve(name)) > 1 for configuration in comparison.configurations)
         for name in (*losses, *bounds)
@@ -129,7 +133,11 @@ def _draw_curves(comparison: Comparison, name: str, axes: Axes) -> None:
     alpha = min(0.18, 0.8 / len(comparison.configurations))
     end, means = 0.0, list[float]()
     for configuration, style in zip(comparison.configurations, line_styles(comparison), strict=True):
-        curve = [(clock, estimate.mean, estimate.sd or 0.0) for clock, estimate in configuration.curve(name)]
+        errors = {clock: error.mean for clock, error in configuration.curve(error_metric(name))}
+        curve = [
+            (clock, mean, errors.get(clock, 0.0) if sd is None else sd)
+            for clock, (mean, sd, _) in configuration.curve(name)
+        ]
         clock, mean, sd = plotting.average_rows(np.array(curve).reshape(-1, 3), MAX_POINTS).T
         axes.fill_between(clock, mean - sd, mean + sd, color=style["color"], alpha=alpha, linewidth=0)
         axes.plot(clock, mean, marker="o" if len(clock) < 8 else "", markersize=3, **style)
@@ -187,6 +195,35 @@ def _draw_plane(comparison: Comparison, x: str, y: str, axes: Axes) -> None:
     axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel=f"{x.partition('/')[2]}, more diverse →", ylabel=f"{y.partition('/')[2]}, better ↑")
     axes.yaxis.set_inverted(better_direction(y) < 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Missed against invented
+
+
+def part_panels(comparison: Comparison) -> Panels:
+    """What q misses against what it invents, for each divergence that all configurations report; `gan` is `js` here."""
+    found = (re.fullmatch("missed/(?!mass|gan)(.*)(?<!_error)", metric) for metric in comparison.metrics)
+    names = [match[1] for match in found if match]
+    return {
+        f"missed against invented, {name}": partial(_draw_parts, comparison, name)
+        for name in names
+        if all(configuration.estimate(f"missed/{name}") for configuration in comparison.configurations)
+    }
+
+
+def _draw_parts(comparison: Comparison, name: str, axes: Axes) -> None:
+    """Draw a numbered point for each configuration, joined with a hollow one for the lower bounds on both parts."""
+    for configuration, style in zip(comparison.configurations, line_styles(comparison), strict=True):
+        names = [[f"{part}{kind}/{name}" for kind in ("", "_bound")] for part in ("invented", "missed")]
+        values = [[configuration.estimate(metric) for metric in group] for group in names]
+        x, y = ([value.mean if value else math.nan for value in group] for group in values)
+        axes.plot(x, y, color=style["color"], linewidth=0.8)
+        axes.plot(x[:1], y[:1], "o", color=style["color"])
+        axes.plot(x[1:], y[1:], "o", color=style["color"], fillstyle="none")
+        axes.annotate(str(configuration.number), (x[0], y[0]), xytext=(5, 5), textcoords="offset points", fontsize=9)
+    axes.margins(0.18)
+    axes.set(xlabel="invented; ● estimate, ○ lower bound", ylabel="missed")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

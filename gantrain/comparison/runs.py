@@ -38,7 +38,8 @@ REASONS = {"finished": "", "running": "it still trains", KILLED: "killed? gantra
 SAMPLE_GROUPS = ("quality/", "diversity/")  # metrics that an evaluation measures
 WEIGHTS = "weights/"  # group of the metrics of generator weights, of which a run's value is a mean over its last tenth
 EFFECTIVE_ORDER = f"{WEIGHTS}effective_order"
-KEPT_GROUPS = ("images", "loss/", "bound/", "training_bound/", WEIGHTS)  # numbers of metrics.jsonl that are read
+BOUNDS = ("bound", "recalibrated_bound")
+KEPT_GROUPS = ("images", "loss/", "bound/", "recalibrated_bound/", "training_", WEIGHTS)  # read from metrics.jsonl
 MAX_PIXELS = 2**24
 MAX_REASON_LINES = 20  # of the reason of a run that did not finish
 PLACE_OVERRIDE = re.compile(r"\+*(run_dir|resume)=")  # overrides that another run cannot share

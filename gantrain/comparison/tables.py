@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+ESTIMATES = tuple(f"{split}{part}/" for split in ("", "training_") for part in ("missed", "invented"))
+NO_BOUND = " (estimate, no bound)"
+
+
 class Row(NamedTuple):
     """A configuration, or None for training examples in place of samples; `best` says which numbers are marked."""
 
@@ -37,7 +41,10 @@ class MetricTable(NamedTuple):
     @property
     def heads(self) -> list[str]:
         """Heads of the columns of numbers."""
-        return [metric.removeprefix(f"{self.group}/") + direction_arrow(metric) for metric in self.metrics]
+        return [
+            metric.removeprefix(f"{self.group}/") + direction_arrow(metric) + NO_BOUND * metric.startswith(ESTIMATES)
+            for metric in self.metrics
+        ]
 
 
 def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:

@@ -134,7 +134,10 @@ class TrainConfig:
     )
     keep_checkpoints: int = number(3, "number of checkpoints kept, besides the best", at_least=2)
     held_out_images: int = number(
-        500, "held-out examples, and as many samples, for the bounds in a report", at_least=1, at_most=1_000_000
+        2_000,
+        "held-out examples, and as many samples, for the bounds in a report; all if there are fewer",
+        at_least=1,
+        at_most=1_000_000,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gantrain.seeding import stream_generator
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -31,3 +33,7 @@ class Latents:
         if self.prior == "normal":
             return torch.randn(count, self.size, generator=generator, device=where).to(self.device)
         return torch.rand(count, self.size, generator=generator, device=where).to(self.device) * 2 - 1
+
+    def draw_fixed(self, count: int, seed: int) -> Tensor:
+        """Return the latents of every grid of a run: the same for all runs with the same seed, on every device."""
+        return self.draw(count, stream_generator(seed, "grid"))

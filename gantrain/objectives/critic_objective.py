@@ -6,16 +6,16 @@ import math
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives import divergences
+from gantrain.objectives import divergences, estimates
 from gantrain.objectives.critics import CRITICS, Critic
 from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.finite_range import log_sigmoid
 from gantrain.objectives.objective import (
     DEFAULT_OBJECTIVE,
     GENERATOR_OBJECTIVES,
     GeneratorSide,
     Statistics,
-    describe_ratio,
 )
 from gantrain.objectives.weighting import OFF, Weighting
 
@@ -159,12 +159,20 @@ class CriticObjective(GeneratorSide):
         """Return what D's outputs on held-out data [N] and on samples [M] say about p and q, by name, in float64.
 
         As `Objective.estimates`, with the means of the log-ratio, where there is a ratio; else what the critic knows.
+        A constant that is fixed on the same draws counts as known in their standard errors.
         """
         v_real, v_fake = (v.detach().cpu().double() for v in (v_real, v_fake))
         if (ratios := self.log_ratios(v_real, v_fake)) is None:
             return self.critic.estimates(v_real, v_fake)
-        means = {"ratio/real_mean": float(ratios[0].mean()), "ratio/fake_mean": float(ratios[1].mean())}
-        return means | describe_ratio(*ratios, [] if self.gen_div is None else [self.gen_div])
+        r = estimates.Pair(*ratios)
+        means = {"ratio/real_mean": float(r.real.mean()), "ratio/fake_mean": float(r.fake.mean())}
+        parts = ("js",) if self.gen_div is None else ("js", self.gen_div.name)
+        return means | estimates.measure(r, self.divergences, parts)
+
+    @property
+    def divergences(self) -> dict[str, Divergence]:
+        """The divergences that reports have numbers of: the catalogue and that of G, by name."""
+        return ({} if self.gen_div is None else {self.gen_div.name: self.gen_div}) | CATALOGUE
 
 
 def find_constant(v_real: Tensor, v_fake: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gantrain.errors import ConfigError
+from gantrain.inference import average
 from gantrain.objectives.finite_range import softplus
 from gantrain.objectives.heads import Head, least_squares_head
 from gantrain.ranges import Choice
@@ -229,8 +230,7 @@ class Hinge(Critic):
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Return a lower bound on TV(p, q): that of Nowozin et al. 2016 with T = v/2, limited to ±½."""
-        clipped = v_real.clamp(-1, 1).mean() - v_fake.clamp(-1, 1).mean()
-        return {"bound/total_variation": float(clipped) / 2}
+        return compare_means("bound/total_variation", v_real.clamp(-1, 1) / 2, v_fake.clamp(-1, 1) / 2)
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class Wasserstein(Critic):
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Return E_p[v] − E_q[v], at most K W₁(p, q) for a K-Lipschitz D."""
-        return {"estimate/wasserstein": float(v_real.mean() - v_fake.mean())}
+        return compare_means("estimate/wasserstein", v_real, v_fake)
 
 
 @dataclass(frozen=True)
@@ -284,6 +284,12 @@ CRITICS: dict[str, type[Critic]] = {
     critic.name: critic
     for critic in (Relativistic, RelativisticAverage, LeastSquares, Hinge, Wasserstein, DonskerVaradhan)
 }
+
+
+def compare_means(name: str, on_data: Tensor, on_samples: Tensor) -> dict[str, float]:
+    """Return the difference of two means over [N] and [M] draws under `name`, and its standard error."""
+    found = average(on_data).minus(average(on_samples))
+    return {name: found.mean, f"{name}_error": found.error}
 
 
 def share_of_right_signs(at_data: Tensor, at_samples: Tensor) -> Tensor:

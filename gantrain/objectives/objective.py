@@ -12,12 +12,10 @@ Nothing here knows a network, an optimizer, a logger or a device.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives import divergences, heads
+from gantrain.objectives import divergences, estimates, heads
 from gantrain.objectives.divergence import Divergence, Part
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.weighting import OFF, Weighting
@@ -256,44 +254,18 @@ class Objective(GeneratorSide):
         return (self.coordinate(v_real), self.coordinate(v_fake)) if self.head.has_log_ratio else None
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
-        """Everything one discriminator says, from its raw outputs on data [N] and on samples [M], in float64.
+        """Return what D's raw outputs on data [N] and on samples [M] say, as of `estimates.measure`, in float64.
 
-        `bound/<name>`: a lower bound on every divergence of the catalogue, whatever trained D, minus f(1), so that 0
-        means p = q. `estimate/<name>`: the plug-in E_q[f(e^r)] − f(1). `ratio/…`: `calibration` below. Without a ratio,
-        only the trained divergence's bound.
+        Without a ratio it is only the trained divergence's bound, with its standard error.
         """
-        s_real, s_fake = (self.coordinate(v.detach().cpu().double()) for v in (v_real, v_fake))
-        if not self.head.has_log_ratio:
-            return {f"bound/{self.disc_div.name}": bound(self.head.divergence, s_real, s_fake)}
-        return describe_ratio(s_real, s_fake, [self.disc_div, self.gen_div])
+        outputs = estimates.Pair(*(self.coordinate(v.detach().cpu().double()) for v in (v_real, v_fake)))
+        if self.head.has_log_ratio:
+            parts = (self.disc_div.name, self.gen_div.name, "js")
+            return estimates.measure(outputs, self.divergences, parts, self.smoothing)
+        name, found = f"bound/{self.disc_div.name}", estimates.bound(self.head.divergence, outputs)
+        return {name: found.mean, f"{name}_error": found.error}
 
-
-def describe_ratio(r_real: Tensor, r_fake: Tensor, trained: Iterable[Divergence] = ()) -> dict[str, float]:
-    """Return `bound/…` and `estimate/…` of the catalogue and the `trained` divergences, and `ratio/…`."""
-    known = {d.name: d for d in trained} | CATALOGUE
-    return (
-        {f"bound/{name}": bound(d, r_real, r_fake) for name, d in known.items()}
-        | {f"estimate/{name}": float(d.evaluate("f", r_fake).mean()) - d.f_at_one for name, d in known.items()}
-        | calibration(r_real, r_fake)
-    )
-
-
-def bound(divergence: Divergence, r_real: Tensor, r_fake: Tensor) -> float:
-    """E_p[real(r)] − E_q[fake(r)] − f(1): at most D_f(p‖q) − f(1) in expectation, for any function r."""
-    return float(divergence.real(r_real).mean() - divergence.fake(r_fake).mean()) - divergence.f_at_one
-
-
-def calibration(r_real: Tensor, r_fake: Tensor) -> dict[str, float]:
-    """Is r a log-ratio? E_q[e^r] and E_p[e^−r] are 1 for an exact one on a common support.
-
-    `ratio/effective_sample_size` is (Σw)²/(N Σw²) for w = e^r on samples: the share of them that carries the weight.
-    `ratio/largest` is the largest |r|.
-    """
-    log_n = math.log(len(r_fake))
-    effective = 2 * r_fake.logsumexp(0) - (2 * r_fake).logsumexp(0) - log_n
-    return {
-        "ratio/calibration_q": float(r_fake.exp().mean()),
-        "ratio/calibration_p": float((-r_real).exp().mean()),
-        "ratio/effective_sample_size": float(effective.exp()),
-        "ratio/largest": float(max(r_real.abs().max(), r_fake.abs().max())),
-    }
+    @property
+    def divergences(self) -> dict[str, Divergence]:
+        """The divergences that reports have numbers of: the catalogue and those of both players, by name."""
+        return {d.name: d for d in (self.disc_div, self.gen_div)} | CATALOGUE

@@ -102,7 +102,10 @@ def _draw_losses(axes: Axes, reports: Reports) -> None:
 
 
 def _draw_bounds(axes: Axes, reports: Reports, highlight: Sequence[str]) -> None:
-    """Draw every bound, the trained ones in colour, on an axis that is linear within ±0.1 and logarithmic beyond."""
+    """Draw every bound, the trained ones in colour, on an axis that is linear within ±0.1 and logarithmic beyond.
+
+    A band of two standard errors lies around the trained ones, with a gap where the variance is infinite.
+    """
     group = "bound/" if _find_names(reports, "bound/") else "training_bound/"
     axes.set_title(f"lower bounds on divergences, {'held-out' if group == 'bound/' else 'training'} data")
     names = _find_names(reports, group)
@@ -110,6 +113,7 @@ def _draw_bounds(axes: Axes, reports: Reports, highlight: Sequence[str]) -> None
     others = [name for name in names if name not in trained]
     for name, colour in zip(trained, (BLUE, ORANGE, GREEN, PURPLE), strict=False):
         _draw_curve(axes, reports, group + name, colour, label=name, zorder=3)
+        _draw_band(axes, reports, group + name, colour)
     for index, name in enumerate(others):
         _draw_curve(axes, reports, group + name, GREY, label="" if index else f"{len(others)} others", linewidth=0.8)
     axes.set_yscale("symlog", linthresh=0.1)
@@ -145,9 +149,18 @@ def _draw_curve(axes: Axes, reports: Reports, name: str, colour: str, log: bool 
     axes.plot(*plotting.average_rows(curve, MAX_POINTS).T, color=colour, marker=marker, markersize=3, **line)
 
 
+def _draw_band(axes: Axes, reports: Reports, name: str, colour: str) -> None:
+    import numpy as np
+
+    rows = [(report["images"], report.get(name), report.get(f"{name}_error")) for report in reports]
+    clock, mean, error = plotting.average_rows(np.array(rows, dtype=float), MAX_POINTS).T
+    axes.fill_between(clock, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.15, linewidth=0)
+
+
 def _find_names(reports: Reports, group: str) -> list[str]:
-    """Return the names after `group` in the reports, in the order of their first occurrence."""
-    return list(dict.fromkeys(name[len(group) :] for report in reports for name in report if name.startswith(group)))
+    """Return the names after `group` in the reports, without errors, in the order of their first occurrence."""
+    names = (name[len(group) :] for report in reports for name in report if name.startswith(group))
+    return [name for name in dict.fromkeys(names) if not name.endswith("_error")]
 
 
 def _mark_zero(axes: Axes) -> None:

@@ -212,7 +212,8 @@ class Reporter:
             parts.append(f"loss D {self.latest['loss/discriminator']:.3g} G {generator:.3g}")
         if self.bound in self.latest:
             label = "bound" if "bound/" in self.bound else self.bound.rpartition("/")[2]
-            parts.append(f"{label} {self.latest[self.bound]:.3g}")
+            error = self.latest.get(f"{self.bound}_error", math.nan)
+            parts.append(f"{label} {self.latest[self.bound]:.3g}" + (f" ± {error:.1g}" if math.isfinite(error) else ""))
         return "  ".join(parts)
 
     def _is_due(self, images: int) -> bool:

@@ -22,8 +22,12 @@ NEVER = 10**6  # seconds between flushes by the writer's own thread: reports are
 CHARTS = {
     "training": {"losses": ["Multiline", ["loss/.*"]]},
     "divergences": {
-        "bounds, and the suprema they cannot exceed": ["Multiline", ["bound/.*", "training_bound/.*", "supremum/.*"]],
-        "plug-in estimates": ["Multiline", ["estimate/.*", "training_estimate/.*"]],
+        "bounds, and the suprema they cannot exceed": [
+            "Multiline",
+            ["(training_)?bound/.*(?<!_error)$", "supremum/.*"],
+        ],
+        "bounds by the recalibrated ratio": ["Multiline", ["(training_)?recalibrated_bound/.*(?<!_error)$"]],
+        "plug-in estimates, no bounds": ["Multiline", ["(training_)?estimate/.*(?<!_error)$"]],
     },
     "ratio": {
         "mean log-ratio": ["Multiline", ["ratio/(real|fake)_mean"]],

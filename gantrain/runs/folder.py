@@ -65,7 +65,7 @@ class RunFolder:
     def had_checkpoint(self) -> bool:
         """Whether the summary or the reports show that a checkpoint was once written."""
         summary = self.read_summary()
-        ages = [age for row in self._read_reports() if isinstance(age := row.get(CHECKPOINT_AGE), int | float)]
+        ages = [age for row in self.read_reports() if isinstance(age := row.get(CHECKPOINT_AGE), int | float)]
         # Before the first checkpoint, the age is that of the run and only grows.
         was_renewed = any(later < earlier for earlier, later in pairwise(ages))
         return was_renewed or any(key in summary for key in ("checkpoint", "resumed_at_images"))
@@ -103,10 +103,10 @@ class RunFolder:
 
     def read_clock(self) -> int:
         """Return the number of images at which the summary and the reports saw the run; 0 if they hold none."""
-        clocks = [self.read_summary().get("images"), *(row["images"] for row in self._read_reports())]
+        clocks = [self.read_summary().get("images"), *(row["images"] for row in self.read_reports())]
         return max((clock for clock in clocks if type(clock) is int), default=0)
 
-    def _read_reports(self) -> list[dict[str, Any]]:
+    def read_reports(self) -> list[dict[str, Any]]:
         """Return the reports of the run; empty if there are none that can be read."""
         try:
             return read_metrics(self.metrics)

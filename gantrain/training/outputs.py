@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantrain import plotting
+from gantrain import inference, plotting
+from gantrain.devices import measure_peak_memory
 from gantrain.errors import CheckpointError, is_out_of_memory
 from gantrain.evaluation import evaluation
 from gantrain.evaluation.distances import mean_distance
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.evaluation.samples import to_uint8
 from gantrain.files import make_folder
-from gantrain.networks.latents import Latents
+from gantrain.objectives import estimates
 from gantrain.precision import allow_tf32, autocast_products, choose_precision
 from gantrain.reporting import pictures
 from gantrain.reporting.health import Health
@@ -67,6 +67,7 @@ class Writer:
         self.precision = choose_precision(setup.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images, self.ramps = state.images, setup.ramps
+        self.reports = sum("loss/discriminator" in row for row in folder.read_reports())
         self.good = checkpoints.find_newest(folder.checkpoints)
         self.health = Health(div := setup.objective.main_divergence, properties.supremum(div) if div else math.inf)
         self.evaluation = setup.evaluation
@@ -96,11 +97,12 @@ class Writer:
 
     def _report_training(self, metrics: Mapping[str, float]) -> None:
         """Report means since the last report, estimates from held-out data, rates, and the `metrics` of samples."""
+        self.reports += 1
         v_real, v_fake = self.compute_held_out_outputs()
         scalars = self.state.statistics.means() | self._estimate(v_real, v_fake) | self._measure_rates()
-        scalars |= self._measure_diversity()
+        scalars |= {**self._measure_diversity(), **metrics}
         scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
-        scalars |= {f"schedule/{key}": ramp.at(self.state.images) for key, ramp in self.ramps.items()} | dict(metrics)
+        scalars |= {f"schedule/{key}": ramp.at(self.state.images) for key, ramp in self.ramps.items()}
         ratios = self.objective.log_ratios(v_real, v_fake)
         histograms = {} if ratios is None else {"log_ratio/real": ratios[0], "log_ratio/fake": ratios[1]}
         self.reporter.report(self.state.images, scalars, histograms)
@@ -110,11 +112,19 @@ class Writer:
             self.draw_curves()
 
     def _estimate(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
-        """Return the objective's estimates; bounds and divergences are named `training_…` if no data are held out."""
-        estimates = self.objective.estimates(v_real, v_fake)
-        if self.data.has_held_out:
-            return estimates
-        return {name if name.startswith("ratio/") else f"training_{name}": v for name, v in estimates.items()}
+        """Return the objective's estimates; bounds and divergences are named `training_…` if no data are held out.
+
+        With held-out data there are a two-sample test, and confidence limits unless `best.metric` uses the same data.
+        """
+        found = self.objective.estimates(v_real, v_fake)
+        if not self.data.has_held_out:
+            return {name if name.startswith("ratio/") else f"training_{name}": v for name, v in found.items()}
+        outputs = [v.cpu().double() for v in (v_real, v_fake)]
+        area, p_value = inference.compare_ranks(*(self.objective.log_ratios(*outputs) or outputs))
+        ratios = [r for v in outputs if (r := self.objective.log_ratio(v)) is not None]
+        if ratios and (self.evaluation is None or self.evaluation.best is None):
+            found |= estimates.confidence_limits(estimates.Pair(*ratios), self.objective.divergences, self.reports)
+        return found | {"two_sample/auc": area, "two_sample/p_value": p_value}
 
     @torch.no_grad()
     def compute_held_out_outputs(self) -> tuple[Tensor, Tensor]:
@@ -138,7 +148,7 @@ class Writer:
         """Return the mean distance between samples of the fixed latents, divided by that between real examples."""
         if self.real_distance == 0:
             return {}
-        latents = draw_fixed_latents(self.latents, GRID_IMAGES, self.seed)
+        latents = self.latents.draw_fixed(GRID_IMAGES, self.seed)
         samples = generate(self.state.best_generator, latents).flatten(1)
         return {"diversity/pixel_distance": mean_distance(samples) / self.real_distance}
 
@@ -224,7 +234,7 @@ class Writer:
         """Draw a grid (or a scatter plot) of samples from the run's fixed latents."""
         path = self.folder.samples / f"images_{self.state.images:012d}.png"
         count = GRID_IMAGES if self.has_images else SCATTER_POINTS
-        samples = generate(self.state.best_generator, draw_fixed_latents(self.latents, count, self.seed))
+        samples = generate(self.state.best_generator, self.latents.draw_fixed(count, self.seed))
         with self.reporter.tolerate_failures():
             make_folder(path.parent)
             self._draw(samples, path, real=None if self.has_images else self.data.held_out(SCATTER_POINTS))
@@ -283,18 +293,3 @@ class Writer:
         ratios = self.objective.log_ratios(*self.compute_held_out_outputs())
         largest = max((float(r.abs().max()) for r in ratios or ()), default=0.0)
         return f"the largest |r| on held-out data is {largest:.6g}\n" if ratios else ""
-
-
-def draw_fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:
-    """Return the latents of every grid of a run: the same for all runs with the same seed, on every device."""
-    return latents.draw(count, stream_generator(seed, "grid"))
-
-
-def measure_peak_memory() -> float:
-    """Return the most memory that this process has held so far, in bytes; NaN on Windows."""
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -36,7 +36,7 @@ class Schedule:
     checkpoint_min_seconds: float = 30.0
     checkpoint_max_minutes: float = 10.0
     keep_checkpoints: int = 3
-    held_out_images: int = 500
+    held_out_images: int = 2_000
     evaluate_every_images: int | None = None
 
     def decay(self, images: int) -> float:
