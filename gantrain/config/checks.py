@@ -23,6 +23,7 @@ from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
 from gantrain.objectives import divergences, weighting
+from gantrain.objectives.augment import Augmentation, parse_augmentation
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import REGULARIZERS, Regularizer, upgrade_section
 from gantrain.objectives.weighting import Weighting
@@ -40,12 +41,13 @@ PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating",
 class Settings(Config):
     """A config that has been checked, with the objects that its sections describe.
 
-    `objective`: the game. `regularizers`: of the discriminator. `data`: the dataset and how it is read. `optimizers`:
-    for each player. `execution`: how iterations are computed.
+    `objective`: the game. `regularizers`: of the discriminator. `augmentation`: of what D is shown. `data`: the dataset
+    and how it is read. `optimizers`: for each player. `execution`: how iterations are computed.
     """
 
     objective: Objective = dataclasses.field(compare=False)
     regularizers: tuple[Regularizer, ...]
+    augmentation: Augmentation | None
     data: DatasetSettings
     optimizers: Mapping[str, OptimizerSettings]
     execution: Execution
@@ -164,6 +166,7 @@ def check_config(config: Config) -> Settings:
         **vars(config),
         objective=game,
         regularizers=parse_regularizers(config.regularizer),
+        augmentation=parse_augmentation(config.augment),
         data=dataset,
         optimizers=optimizers,
         execution=Execution(config.update, config.precision, config.compile, config.graph),

@@ -13,7 +13,7 @@ from gantrain.files import CONF
 from gantrain.objectives import divergences
 
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
-GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "augment", "experiment")
 LISTED_GROUPS = ("regularizer",)  # of which several options may be chosen, as in regularizer=[r1,instance_noise]
 CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
 

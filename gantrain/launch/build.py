@@ -57,6 +57,10 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_batch_norm(settings.train.batch_size, [*generator, *discriminator])
         is_samplewise = all(row.norm != "batch" for row in discriminator)
         check_networks(is_samplewise, execution, choose_precision(execution.precision, device))
+        if settings.augmentation is not None:
+            has_held_out = settings.dataset.held_out != 0
+            shape = settings.data.shapes[0]
+            settings.augmentation.refuse_unfit(shape, has_held_out=has_held_out, is_samplewise=is_samplewise)
     return PreparedRun(config, device, optimizers)
 
 
@@ -73,7 +77,14 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
     schedule = build_schedule(settings, dataset)
     latents = Latents(settings.latent.size, settings.latent.prior, run.device)
     setup = TrainingSetup(
-        settings.objective, dataset, latents, schedule, settings.seed, settings.execution, settings.regularizers
+        settings.objective,
+        dataset,
+        latents,
+        schedule,
+        settings.seed,
+        settings.execution,
+        settings.regularizers,
+        augmentation=settings.augmentation,
     )
     return setup, build_state(run, dataset.shape)
 
@@ -110,6 +121,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
     from gantrain.training.state import State, averaged, create_regularizer_states
 
     settings = run.config.settings
+    augmentations = [] if settings.augmentation is None else [settings.augmentation]
     with preserve_randomness(torch.device("cpu")):
         torch.manual_seed(stream_seed(settings.seed, "init"))
         generator, discriminator = networks.build(settings.architecture, shape, settings.latent.size)
@@ -120,7 +132,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
         run.optimizers["generator"](generator),
         run.optimizers["discriminator"](discriminator),
         average=averaged(generator) if settings.ema else None,
-        regularizers=create_regularizer_states(settings.regularizers, run.device),
+        regularizers=create_regularizer_states([*settings.regularizers, *augmentations], run.device),
     )
 
 

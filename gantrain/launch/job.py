@@ -107,7 +107,8 @@ def refuse_data_folder(folder: Path | str, data: str | None) -> None:
 
 def default_folder(settings: Settings) -> tuple[Path, str]:
     """Return the default parent and name of a run's folder: runs/<dataset>/<disc_div>-<gen_div>[-…], <time>-s<seed>."""
-    options = (settings.gen_objective, settings.head, *settings.regularizer)
+    augmentation = [settings.augment["name"]] if settings.augment else []
+    options = (settings.gen_objective, settings.head, *settings.regularizer, *augmentation)
     game = [settings.disc_div.name, settings.gen_div.name]
     game += [option for option in options if option not in ("matched", "log_ratio")]
     dataset = settings.dataset.label or settings.dataset.name

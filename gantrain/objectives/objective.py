@@ -43,6 +43,10 @@ class Game(Protocol):
     def needs_real(self) -> bool:
         """Whether G's loss depends on D's outputs on data, which are then given to it without a graph."""
 
+    @property
+    def is_shift_invariant(self) -> bool:
+        """Whether the losses do not change if a constant is added to D's outputs, so that their sign means nothing."""
+
     def prepare(self) -> None:
         """Compute what a compiler could not see through, before the losses are compiled."""
 
@@ -94,6 +98,7 @@ class Objective:
         self._refuse_what_cannot_train()
 
     needs_real = False
+    is_shift_invariant = False
 
     @property
     def has_weights(self) -> bool:

@@ -33,6 +33,16 @@ from gantrain.training.state import State, update_average
 from gantrain.training.step import UPDATES, Step
 
 
+def build_losses(setup: TrainingSetup, state: State) -> Losses:
+    """Return the losses of an iteration. Raises ConfigError for an augmentation that the data or D do not fit."""
+    data, augmentation, held_out = setup.data, setup.augmentation, None
+    if augmentation is not None:
+        is_samplewise = getattr(state.discriminator, "is_samplewise", None)
+        augmentation.refuse_unfit(data.shape, has_held_out=data.has_held_out, is_samplewise=is_samplewise)
+        held_out = data.held_out(setup.schedule.held_out_images) if augmentation.held_out_share else None
+    return Losses(setup.objective, setup.regularizers, state.regularizers, augmentation, held_out, setup.part)
+
+
 class Iteration:
     """The iteration that the training loop repeats.
 
@@ -53,7 +63,7 @@ class Iteration:
         guard_on_device: bool | None = None,
     ) -> None:
         self.state, self.setup, self.say = state, setup, say
-        self.losses = Losses(setup.objective, setup.regularizers, state.regularizers)
+        self.losses = build_losses(setup, state)
         self.precision = choose_precision(setup.execution.precision, state.device)
         check_device(setup.execution, state.device)
         check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution, self.precision)

@@ -8,6 +8,7 @@ from gantrain.data import Dataset
 from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
+from gantrain.objectives.augment import Augmentation
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import Regularizer
 
@@ -69,7 +70,7 @@ class TrainingSetup:
     """A game to be played on data. `seed`, with the clock, decides everything that is drawn.
 
     `part` is the share of every batch that this process trains on. `evaluation` says how samples are measured
-    meanwhile, if at all.
+    meanwhile, if at all. `augmentation` changes what D is shown.
     """
 
     objective: Objective
@@ -81,3 +82,4 @@ class TrainingSetup:
     regularizers: tuple[Regularizer, ...] = ()
     part: Part = WHOLE
     evaluation: Evaluation | None = None
+    augmentation: Augmentation | None = None
