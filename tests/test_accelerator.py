@@ -35,6 +35,8 @@ def waits(output: str) -> Counter[str]:
         ["dataset.flip=true", "ema=0.99", "regularizer=label_smoothing", "latent.prior=uniform"],
         ["architecture=conv8", "train.discriminator_steps=2", "regularizer=gradient_penalty"],
         ["update=simultaneous", "regularizer=r1", "gen_div=kl"],
+        ["augment=diffaugment", "dataset.flip=true"],
+        ["augment=ada", "augment.measure=held_out", "augment.p=0.3", "augment.ramp_images=1000", "augment.cutout=1"],
         [
             "dataset=ring",
             "regularizer=instance_noise",
@@ -53,10 +55,11 @@ def test_a_run_comes_to_the_cpus_numbers(tmp_path: Path, typed: list[str]) -> No
     assert_equal_runs(trained(tmp_path / "here", "device=cpu", *SMALL, *typed)[0], there)
 
 
-def test_the_host_waits_for_reports_and_never_for_an_iteration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("typed", [(), ("augment=ada", "augment.p=0.3")], ids=["plain", "ada"])
+def test_the_host_waits_for_reports_and_never_for_an_iteration(tmp_path: Path, typed: tuple[str, ...]) -> None:
     """Twice as many iterations between two reports, the same waits; all in one epoch, of which the order is brought."""
     few, many = (
-        waits(trained(tmp_path / str(images), "device=cuda", f"train.images={images}", *SMALL[1:], *often)[1])
+        waits(trained(tmp_path / str(images), "device=cuda", f"train.images={images}", *SMALL[1:], *often, *typed)[1])
         for images, often in ((800, ["train.report_every_images=400"]), (1600, ["train.report_every_images=800"]))
     )
     assert any(place.endswith(":read") for place in few), "the guard is read at a report"

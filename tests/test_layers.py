@@ -70,6 +70,7 @@ NEEDS_TORCH = {
     "gantrain.training.iteration",
     "gantrain.training.step",
     "gantrain.objectives.slopes",
+    "gantrain.objectives.transforms",
     "gantrain.precision",
     *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "formulas", "samples")),
     "gantrain.training.state",

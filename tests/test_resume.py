@@ -40,6 +40,12 @@ GAMES = {
     "no ratio": ["disc_div=total_variation", "gen_div=total_variation"],
     "batch norm, dropout, flips, r1": ["architecture=conv8", "dataset.flip=true", "regularizer=r1"],
     "points, gradient penalty": ["dataset=ring", "regularizer=gradient_penalty"],
+    "diffaugment, r1": ["augment=diffaugment", "regularizer=r1", "dataset.flip=true"],
+    "ada by signs": ["augment=ada", "augment.p=0.2", "augment.interval=3", "augment.ramp_images=2000"],
+    "ada by held-out data, simultaneous": [
+        *("augment=ada", "augment.measure=held_out", "augment.p=0.2", "augment.ramp_images=2000"),
+        *("update=simultaneous", "train.discriminator_steps=2"),
+    ],
     "few parameters, simultaneous": ["dataset=mixture1d", "gen_div=kl", "update=simultaneous"],
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError, describe_choice, suggest
-from gantrain.objectives.regularizers import NO_STATE, State
+from gantrain.objectives.regularizers import State
 from gantrain.ranges import Choice, Numbers
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Augmentation:
         """Return the tensors that training changes; they travel in the checkpoint."""
         return {}
 
-    def augment(self, x: Tensor, state: State = NO_STATE, part: Part = WHOLE) -> Tensor:
+    def augment(self, x: Tensor, state: State | None = None, part: Part = WHOLE) -> Tensor:
         """Return augmented images `[B, C, H, W]`, at least float32; draws from torch's default generator.
 
         `x` is the `part` of the batch of all processes, for which the numbers are drawn.
@@ -67,16 +67,16 @@ class Augmentation:
         from gantrain.precision import as_float32
 
         with torch.autocast(x.device.type, enabled=False):
-            return self.transform(as_float32(x), part, state["p"] if state else self.p)
+            return self.transform(as_float32(x), part, self.p if state is None else state["p"])
 
     def transform(self, x: Tensor, part: Part, p: Tensor | float) -> Tensor:
         """Return the images that `augment` does, outside autocast."""
         raise NotImplementedError
 
-    def adjust(self, outputs: Outputs, images: int, state: State = NO_STATE) -> dict[str, Tensor]:
+    def adjust(self, outputs: Outputs, images: int, state: State | None = None) -> dict[str, Tensor]:
         """Adjust `state` to D's outputs on a batch of `images`, and return scalars to report."""
         margin = outputs.margin
-        p = state["p"].clone() if state else margin.new_full((), self.p)
+        p = margin.new_full((), self.p) if state is None else state["p"].clone()
         return {"augment/p": p, "augment/sign": margin.sign().mean()}
 
     def refuse_unfit(self, shape: tuple[int, ...], *, has_held_out: bool, is_samplewise: bool | None = True) -> None:
@@ -224,12 +224,13 @@ class ADA(Augmentation):
         sums = torch.zeros(self.controller.size)
         return {"p": torch.tensor(float(self.p)), "sums": sums, "batches": torch.zeros(())}
 
-    def adjust(self, outputs: Outputs, images: int, state: State = NO_STATE) -> dict[str, Tensor]:
+    def adjust(self, outputs: Outputs, images: int, state: State | None = None) -> dict[str, Tensor]:
         """Count the batch, and move p after every `interval` of them; on the device, without a host wait."""
         import torch
 
         statistics = super().adjust(outputs, images, state)
-        if (measure := self.controller) is None:
+        measure = self.controller
+        if measure is None or state is None:
             return statistics
         p, sums, batches = state["p"], state["sums"], state["batches"]
         sums.add_(torch.stack(measure.values(outputs)))

@@ -10,7 +10,7 @@ are linear or affine in the image, so that a gradient comes back through the tra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -94,22 +94,27 @@ def warp(x: Tensor, inverse: Affine) -> Tensor:
     rows, columns = (torch.arange(size, dtype=x.dtype, device=x.device) - (size - 1) / 2 for size in (height, width))
     at = inverse.across[..., None, None] * columns + inverse.down[..., None, None] * rows[:, None]
     column, row = (at + inverse.offset[..., None, None]).unbind(1)  # [B, H, W]
+    down, across = list_taps(row + (height - 1) / 2, height), list_taps(column + (width - 1) / 2, width)
     warped = torch.zeros_like(x)
-    for i, row_weight in list_taps(row + (height - 1) / 2, height):
-        for j, column_weight in list_taps(column + (width - 1) / 2, width):
-            warped = warped + (row_weight * column_weight)[:, None] * pick(x, i, j)
+    for i, row_weight in down:
+        line = torch.zeros_like(x)
+        for j, column_weight in across:
+            line = torch.addcmul(line, column_weight[:, None], pick(x, i, j))
+        warped = torch.addcmul(warped, row_weight[:, None], line)
     return warped
 
 
-def list_taps(position: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the four pixels around a position with their weights in cubic convolution, whose sum is 1."""
-    first = position.floor()
+def list_taps(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the four pixels around a position with their weights in cubic convolution, whose sum is 1."""
+    first, taps = position.floor(), []
     for tap in (-1, 0, 1, 2):
         near, far = (position - first - tap).abs(), first + tap
         inner = ((CUBIC + 2) * near - (CUBIC + 3)) * near * near + 1
         outer = CUBIC * (((near - 5) * near + 8) * near - 4)
         mirrored = far.remainder(2 * size)
-        yield torch.minimum(mirrored, 2 * size - 1 - mirrored).long(), torch.where(near <= 1, inner, outer)
+        pixel = torch.minimum(mirrored, 2 * size - 1 - mirrored).long()
+        taps.append((pixel, torch.where(near <= 1, inner, outer)))
+    return taps
 
 
 def blit(inverse: Affine, draws: Draws, p: Tensor | float, size: Sequence[int]) -> Affine:

@@ -100,7 +100,7 @@ class Losses:
         """Return `x` [B, …] augmented, if there is an augmentation."""
         if self.augmentation is None:
             return x
-        return self.augmentation.augment(x, self.states.get(self.augmentation.name, NO_STATE), self.part)
+        return self.augmentation.augment(x, self.states.get(self.augmentation.name), self.part)
 
     @torch.no_grad()
     def adjust_augmentation(self, discriminator: nn.Module, v_real: Tensor, v_fake: Tensor) -> Statistics:
@@ -113,7 +113,7 @@ class Losses:
             count = math.ceil(len(v_real) * self.augmentation.held_out_share) * self.part.ranks
             chosen = self.part.take(torch.randint(len(self.held_out), (count,), device=v_real.device))
             v_held_out = discriminate(discriminator, self.disturb(self.held_out[chosen]), None)
-        state = self.states.get(self.augmentation.name, NO_STATE)
+        state = self.states.get(self.augmentation.name)
         return self.augmentation.adjust(Outputs(margin, v_real, v_fake, v_held_out), images, state)
 
     def penalty(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Statistics] | None:
