@@ -323,7 +323,7 @@ def test_p_stays_between_0_and_its_greatest_value() -> None:
 @pytest.mark.parametrize("measure", ["signs", "held_out"])
 def test_p_follows_the_published_loop(measure: str) -> None:
     """As stylegan2-ada's training loop does with Python numbers; r_v as its paper defines it."""
-    ada, generator = ADA(p=0.4, measure=measure, interval=3, ramp_images=5000, target=0.2), torch.Generator()
+    ada, generator = ADA(p=0.4, measure=measure, interval=3, ramp_images=5000, target=0.21), torch.Generator()
     state, p, seen, moves = ada.create_state(), 0.4, [], set()
     for number in range(300):
         real, fake, held = (torch.randn(25, generator=generator) + mean for mean in (0.4, -0.2, 0.3))
@@ -337,8 +337,8 @@ def test_p_follows_the_published_loop(measure: str) -> None:
             r = sign if measure == "signs" else (real_mean - held_mean) / spread if spread > 0 else 0
             if measure == "held_out":
                 assert float(statistics["augment/held_out_gap"]) == pytest.approx(r, abs=1e-4)
-            moves.add(float(np.sign(r - 0.2)))
-            p, seen = min(max(p + np.sign(r - 0.2) * 25 * 3 / 5000, 0), 0.8), []
+            moves.add(float(np.sign(r - 0.21)))
+            p, seen = min(max(p + np.sign(r - 0.21) * 25 * 3 / 5000, 0), 0.8), []
         assert float(state["p"]) == pytest.approx(p, abs=1e-5)
     assert moves == {-1, 1}
 
