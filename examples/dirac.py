@@ -176,7 +176,9 @@ def read_path(run: Path) -> Path2D | None:
 
 
 def predict_path(settings: DictConfig, start: Points, iterations: int) -> Prediction | None:
-    """Return linear theory's path for a number of iterations from a point; None if it has none."""
+    """Return linear theory's path for a number of iterations from a point; None if it has none, as for a critic."""
+    if settings.disc_div.name == "own":
+        return None
     rates = [descent_rate(settings.optimizer, player) for player in ("discriminator", "generator")]
     game = linearise(build_objective(settings), upgrade_section(settings.regularizer))
     if game is None or rates[0] is None or rates[1] is None:

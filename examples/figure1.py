@@ -117,11 +117,16 @@ class Verdict(NamedTuple):
 
 
 def judge_run(run: Path) -> Verdict | None:
-    """Return the verdict on a finished run of an affine generator on a mixture on the line; None for other runs."""
+    """Return the verdict on a finished run of an affine generator on a mixture on the line; None for other runs.
+
+    A run with a critic is another one, too.
+    """
     settings = OmegaConf.load(run / ".hydra" / "config.yaml")
     status = json.loads((run / "summary.json").read_text(encoding="utf-8")).get("status")
     assert isinstance(settings, DictConfig)
     if status != "finished" or (settings.dataset.name, settings.architecture.name) != ("mixture1d", "affine"):
+        return None
+    if settings.disc_div.name == "own":
         return None
     components = {key: settings.dataset[key] for key in ("weights", "means", "stds")}
     p = mixture1d(**{key: list(values) for key, values in components.items() if values is not None})

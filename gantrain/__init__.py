@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gantrain import data, errors, networks
     from gantrain.api import Run, compare, evaluate, load, resume, train
-    from gantrain.objectives import divergences
+    from gantrain.objectives import critics, divergences
+    from gantrain.objectives.critic_objective import CriticObjective
     from gantrain.objectives.objective import Objective
 
     __version__: str
 
 __all__ = [
+    "CriticObjective",
     "Objective",
     "Run",
     "__version__",
     "compare",
+    "critics",
     "data",
     "divergences",
     "errors",
@@ -33,7 +36,8 @@ _HOMES = {
     **dict.fromkeys(("Run", "compare", "evaluate", "load", "resume", "train"), "gantrain.api"),
     **dict.fromkeys(("data", "errors", "networks"), "gantrain"),
     "Objective": "gantrain.objectives.objective",
-    "divergences": "gantrain.objectives",
+    "CriticObjective": "gantrain.objectives.critic_objective",
+    **dict.fromkeys(("critics", "divergences"), "gantrain.objectives"),
 }
 
 

@@ -10,6 +10,7 @@ handlers, Python's logging, matplotlib's backend and the working directory are l
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from gantrain.comparison import comparison
 from gantrain.comparison.tables import run_rows
 from gantrain.config.checks import Settings, parse_document
 from gantrain.config.compose import create_composer
-from gantrain.config.overrides import check_no_sweep, parse_train, quote
+from gantrain.config.overrides import check_no_sweep, parse_into, parse_train, quote
+from gantrain.config.schema import CodeOptions
 from gantrain.console import say
 from gantrain.errors import CheckpointError, ConfigError, MemoryExhaustedError, StorageError, is_out_of_memory
 from gantrain.files import describe_os_error
@@ -103,8 +105,8 @@ class Run:
     def generator(self) -> TrainedGenerator:
         """Return a copy of the trained generator, on the CPU and in evaluation mode: latents [B, L] → [B, *shape].
 
-        It is the averaged generator if the run kept one. Raises CheckpointError, or ConfigError for networks of the
-        user's own without `object`.
+        It is the averaged generator if the run kept one. Raises CheckpointError, or UntypedCodeError for networks of
+        the user's own without `object`.
         """
         from gantrain.training.generator import restore_generator
 
@@ -125,7 +127,7 @@ class Run:
         settings = self.settings
         estimate = settings.objective.log_ratio(self._discriminator.measure(images))
         if estimate is None:
-            raise ConfigError(f"disc_div={settings.disc_div.name} with head={settings.head} gives no log-ratio")
+            raise ConfigError(settings.objective.missing_ratio)
         return estimate
 
     @cached_property
@@ -184,15 +186,15 @@ def resume(run: str | PathLike[str], **settings: Any) -> Run:
 
 
 @system_errors()
-def load(run: str | PathLike[str], *, object: str | None = None) -> Run:
+def load(run: str | PathLike[str], **settings: Any) -> Run:
     """Return the run in a folder, at its newest whole checkpoint, or the run of a checkpoint file, as it was there.
 
         images = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0").sample(64)
 
-    `object` ("package:function") is needed for the networks of a run that are the user's own. Raises CheckpointError if
-    nothing usable is found.
+    `**{"architecture.object": "package:function"}` is needed for the networks of a run that are the user's own. Raises
+    CheckpointError if nothing usable is found, ConfigError for another key.
     """
-    path = Path(run)
+    path, object = Path(run), parse_into(CodeOptions, to_arguments(settings)).architecture.object
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
     refuse_sweep(path, "sample")
@@ -215,7 +217,7 @@ def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
     path = Path(samples)
     refuse_sweep(path, "evaluate")
     if isinstance(samples, Run) and samples.object:
-        options = {"object": samples.object, **options}
+        options = {"architecture.object": samples.object, **options}
     evaluate_command.run([str(path), *to_arguments(options)])
     out = options.get("out") or (RunFolder.containing(path).path if is_run(path) else "evaluation")
     return dict(json.loads(Path(out, "evaluation.json").read_text(encoding="utf-8")))
@@ -256,5 +258,5 @@ def to_text(value: Any) -> str:
         return "{" + ",".join(f"{key}:{to_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Iterable) and not isinstance(value, str):
         return "[" + ",".join(map(to_text, value)) + "]"
-    text = str(value)
+    text = os.fspath(value) if isinstance(value, PathLike) else str(value)
     return text if PLAIN_WORD.fullmatch(text) else quote(text)

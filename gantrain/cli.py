@@ -13,12 +13,13 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
-from gantrain.console import discard_output, replace_unencodable, say
+from gantrain.console import discard_output, one_line, replace_unencodable, say
 from gantrain.errors import (
     ConfigError,
     GantrainError,
     MemoryExhaustedError,
     StorageError,
+    UntypedCodeError,
     describe_choice,
     is_out_of_memory,
 )
@@ -60,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # of matplotlib: files only, whatever a notebook or a desktop has set
     try:
         dispatch(arguments)
+    except UntypedCodeError as error:
+        again = one_line(shlex.join(["gantrain", *arguments, error.argument]))
+        return refuse(f"{error}:\n  {again}", error.exit_code)
     except (GantrainError, Interrupted) as error:
         return refuse(str(error), error.exit_code)
     except KeyboardInterrupt as error:

@@ -153,7 +153,7 @@ def split_columns(columns: Iterable[list[str]], width: int) -> Iterator[list[lis
 
 def column_width(column: list[str]) -> int:
     """Return the width of a column, with the gap beside it."""
-    return max(map(len, column)) + 3
+    return max(len(line) for cell in column for line in cell.split("\n")) + 3
 
 
 @contextmanager

@@ -22,6 +22,14 @@ class ConfigError(GantrainError):
     exit_code = 2
 
 
+class UntypedCodeError(ConfigError):
+    """Code of the user's own that a file names, but not the command; `argument` is what the command lacks."""
+
+    def __init__(self, place: object, name: object) -> None:
+        self.argument = f"architecture.object={name}"
+        super().__init__(f"{place} names code, {self.argument}; code is imported only if the command names it too")
+
+
 class DataError(GantrainError):
     """Bad or missing data."""
 

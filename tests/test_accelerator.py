@@ -34,8 +34,11 @@ def waits(output: str) -> Counter[str]:
     [
         ["dataset.flip=true", "ema=0.99", "regularizer=label_smoothing", "latent.prior=uniform"],
         ["architecture=conv8", "train.discriminator_steps=2", "regularizer=gradient_penalty"],
-        ["update=simultaneous", "regularizer=r1", "gen_div=kl"],
-        ["augment=diffaugment", "dataset.flip=true"],
+        [
+            *("update=simultaneous", "gen_div=kl", "optimizer.lr={from: 1e-3, to: 1e-4, images: 500}"),
+            *("regularizer=r1", "regularizer.weight={from: 10, to: 1, images: 400}"),
+        ],
+        ["augment=diffaugment", "augment.p={from: 0, to: 1, images: 400}", "dataset.flip=true"],
         ["augment=ada", "augment.measure=held_out", "augment.p=0.3", "augment.ramp_images=1000", "augment.cutout=1"],
         [
             "dataset=ring",

@@ -119,7 +119,7 @@ def test_code_of_the_users_own_is_named_each_time(tmp_path: Path, monkeypatch: p
     (tmp_path / "own_pair.py").write_text(
         "from torch import nn\n"
         "def pair(data_shape, latent_size):\n"
-        "    return nn.Linear(latent_size, 2), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))\n"
+        "    return nn.Linear(latent_size, 2), nn.Linear(2, 1)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     run = train(tmp_path / "run", **{"architecture.object": "own_pair:pair"})
@@ -127,9 +127,11 @@ def test_code_of_the_users_own_is_named_each_time(tmp_path: Path, monkeypatch: p
     loaded = gantrain.load(run.path)
     assert loaded.images == 40
     for needs_code in (loaded.generator, lambda: loaded.log_ratio(torch.zeros(3, 2))):
-        with pytest.raises(ConfigError, match="give object=own_pair:pair"):
+        with pytest.raises(ConfigError, match=r"names code.*own_pair:pair"):
             needs_code()
-    named = gantrain.load(run.path, object="own_pair:pair")
+    with pytest.raises(ConfigError, match=r"did you mean architecture\.object"):
+        gantrain.load(run.path, object="own_pair:pair")
+    named = gantrain.load(run.path, **{"architecture.object": "own_pair:pair"})
     assert torch.equal(named.sample(3), run.sample(3))
     assert gantrain.evaluate(named, metrics="modes", count=100)["images"] == 40
 

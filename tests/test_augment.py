@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from gantrain import data, networks
+from gantrain.augmentation import transforms
+from gantrain.augmentation.augmentations import ADA, AUGMENTATIONS, MEASURES, Augmentation, DiffAugment, Outputs
 from gantrain.data.batch import Batch
 from gantrain.distributed import Part
 from gantrain.errors import ConfigError
 from gantrain.files import CONF
 from gantrain.networks.latents import Latents
-from gantrain.objectives import transforms
-from gantrain.objectives.augment import ADA, AUGMENTATIONS, MEASURES, Augmentation, DiffAugment, Outputs
+from gantrain.objectives.critic_objective import CriticObjective
+from gantrain.objectives.critics import CRITICS
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import R1, InstanceNoise
 from gantrain.reporting.reporter import Reporter
@@ -352,17 +354,15 @@ def test_a_fixed_p_has_no_state_and_is_reported() -> None:
 
 
 def test_the_sign_of_a_critic_without_a_zero_is_that_of_a_difference() -> None:
-    class Relative(Objective):
-        is_shift_invariant = True
-
-    x, fake = torch.tensor([3.0, 3, 3, -3]).view(4, 1, 1, 1), torch.tensor([4.0, 4, 2, -4]).view(4, 1, 1, 1)
-    signs = {}
-    for game in (Objective("gan", "kl"), Relative("gan", "kl"), Objective("pearson", "kl", head="ratio")):
+    v_real, v_fake, signs = torch.tensor([3.0, 3, 0.3, -3]), torch.tensor([4.0, 4, -2, -4]), {}
+    ratio = Objective("pearson", "kl", head="ratio")  # v is softplus⁻¹(u), which is 0.5413 at u = 1
+    for game in (Objective("gan", "kl"), ratio, *(CriticObjective(name) for name in CRITICS)):
         losses = Losses(game, augmentation=DiffAugment(p=0.0))
-        signs[type(game), game.head.name] = float(
-            losses.adjust_augmentation(lambda x: x, x.flatten(), fake.flatten())["augment/sign"]
-        )
-    assert signs == {(Objective, "log_ratio"): 0.5, (Relative, "log_ratio"): 0.0, (Objective, "ratio"): 0.5}
+        name = game.critic.name if isinstance(game, CriticObjective) else game.head.name
+        signs[name] = float(losses.adjust_augmentation(lambda x: x, v_real, v_fake)["augment/sign"])
+    with_zero = {"log_ratio": 0.5, "ratio": 0.0, "hinge": 0.5, "least_squares": 0.0}  # whose labels are 0 and 1
+    without = ["relativistic", "relativistic_average", "wasserstein", "donsker_varadhan"]
+    assert signs == dict.fromkeys(without, 0.0) | with_zero
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -471,6 +471,8 @@ def test_densities_are_trained_on_and_sampled_from(gantrain: Gantrain, tmp_path:
     assert samples.shape == (7, 1 if name == "mixture1d" else 2)
     assert samples.dtype == np.float32
     np.testing.assert_array_equal(samples, package.load(tmp_path / "run").sample(7, seed=5))
+    assert gantrain("sample", tmp_path / "run", "count=7", "seed=5", "out=X.npz").code == 0
+    np.testing.assert_array_equal(samples, np.load(tmp_path / "X.npz")["arr_0"])
 
 
 def test_a_folder_of_ones_own_with_yaml_of_ones_own(gantrain: Gantrain, tmp_path: Path) -> None:
@@ -754,6 +756,31 @@ def test_samples_go_beside_the_grids_by_default(gantrain: Gantrain, finished: Pa
     assert files(run / "samples/seed9") == {"00000.png", "grid.png"}
 
 
+def test_one_array_of_samples_for_evaluators(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
+    """The file is whole or absent, and an older one stays."""
+    wanted = ["sample", finished, "count=5", "seed=3", "out=new/X.npz"]
+    answer = gantrain(*wanted)
+    assert (answer.code, answer.err, "in new/X.npz" in answer.out) == (0, "", True)
+    with np.load(tmp_path / "new/X.npz") as file:
+        assert file.files == ["arr_0"]
+        array = file["arr_0"]
+    assert (array.shape, array.dtype, array.flags.c_contiguous) == ((5, 8, 8, 3), np.uint8, True)
+    drawn = package.load(finished).sample(5, seed=3).numpy()
+    np.testing.assert_array_equal(array, np.rint(drawn.transpose(0, 2, 3, 1) * 255))
+
+    before = (tmp_path / "new/X.npz").read_bytes()
+    answer = gantrain(*wanted)
+    assert (answer.code, "out=new/X.npz exists" in answer.err) == (2, True)
+    script = (
+        "import resource, sys; from gantrain.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.exit(main(sys.argv[1:]))"
+    )
+    limited = [sys.executable, "-c", script, "sample", str(finished), "count=5", "out=new/Y.npz"]
+    ended = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (ended.returncode, "out=new/Y.npz" in ended.stderr) == (7, True), ended.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"X.npz": before}
+
+
 @pytest.mark.parametrize("typed", ["count=0", "count=1,2", "count=null", "cuont=3", "seed=-1", "device=nowhere", "-x"])
 def test_bad_options_of_sample_are_refused(gantrain: Gantrain, finished: Path, tmp_path: Path, typed: str) -> None:
     answer = gantrain("sample", finished, typed, *(["out=out"] if typed != "-x" else []))
@@ -844,14 +871,31 @@ def test_code_counts_only_when_it_is_typed(gantrain: Gantrain, tmp_path: Path, m
 
     monkeypatch.delitem(sys.modules, "own_networks")
     marker.unlink()
-    for arguments in (["sample", "run"], ["resume", "run", "train.images=120"]):
-        answer = gantrain(*arguments)
+    for arguments in ("sample run", "evaluate run metrics=modes", "resume run train.images=120"):
+        answer = gantrain(*arguments.split())
         assert answer.code == 2
-        assert "own_networks:networks" in answer.err
+        assert f"\n  gantrain {arguments} {code}\n" in answer.err  # what to type
         assert not marker.exists()
-    assert gantrain("sample", "run", "count=3", "object=own_networks:networks").code == 0
+    answer = gantrain("sample", "run", "object=own_networks:networks")
+    assert (answer.code, "did you mean architecture.object?" in answer.err) == (2, True)
+    assert gantrain("sample", "run", "count=3", code).code == 0
+    assert gantrain("evaluate", "run", "count=100", "metrics=modes", code).code == 0
     assert gantrain("resume", "run", "train.images=120", code).code == 0
     assert summary(tmp_path / "run")["images"] == 120
+
+
+def test_code_that_is_not_there_is_named(gantrain: Gantrain, tmp_path: Path) -> None:
+    path = sys.path[:]
+    (tmp_path / "some_networks.py").write_text("")
+    for code, reason in (
+        ("no_such_networks:pair", "there is no module no_such_networks, neither in the current folder"),
+        ("some_networks:pair", "module 'some_networks' has no attribute 'pair'"),
+        ("some_networks", "is not of the form package:function"),
+    ):
+        answer = gantrain("train", *TINY, "dataset=ring", f"architecture.object={code}", "run_dir=run")
+        assert (answer.code, reason in answer.err) == (2, True), answer.err
+    assert not (tmp_path / "run").exists()
+    assert sys.path == path
 
 
 def test_python_m_and_the_script_are_one_program() -> None:

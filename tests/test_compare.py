@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from support.run_folders import make_run, make_sweep
 
+from gantrain import console
 from gantrain.comparison import plots, report, tables
 from gantrain.comparison.comparison import compare
 from gantrain.comparison.configurations import Estimate
@@ -95,6 +97,8 @@ def test_runs_that_differ_only_in_seed_and_places_are_one_configuration(tmp_path
 
 
 KL, JS = {"gen_div": {"name": "kl"}}, {"gen_div": {"name": "js"}}
+OWN = {"disc_div": {"name": "own"}, "gen_div": {"name": "own"}}
+HINGE, PAIRS = OWN | {"critic": {"name": "hinge"}}, OWN | {"critic": {"name": "relativistic", "pairs": "one"}}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,17 @@ KL, JS = {"gen_div": {"name": "kl"}}, {"gen_div": {"name": "js"}}
             ["matched", "ratio"],
         ),
         ([{"gen_weights": {"spread": 0.5}}, {"gen_weights": {"spread": 1.0}}], ["0.5", "1.0"]),
+        # The divergences of critics with losses of their own follow from the critic.
+        ([KL, HINGE, PAIRS], ["f_divergence", "hinge", "relativistic"]),
+        ([HINGE], ["hinge"]),
+        (
+            [PAIRS, PAIRS | KL, PAIRS | {"critic": {"name": "relativistic", "pairs": "all"}}],
+            ["own critic.pairs=one", "kl critic.pairs=one", "own critic.pairs=all"],
+        ),
+        (
+            [PAIRS, PAIRS | KL, HINGE],
+            ["own critic=relativistic", "kl critic=relativistic", "own critic=hinge"],
+        ),
     ],
 )
 def test_a_label_is_what_differs_and_nothing_else(
@@ -399,6 +414,123 @@ def test_a_narrow_terminal_gets_more_tables_and_loses_nothing() -> None:
     assert list(split_columns([], 50)) == [[]]
 
 
+# What a dataset sets besides its name.
+PHOTOGRAPHS = {"dataset": {"name": "folder", "size": 32}, "architecture": {"name": "dcgan32"}, "latent": {"size": 128}}
+DIGITS = {"architecture": {"name": "mlp_digits"}, "latent": {"size": 64}}
+TUNED = {"precision": "bf16", "optimizer": {"lr": 0.0002}, "train": {"batch_size": 25, "images": 200_000}}
+TYPED_TUNED = "precision=bf16 optimizer.lr=0.0002 train.batch_size=25 train.images=200000"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Runs on two datasets, at the depths and with the names that `gantrain train` gives them."""
+    names = ["quality/fid_classifier", "quality/kid_classifier", "quality/kid_classifier_error", "quality/precision"]
+    names += ["quality/inception_score_classifier", "diversity/recall", "diversity/pairwise_distance"]
+    digits = {"metrics": dict.fromkeys(names, 2 / 3)}
+    places = {
+        "digits/gan-kl/2026-11-22_10-00-00-s0": (DIGITS, "", digits),
+        "digits/gan-js/2026-11-22_10-00-00-s0": (DIGITS | JS, "", digits),
+        "digits/gan-js/2026-11-22_10-00-00-s1": (DIGITS | JS | {"seed": 1}, "", digits),
+        "photographs/gan-softened_reverse_kl/2026-11-22_10-00-00-s0-2": (PHOTOGRAPHS | TUNED, TYPED_TUNED, digits),
+        "photographs/gan-kl/2026-11-22_10-00-00-s0": (
+            PHOTOGRAPHS,
+            "",
+            {"metrics": {"quality/high_quality_share": 0.5}},
+        ),
+    }
+    weights = {"weights/beta": 0.5, "weights/effective_order": 0.25, "weights/effective_sample_size": 0.125}
+    for place, (settings, typed, evaluation) in places.items():
+        typed += " dataset=folder" if settings.get("dataset") else ""
+        make_run(tmp_path / "runs" / place, settings, weights, evaluation, typed=typed)
+    return tmp_path / "runs"
+
+
+def test_defaults_of_a_dataset_name_no_configuration(mixed: Path) -> None:
+    found = compare([mixed])
+    tuned = "optimizer.lr=0.0002 train.images=200000 train.batch_size=25 precision=bf16"
+    named = {configuration.label for configuration in found.configurations}
+    assert {frozenset(label.split()) for label in named} == {
+        frozenset(("js", "dataset=digits")),
+        frozenset(("kl", "dataset=digits")),
+        frozenset(("kl", "dataset=folder")),
+        frozenset(("kl", "dataset=folder", *tuned.split())),
+    }
+    assert not {"latent.size", "architecture.name"} & {*found.keys, *found.differing}
+    assert {"latent.size", "architecture.name"} <= found.runs[0].settings.keys()
+
+
+def test_what_was_typed_or_has_no_known_default_is_named(tmp_path: Path) -> None:
+    """Also if the dataset would explain it."""
+    make_run(tmp_path / "a", DIGITS)
+    make_run(tmp_path / "b", PHOTOGRAPHS, typed="dataset=folder latent.size=128")
+    assert labels(tmp_path) == ["dataset=digits", "dataset=folder latent.size=128"]
+    make_run(tmp_path / "c", DIGITS | {"latent": {"size": 32}})  # untyped, as in a run of an older version
+    assert labels(tmp_path) == [
+        "dataset=digits latent.size=64",
+        "dataset=folder latent.size=128",
+        "dataset=digits latent.size=32",
+    ]
+    make_run(tmp_path / "d", PHOTOGRAPHS | {"architecture": {"name": "mlp"}}, typed="experiment=mine")
+    assert labels(tmp_path)[-1] == "dataset=folder architecture=mlp latent.size=128"
+
+
+def test_what_was_typed_is_named_also_beside_another_default(tmp_path: Path) -> None:
+    """The slope would follow from the network's name, which is not typed and so not named."""
+    make_run(tmp_path / "a", {"architecture": {"name": "mlp_digits", "leaky_slope": 0.1}})
+    changed = {"dataset": {"name": "folder"}, "architecture": {"name": "dcgan32", "leaky_slope": 0.3}}
+    make_run(tmp_path / "b", changed, typed="dataset=folder architecture.leaky_slope=0.3")
+    assert labels(tmp_path) == ["dataset=digits", "dataset=folder architecture.leaky_slope=0.3"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_comparison_of_mixed_runs_can_be_read(
+    mixed: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a terminal, every row has its folder and at most two lines, and every metric its name."""
+    make_console = console.make_console
+
+    def make_terminal(*arguments: Any, **options: Any) -> Any:
+        made = make_console(*arguments, **options)
+        made.width = width
+        return made
+
+    monkeypatch.setattr(console, "make_console", make_terminal)
+    found = compare([mixed])
+    assert sorted(found.folders) == [
+        "digits/gan-js",
+        "digits/gan-kl/2026-11-22_10-00-00-s0",
+        "photographs/gan-kl/2026-11-22_10-00-00-s0",
+        "photographs/gan-softened_reverse_kl/2026-11-22_10-00-00-s0-2",
+    ]
+    tables.print_tables(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    text, words = "\n".join(lines), {word for line in lines for word in line.split()}
+    heads = {name.removeprefix(f"{group}/") for group, names in found.columns.items() for name in names}
+    assert heads | {*found.weight_metrics} <= words
+    rows = [number for number, line in enumerate(lines) if line[:1].isdecimal()]
+    ends = [number for number, line in enumerate(lines) if line and not line.startswith(" ")]
+    assert all(min((end for end in ends if end > row), default=len(lines)) - row <= 2 for row in rows)
+    for folder in found.folders:
+        assert text.count(folder.rpartition("/")[2]) >= 3, folder
+    assert not re.search(r"^\d  \S+( +—)+ *$", text, re.MULTILINE), "a row without a number"
+
+
+def test_a_page_of_mixed_runs_names_their_folders(mixed: Path, tmp_path: Path) -> None:
+    found = compare([mixed])
+    text = report.render_page(found, {}).replace("<wbr>", "")
+    for folder in found.folders:
+        assert f"<td>{folder}</td>" in text
+    make_sweep(tmp_path / "sweep")
+    assert compare([tmp_path / "sweep"]).folders == []
+
+
+def test_runs_of_one_configuration_in_several_folders(tmp_path: Path) -> None:
+    for name, settings in (("x/a", {}), ("y/b", {"seed": 1}), ("y/js/1", JS), ("y/js/2", JS | {"seed": 2})):
+        make_run(tmp_path / name, settings)
+    assert compare([tmp_path]).folders == ["x/a and 1 more", "y/js"]
+
+
 def test_the_page_is_whole_in_itself(tmp_path: Path) -> None:
     make_sweep(tmp_path / "a")
     make_run(tmp_path / "b", {"disc_div": {"name": "js"}, "seed": 0}, evaluation={})
@@ -467,6 +599,24 @@ def test_a_heatmap_has_the_means_of_all_finished_runs(tmp_path: Path) -> None:
     axes = Figure().subplots()
     plots.heatmap_panels(compare([tmp_path]))["quality/precision ↑"](axes)
     assert [text.get_text() for text in axes.texts] == ["1.5", "—", "5", "—"]
+
+
+def test_critics_have_rows_and_columns_of_their_own(tmp_path: Path) -> None:
+    known = {"bound/js": 0.5, "bound/total_variation": 0.25, "discriminator/pair_accuracy": 0.75, "bound/pearson": 1.0}
+    make_run(tmp_path / "kl", metrics={"bound/js": 0.5})
+    make_run(tmp_path / "hinge", HINGE, {"bound/total_variation": 0.25, "discriminator/accuracy": 0.5})
+    make_run(tmp_path / "pairs", PAIRS, known)
+    wasserstein = OWN | {"critic": {"name": "wasserstein"}}
+    make_run(tmp_path / "wasserstein", wasserstein, {"training_estimate/wasserstein": 2.0})
+    found = compare([tmp_path])
+    assert found.columns["training"] == [
+        *("loss/discriminator", "loss/generator", "discriminator/accuracy", "discriminator/pair_accuracy"),
+        *("bound/gan", "bound/total_variation", "bound/js", "training_estimate/wasserstein"),
+    ]
+    axes = Figure().subplots()
+    plots.heatmap_panels(found)["bound/gan"](axes)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["hinge", "gan", "relativistic", "wasserstein"]
+    assert axes.get_ylabel() == "disc_div or critic"
 
 
 def weighted_run(folder: Path, order: float, settings: dict[str, Any], stored: bool = True) -> Path:

@@ -21,8 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gantrain import networks
+from gantrain.augmentation.augmentations import ADA, AUGMENTATIONS, MEASURES
 from gantrain.commands import train
-from gantrain.config.checks import RunConfig, Settings, collect_regularizers, validate, warn_of_unusual_loss
+from gantrain.config.checks import (
+    RunConfig,
+    Settings,
+    collect_regularizers,
+    normalise_tree,
+    parse_document,
+    validate,
+    warn_of_unusual_loss,
+)
 from gantrain.config.compose import compose, composition_errors, create_composer, expand_choice
 from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
 from gantrain.config.messages import config_error
@@ -31,11 +40,13 @@ from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, DatasetSettings
 from gantrain.errors import ConfigError
 from gantrain.launch.build import build_schedule, prepare
-from gantrain.objectives.augment import ADA, AUGMENTATIONS, MEASURES
+from gantrain.objectives.critic_objective import OWN, CriticObjective
+from gantrain.objectives.critics import CRITICS, F_DIVERGENCE
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
 from gantrain.objectives.heads import HEADS
-from gantrain.objectives.objective import GENERATOR_OBJECTIVES
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.regularizers import R1, REGULARIZERS, InstanceNoise
+from gantrain.objectives.weighting import DEFAULT, OFF
 from gantrain.ranges import Choice, Numbers
 from gantrain.training.optimizers import create_factories
 
@@ -191,7 +202,8 @@ def test_the_files_are_what_the_code_knows() -> None:
     assert options("dataset") == sorted(DATASETS)
     assert options("regularizer") == sorted([*REGULARIZERS, "none"])
     assert options("augment") == sorted([*AUGMENTATIONS, "none"])
-    assert options("disc_div") == options("gen_div") == [*CATALOGUE, *PATTERNS]
+    assert options("disc_div") == options("gen_div") == [*CATALOGUE, *PATTERNS, OWN]
+    assert options("critic") == sorted([*CRITICS, F_DIVERGENCE])
     assert set(NATURAL_ARCHITECTURE) == set(DATASETS)
     assert set(FITTING_DATASET) == set(options("architecture"))
 
@@ -225,6 +237,78 @@ def test_every_regularizer_takes_its_files_values(name: str) -> None:
     assert [type(one) for one in built] == [REGULARIZERS[name] for name in written]
 
 
+@pytest.mark.parametrize("name", CRITICS)
+def test_every_critic_takes_its_files_values_and_brings_its_own_losses(name: str) -> None:
+    written = yaml.safe_load((CONF / "critic" / f"{name}.yaml").read_text())["critic"]
+    game = settings(f"critic={name}").objective
+    assert isinstance(game, CriticObjective)
+    assert game.critic == CRITICS[name]()
+    assert {"name": name, **dataclasses.asdict(game.critic)} == written
+    assert game.gen_div is None
+    for experiment in ("dirac", "paper"):
+        message = refusal(f"critic={name}", f"experiment={experiment}")
+        assert f"disc_div=gan trains D with critic=f_divergence alone, and critic={name}" in message
+        assert settings(
+            f"critic={name}", f"experiment={experiment}", "disc_div=own", "gen_div=own", *MATCHED[experiment]
+        )
+
+
+MATCHED = {"dirac": [], "paper": ["gen_objective=matched"]}
+
+
+def test_the_default_critic_keeps_divergence_and_head() -> None:
+    assert settings("critic=f_divergence") == settings()
+    game = settings("critic=f_divergence", "gen_div=own", "disc_div=kl", "head=nowozin").objective
+    assert isinstance(game, Objective)
+    assert (game.disc_div.name, game.gen_div.name, game.head.name) == ("kl", "kl", "nowozin")
+
+
+def test_a_critic_with_a_ratio_takes_any_divergence_and_its_weights() -> None:
+    for typed in (["critic=relativistic"], ["critic=donsker_varadhan"], ["critic=least_squares", "critic.squash=true"]):
+        for name in (*CATALOGUE, "arimoto_2"):
+            objective = "ratio" if name == "total_variation" else "matched"
+            game = settings(*typed, f"gen_div={name}", f"gen_objective={objective}").objective
+            assert game.gen_div is not None
+            assert game.gen_div.name == name
+            assert game.weighting == (DEFAULT if objective == "matched" else OFF)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["critic=hinge", "gen_div=kl"], "critic=hinge does not give; choose gen_div=own"),
+        (["critic=least_squares", "gen_div=kl"], "critic.squash=true"),
+        (["critic=wasserstein", "gen_weights.spread=0.5"], "gen_weights rescales"),
+        (["critic=relativistic", "gen_weights.normalise=true"], "not here: gen_div=own"),
+        (["critic=wasserstein", "gen_objective=ratio"], "gen_objective=ratio is a loss that a divergence gives"),
+        (["critic=hinge", "disc_div=kl"], "choose disc_div=own, or leave critic out"),
+        (["critic=hinge", "head=nowozin"], "head=nowozin reads the output of critic=f_divergence"),
+        (["critic=relativistic", "regularizer=label_smoothing"], "label_smoothing counts a share"),
+        (["critic=relativistic", "gen_div.affine=1"], "gen_div.affine=1 changes a divergence"),
+        (["critic=relativistic", "gen_div=total_variation"], "choose gen_objective=ratio"),
+        (["critic=relativistic", "critic.pairs=two"], "critic.pairs=two is not one of the choices"),
+        (["critic=relativistic", "critic.pair=all"], "critic=relativistic has no key pair; did you mean pairs?"),
+        (["critic=hinge", "critic.pairs=all"], "critic=hinge has no key pairs"),
+        (["critic.pairs=all"], "critic=f_divergence has no key pairs"),
+        (["critic=least_squares", "critic.a=1"], "critic.c=1 is the output that G wants"),
+        (["critic=least_squares", "critic.c=low"], "critic.c=low must be a number"),
+        (["critic=least_squares", "critic.squash=2"], "critic.squash=2 must be true or false"),
+        (["critic.name=hinge"], "choose it whole: critic=…"),
+        (["critic=hing"], "did you mean hinge?"),
+        (["disc_div=own"], "choose a divergence, as in disc_div=gan"),
+    ],
+)
+def test_what_a_critic_cannot_do_is_refused_with_a_way_out(typed: list[str], says: str) -> None:
+    assert says in refusal(*typed)
+
+
+def test_a_stored_config_without_a_critic_has_the_default_one() -> None:
+    stored = validate(compose(["gen_div=kl"]), []).document
+    del stored["critic"]
+    assert parse_document(stored) == settings("gen_div=kl")
+    assert normalise_tree(OmegaConf.create(stored)).critic == {"name": F_DIVERGENCE}
+
+
 @pytest.mark.parametrize("name", options("augment"))
 def test_every_augmentation_takes_its_files_values_which_are_its_defaults(name: str) -> None:
     written = yaml.safe_load((CONF / "augment" / f"{name}.yaml").read_text())
@@ -248,6 +332,9 @@ def test_an_augmentation_has_its_keys_under_its_section(measure: str) -> None:
         (["augment=ada", "augment.measure=sign"], "did you mean signs"),
         (["augment=ada", "augment.interval=1.5"], "augment.interval=1.5 must be a whole number"),
         (["augment=ada", "augment.p=0.9"], "begins above augment.max_p=0.8"),
+        (["augment=ada", "augment.p={from: 0, to: 0.5, images: 100}"], "needs augment.measure=none"),
+        (["augment=diffaugment", "augment.p={from: 0, to: 2, images: 100}"], "augment.p.to=2 must be"),
+        (["augment=diffaugment", "augment.color={from: 0, to: 1, images: 100}"], "augment.color={'from'"),
         (["augment.name=adda"], "did you mean ada"),
         (["augment.name=[ada]"], "did you mean ada"),
         *(
@@ -711,6 +798,12 @@ def test_a_loss_named_like_the_usual_one_has_a_warning(objective: str, name: str
     assert ("not the usual non-saturating loss" in str(warning)) == is_another
 
 
+def test_a_loss_without_a_minimum_has_a_warning() -> None:
+    assert "regularizer=gradient_penalty" in str(warn_of_unusual_loss(settings("critic=wasserstein")))
+    assert warn_of_unusual_loss(settings("critic=wasserstein", "regularizer=gradient_penalty")) is None
+    assert warn_of_unusual_loss(settings("critic=hinge")) is None
+
+
 def test_a_glob_stands_for_every_name_of_the_catalogue() -> None:
     (argument,) = parse_train(["gen_div=glob(*)"])
     assert expand_choice(argument) == sorted(f"gen_div={name}" for name in CATALOGUE)
@@ -727,8 +820,9 @@ def test_a_glob_stands_for_every_name_of_the_catalogue() -> None:
         ["experiment=paper", "gen_div=dual_alpha_0.3", "gen_div.affine=-0.5"],
         ["dataset=mixture1d", "dataset.weights=[0.5,0.5]", "dataset.means=[-1,1]", "dataset.stds=[1,1]", "ema=0"],
         ["optimizer.discriminator.lr=1e-3", "regularizer=r1", "dataset.label='a \"quoted\": name'"],
+        ["critic=relativistic", "critic.pairs=all", "gen_div=kl"],
     ],
-    ids=["defaults", "paper", "mixture1d", "quotes"],
+    ids=["defaults", "paper", "mixture1d", "quotes", "critic"],
 )
 def test_the_shown_config_composes_to_the_same_settings(
     gantrain: Callable[..., Answer], tmp_path: Path, typed: list[str]
@@ -743,7 +837,7 @@ def test_the_shown_config_composes_to_the_same_settings(
 def test_the_help_names_every_key_and_every_option() -> None:
     words = set(re.split(r"[\s,=]+", train.help_text()))
     assert {key for key, _ in fields(Config)} - words <= {
-        *("dataset.name", "disc_div.name", "gen_div.name", "architecture", "optimizer", "regularizer")
+        *("dataset.name", "disc_div.name", "gen_div.name", "architecture", "critic", "optimizer", "regularizer")
     }
     for group in GROUPS:
         assert {group, *options(group)} <= words

@@ -3,6 +3,8 @@
 import pytest
 
 from gantrain.objectives import divergences
+from gantrain.objectives.critic_objective import CriticObjective
+from gantrain.objectives.critics import CRITICS, Relativistic
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
 from gantrain.theory.description import describe_objective
@@ -66,6 +68,27 @@ def test_ratio_kl_is_repelled_from_equality_and_pulled_to_one_over_e():
     said = text("gan", "kl", "ratio")
     assert "u = p/q = 0.368" in said
     assert "p = q is repelled" in said
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_a_critic_says_what_both_players_minimise(name):
+    critic = CRITICS[name]()
+    first, second, *rest = describe_objective(CriticObjective(critic))
+    assert first.startswith(f"D minimises {critic.disc_formula} (critic={name}")
+    assert first.endswith(f"optimal output v: {critic.optimum}")
+    assert second == f"G minimises {critic.gen_formula} and follows, at that v, {critic.minimised}"
+    assert ("r is not recovered" in "".join(rest)) == (critic.gives_ratio == "no")
+    assert ("Bennett" in "".join(rest)) == (critic.gives_ratio == "up to a constant")
+
+
+def test_the_divergence_of_g_is_described_under_a_critic_too():
+    said = "\n".join(describe_objective(CriticObjective(Relativistic(pairs="all"), "kl", weighting=DEFAULT)))
+    assert "critic=relativistic, pairs all" in said
+    assert "G minimises E_q[−fake(r)] of kl" in said
+    assert "an f-divergence between reverse_kl (β → 0) and kl (β = 1)" in said
+    assert "Each step of G follows the gradient of kl" in "\n".join(
+        describe_objective(CriticObjective("relativistic", "kl"))
+    )
 
 
 def test_a_head_without_a_ratio_says_so():

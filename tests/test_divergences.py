@@ -240,6 +240,7 @@ def test_a_divergence_is_got_by_its_name(name: str) -> None:
         ("KL", "did you mean kl?"),
         ("alpha_x", "did you mean alpha_<number>?"),
         ("alpha_nan", "did you mean alpha_<number>?"),
+        ("arimoto_x", "did you mean arimoto_<number>?"),
         ("dual_foo", ""),
         ("", ""),
     ],
@@ -251,6 +252,29 @@ def test_an_unknown_name_is_rejected_with_the_nearest_one(name: str, nearest: st
     assert nearest in str(refusal.value)
     assert all(known in str(refusal.value) for known in CATALOGUE)
     assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["arimoto_0", "arimoto_-2", "dual_arimoto_0"])
+def test_an_alpha_loss_without_an_order_above_0_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="gen_div="):
+        get(name, "gen_div")
+
+
+@pytest.mark.parametrize("a", [0.3, 0.5, 1.0, 1.5, 4.0])
+def test_arimoto_is_the_alpha_loss(a: float) -> None:
+    """a/(a − 1) (1 − P^{1 − 1/a}), and −log P at a = 1, of P = σ(a r) on data and 1 − P on samples."""
+    r = np.linspace(-3, 3, 13)
+    divergence, given = get(f"arimoto_{a:g}"), torch.tensor(r)
+
+    def loss(probability: np.ndarray) -> np.ndarray:
+        return -np.log(probability) if a == 1 else a / (a - 1) * (1 - probability ** (1 - 1 / a))
+
+    right = 1 / (1 + np.exp(-a * r))
+    np.testing.assert_allclose(divergence.real(given), -loss(right), rtol=1e-12)
+    np.testing.assert_allclose(divergence.fake(given), loss(1 - right), rtol=1e-12)
+    if a == 0.5:  # the squared Hellinger distance, up to an affine term
+        known = CATALOGUE["squared_hellinger"]
+        np.testing.assert_allclose(divergence.f(given) - known.f(given), -1 - np.exp(r), rtol=1e-12)
 
 
 def test_names_and_refusals_do_not_import_torch() -> None:

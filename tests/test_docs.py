@@ -7,6 +7,8 @@ import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -249,6 +251,24 @@ def test_the_architecture_that_is_shown_can_be_built(own_yaml: Path, shape: tupl
     table = yaml.safe_load(text(own_yaml / "architecture" / "mine.yaml"))
     generator, discriminator = networks.build(table, shape, latent_size=16)
     assert discriminator(generator(torch.randn(5, 16))).shape == (5,)
+
+
+def test_the_networks_in_code_train_as_they_stand(tmp_path: Path) -> None:
+    """The file and the commands of docs/architectures.md, typed in an empty folder; only the lengths are shorter."""
+    page = ROOT / "docs" / "architectures.md"
+    (code,), (typed,) = blocks(page, "python"), blocks(page, "text")
+    (tmp_path / "own.py").write_text(code, encoding="utf-8")
+    shown = [line.removeprefix("$ ") for line in typed.splitlines()]
+    assert [line.split()[1] for line in shown] == ["train", "resume", "sample"]
+    short = {"train": "run_dir=RUN train.images=200 train.held_out_images=20", "resume": "train.images=300"}
+    for line in shown:
+        words = [word for word in line.split() if not word.startswith("train.images=")]
+        words[0] = str(Path(sys.executable).with_name("gantrain"))
+        words += short.get(words[1], "").split()
+        ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    assert gantrain.load(tmp_path / "RUN").images == 300
+    assert len(list((tmp_path / "RUN/samples/seed0").glob("0*.png"))) == 16
 
 
 def test_an_optimizer_is_one_file(tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_a_single_bad_report_is_forgiven():
         assert health.check(HEALTHY) == []
 
 
+def test_a_critic_that_bounds_nothing_is_not_judged_by_bounds() -> None:
+    health = Health(None, supremum=math.inf)
+    told = [s for _ in range(9) for s in health.check(HEALTHY | {"bound/gan": 9.0, "discriminator/pair_accuracy": 1.0})]
+    assert told == []
+
+
 def test_no_supremum_no_victory_by_bound():
     health = Health(divergences.get("kl"), supremum=math.inf)
     assert [s for _ in range(9) for s in health.check(HEALTHY | {"bound/kl": 1e9})] == []

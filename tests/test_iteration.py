@@ -17,11 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain import data
 from gantrain import networks as architectures
+from gantrain.augmentation.augmentations import ADA, DiffAugment
 from gantrain.data.batch import Batch
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
-from gantrain.objectives.augment import ADA, DiffAugment
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing

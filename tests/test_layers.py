@@ -28,12 +28,13 @@ SMALL = {
     "devices",
     "plotting",
     "ranges",
+    "schedules",
     "distributed",
     "version",
 }
 RANKS = [
     SMALL,
-    {"objectives", "networks", "data", "runs"},
+    {"objectives", "networks", "data", "runs", "augmentation"},
     {"theory"},
     {"evaluation", "reporting"},
     {"training", "comparison"},
@@ -70,7 +71,7 @@ NEEDS_TORCH = {
     "gantrain.training.iteration",
     "gantrain.training.step",
     "gantrain.objectives.slopes",
-    "gantrain.objectives.transforms",
+    "gantrain.augmentation.transforms",
     "gantrain.precision",
     *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "formulas", "samples")),
     "gantrain.training.state",

@@ -79,9 +79,9 @@ def test_losses_and_gradients_are_finite_at_every_float32_output_up_to_ten_thous
         assert float(get(name).outside_share(part, r)) <= 8 / 11
 
 
-@pytest.mark.parametrize("name", [name for name in SMOOTH if name != "le_cam"])
+@pytest.mark.parametrize("name", [name for name in SMOOTH if name not in ("le_cam", "arimoto_2")])
 def test_the_discriminator_always_learns_from_a_grave_mistake(name: str) -> None:
-    """real on data at r ≪ 0 or fake on samples at r ≫ 0 keeps a slope: only Le Cam's are both bounded."""
+    """real on data at r ≪ 0 or fake on samples at r ≫ 0 keeps a slope, but for bounded ones: Le Cam, Arimoto a > 1."""
     r = torch.tensor([18.42, 30.0, 60.0, 100.0, 1000.0, 1e4])
     wrong_data = slope(lambda r: get(name).evaluate("real", r), -r)
     wrong_samples = slope(lambda r: get(name).evaluate("fake", r), r)

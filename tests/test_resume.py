@@ -40,7 +40,16 @@ GAMES = {
     "no ratio": ["disc_div=total_variation", "gen_div=total_variation"],
     "batch norm, dropout, flips, r1": ["architecture=conv8", "dataset.flip=true", "regularizer=r1"],
     "points, gradient penalty": ["dataset=ring", "regularizer=gradient_penalty"],
-    "diffaugment, r1": ["augment=diffaugment", "regularizer=r1", "dataset.flip=true"],
+    "critic without a ratio": ["critic=hinge", "train.discriminator_steps=2"],
+    "critic with a constant, its own loss": ["critic=relativistic", "critic.pairs=all", "dataset=ring"],
+    "critic with a constant, kl": ["critic=donsker_varadhan", "gen_div=kl", "update=simultaneous"],
+    "schedules": [
+        *("optimizer.lr={from: 1e-3, to: 1e-4, images: 800, shape: cosine}", "ema={half_life: 300, ramp: 0.05}"),
+        *("regularizer=r1", "regularizer.weight={from: 10, to: 0.1, images: 700, shape: exponential}"),
+    ],
+    "diffaugment, r1": [
+        *("augment=diffaugment", "augment.p={from: 0, to: 1, images: 700}", "regularizer=r1", "dataset.flip=true"),
+    ],
     "ada by signs": ["augment=ada", "augment.p=0.2", "augment.interval=3", "augment.ramp_images=2000"],
     "ada by held-out data, simultaneous": [
         *("augment=ada", "augment.measure=held_out", "augment.p=0.2", "augment.ramp_images=2000"),

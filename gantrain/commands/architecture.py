@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import networks
 from gantrain.config import overrides
-from gantrain.config.checks import check_object_is_typed, parse_config
+from gantrain.config.checks import parse_config
 from gantrain.config.compose import create_composer
 from gantrain.config.groups import options as group_options
 from gantrain.config.schema import choice, number
@@ -75,8 +75,10 @@ def compose_table(name: str, config_dir: str | None) -> dict[str, Any]:
     typed = overrides.parse([f"architecture={overrides.quote(name)}"])
     with create_composer(typed, config_dir) as composer:
         tree = composer.compose([typed[0].text]).tree
-    check_object_is_typed(tree, [])
-    return parse_config(tree).architecture
+    table = parse_config(tree).architecture
+    if table.get("object"):
+        raise ConfigError(f"architecture.object={table['object']} stands in a file; it is code, not a table")
+    return table
 
 
 def render_tables(table: dict[str, Any], options: Options, width: int) -> list[Table]:

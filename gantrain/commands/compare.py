@@ -27,7 +27,8 @@ of which every run has it; (error …) is that of one measurement. Metrics of qu
 that were evaluated; training data is what training examples, if possible as many, get in place of samples. Runs with
 generator weights have the columns weights/…, means over the last tenth of each run, and in "G follows" the divergence
 with the effective order of its weights (kl, order 0.31). A sweep is compared when it ends; before that, its runs that
-have not begun are listed. out is DIR by default, or comparison for a single run and for more than one DIR."""
+have not begun are listed. Rows of runs from several folders name the folder. out is DIR by default, or comparison for
+a single run and for more than one DIR."""
 
 
 @dataclass

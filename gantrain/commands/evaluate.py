@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
 from gantrain.config.checks import parse_config, validate
-from gantrain.config.schema import choice, number
+from gantrain.config.schema import CodeOptions, choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
 from gantrain.data import DatasetSettings
 from gantrain.devices import choose_device
@@ -17,6 +17,7 @@ from gantrain.errors import CheckpointError, ConfigError
 from gantrain.evaluation import evaluation, features, metrics
 from gantrain.evaluation.evaluation import Result
 from gantrain.evaluation.features import EvaluationSettings
+from gantrain.files import iterate_leaves
 from gantrain.launch.evaluate import (
     ReferenceCache,
     SampleSource,
@@ -38,7 +39,7 @@ HELP = """Measure the quality and the diversity of samples by comparing them wit
 
   gantrain evaluate RUN|SWEEP|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out]
                     [reference=true] [features=auto|classifier|inception] [classifier=FILE] [inception=FILE]
-                    [dataset=…] [out=DIR] [object=package:function] [device=auto]
+                    [dataset=…] [out=DIR] [architecture.object=package:function] [device=auto]
   gantrain evaluate dataset=NAME [train_classifier.epochs=N] [train_classifier.width=N] [train_classifier.seed=0]
                     [classifier=FILE] [device=auto]
 
@@ -85,7 +86,7 @@ class TrainClassifier:
 
 
 @dataclass
-class Options:
+class Options(CodeOptions):
     """The options of `gantrain evaluate` beside the dataset."""
 
     metrics: list[str] | None = None
@@ -98,7 +99,6 @@ class Options:
     inception: str | None = None
     train_classifier: TrainClassifier = field(default_factory=TrainClassifier)
     out: str | None = None
-    object: str | None = None
     device: str = "auto"
 
     def settings(self) -> EvaluationSettings:
@@ -163,8 +163,9 @@ def store_classifier(dataset: list[str], options: Options) -> None:
             "evaluate needs a run, a checkpoint, a folder of images or an array: gantrain evaluate RUN; without one, "
             "gantrain evaluate dataset=NAME trains the classifier of a dataset"
         )
-    for key, value in asdict(options).items():
-        if key not in OF_CLASSIFIER and value != getattr(Options(), key):
+    given, default = (dict(iterate_leaves(asdict(each), into_lists=False)) for each in (options, Options()))
+    for key, value in given.items():
+        if key.partition(".")[0] not in OF_CLASSIFIER and value != default[key]:
             raise ConfigError(
                 f"{key}={value} is for the evaluation of samples, and there are none: gantrain evaluate RUN {key}=…; "
                 "without samples the classifier is trained, by train_classifier.epochs, .width and .seed"
@@ -190,7 +191,7 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
         out = run_folder(path)
         if options.out is None:
             RunFolder(out).refuse_links()
-        source = open_run(path, options.seed, device, object=options.object)
+        source = open_run(path, options.seed, device, object=options.architecture.object)
     else:
         out, source = Path("evaluation"), open_samples(path, options.seed)
     if "dataset" in values:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
-from gantrain.config.groups import options as options_of
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
 from gantrain.data.mixtures import Mixture, gaussian
@@ -76,7 +75,7 @@ class Row:
 def help_text() -> str:
     """Return the command's help."""
     outcomes = "\n".join(f"  {name:10} {meaning}" for name, meaning in gaussian_fit.OUTCOMES.items())
-    names = ", ".join(options_of("gen_div"))
+    names = ", ".join([*divergences.CATALOGUE, *divergences.PATTERNS])
     return HELP.format(objectives=", ".join(GENERATOR_OBJECTIVES), outcomes=outcomes, names=names)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
-from gantrain.config.schema import number
+from gantrain.config.schema import CodeOptions, number
 from gantrain.console import say
 from gantrain.devices import choose_device
-from gantrain.errors import ConfigError
-from gantrain.files import convert_write_errors
+from gantrain.errors import ConfigError, DivergedError
+from gantrain.files import convert_write_errors, replace_file
 from gantrain.launch.resume import refuse_sweep
 from gantrain.runs.folder import RunFolder
 
@@ -20,27 +20,30 @@ if TYPE_CHECKING:
 
 HELP = """Draw samples from a trained generator.
 
-  gantrain sample RUN|CHECKPOINT [count=64] [seed=0] [out=DIR] [device=auto]
+  gantrain sample RUN|CHECKPOINT [count=64] [seed=0] [out=DIR|FILE.npz] [device=auto]
+                  [architecture.object=package:function]
 
 Examples
   gantrain sample runs/digits/gan-kl/2026-11-22_10-00-00-s0 count=64 seed=1 out=samples
   gantrain sample RUN/checkpoints/images_000000050000.pt
+  gantrain sample RUN count=50000 out=samples.npz
 
 Images become 00000.png … and grid.png; points of a density samples.npy and scatter.png. The averaged generator is used
-when the run kept one, with batch norm in evaluation mode. out defaults to RUN/samples/seed<seed>."""
+when the run kept one, with batch norm in evaluation mode. out defaults to RUN/samples/seed<seed>. An out that ends in
+.npz is one file, with the samples as arr_0: images uint8 [N, H, W, C], points float32 [N, d]."""
 
 GRID_IMAGES = 256
+ARRAY = ".npz"  # suffix of an `out` that is one file
 
 
 @dataclass
-class Options:
+class Options(CodeOptions):
     """Options of `gantrain sample`."""
 
     count: int = number(64, at_least=1, at_most=10_000_000)
     seed: int = number(0, at_least=0, at_most=2**63 - 1)
     out: str | None = None
     device: str = "auto"
-    object: str | None = None
 
 
 def help_text() -> str:
@@ -62,13 +65,15 @@ def run(arguments: list[str]) -> None:
     out = Path(options.out) if options.out else folder.samples / f"seed{options.seed}"
     if options.out is None:
         folder.refuse_links()
+    if out.suffix == ARRAY and out.exists():
+        raise ConfigError(f"out={out} exists; delete it, or give another out=FILE{ARRAY}")
     check_older_samples(out, options.count)
-    generator = load(source, object=options.object).to(choose_device(options.device))
+    generator = load(source, object=options.architecture.object).to(choose_device(options.device))
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)
     with convert_write_errors(f"out={out}"):
-        write_samples(samples, out)
+        (write_array if out.suffix == ARRAY else write_samples)(samples, out)
     say(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
 
 
@@ -79,6 +84,23 @@ def check_older_samples(out: Path, count: int) -> None:
             f"{out} holds older samples, {older[0].name} to {older[-1].name}, that {count:,} new ones do not replace: "
             "delete them, or give another out=DIR"
         )
+
+
+def write_array(samples: Tensor, out: Path) -> None:
+    """Write samples as the array `arr_0` of an .npz file, which evaluators read: uint8 [N, H, W, C] or float32 [N, d].
+
+    Raises DivergedError if they are not finite.
+    """
+    import numpy as np
+
+    from gantrain.evaluation.samples import to_uint8
+
+    if not bool(samples.isfinite().all()):
+        raise DivergedError(f"{out}: samples are not finite; the generator has diverged")
+    array = to_uint8(samples).permute(0, 2, 3, 1) if samples.dim() == 4 else samples
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(out) as file:
+        np.savez(file, array.contiguous().numpy())
 
 
 def write_samples(samples: Tensor, out: Path) -> None:

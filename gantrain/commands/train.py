@@ -33,8 +33,11 @@ Examples
   gantrain train                                       the embedded digits, about a minute on two cores
   gantrain train dataset=cifar10 gen_div=kl
   gantrain train dataset=folder dataset.path=DIR gen_div=reverse_kl train.images=200000
+  gantrain train critic=hinge                          another loss of D, with G's own to it
+  gantrain train critic=relativistic gen_div=kl        where D gives a ratio, any divergence trains G
   gantrain train -m gen_div=kl,reverse_kl,js seed=0,1  a sweep: one run a combination
   gantrain train experiment=paper gen_div=kl           the paper's objective, network and optimizer
+  gantrain train init=RUN dataset=folder dataset.path=DIR   begins with the weights of another run
   gantrain train --cfg job dataset=mnist               shows what would run
 
 Groups, and their choices

@@ -9,6 +9,7 @@ same way and on the same data.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,14 +24,17 @@ from gantrain.comparison.configurations import (
     error_metric,
     format_estimate,
     group_runs,
+    name_discriminator,
 )
 from gantrain.comparison.runs import EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
 from gantrain.evaluation.evaluation import CONDITIONS, name_reference
 from gantrain.evaluation.metrics import better_direction
+from gantrain.objectives.critics import CRITICS
 from gantrain.runs.checkpoints import BEST
 
+JOB = re.compile(r"\d+(-|$)")  # begins the name of a run of a sweep
 MAX_BOUNDS = 4  # in the tables
 WEIGHT_METRICS = tuple(WEIGHTS + name for name in ("beta", "effective_order", "asked_share", "effective_sample_size"))
 MOST_NAMED = 3  # runs in a note
@@ -64,6 +68,22 @@ class Comparison:
         return [run for configuration in self.configurations for run in configuration.runs]
 
     @cached_property
+    def folders(self) -> list[str]:
+        """Folder of each configuration below that of all runs: of its only run, or the one that holds its runs.
+
+        Empty for the runs of one sweep, whose settings say which they are.
+        """
+        if len({run.path.parent for run in self.runs}) == 1 and all(JOB.match(run.path.name) for run in self.runs):
+            return []
+        top = os.path.commonpath([run.path.absolute().parent for run in self.runs])
+        names = []
+        for configuration in self.configurations:
+            first, *others = [run.path.absolute() for run in configuration.runs]
+            name = os.path.relpath(os.path.commonpath([first, *others]), top)
+            names.append(f"{os.path.relpath(first, top)} and {len(others)} more" if name == "." else name)
+        return list(map(clean_text, names))
+
+    @cached_property
     def failures(self) -> list[tuple[Path, str, str, str]]:
         """Folder, label of the configuration, status and reason of every run that does not count."""
         failures = [
@@ -86,7 +106,10 @@ class Comparison:
         groups = {
             "quality": ["quality/.*(?<!_error)"],
             "diversity": ["diversity/.*(?<!_error)"],
-            "training": ["loss/.*", "discriminator/accuracy", *bounds, "ratio/(calibration_q|effective_sample_size)"],
+            "training": [
+                *("loss/.*", "discriminator/(pair_)?accuracy", *bounds, ".*estimate/wasserstein"),
+                "ratio/(calibration_q|effective_sample_size)",
+            ],
         }
         columns = {
             group: [name for pattern in patterns for name in self.metrics if re.fullmatch(pattern, name)]
@@ -106,8 +129,13 @@ class Comparison:
         return [head for head in dict.fromkeys(found) if head != FOLLOWED or EFFECTIVE_ORDER in self.metrics]
 
     def divergence_patterns(self, *players: str) -> list[str]:
-        """Regular expressions that match the divergences of `disc_div` or `gen_div`, one for each."""
-        names = (run.settings.get(f"{player}.name", "") for player in players for run in self.runs)
+        """Regular expressions that match the divergences of `disc_div` or `gen_div`, one for each.
+
+        That of a critic with a loss of its own is the one whose bound is its headline.
+        """
+        names = [run.settings.get(f"{player}.name", "") for player in players for run in self.runs]
+        critics = [CRITICS[name] for run in self.runs if (name := name_discriminator(run)) in CRITICS]
+        names += [critic.headline.rpartition("/")[2] for critic in critics]
         return [re.escape(name) for name in dict.fromkeys(names) if name]
 
     @cached_property

@@ -1,7 +1,7 @@
 """Configurations: runs that differ only in seed, named after what differs between them, and means over their seeds.
 
 The label of a configuration is the settings that tell it from the others; a key that follows from the name of its
-section, as `optimizer.betas` from `optimizer.name`, is left out.
+section, as `optimizer.betas` from `optimizer.name`, is left out, and so is a default that comes with the dataset.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, natural_key
 from gantrain.console import LARGEST_IN_FULL, format_number
+from gantrain.objectives.critic_objective import OWN
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
 NOT_COMPARED = (
@@ -34,7 +35,8 @@ NOT_COMPARED = (
     "best",
     "logger",
 )
-FIRST_KEYS = ("gen_div.name", "disc_div.name", "gen_objective")  # of a label
+FIRST_KEYS = ("gen_div.name", "disc_div.name", "critic.name", "gen_objective")  # of a label
+NAMED_KEYS = (*FIRST_KEYS, "dataset.name")  # also where they are defaults
 LONGEST_VALUE, LONGEST_LABEL = 60, 300  # letters
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
 FOLLOWED = "G follows"  # head of a column
@@ -151,7 +153,8 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], lis
     """Group runs by their settings.
 
     Returns:
-        The configurations; the keys that tell them apart; all keys that differ, the divergences' first.
+        The configurations; the keys that tell them apart; all keys that differ, the divergences' first. A key that has
+        its default in every run is among neither.
     """
     groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in runs:
@@ -159,11 +162,13 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], lis
     settings = [compared_settings(members[0]) for members in groups.values()]
     known = dict.fromkeys([*FIRST_KEYS, *itertools.chain(*settings)])
     differing = [key for key in known if len({each.get(key) for each in settings}) > 1]
+    named = find_named_keys(differing, settings, [list_typed_keys(members) for members in groups.values()])
+    differing = [key for key in differing if any(named[key])]
     keys = independent_keys(differing, settings)
     configurations = [
         Configuration(
             number,
-            build_label(keys, each),
+            build_label(keys, each, [key for key in keys if named[key][number - 1]]),
             {key: each.get(key, "—") for key in keys},
             sorted(members, key=lambda run: natural_key(run.seed)),
         )
@@ -179,31 +184,74 @@ def compared_settings(run: Run) -> dict[str, str]:
     return {key: v for key, v in run.settings.items() if key not in NOT_COMPARED and not key.startswith(sections)}
 
 
+def list_typed_keys(runs: Iterable[Run]) -> set[str]:
+    """Return the keys and groups that the commands of runs set; those that `gantrain resume` may have set too."""
+    typed = {text.lstrip("+~").partition("=")[0].replace("/", ".") for run in runs for text in run.overrides}
+    is_resumed = any(run.fact("resumed_at_images") for run in runs)
+    return typed | ({"train.images", "train.epochs"} if is_resumed else set())
+
+
+def find_named_keys(
+    keys: Iterable[str], settings: Sequence[dict[str, str]], typed: Sequence[set[str]]
+) -> dict[str, list[bool]]:
+    """Return for each key which configurations name it: those that do not have the default of their dataset.
+
+    What was not typed is a default, unless it differs between configurations of one dataset, or an experiment was
+    chosen. Every key is named if two configurations would be named alike.
+    """
+    named = {}
+    for key in keys:
+        sections = {key, key.partition(".")[0], "experiment"}
+        given = [bool(each & sections) for each in typed]
+        defaults = {
+            (each.get("dataset.name"), each[key])
+            for each, is_given in zip(settings, given, strict=True)
+            if not is_given and key in each
+        }
+        is_known = len(defaults) == len({dataset for dataset, _ in defaults})
+        named[key] = given if is_known and key not in NAMED_KEYS else [True] * len(settings)
+    labels = {
+        tuple((key, each.get(key)) for key, places in named.items() if places[number])
+        for number, each in enumerate(settings)
+    }
+    return named if len(labels) == len(settings) else {key: [True] * len(settings) for key in named}
+
+
 def independent_keys(keys: Sequence[str], settings: Sequence[dict[str, str]]) -> list[str]:
     """Return the keys without those whose value follows from others.
 
-    A key may follow from the `name` of its section, and the weights of samples from divergences and objective.
+    A key may follow from the `name` of its section, a divergence from the critic, and the weights of samples from
+    critic, divergences and objective.
     """
 
     def follows(key: str) -> bool:
         section = key.partition(".")[0]
-        causes = set(keys) & ({*FIRST_KEYS} if section == "gen_weights" else {f"{section}.name"})
+        known = {"gen_weights": {*FIRST_KEYS}, "disc_div": {"critic.name"}, "gen_div": {"critic.name", "gen_div.name"}}
+        causes = (set(keys) & known.get(section, {f"{section}.name"})) - {key}
         pairs = {(*map(each.get, causes), each.get(key)) for each in settings}
-        return bool(causes) and key not in causes and len(pairs) == len({pair[:-1] for pair in pairs})
+        return bool(causes) and len(pairs) == len({pair[:-1] for pair in pairs})
 
     return [key for key in keys if not follows(key)]
 
 
-def build_label(keys: Sequence[str], settings: dict[str, str]) -> str:
-    """Return `kl` if one key differs, else `kl ratio optimizer=SGD`.
+def build_label(keys: Sequence[str], settings: dict[str, str], named: Iterable[str]) -> str:
+    """Return `kl` if one key differs, else those of the keys that are `named`: `kl ratio optimizer=SGD`.
 
     The generator's divergence and objective are written without their key, unless D's divergence differs too.
     """
+    if not keys and settings.get("gen_div.name") == OWN:
+        keys = ["critic.name"]
     if len(keys) < 2:
         return truncate(settings.get((keys or FIRST_KEYS)[0], "—"))
     bare = {"gen_objective"} if "disc_div.name" in keys else {"gen_objective", "gen_div.name"}
-    words = [("" if key in bare else f"{short_key(key)}=") + truncate(settings.get(key, "—")) for key in keys]
-    return truncate(" ".join(words), LONGEST_LABEL)
+    words = [("" if key in bare else f"{short_key(key)}=") + truncate(settings.get(key, "—")) for key in named]
+    return truncate(" ".join(words) or "defaults", LONGEST_LABEL)
+
+
+def name_discriminator(run: Run) -> str:
+    """Return the divergence of D, or the critic that has a loss of its own."""
+    divergence = run.setting("disc_div.name")
+    return run.setting("critic.name") if divergence == OWN else divergence
 
 
 def short_key(key: str) -> str:
@@ -223,6 +271,7 @@ def describe_weights(run: Run, order: float | None) -> dict[str, str]:
     of these weights that are on, and `R1 weight` that of the regularizer r1.
     """
     divergence = run.setting("gen_div.name")
+    divergence = f"{name_discriminator(run)}'s own loss" if divergence == OWN else divergence
     settings = {key[12:]: value for key, value in run.settings.items() if key.startswith("gen_weights.")}
     rescaled = [f"{key} {value}" for key, value in settings.items() if value not in ("null", "false")]
     has_r1 = "r1" in run.settings.get("regularizer.name", "").split("+")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import plotting
 from gantrain.comparison.comparison import Comparison, direction_arrow
-from gantrain.comparison.configurations import Configuration, Estimate
+from gantrain.comparison.configurations import Configuration, Estimate, name_discriminator
 from gantrain.evaluation.metrics import better_direction
 from gantrain.plotting import DASHES, INK
 
@@ -194,7 +194,7 @@ def _draw_plane(comparison: Comparison, x: str, y: str, axes: Axes) -> None:
 
 def heatmap_panels(comparison: Comparison) -> Panels:
     """The first metrics of each group by D's and G's divergence, if D's was swept."""
-    if len(comparison.divergence_patterns("disc_div")) < 2:
+    if len({name_discriminator(run) for run in comparison.runs}) < 2:
         return {}
     ranked = [list(filter(better_direction, names))[:MAX_HEATMAPS] for names in comparison.columns.values()]
     metrics = list(itertools.chain(*ranked)) or comparison.columns.get("training", [])[-MAX_HEATMAPS:]
@@ -207,7 +207,7 @@ def _draw_heatmap(comparison: Comparison, metric: str, axes: Axes) -> None:
 
     values: dict[tuple[str, str], list[float]] = {}
     for run in comparison.runs:
-        found = values.setdefault((run.setting("disc_div.name"), run.setting("gen_div.name")), [])
+        found = values.setdefault((name_discriminator(run), run.setting("gen_div.name")), [])
         if run.is_finished and metric in run.metrics:
             found.append(run.metrics[metric])
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
@@ -224,7 +224,7 @@ def _draw_heatmap(comparison: Comparison, metric: str, axes: Axes) -> None:
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.set(xlabel="gen_div", ylabel="disc_div")
+    axes.set(xlabel="gen_div", ylabel="disc_div or critic" if "own" in columns else "disc_div")
     axes.yaxis.set_inverted(True)
     axes.grid(visible=False)
 

@@ -29,6 +29,7 @@ from gantrain.comparison.untrusted import (
     read_yaml,
 )
 from gantrain.errors import DataError
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.runs.folder import KILLED, actual_status
 from gantrain.runs.metrics_file import means_over_last_tenth
 
@@ -189,11 +190,8 @@ def read_run(folder: Path) -> Run:
 
 
 def name_regularizers(settings: dict[str, str]) -> dict[str, str]:
-    """Return settings with `regularizer.name`, the names of all regularizers, and `regularizer.<name>.<key>`.
-
-    Runs before there could be several have `regularizer.name` and `regularizer.<key>`.
-    """
-    only, names, found = settings.get("regularizer.name"), [], {}
+    """Return settings, also of older runs, with a critic, each regularizer's keys, and `regularizer.name` of all."""
+    only, names, found = settings.get("regularizer.name"), [], {"critic.name": F_DIVERGENCE}
     for key, value in settings.items():
         section, _, rest = key.partition(".")
         if section != "regularizer":
@@ -247,6 +245,7 @@ def provenance(run: Run) -> dict[str, str]:
     parts = {
         "data": (fact("data", "label"), _count(fact("data", "training_images"), "training images")),
         "data fingerprint": (fact("data", "fingerprint"),),
+        "initial weights": (fact("init", "run"), fact("init", "checkpoint"), _count(fact("init", "images"), "images")),
         "losses, bounds, ratio": ("last report", images) if images else (),
         "weights": ("mean over the last tenth of the run",) if run.weights else (),
         "bounds measured on": (bounds,) if fact("data") else (),

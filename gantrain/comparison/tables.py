@@ -71,8 +71,11 @@ def print_tables(comparison: Comparison) -> None:
 
 def rich_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield the tables for a terminal of its width."""
-    keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
     width = console.make_console().width
+    if comparison.folders:
+        yield from _tables_by_folder(comparison, width)
+        return
+    keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
     for table in metric_tables(comparison):
         names, numbers = [["#", *keys, "seeds", *comparison.descriptions]], [table.heads]
         for configuration, descriptions, cells, best in table.rows:
@@ -81,11 +84,53 @@ def rich_tables(comparison: Comparison) -> Iterator[Table]:
             else:
                 values = list(configuration.values.values()) or [configuration.label]
                 names.append([str(configuration.number), *values, configuration.seeds, *descriptions])
-            numbers.append([f"{cell} *" if is_best else cell for cell, is_best in zip(cells, best, strict=True)])
-        columns = _transpose(names)
-        for part in console.split_columns(_transpose(numbers), width - sum(map(console.column_width, columns))):
-            heads, *rows = _transpose([*columns, *part])
-            yield console.build_table(heads, rows, right=[head for head, *_ in part], title=table.group)
+            numbers.append(_mark_best(cells, best))
+        yield from _split_table(table.group, names, numbers, width)
+
+
+def _tables_by_folder(comparison: Comparison, width: int) -> Iterator[Table]:
+    """Yield a table of settings, and for each group of metrics tables whose rows begin with the run's folder.
+
+    The columns about generator weights, which elsewhere every table repeats, are a table of their own.
+    """
+    settings = [[str(each.number), each.label, each.seeds] for each in comparison.configurations]
+    yield console.build_table(["#", "settings", "seeds"], settings, title="settings")
+    folders = [fold_path(folder, width * 2 // 5) for folder in comparison.folders]
+    names = [["#", "run"], *([each[0], folder] for each, folder in zip(settings, folders, strict=True))]
+    tables, count = list(metric_tables(comparison)), len(comparison.weight_metrics)
+    for table in tables:
+        rows = [_mark_best(row.numbers, row.best) for row in table.rows]
+        numbers = [each[: len(each) - count] for each in [table.heads, *rows]]
+        reference = [["", comparison.reference_name]] if table.rows[-1].configuration is None else []
+        yield from _split_table(table.group, [*names, *reference], numbers, width, keeps_empty=False)
+    if comparison.descriptions:
+        rows = [[*row.descriptions, *row.numbers[-count:]] for row in tables[0].rows if row.configuration]
+        heads = [*comparison.descriptions, *(head for head in tables[0].heads[-count:])]
+        yield from _split_table("weights", names, [heads, *rows], width, keeps_empty=False)
+
+
+def _split_table(
+    title: str, names: list[list[str]], numbers: list[list[str]], width: int, *, keeps_empty: bool = True
+) -> Iterator[Table]:
+    """Yield tables no wider than `width`, each with the columns of names and some of those of numbers; heads first.
+
+    Unless `keeps_empty`, a row without any number is left out.
+    """
+    columns = _transpose(names)
+    for part in console.split_columns(_transpose(numbers), width - sum(map(console.column_width, columns))):
+        heads, *rows = _transpose([*columns, *part])
+        rows = [row for row in rows if keeps_empty or set(row[len(columns) :]) != {"—"}]
+        yield console.build_table(heads, rows, right=[head for head, *_ in part], title=title)
+
+
+def _mark_best(cells: list[str], best: list[bool]) -> list[str]:
+    return [f"{cell} *" if is_best else cell for cell, is_best in zip(cells, best, strict=True)]
+
+
+def fold_path(path: str, width: int) -> str:
+    """Return a path on one line, or with its name on a second one; of a line longer than `width`, its end."""
+    lines = [path] if len(path) <= width else re.split(r"(?<=/)(?=[^/]*$)", path)
+    return "\n".join(line if len(line) <= width else f"…{line[1 - width :]}" for line in lines)
 
 
 def _transpose(rows: list[list[str]]) -> list[list[str]]:

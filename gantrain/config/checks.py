@@ -14,21 +14,23 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain import networks
+from gantrain.augmentation.augmentations import Augmentation, parse_augmentation
+from gantrain.config.games import build_objective
 from gantrain.config.messages import config_error
-from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, GeneratorWeights, check_values, create_node
+from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
-from gantrain.errors import ConfigError, describe_choice, suggest
+from gantrain.errors import ConfigError, UntypedCodeError, describe_choice, suggest
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
-from gantrain.objectives import divergences, weighting
-from gantrain.objectives.augment import Augmentation, parse_augmentation
+from gantrain.objectives.critic_objective import CriticObjective
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import REGULARIZERS, Regularizer, upgrade_section
-from gantrain.objectives.weighting import Weighting
 from gantrain.ranges import Numbers
 from gantrain.reporting.wandb import check_installed
+from gantrain.schedules import HalfLife, Ramp, is_ramp, parse_decay, parse_number
 from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
 from gantrain.training.setup import Execution
 
@@ -42,14 +44,16 @@ class Settings(Config):
     """A config that has been checked, with the objects that its sections describe.
 
     `objective`: the game. `regularizers`: of the discriminator. `augmentation`: of what D is shown. `data`: the dataset
-    and how it is read. `optimizers`: for each player. `execution`: how iterations are computed.
+    and how it is read. `optimizers`: for each player. `averaging`: the decay of the averaged generator.
+    `execution`: how iterations are computed.
     """
 
-    objective: Objective = dataclasses.field(compare=False)
+    objective: Objective | CriticObjective = dataclasses.field(compare=False)
     regularizers: tuple[Regularizer, ...]
     augmentation: Augmentation | None
     data: DatasetSettings
     optimizers: Mapping[str, OptimizerSettings]
+    averaging: float | Ramp | HalfLife
     execution: Execution
 
 
@@ -115,7 +119,9 @@ def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
 
 
 def normalise_tree(tree: DictConfig) -> DictConfig:
-    """Return a config with its regularizers in the one form that is stored and compared. Raises ConfigError."""
+    """Return a config with its critic and regularizers in the form that is stored and compared. Raises ConfigError."""
+    if "critic" not in tree:  # stored before there were others
+        tree = OmegaConf.create({"critic": {"name": F_DIVERGENCE}, **tree})
     section = to_plain(tree).get("regularizer")
     if not isinstance(section, Mapping) or (wanted := collect_regularizers(section)) == section:
         return tree
@@ -150,7 +156,8 @@ def parse_config(tree: DictConfig) -> Config:
 
 def check_config(config: Config) -> Settings:
     """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
-    game = build_objective(config)
+    regularizers = parse_regularizers(config.regularizer)
+    game = build_objective(config, smoothing=sum(one.smoothing for one in regularizers))
     networks.check(config.architecture)
     optimizers = parse_optimizers(config.optimizer)
     dataset = DatasetSettings(**vars(config.dataset))
@@ -165,10 +172,11 @@ def check_config(config: Config) -> Settings:
     return Settings(
         **vars(config),
         objective=game,
-        regularizers=parse_regularizers(config.regularizer),
+        regularizers=regularizers,
         augmentation=parse_augmentation(config.augment),
         data=dataset,
         optimizers=optimizers,
+        averaging=parse_decay(config.ema),
         execution=Execution(config.update, config.precision, config.compile, config.graph),
     )
 
@@ -178,38 +186,10 @@ def check_config(config: Config) -> Settings:
 
 
 def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
-    """Raise ConfigError if a file, and not the user's own command line, names code to import."""
+    """Raise UntypedCodeError if a file, and not the user's own command line, names code to import."""
     name = OmegaConf.select(tree, "architecture.object")
     if name and not any(text.lstrip("+").startswith("architecture.object=") for text in overrides):
-        raise ConfigError(
-            f"architecture.object={name} stands in a file; code is imported only when it is typed on the command line"
-        )
-
-
-def build_objective(config: Config) -> Objective:
-    """Return the game that the config describes. Raises ConfigError for one that cannot train."""
-    asked = config.gen_weights
-    game = Objective(
-        disc_div=divergences.get(config.disc_div.name, "disc_div"),
-        gen_div=divergences.get(config.gen_div.name, "gen_div").shifted(config.gen_div.affine),
-        gen_objective=config.gen_objective,
-        head=config.head,
-        smoothing=sum(one.smoothing for one in parse_regularizers(config.regularizer)),
-        weighting=parse_weighting(asked.normalise, asked.spread),
-    )
-    if asked == GeneratorWeights() and game.has_weights:
-        game.weighting = weighting.DEFAULT
-    return game
-
-
-def parse_weighting(normalise: bool | None, spread: float | None) -> Weighting:
-    """Return the weighting of samples for two keys of the config. Raises ConfigError if they contradict each other."""
-    if normalise is False and spread is not None:
-        raise ConfigError(
-            f"gen_weights.spread={spread} tempers weights that are normalised too, and gen_weights.normalise=false; "
-            "leave out one of them"
-        )
-    return Weighting(normalise=bool(normalise) or spread is not None, spread=spread)
+        raise UntypedCodeError("the config", name)
 
 
 def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -218,7 +198,9 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
     Raises ConfigError for an unknown name or key.
     """
     section = upgrade_section(section)
-    chosen = {name: dict(values) for name, values in section.items() if isinstance(values, Mapping)}
+    chosen = {
+        name: dict(values) for name, values in section.items() if isinstance(values, Mapping) and not is_ramp(values)
+    }
     for name in chosen:
         if name not in REGULARIZERS:
             raise ConfigError(describe_choice("regularizer", name, REGULARIZERS))
@@ -238,14 +220,23 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
 
 def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regularizer, ...]:
     """Return the regularizers of a section from `collect_regularizers`. Raises ConfigError for a value out of range."""
-    for name, values in section.items():
-        for key, value in values.items():
-            Numbers(at_least=0).check(f"regularizer.{name}.{key}", value)
-    return tuple(REGULARIZERS[name](**values) for name, values in section.items())
+    parsed = {
+        name: {
+            key: parse_number(f"regularizer.{name}.{key}", each, Numbers(at_least=0)) for key, each in values.items()
+        }
+        for name, values in section.items()
+    }
+    return tuple(REGULARIZERS[name](**values) for name, values in parsed.items())
 
 
 def warn_of_unusual_loss(settings: Settings) -> str | None:
-    """Return a sentence if G's loss is not the usual non-saturating one, although its name suggests so; else None."""
+    """Return a sentence if D's loss has no minimum, or G's is not the usual one that its name suggests; else None."""
+    game = settings.objective
+    if isinstance(game, CriticObjective) and game.critic.is_unbounded and not settings.regularizers:
+        return (
+            f"Warning: D's loss has no minimum with critic={game.critic.name} unless D's slope is limited, and no "
+            "regularizer is chosen; add regularizer=gradient_penalty, unless the architecture limits it"
+        )
     usual, name = PRACTICAL_LOSSES[settings.gen_objective], settings.gen_div.name
     if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
         return None

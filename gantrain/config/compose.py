@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gantrain.config.checks import PRACTICAL_LOSSES, check_config, parse_config, to_plain
-from gantrain.config.groups import CONF, CataloguePath, CatalogueSource, options
+from gantrain.config.groups import CONF, OWN, CataloguePath, CatalogueSource, options
 from gantrain.config.messages import config_error
 from gantrain.config.overrides import Argument, quote
 from gantrain.config.schema import Config, create_node
@@ -208,7 +208,7 @@ def expand_choice(argument: Argument) -> list[str]:
 
 
 def _expand_glob(group: str, text: str, glob: Glob) -> list[str]:
-    names = [name for name in options(group) if "<" not in name]  # a pattern is no choice
+    names = [name for name in options(group) if "<" not in name and name != OWN]  # a pattern is no choice
     if not (found := glob.filter(names)):
         raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{group} is no group'}")
     return [f"{group}={name}" for name in sorted(found)]

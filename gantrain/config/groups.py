@@ -11,27 +11,27 @@ from omegaconf import OmegaConf
 from gantrain.errors import ConfigError
 from gantrain.files import CONF
 from gantrain.objectives import divergences
+from gantrain.objectives.critic_objective import OWN
 
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
-GROUPS = ("dataset", "architecture", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "augment", "experiment")
+GROUPS = ("dataset", "architecture", "critic", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "augment", "experiment")
 LISTED_GROUPS = ("regularizer",)  # of which several options may be chosen, as in regularizer=[r1,instance_noise]
 CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
 
 
 def options(group: str) -> list[str]:
-    """Return the names of the choices of a config group."""
+    """Return the names of the choices of a config group, of which OWN is no divergence."""
     if group in DIVERGENCE_GROUPS:
-        return [*divergences.CATALOGUE, *divergences.PATTERNS]
+        return [*divergences.CATALOGUE, *divergences.PATTERNS, OWN]
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def is_divergence(name: str) -> bool:
-    """Return whether `name` is in the catalogue or matches one of its patterns."""
+    """Return whether `name` is in the catalogue, matches one of its patterns or stands for the critic's own loss."""
     try:
-        divergences.get(name)
+        return name == OWN or bool(divergences.get(name))
     except ConfigError:
         return False
-    return True
 
 
 class CatalogueSource(ConfigSource):

@@ -28,7 +28,7 @@ FIELDS = keys(Config)
 KNOWN = tuple(dict.fromkeys([*FIELDS, *GROUPS, *OPEN_KEYS]))
 HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
 # Names whose section has other settings, which depend on the choice.
-NAMES = ("dataset.name", "architecture.name")
+NAMES = ("dataset.name", "architecture.name", "critic.name")
 PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
 
 

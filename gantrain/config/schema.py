@@ -20,15 +20,18 @@ from gantrain.errors import ConfigError
 from gantrain.evaluation import evaluation, features
 from gantrain.networks.latents import PRIORS
 from gantrain.objectives import heads
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.ranges import Choice, Numbers
 from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
 
 LOGGERS = ("tensorboard", "wandb")
 # Sections whose keys depend on their name, and are checked against it.
-OPEN_SECTIONS = ("architecture", "optimizer", "regularizer", "augment")
+OPEN_SECTIONS = ("architecture", "critic", "optimizer", "regularizer", "augment")
 # Some of their keys, to suggest when one is mistyped.
-OPEN_KEYS = ("optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight", "augment.p")
+OPEN_KEYS = (
+    *("critic.pairs", "optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight", "augment.p"),
+)
 # Options that earlier versions had, with what to choose in their place.
 REMOVED = {
     ("update", "reuse"): "update=reuse is gone; choose update=alternating",
@@ -79,14 +82,14 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorDivergence:
-    """The divergence of D."""
+    """The divergence of D; `own` is the loss of a critic that has one."""
 
     name: str = "???"
 
 
 @dataclass(frozen=True)
 class GeneratorDivergence:
-    """The divergence of G; `affine: c` adds c·(u − 1) to its f."""
+    """The divergence of G, `own` for the critic's own loss; `affine: c` adds c·(u − 1) to its f."""
 
     name: str = "???"
     affine: float = number(0.0, "c: adds c·(u − 1) to f, which changes only the loss of gen_objective=ratio")
@@ -158,6 +161,20 @@ class BestConfig:
     metric: str | None = setting(None, "number by which best.pt is chosen, such as quality/fid_classifier")
 
 
+@dataclass
+class OwnNetworks:
+    """Networks in code of the user's own, as a key of the commands that open a run."""
+
+    object: str | None = None
+
+
+@dataclass
+class CodeOptions:
+    """Options of every command that opens a run: code is imported only if the command names it."""
+
+    architecture: OwnNetworks = field(default_factory=OwnNetworks)
+
+
 @dataclass(frozen=True)
 class Config:
     """All keys of `gantrain train`."""
@@ -166,13 +183,14 @@ class Config:
     device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
     run_dir: str | None = setting(None, "run folder; by default runs/<dataset>/<divergences>/<date_time>-s<seed>")
     resume: str = choice("never", ("never", "auto"), "auto: continue the run in run_dir, if there is one")
+    init: str | None = setting(None, "run folder or checkpoint with whose weights the networks begin")
     head: str = choice("log_ratio", heads.HEADS, "parametrisation of D's output")
     gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "loss of G")
     update: str = choice("alternating", UPDATES, "whether D and G are updated in turn, or on the same samples at once")
     precision: str = choice("float32", PRECISIONS, "precision of multiplications")
     compile: str = choice("auto", SWITCHES, "fuse operations with torch.compile")
     graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
-    ema: float = number(0.999, "decay of the averaged generator; 0: no average", at_least=0, at_most=1)
+    ema: Any = setting(0.999, "decay of the averaged generator, or {half_life: IMAGES, ramp: SHARE}; 0: no average")
     logger: list[str] = field(
         default_factory=lambda: ["tensorboard"],
         metadata={
@@ -182,6 +200,7 @@ class Config:
     )
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: dict[str, Any] = field(default_factory=dict)
+    critic: dict[str, Any] = field(default_factory=lambda: {"name": F_DIVERGENCE})
     disc_div: DiscriminatorDivergence = field(default_factory=DiscriminatorDivergence)
     gen_div: GeneratorDivergence = field(default_factory=GeneratorDivergence)
     gen_weights: GeneratorWeights = field(default_factory=GeneratorWeights)

@@ -13,6 +13,7 @@ from gantrain.config.checks import RunConfig, Settings
 from gantrain.console import show_progress
 from gantrain.devices import choose_device
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
+from gantrain.launch.initial_weights import InitialWeights
 from gantrain.seeding import preserve_randomness, stream_seed
 from gantrain.training.optimizers import create_factories
 
@@ -30,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose settings fit this machine: its device, and for each player a function that makes its optimizer."""
+    """A run whose settings fit this machine: its device, and for each player a function that makes its optimizer.
+
+    `weights` are those that a new run begins with, if they are not drawn.
+    """
 
     config: RunConfig
     device: torch.device
     optimizers: Mapping[str, Callable[[nn.Module], Optimizer]]
+    weights: InitialWeights | None = None
 
 
 def prepare(config: RunConfig) -> PreparedRun:
@@ -43,6 +48,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     Raises ConfigError for a device or an optimizer that is not available, and for networks that fit neither the data
     nor the way in which they are to be trained.
     """
+    from gantrain.networks.builder import import_function
     from gantrain.precision import choose_precision
     from gantrain.training.acceleration import check_device, check_networks
 
@@ -51,7 +57,9 @@ def prepare(config: RunConfig) -> PreparedRun:
     settings.objective.prepare()
     optimizers = create_factories(settings.optimizers, device)
     check_device(execution, device)
-    if not settings.architecture.get("object"):
+    if code := settings.architecture.get("object"):
+        import_function(code)  # it is called when the shape of the data is known
+    else:
         generator, discriminator = describe_networks(settings)
         check_memory(sum(row.parameters for row in [*generator, *discriminator]))
         check_batch_norm(settings.train.batch_size, [*generator, *discriminator])
@@ -85,6 +93,7 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
         settings.execution,
         settings.regularizers,
         augmentation=settings.augmentation,
+        optimizer_ramps={player: each.ramps for player, each in settings.optimizers.items() if each.ramps},
     )
     return setup, build_state(run, dataset.shape)
 
@@ -111,7 +120,12 @@ def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
         )
     if epochs is not None and size is not None:  # checks have refused epochs of a density
         train["images"] = math.ceil(epochs * size)
-    return Schedule(**train, ema=settings.ema, evaluate_every_images=settings.evaluate.every_images)
+    return Schedule(
+        **train,
+        ema=settings.averaging,
+        is_trained=settings.init is not None,
+        evaluate_every_images=settings.evaluate.every_images,
+    )
 
 
 def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:

@@ -6,7 +6,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -24,8 +24,11 @@ from gantrain.errors import BusyError, ConfigError, DataError, GantrainError
 from gantrain.files import convert_write_errors, deny_writing_by_others, safe_name
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, prepare
+from gantrain.launch.initial_weights import load_initial_weights
 from gantrain.launch.resume import continue_run, is_resumed
 from gantrain.launch.sweep_folder import is_sweep
+from gantrain.objectives.critic_objective import OWN
+from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.runs.folder import RunFolder, claim_folder
 from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import keep_summary
@@ -55,6 +58,8 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     if (data := settings.dataset.path) and not Path(data).expanduser().exists():  # before a folder is made
         raise DataError(f"{data} does not exist; dataset.path must be a folder of images or a .zip of them")
     refuse_data_folder(settings.run_dir or default_folder(settings)[0], settings.dataset.path)
+    if not (settings.run_dir and RunFolder(settings.run_dir).has_progress):  # a run that goes on needs no other one
+        prepared = replace(prepared, weights=load_initial_weights(settings))
     folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
     if is_sweep(folder.path):
         again = f"gantrain resume {shlex.quote(str(folder.path))}"
@@ -106,11 +111,15 @@ def refuse_data_folder(folder: Path | str, data: str | None) -> None:
 
 
 def default_folder(settings: Settings) -> tuple[Path, str]:
-    """Return the default parent and name of a run's folder: runs/<dataset>/<disc_div>-<gen_div>[-…], <time>-s<seed>."""
+    """Return the default parent and name of a run's folder: runs/<dataset>/<disc_div>-<gen_div>[-…], <time>-s<seed>.
+
+    A critic has its name in place of `own`.
+    """
     augmentation = [settings.augment["name"]] if settings.augment else []
     options = (settings.gen_objective, settings.head, *settings.regularizer, *augmentation)
-    game = [settings.disc_div.name, settings.gen_div.name]
+    game = [settings.critic["name"], settings.disc_div.name, settings.gen_div.name]
     game += [option for option in options if option not in ("matched", "log_ratio")]
+    game = [part for part in game if part not in (F_DIVERGENCE, OWN)]
     dataset = settings.dataset.label or settings.dataset.name
     return Path("runs", safe_name(dataset), safe_name("-".join(game))), f"{time_stamp()}-s{settings.seed}"
 
@@ -165,6 +174,7 @@ def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> N
         try:
             prepared = prepare(validate(tree, overrides))
             refuse_data_folder(folder.path, prepared.config.settings.dataset.path)
+            prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
         except GantrainError:
             with keep_summary(folder, find_secrets(tree)):  # which records the error
                 raise

@@ -63,11 +63,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
     with current_stop() as stop, keep_summary(folder, secrets) as summary, known_errors(folder, secrets):
         setup, state = build(run)
         with limit_threads(run.device, count_multiply_adds(settings, setup.data.shape)):
-            if bundle is not None:
-                restore(state, setup, bundle)
-                summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
-            else:
-                refuse_other_data(setup.data, summary.get("data", {}).get("fingerprint"))
+            begin(run, state, setup, summary, bundle)
             summary |= describe_run(settings, setup.data, state.device)
             checkpoints.check_space(folder.path, estimate_bytes(state))
             folder.write_summary(conceal_secrets(summary, secrets))  # what a run that is killed is known by
@@ -80,11 +76,32 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             folder.config.parent.mkdir(exist_ok=True)
             write_file(folder.config, config.to_yaml())  # a resumed run's may have changed since Hydra wrote it
             generator = {"architecture": settings.architecture, "latent": dict(vars(settings.latent))}
-            provenance = {"config": config.document, "generator": generator}
+            origin = conceal_secrets(summary.get("init"), secrets)
+            provenance = {"config": config.document, "generator": generator, "init": origin}
             reporter = build_reporter(config, setup, folder, state.images)
             with recorded_progress(summary, state, reporter, folder), reporter:
                 loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
             say(describe_results(folder))
+
+
+def begin(
+    run: PreparedRun, state: State, setup: TrainingSetup, summary: dict[str, Any], bundle: Mapping[str, Any] | None
+) -> None:
+    """Bring `state` to the `bundle` of the run's checkpoint, or without one to the weights that a new run begins with.
+
+    What happened goes into the summary. Raises CheckpointError if it does not fit the networks or the data.
+    """
+    if bundle is not None:
+        restore(state, setup, bundle)
+        summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
+        origin = bundle.get("init")
+    else:
+        refuse_other_data(setup.data, summary.get("data", {}).get("fingerprint"))
+        origin = run.weights and run.weights.origin
+        if run.weights:
+            run.weights.load_into(state)
+    if origin:
+        summary["init"] = origin
 
 
 def keep_weighting(config: RunConfig, setup: TrainingSetup) -> RunConfig:
@@ -138,7 +155,7 @@ def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, s
         folder.path,
         total_images=setup.schedule.images,
         start_images=start_images,
-        bound=f"{split}bound/{setup.objective.disc_div.name}",
+        bound=f"{split}{setup.objective.headline}",
         forecast=partial(describe_pace, config.settings, setup.schedule),
         loggers=[known[name] for name in dict.fromkeys(config.settings.logger)],
     )

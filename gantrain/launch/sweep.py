@@ -12,9 +12,10 @@ from hydra.types import RunMode
 from gantrain.config.checks import parse_config
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, check_jobs, composition_errors, create_composer
 from gantrain.config.overrides import Argument, parse, parse_train, quote, split_sweep
-from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError
+from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, UntypedCodeError
 from gantrain.files import convert_write_errors, deny_writing_by_others
 from gantrain.launch import sweep_folder
+from gantrain.launch.initial_weights import find_checkpoint
 from gantrain.launch.job import JobResult, preserved_logging, refuse_data_folder, run_sweep_job, time_stamp
 from gantrain.launch.resume import FREE
 from gantrain.launch.sweep_folder import job_number
@@ -67,6 +68,8 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
     shared = parse_config(composed.tree)
     refuse_data_folder(shared.run_dir or "sweeps", shared.dataset.path)
+    if shared.init and shared.resume != "auto":  # in place of the same refusal in every run
+        find_checkpoint(shared.init)
     root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
     with convert_write_errors(f"run_dir={root}"):
         root.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ def resume_sweep(root: Path, arguments: Sequence[Argument]) -> SweepResult:
         [text for text in texts if sweep_folder.key_of(text) not in replaced] for texts in (command.task, command.hydra)
     )
     if objects := [text for text in task if "architecture.object" in text]:
-        raise ConfigError(f"{objects[0]} is code to import, which has to be typed again: gantrain resume {root} …")
+        raise UntypedCodeError(root, objects[0].partition("=")[2])
     again = parse_train([*task, *typed, f"run_dir={quote(root)}", "resume=auto"]) + parse(hydra)
     with create_composer(again, command.config_dir) as composer:
         composed = composer.compose([argument.text for argument in split_sweep(again)[0]])

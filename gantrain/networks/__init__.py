@@ -42,7 +42,7 @@ def build(
 
     `architecture` is a pair of tables, or the name of one in conf/architecture. Weights are drawn from torch's default
     generator. If `architecture["object"]` names a function of the user's own, "package:function", it is called with
-    `data_shape` and `latent_size` and returns the pair.
+    `data_shape` and `latent_size` and returns the pair; its discriminator may return `[B, 1]`.
 
     Raises:
         ConfigError: A name or word is unknown, a row does not fit its input, the generator does not end in `shape`, or

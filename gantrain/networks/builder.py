@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -128,15 +131,34 @@ def _plan_rows(network: str, rows: Sequence[Row], shape: Shape, tables: Tables) 
 # Networks of the user's own
 
 
-def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
-    """Call the user's function "package:function", which returns both networks. Raises ConfigError if it fails."""
+def import_function(path: str) -> Callable[..., tuple[nn.Module, nn.Module]]:
+    """Return the user's function "package:function"; the current folder is searched first. Raises ConfigError."""
     key = f"architecture.object={path}"
     package, _, function = path.partition(":")
     if not package or not function:
         raise ConfigError(f"{key} is not of the form package:function")
     try:
-        build = getattr(importlib.import_module(package), function)
-        generator, discriminator = build(data_shape=data_shape, latent_size=latent_size)
+        with searched_current_folder():
+            found: Callable[..., tuple[nn.Module, nn.Module]] = getattr(importlib.import_module(package), function)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{key}: there is no module {error.name}, neither in the current folder nor among the installed packages"
+        ) from error
+    except Exception as error:  # whatever the user's own code raises
+        raise ConfigError(f"{key} cannot be imported: {type(error).__name__}: {error}") from error
+    return found
+
+
+def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+    """Call the user's function "package:function", which returns both networks.
+
+    A discriminator whose outputs are [B, 1] returns them as [B]. Raises ConfigError if the function cannot be imported
+    or fails, or if shapes do not fit.
+    """
+    key, build = f"architecture.object={path}", import_function(path)
+    try:
+        with searched_current_folder():
+            generator, discriminator = build(data_shape=data_shape, latent_size=latent_size)
         samples = find_output_shape(generator, (latent_size,))
         values = find_output_shape(discriminator, data_shape)
     except Exception as error:  # whatever the user's own code raises
@@ -146,9 +168,27 @@ def import_networks(path: str, data_shape: Shape, latent_size: int) -> tuple[nn.
         ) from error
     if samples != data_shape:
         raise ConfigError(_generator_shape_error(f"the generator of {key}", samples, data_shape))
-    if values != ():
+    if values == (1,):
+        discriminator.register_forward_hook(flatten_output)
+    elif values != ():
         raise ConfigError(f"the discriminator of {key} has to return [B], one number a sample, not {times(values)}")
     return generator, discriminator
+
+
+@contextmanager
+def searched_current_folder() -> Iterator[None]:
+    """Let the block import modules of the current folder, as `python FILE` does and an installed command does not."""
+    sys.path.insert(0, folder := os.getcwd())
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the code may have removed it
+            sys.path.remove(folder)
+
+
+def flatten_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Return outputs `[B, 1]` as `[B]`; a forward hook, which leaves the names of parameters as they are."""
+    return output.flatten()
 
 
 def find_output_shape(network: nn.Module, shape: Shape) -> Shape:

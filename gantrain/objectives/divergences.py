@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
@@ -36,23 +37,13 @@ from gantrain.objectives.finite_range import (
     log_sigmoid,
     share_outside,
     softplus,
+    with_slope,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Part = Literal["real", "fake", "f"]
-
-
-def _with_slope(formula: Formula, log_slope: Formula) -> Formula:
-    """`formula` with the derivative e^{log_slope(r)}, which is exact in float32 too."""
-
-    def evaluate(r: Tensor) -> Tensor:
-        from gantrain.objectives.slopes import WithSlope
-
-        return WithSlope.apply(r, formula, log_slope)
-
-    return evaluate
 
 
 @dataclass(frozen=True)
@@ -77,8 +68,8 @@ class Divergence:
 
     def __post_init__(self) -> None:
         if (log_weight := self.log_weight) is not None:
-            object.__setattr__(self, "real", _with_slope(self.real, lambda r: log_weight(r) - r))
-            object.__setattr__(self, "fake", _with_slope(self.fake, log_weight))
+            object.__setattr__(self, "real", with_slope(self.real, lambda r: log_weight(r) - r))
+            object.__setattr__(self, "fake", with_slope(self.fake, log_weight))
 
     def f(self, r: Tensor) -> Tensor:
         """f(u) = u real − fake. Shapes as `r`."""
@@ -262,10 +253,9 @@ def alpha(order: float, name: str | None = None) -> Divergence:
     """
     return Divergence(
         name or f"alpha_{order:g}",
-        formula={
-            0.0: r"-\log u + u - 1",
-            1.0: r"u \log u - u + 1",
-        }.get(order, rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}},\ \alpha = {order:g}"),
+        formula={0.0: r"-\log u + u - 1", 1.0: r"u \log u - u + 1"}.get(
+            order, rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}},\ \alpha = {order:g}"
+        ),
         real=lambda r: expm1_over(order - 1, r),
         fake=lambda r: expm1_over(order, r),
         log_weight=lambda r: order * r,
@@ -273,28 +263,38 @@ def alpha(order: float, name: str | None = None) -> Divergence:
     )
 
 
-PATTERNS = ("alpha_<number>", "dual_<name>")
+def arimoto(order: float, name: str | None = None) -> Divergence:
+    """The divergence of the α-loss of `order` a > 0, with D = σ(a r) (Kurri et al. 2021, arXiv 2106.05232).
+
+    a = ½ is the squared Hellinger, a = 1 `gan` and a → ∞ the total variation, up to affine terms.
+    """
+    k = 1 - 1 / order
+    return Divergence(
+        name or f"arimoto_{order:g}",
+        formula=rf"\frac{{a}}{{a - 1}} ((1 + u^a)^{{1/a}} - 1 - u),\ a = {order:g}" if k else gan.formula,
+        real=lambda r: expm1_over(k, log_sigmoid(order * r)),
+        fake=lambda r: -expm1_over(k, log_sigmoid(-order * r)),
+        log_weight=lambda r: math.log(order) + log_sigmoid(order * r) + k * log_sigmoid(-order * r),
+        reference="Österreicher 1996; the α-loss of Kurri et al. 2021",
+    )
+
+
+FAMILIES = {"alpha": alpha, "arimoto": arimoto}
+PATTERNS = (*(f"{family}_<number>" for family in FAMILIES), "dual_<name>")
 
 
 @cache
 def get(name: str, key: str = "divergence") -> Divergence:
-    """The divergence called `name`: a name of the catalogue, `alpha_<α>`, or `dual_` before any of these.
-
-    Raises ConfigError, which speaks of `key`, for any other name.
-    """
+    """The divergence called `name`, of CATALOGUE or PATTERNS. Raises ConfigError, which speaks of `key`, for others."""
     if name in CATALOGUE:
         return CATALOGUE[name]
-    if name.startswith("dual_") and (primal := _known(name.removeprefix("dual_"))):
-        return primal.dual(name, rf"u f(1/u),\ f(u) = {primal.formula}", f"the dual of {primal.name}")
-    if re.fullmatch(r"alpha_-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", name) and math.isfinite(
-        order := float(name.removeprefix("alpha_"))
-    ):
-        return alpha(order, name)
-    raise ConfigError(describe_choice(key, name, [*CATALOGUE, *PATTERNS]))
-
-
-def _known(name: str) -> Divergence | None:
-    try:
-        return get(name)
-    except ConfigError:
-        return None
+    if name.startswith("dual_"):
+        with suppress(ConfigError):
+            primal = get(name.removeprefix("dual_"))
+            return primal.dual(name, rf"u f(1/u),\ f(u) = {primal.formula}", f"the dual of {primal.name}")
+    number = re.fullmatch(rf"({'|'.join(FAMILIES)})_(-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", name)
+    if number is None or not math.isfinite(order := float(number[2])):
+        raise ConfigError(describe_choice(key, name, [*CATALOGUE, *PATTERNS]))
+    if number[1] == "arimoto" and order <= 0:
+        raise ConfigError(f"{key}={name}: the order of the α-loss is above 0, as in {key}=arimoto_2")
+    return FAMILIES[number[1]](order, name)

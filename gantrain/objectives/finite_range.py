@@ -37,6 +37,17 @@ def expm1_over(a: float, r: Tensor) -> Tensor:
     return (a * r).expm1() / a if abs(a) > 1e-30 else r
 
 
+def with_slope(formula: Formula, log_slope: Formula) -> Formula:
+    """`formula` with the derivative e^{log_slope(r)}, which is exact in float32 too."""
+
+    def evaluate(r: Tensor) -> Tensor:
+        from gantrain.objectives.slopes import WithSlope
+
+        return WithSlope.apply(r, formula, log_slope)
+
+    return evaluate
+
+
 @dataclass(frozen=True)
 class Range:
     """The interval on which a formula is finite in float32, and its slopes at both ends (0 at an infinite end)."""

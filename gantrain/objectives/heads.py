@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives.divergences import Divergence, pearson, total_variation
+from gantrain.objectives.divergences import Divergence, le_cam, pearson, total_variation
 from gantrain.objectives.finite_range import Formula, softplus
 
 if TYPE_CHECKING:
@@ -87,6 +87,33 @@ NOWOZIN_DIRECT: dict[str, Head] = {
         has_log_ratio=False,
     ),
 }
+
+
+def least_squares_head(a: float, b: float, *, squash: bool = False) -> Head:
+    """Return the head with which the bound of `le_cam` is the loss of least squares with the labels a and b.
+
+    In w = (v − a)/(b − a) that bound is 2 − 4 E_p[(1 − w)²] − 4 E_q[w²], and its maximum is at w = p/(p + q) = σ(r).
+    With `squash`, w is σ(v), so that v is r. Else no ratio belongs to the v whose w is not in (0, 1).
+    """
+    if squash:
+        return Head("least_squares", le_cam, coordinate=_identity)
+
+    def w(v: Tensor) -> Tensor:
+        return (v - a) / (b - a)
+
+    return Head(
+        "least_squares",
+        replace(
+            le_cam,
+            real=lambda w: 1 - 4 * (1 - w).square(),
+            fake=lambda w: 4 * w.square() - 1,
+            log_weight=None,
+            ratio=lambda w: w / (1 - w),
+        ),
+        coordinate=w,
+        has_log_ratio=False,
+        invalid=lambda v: (w(v) <= 0) | (w(v) >= 1),
+    )
 
 
 def _log_ratio_head(disc_div: Divergence) -> Head:

@@ -13,6 +13,7 @@ Nothing here knows a network, an optimizer, a logger or a device.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from gantrain.errors import ConfigError, describe_choice
@@ -44,8 +45,16 @@ class Game(Protocol):
         """Whether G's loss depends on D's outputs on data, which are then given to it without a graph."""
 
     @property
-    def is_shift_invariant(self) -> bool:
-        """Whether the losses do not change if a constant is added to D's outputs, so that their sign means nothing."""
+    def is_flat(self) -> bool:
+        """Whether D's gradient at a sample may be exactly 0, so that one backward pass cannot serve both players."""
+
+    @property
+    def headline(self) -> str:
+        """The number of reports that stands for the others, such as `bound/gan`; empty if there is none."""
+
+    @property
+    def main_divergence(self) -> Divergence | None:
+        """The divergence of the bound that is the headline, if it is one."""
 
     def prepare(self) -> None:
         """Compute what a compiler could not see through, before the losses are compiled."""
@@ -59,14 +68,86 @@ class Game(Protocol):
     def coordinate(self, v: Tensor) -> Tensor:
         """Return a function of v [B] whose size tells when exponentials of it leave the range of float32."""
 
+    @property
+    def missing_ratio(self) -> str:
+        """Why `log_ratio` returns None, if it does."""
+
+    def margin(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
+        """Return a function [B] of outputs on data and on samples that is positive where D takes data for data."""
+
     def log_ratio(self, v: Tensor) -> Tensor | None:
-        """Return the estimate of log p/q [B], or None if D gives none."""
+        """Return the estimate of log p/q [B], or None if D gives none, or only up to a constant."""
+
+    def log_ratios(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the estimates of log p/q on data [N] and on samples [M], or None if D gives none."""
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Return what D's outputs on held-out data [N] and on samples [M] say about p and q, by name."""
 
 
-class Objective:
+class GeneratorSide:
+    """What games have in common: G's loss of a divergence, as a function of D's outputs in one coordinate.
+
+    `gen_formulas` are those of `gen_div` in that coordinate, which is the log-ratio if `has_log_ratio`.
+    """
+
+    gen_div: Divergence | None
+    gen_formulas: Divergence
+    gen_objective: str
+    weighting: Weighting
+
+    @property
+    def has_log_ratio(self) -> bool:
+        """Whether the formulas' coordinate is the log-ratio."""
+        raise NotImplementedError
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether G's gradient in the log-ratio is the weight of a divergence: `matched`, and D gives a ratio."""
+        return self.gen_objective == "matched" and self.has_log_ratio and self.gen_formulas.log_weight is not None
+
+    def _refuse_flat_loss(self, gen_div: Divergence) -> None:
+        if self.gen_objective != "ratio" and self.has_log_ratio and not gen_div.invertible:
+            raise ConfigError(
+                f"gen_objective={self.gen_objective} has a zero gradient for gen_div={gen_div.name}, whose f' is a "
+                "step; choose gen_objective=ratio, or another gen_div"
+            )
+
+    def _refuse_weights(self, cause: str) -> None:
+        if self.weighting.is_on and not self.has_weights:
+            way_out = "leave gen_weights.normalise and gen_weights.spread out"
+            if self.gen_objective != "matched":
+                cause, way_out = f"gen_objective={self.gen_objective}", f"{way_out}, or choose gen_objective=matched"
+            raise ConfigError(
+                "gen_weights rescales the weights that samples have under gen_objective=matched, not here: "
+                f"{cause}; {way_out}"
+            )
+
+    def prepare_generator(self) -> None:
+        """Find the finite range of G's loss, which a compiler could not see through."""
+        self.gen_formulas.finite_range(GENERATOR_OBJECTIVES[self.gen_objective][0])
+        if self.has_weights:
+            _ = self.gen_formulas.order  # computed once and kept
+
+    def divergence_loss(self, s: Tensor) -> tuple[Tensor, Statistics]:
+        """Return the loss of `gen_objective` at samples with the coordinates `s` [B], and scalars to report.
+
+        With weights that are rescaled, the returned loss is −mean(w_β(r) r), whose value means nothing: its gradient
+        trains G.
+        """
+        part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
+        loss = sign * self.gen_formulas.evaluate(part, s).mean()
+        statistics = {"loss/generator": loss, "ratio/limited_share": self.gen_formulas.outside_share(part, s)}
+        if not self.has_weights:
+            return loss, statistics
+        weights, weight_statistics = self.weighting.weigh(self.gen_formulas, s)
+        if self.weighting.is_on:  # the loss of the divergence is reported, and another one has the gradient
+            statistics = {"loss/generator": loss.detach(), "ratio/limited_share": loss.new_zeros(())}
+            loss = -(weights * s).mean()
+        return loss, statistics | weight_statistics
+
+
+class Objective(GeneratorSide):
     """A game between divergences: `disc_div` trains D, `gen_div` trains G through `gen_objective`.
 
     Each is a name of the catalogue or a `Divergence`. `head` is how D's raw output is read, `smoothing` the share of
@@ -95,15 +176,17 @@ class Objective:
         # f_G written in the coordinate that the head gives.
         self.gen_formulas = gen_div if self.head.has_log_ratio else self.head.divergence
         self.weighting = weighting
+        self.headline, self.main_divergence = f"bound/{disc_div.name}", disc_div
+        self.missing_ratio = f"disc_div={disc_div.name} with head={self.head.name} gives no log-ratio"
         self._refuse_what_cannot_train()
 
-    needs_real = False
-    is_shift_invariant = False
+    gen_div: Divergence
+    needs_real = is_flat = False
 
     @property
-    def has_weights(self) -> bool:
-        """Whether G's gradient in the log-ratio is the weight of a divergence: `matched`, and D gives a ratio."""
-        return self.gen_objective == "matched" and self.head.has_log_ratio and self.gen_formulas.log_weight is not None
+    def has_log_ratio(self) -> bool:
+        """Whether D's output is read as a log-ratio."""
+        return self.head.has_log_ratio
 
     def _refuse_what_cannot_train(self) -> None:
         disc, gen, head = self.disc_div.name, self.gen_div.name, self.head
@@ -120,27 +203,14 @@ class Objective:
                 f"gen_objective=ratio needs the ratio p/q, which disc_div={disc} cannot give; "
                 "choose gen_objective=matched, or another disc_div"
             )
-        if self.gen_objective != "ratio" and head.has_log_ratio and not self.gen_div.invertible:
-            raise ConfigError(
-                f"gen_objective={self.gen_objective} has a zero gradient for gen_div={gen}, whose f' is a step; "
-                "choose gen_objective=ratio, or another gen_div"
-            )
-        if self.weighting.is_on and not self.has_weights:
-            cause = (
-                f"disc_div={disc} gives no ratio" if not head.has_log_ratio else f"gen_objective={self.gen_objective}"
-            )
-            raise ConfigError(
-                f"gen_weights rescales the weights that samples have under gen_objective=matched, not here: {cause}; "
-                "leave gen_weights.normalise and gen_weights.spread out, or choose gen_objective=matched"
-            )
+        self._refuse_flat_loss(self.gen_div)
+        self._refuse_weights(f"disc_div={disc} gives no ratio")
 
     def prepare(self) -> None:
         """Find the finite ranges of all formulas, which a compiler could not see through."""
         self.head.divergence.finite_range("real")
         self.head.divergence.finite_range("fake")
-        self.gen_formulas.finite_range(GENERATOR_OBJECTIVES[self.gen_objective][0])
-        if self.has_weights:
-            _ = self.gen_formulas.order  # computed once and kept
+        self.prepare_generator()
 
     def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
         """Return −bound of `disc_div` from D's raw outputs [B] on data and on samples, and what they say of the batch.
@@ -149,7 +219,6 @@ class Objective:
         """
         divergence, smoothing = self.head.divergence, self.smoothing
         s_real, s_fake = self.coordinate(v_real), self.coordinate(v_fake)
-
         on_data = divergence.evaluate("real", s_real)
         if smoothing:
             on_data = (1 - smoothing) * on_data - smoothing * divergence.evaluate("fake", s_real)
@@ -157,32 +226,16 @@ class Objective:
         return loss, {"loss/discriminator": loss} | self._view(v_real, v_fake, s_real.detach(), s_fake.detach())
 
     def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> tuple[Tensor, Statistics]:
-        """Return the loss of `gen_objective` from D's raw outputs [B] on samples, and scalars to report.
-
-        With weights that are rescaled, the returned loss is −mean(w_β(r) r), whose value means nothing: its gradient
-        trains G. `v_real` is not used.
-        """
-        part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
-        s = self.coordinate(v_fake)
-        loss = sign * self.gen_formulas.evaluate(part, s).mean()
-        statistics = {"loss/generator": loss, "ratio/limited_share": self.gen_formulas.outside_share(part, s)}
-        if not self.has_weights:
-            return loss, statistics
-        weights, weight_statistics = self.weighting.weigh(self.gen_formulas, s)
-        if self.weighting.is_on:  # the loss of the divergence is reported, and another one has the gradient
-            statistics = {"loss/generator": loss.detach(), "ratio/limited_share": loss.new_zeros(())}
-            loss = -(weights * s).mean()
-        return loss, statistics | weight_statistics
+        """Return the loss of `gen_objective` from D's raw outputs [B] on samples, and scalars; `v_real` is not used."""
+        return self.divergence_loss(self.coordinate(v_fake))
 
     def _view(self, v_real: Tensor, v_fake: Tensor, s_real: Tensor, s_fake: Tensor) -> Statistics:
         """What D makes of one batch of each kind; `ratio/…` only where there is a ratio."""
         import torch
 
-        right = torch.cat([s_real, -s_fake]) > 0
-        statistics = {"discriminator/accuracy": right.mean(dtype=s_real.dtype)}
+        statistics = {"discriminator/accuracy": (torch.cat([s_real, -s_fake]) > 0).mean(dtype=s_real.dtype)}
         if self.head.has_log_ratio:
-            statistics["ratio/real_mean"] = s_real.mean()
-            statistics["ratio/fake_mean"] = s_fake.mean()
+            statistics |= {"ratio/real_mean": s_real.mean(), "ratio/fake_mean": s_fake.mean()}
         if self.head.invalid is not None:
             invalid = self.head.invalid(v_real).to(s_real.dtype) + self.head.invalid(v_fake).to(s_real.dtype)
             statistics["ratio/invalid_share"] = invalid.mean() / 2
@@ -192,9 +245,16 @@ class Objective:
         """Return the argument [B] of the formulas for D's raw output `v` [B]: the log-ratio where there is one."""
         return self.head.coordinate(v)
 
+    def margin(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
+        return self.coordinate(v_real)
+
     def log_ratio(self, v: Tensor) -> Tensor | None:
         """Return the log-ratio [B] that D's raw output `v` [B] stands for, or None where the head gives none."""
         return self.coordinate(v) if self.head.has_log_ratio else None
+
+    def log_ratios(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the log-ratios of outputs on data [N] and on samples [M], or None where the head gives none."""
+        return (self.coordinate(v_real), self.coordinate(v_fake)) if self.head.has_log_ratio else None
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Everything one discriminator says, from its raw outputs on data [N] and on samples [M], in float64.
@@ -206,12 +266,17 @@ class Objective:
         s_real, s_fake = (self.coordinate(v.detach().cpu().double()) for v in (v_real, v_fake))
         if not self.head.has_log_ratio:
             return {f"bound/{self.disc_div.name}": bound(self.head.divergence, s_real, s_fake)}
-        known = {d.name: d for d in (self.disc_div, self.gen_div)} | CATALOGUE
-        return (
-            {f"bound/{name}": bound(d, s_real, s_fake) for name, d in known.items()}
-            | {f"estimate/{name}": float(d.evaluate("f", s_fake).mean()) - d.f_at_one for name, d in known.items()}
-            | calibration(s_real, s_fake)
-        )
+        return describe_ratio(s_real, s_fake, [self.disc_div, self.gen_div])
+
+
+def describe_ratio(r_real: Tensor, r_fake: Tensor, trained: Iterable[Divergence] = ()) -> dict[str, float]:
+    """Return `bound/…` and `estimate/…` of the catalogue and the `trained` divergences, and `ratio/…`."""
+    known = {d.name: d for d in trained} | CATALOGUE
+    return (
+        {f"bound/{name}": bound(d, r_real, r_fake) for name, d in known.items()}
+        | {f"estimate/{name}": float(d.evaluate("f", r_fake).mean()) - d.f_at_one for name, d in known.items()}
+        | calibration(r_real, r_fake)
+    )
 
 
 def bound(divergence: Divergence, r_real: Tensor, r_fake: Tensor) -> float:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from gantrain.errors import ConfigError
+from gantrain.schedules import Ramp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ NO_STATE: State = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Regularizer:
-    """The interface of regularizers, whose fields are numbers ≥ 0; this one does nothing.
+    """The interface of regularizers, whose fields are numbers ≥ 0 or ramps of them; this one does nothing.
 
     `name` is its name in configs and reports. `smoothing` is the share of the data that counts as samples.
     """
@@ -117,6 +118,10 @@ class LabelSmoothing(Regularizer):
 
     def __post_init__(self) -> None:
         """Refuse a share that leaves no data."""
+        if isinstance(self.smoothing, Ramp):
+            raise ConfigError(
+                "regularizer.label_smoothing.smoothing is no schedule: the ratio depends on it; give a number"
+            )
         if self.smoothing >= 1:
             raise ConfigError(f"regularizer.smoothing={self.smoothing} is a share of the data and must be below 1")
 

@@ -27,10 +27,13 @@ class Diagnosis:
 
 
 class Health:
-    """Checks the reports of a run whose discriminator is trained on `disc_div`, with a bound of at most `supremum`."""
+    """Checks the reports of a run whose discriminator is judged by its bound on `divergence`, at most `supremum`.
 
-    def __init__(self, disc_div: Divergence, supremum: float) -> None:
-        self.diagnoses = list_diagnoses(disc_div, supremum)
+    A critic whose output bounds no divergence has None, and is not judged by it.
+    """
+
+    def __init__(self, divergence: Divergence | None, supremum: float) -> None:
+        self.diagnoses = list_diagnoses(divergence, supremum)
         self.in_a_row: Counter[str] = Counter()
 
     def check(self, scalars: Scalars) -> list[str]:
@@ -44,12 +47,12 @@ class Health:
         return sentences
 
 
-def list_diagnoses(disc_div: Divergence, supremum: float) -> list[Diagnosis]:
-    """Return the diagnoses of a run whose discriminator is trained on `disc_div`."""
-    bounds = [f"{split}bound/{disc_div.name}" for split in ("", "training_")]
+def list_diagnoses(divergence: Divergence | None, supremum: float) -> list[Diagnosis]:
+    """Return the diagnoses of a run whose discriminator is judged by its bound on `divergence`, if by one."""
+    bounds = [] if divergence is None else [f"{split}bound/{divergence.name}" for split in ("", "training_")]
 
     def has_won(scalars: Scalars) -> bool:
-        bound = max(scalars.get(name, 0.0) for name in bounds)
+        bound = max((scalars.get(name, 0.0) for name in bounds), default=0.0)
         return bound > 0.95 * supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
 
     won = Diagnosis(
@@ -57,8 +60,8 @@ def list_diagnoses(disc_div: Divergence, supremum: float) -> list[Diagnosis]:
         has_won,
         3,
         "it tells nearly every sample from data, and the ratio says little about how to change them. "
-        "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or a generator "
-        "divergence whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
+        "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or, where D gives a "
+        "ratio, a gen_div whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
     )
     return [won, *OTHERS]
 
@@ -89,8 +92,8 @@ OTHERS = (
         "the generator's gradient has vanished",
         has_vanished,
         3,
-        "it is less than a ten-thousandth of the discriminator's. Under matched, gen_div=softened_reverse_kl "
-        "keeps a gradient where samples are far from data",
+        "it is less than a ten-thousandth of the discriminator's. Where D gives a ratio, gen_div=softened_reverse_kl "
+        "under matched keeps a gradient where samples are far from data",
     ),
     Diagnosis(
         "the generator has collapsed",

@@ -49,7 +49,7 @@ class Reporter:
         start_images: The clock at which this process begins; reports after it are removed.
         console: Console of the progress line, standard output by default. If it is no terminal, it gets plain lines, of
             some reports.
-        bound: The scalar that the line shows as the bound, e.g. `bound/gan`.
+        bound: The scalar that the line shows as the bound, e.g. `bound/gan`; another one is shown by its name.
         forecast: A function from the clock and images per second to a sentence about what comes when, printed once.
         loggers: Functions that open loggers, which are dropped when one of their methods raises OSError.
     """
@@ -203,7 +203,8 @@ class Reporter:
             generator = self.latest.get("loss/generator", math.nan)
             parts.append(f"loss D {self.latest['loss/discriminator']:.3g} G {generator:.3g}")
         if self.bound in self.latest:
-            parts.append(f"bound {self.latest[self.bound]:.3g}")
+            label = "bound" if "bound/" in self.bound else self.bound.rpartition("/")[2]
+            parts.append(f"{label} {self.latest[self.bound]:.3g}")
         return "  ".join(parts)
 
     def _is_due(self, images: int) -> bool:

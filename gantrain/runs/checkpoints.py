@@ -148,9 +148,13 @@ def _prune(folder: Path, keep: int, newest: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the bundle of a checkpoint, on the CPU. Raises CheckpointError if it is missing, damaged or not valid."""
-    bundle, _ = load_verified(path, "checkpoint", remedy="take another checkpoint")
+    """Return the bundle of a checkpoint, on the CPU, with the file's checksum as `sha256`.
+
+    Raises CheckpointError if it is missing, damaged or not valid.
+    """
+    bundle, checksum = load_verified(path, "checkpoint", remedy="take another checkpoint")
     check_contents(path, bundle, FORMAT, CONTENTS)
+    bundle["sha256"] = checksum
     if NAME.fullmatch(path.name) and bundle["images"] != read_clock(path):
         raise CheckpointError(
             f"{path} is damaged or renamed: its clock is {bundle['images']:,}; take another checkpoint"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator
 
 from gantrain.console import format_number
 from gantrain.errors import ConfigError
+from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.divergences import Divergence
 from gantrain.objectives.heads import get_head
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
@@ -20,19 +22,22 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 SIGNS = {"½": r"\frac{1}{2}", "α": r"\alpha", "log": r"\log", " ": "\\ ", "−": "-"}
 
 
-def describe_objective(objective: Objective) -> list[str]:
+def describe_objective(objective: Objective | CriticObjective) -> list[str]:
     """Return lines that say what D maximises, what G minimises and which divergence G follows.
 
     The last line is a warning if the objective drives samples away from p = q.
     """
-    disc_div, gen_div = objective.disc_div, objective.gen_div
+    if isinstance(objective, CriticObjective):
+        lines = _describe_critic(objective)
+    else:
+        div = objective.disc_div
+        lines = [f"D maximises E_p[real(r)] − E_q[fake(r)] of {div.name}, f(u) = {format_formula(div.formula)}"]
+    if (gen_div := objective.gen_div) is None:
+        return lines
     part, sign = GENERATOR_OBJECTIVES[objective.gen_objective]
     loss = f"{'−' if sign < 0 else ''}{LOSSES[part]}"
-    lines = [
-        f"D maximises E_p[real(r)] − E_q[fake(r)] of {disc_div.name}, f(u) = {format_formula(disc_div.formula)}",
-        f"G minimises E_q[{loss}] of {gen_div.name}, f(u) = {format_formula(gen_div.formula)}",
-    ]
-    if not objective.head.has_log_ratio:
+    lines.append(f"G minimises E_q[{loss}] of {gen_div.name}, f(u) = {format_formula(gen_div.formula)}")
+    if isinstance(objective, Objective) and not objective.has_log_ratio:
         return [*lines, f"r is not recovered: with the {objective.head.name} head, D's output is T itself"]
     if objective.weighting.is_on:
         lines += _describe_weights(gen_div.name, objective.weighting.spread)
@@ -43,6 +48,20 @@ def describe_objective(objective: Objective) -> list[str]:
             f"Warning: under {gen_div.name} the samples that are farthest from the data have the largest weights, and "
             "training often misses modes; gen_div=reverse_kl weighs all samples alike"
         )
+    return lines
+
+
+def _describe_critic(objective: CriticObjective) -> list[str]:
+    critic = objective.critic
+    values = ((item.name, getattr(critic, item.name)) for item in dataclasses.fields(critic))
+    name = critic.name + "".join(f", {key} {str(value).lower()}" for key, value in values)
+    lines = [f"D minimises {critic.disc_formula} (critic={name}), with the optimal output v: {critic.optimum}"]
+    if objective.gen_div is None:
+        lines.append(f"G minimises {critic.gen_formula} and follows, at that v, {critic.minimised}")
+    if critic.gives_ratio == "no":
+        lines.append("r is not recovered: no other loss can train G, and no divergence is reported that needs r")
+    if critic.gives_ratio == "up to a constant":
+        lines.append("r = v − c, and c is the root of E_p[σ(c − v)] = E_q[σ(v − c)] on each batch (Bennett 1976)")
     return lines
 
 

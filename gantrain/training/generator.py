@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gantrain import networks
-from gantrain.errors import CheckpointError, ConfigError, DataError
+from gantrain.errors import CheckpointError, ConfigError, DataError, UntypedCodeError
 from gantrain.networks.latents import Latents
 from gantrain.precision import allow_tf32, as_float32
 from gantrain.runs import checkpoints
@@ -102,18 +102,15 @@ def restore_discriminator(path: Path, bundle: Mapping[str, Any], *, object: str 
 def rebuild_networks(path: Path, bundle: Mapping[str, Any], object: str | None) -> tuple[Latents, nn.Module, nn.Module]:
     """Return the latents, the generator and the discriminator that a checkpoint describes, without its weights.
 
-    Raises CheckpointError if it does not describe them, ConfigError for code of the user's own that is not named by
-    `object`.
+    Raises CheckpointError if it does not describe them, UntypedCodeError for code of the user's own that is not named
+    by `object`.
     """
     config, shape = bundle["generator"], bundle["data"].get("shape")
     described = config.keys() == {"architecture", "latent"} and isinstance(shape, list)
     if not described or not all(isinstance(part, dict) for part in config.values()):
         raise CheckpointError(f"{path} does not say what its generator is built from")
     if (own := config["architecture"].get("object")) and not object:
-        raise ConfigError(
-            f"{path} was trained with architecture.object={own}, code of the user's own, which is never imported "
-            f"because a file names it; give object={own} to allow it"
-        )
+        raise UntypedCodeError(path, own)
     try:
         latents = Latents(config["latent"]["size"], config["latent"]["prior"])
         # Without memory of its own, which a table from elsewhere could ask for without end.

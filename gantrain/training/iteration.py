@@ -12,11 +12,14 @@ host synchronizes, before anything is written; then the clock is set back and th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from gantrain.data.batch import Batch
+from gantrain.errors import ConfigError
 from gantrain.precision import allow_tf32, choose_precision, has_fast_bf16
+from gantrain.schedules import ScheduledNumbers
 from gantrain.seeding import seed_default, stream_seed
 from gantrain.training.acceleration import (
     FiniteGuard,
@@ -31,16 +34,6 @@ from gantrain.training.losses import Losses
 from gantrain.training.setup import TrainingSetup
 from gantrain.training.state import State, update_average
 from gantrain.training.step import UPDATES, Step
-
-
-def build_losses(setup: TrainingSetup, state: State) -> Losses:
-    """Return the losses of an iteration. Raises ConfigError for an augmentation that the data or D do not fit."""
-    data, augmentation, held_out = setup.data, setup.augmentation, None
-    if augmentation is not None:
-        is_samplewise = getattr(state.discriminator, "is_samplewise", None)
-        augmentation.refuse_unfit(data.shape, has_held_out=data.has_held_out, is_samplewise=is_samplewise)
-        held_out = data.held_out(setup.schedule.held_out_images) if augmentation.held_out_share else None
-    return Losses(setup.objective, setup.regularizers, state.regularizers, augmentation, held_out, setup.part)
 
 
 class Iteration:
@@ -63,7 +56,8 @@ class Iteration:
         guard_on_device: bool | None = None,
     ) -> None:
         self.state, self.setup, self.say = state, setup, say
-        self.losses = build_losses(setup, state)
+        self.scheduled = ScheduledNumbers()
+        self.losses = self.build_losses()
         self.precision = choose_precision(setup.execution.precision, state.device)
         check_device(setup.execution, state.device)
         check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution, self.precision)
@@ -73,9 +67,33 @@ class Iteration:
         if guard_on_device is None:
             guard_on_device = state.device.type == "cuda" and can_guard_on_device(state)
         self.guard = FiniteGuard(state.device) if guard_on_device else None
+        for player, ramps in setup.optimizer_ramps.items():
+            optimizer = getattr(state, f"{player}_optimizer")
+            self.scheduled.bind_optimizer(optimizer, ramps, is_fused=guard_on_device)  # only those can be guarded
+        self.execution = setup.execution
+        if self.scheduled.has_host_numbers and self.execution.graph != "off":
+            if self.execution.graph == "on":
+                raise ConfigError(
+                    "graph=on replays what it captured, and only optimizer.lr may follow a schedule there"
+                )
+            self.execution = replace(self.execution, graph="off")
         self.is_repeating, self.synchronized_images, self.made_updates = False, state.images, 0
         self.averaging = torch.zeros((), device=state.device)  # 1 − decay, in a tensor that a CUDA graph reads
         self.step_function: StepFunction | None = None
+
+    def build_losses(self) -> Losses:
+        """Return the losses, with tensors for numbers that follow the clock.
+
+        Raises ConfigError for an augmentation that does not fit the data or D.
+        """
+        setup, device, held_out = self.setup, self.state.device, None
+        regularizers = [self.scheduled.bind(one, device) for one in setup.regularizers]
+        augmentation = None if setup.augmentation is None else self.scheduled.bind(setup.augmentation, device)
+        if augmentation is not None:
+            data, is_samplewise = setup.data, getattr(self.state.discriminator, "is_samplewise", None)
+            augmentation.refuse_unfit(data.shape, has_held_out=data.has_held_out, is_samplewise=is_samplewise)
+            held_out = data.held_out(setup.schedule.held_out_images) if augmentation.held_out_share else None
+        return Losses(setup.objective, regularizers, self.state.regularizers, augmentation, held_out, setup.part)
 
     def play(self) -> None:
         """Make k updates of D and one of G with the batches and random numbers of the clock, and advance the clock.
@@ -87,6 +105,7 @@ class Iteration:
         batches = [self.setup.data.batch(clock, schedule.batch_size).map(self.setup.part.take) for clock in clocks]
         images = clocks[-1] + schedule.batch_size
         self.averaging.fill_(1 - schedule.decay(images))
+        self.scheduled.set(state.images)
         with allow_tf32(self.precision == "tf32"):
             step_function = self.play_eagerly if self.is_repeating else self.choose_step_function(batches)
             # One seed for everything this iteration draws: a resumed run draws the same.
@@ -98,7 +117,7 @@ class Iteration:
         """Return the fastest step function that works, which is found once, at the first iteration."""
         if self.step_function is None:
             is_guarded = self.guard is not None
-            backends = list_backends(self.setup.execution, self.state.device, is_guarded)
+            backends = list_backends(self.execution, self.state.device, is_guarded)
             play = self.play_on_device if is_guarded else self.play_on_host
             self.step_function = first_working(self.losses, self.state, backends, play, batches, self.say)
             if self.guard is not None:

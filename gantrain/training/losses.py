@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from gantrain.augmentation.augmentations import Augmentation, Outputs
 from gantrain.data.batch import Batch
 from gantrain.distributed import WHOLE, Part
-from gantrain.objectives.augment import Augmentation, Outputs
 from gantrain.objectives.objective import Game, Statistics
 from gantrain.objectives.regularizers import NO_STATE, Penalty, Regularizer
 from gantrain.precision import as_float32
@@ -107,7 +107,7 @@ class Losses:
         """Adjust the augmentation to D's raw outputs [B] on data and samples; return scalars to report."""
         if self.augmentation is None:
             return {}
-        margin = v_real - v_fake if self.game.is_shift_invariant else self.game.coordinate(v_real)
+        margin = self.game.margin(v_real, v_fake)
         v_held_out, images = None, len(v_real) * self.part.ranks
         if self.held_out is not None:
             count = math.ceil(len(v_real) * self.augmentation.held_out_share) * self.part.ranks

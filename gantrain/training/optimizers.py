@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain.errors import ConfigError, describe_choice, suggest
 from gantrain.ranges import Accepted, Kind, NumberList, Numbers
+from gantrain.schedules import Ramp, is_ramp, parse_number
 from gantrain.seeding import preserve_randomness
 
 if TYPE_CHECKING:
@@ -35,10 +36,20 @@ FRACTIONS = ("betas",)
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """A class of torch.optim by its name, and the arguments that it is given."""
+    """A class of torch.optim by its name, and the arguments that it is given, of which numbers may be ramps."""
 
     name: str
     arguments: Mapping[str, Any]
+
+    @property
+    def ramps(self) -> dict[str, Ramp]:
+        """The arguments that follow the clock."""
+        return {key: value for key, value in self.arguments.items() if isinstance(value, Ramp)}
+
+    @property
+    def first_arguments(self) -> dict[str, Any]:
+        """The arguments at the beginning of a run."""
+        return {key: value.at(0) if isinstance(value, Ramp) else value for key, value in self.arguments.items()}
 
 
 def parse_optimizers(section: Mapping[str, Any]) -> dict[str, OptimizerSettings]:
@@ -74,7 +85,12 @@ def check_arguments(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[
             raise ConfigError(f"optimizer={name} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
         if value is None and known[key] is not None:
             raise ConfigError(f"{where[key]}={value} needs a value, such as {known[key]}")
-        if (accepted := accepted_values(key, known[key])) is not None:
+        accepted = accepted_values(key, known[key])
+        if isinstance(accepted, Numbers):
+            value = parse_number(where[key], value, accepted)
+        elif is_ramp(value):
+            raise ConfigError(f"{where[key]} is no number that could follow a schedule; give it one value")
+        elif accepted is not None:
             accepted.check(where[key], value)
         # betas=[0,0.9] as papers write it; the classes want floats.
         arguments[key] = [float(item) for item in value] if isinstance(value, list) else value
@@ -100,7 +116,7 @@ def create_factories(
     The fused form, one kernel for all parameters, is taken where the class and the device have it. Raises ConfigError
     for arguments that the class refuses.
     """
-    return {player: create_factory(each.name, each.arguments, device) for player, each in settings.items()}
+    return {player: create_factory(each.name, each.first_arguments, device) for player, each in settings.items()}
 
 
 def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:

@@ -65,9 +65,9 @@ class Writer:
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
         self.precision = choose_precision(setup.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
-        self.reported_images = state.images
+        self.reported_images, self.ramps = state.images, setup.ramps
         self.good = checkpoints.find_newest(folder.checkpoints)
-        self.health = Health(self.objective.disc_div, properties.supremum(self.objective.disc_div))
+        self.health = Health(div := setup.objective.main_divergence, properties.supremum(div) if div else math.inf)
         self.evaluation = setup.evaluation
         self.evaluated: dict[str, Any] = {}  # the last evaluation, as in evaluation.json
         self.best, self.improved = self._find_best(), False  # improved since the last checkpoint
@@ -99,9 +99,9 @@ class Writer:
         scalars = self.state.statistics.means() | self._estimate(v_real, v_fake) | self._measure_rates()
         scalars |= self._measure_diversity()
         scalars |= parameter_values(generator=self.state.generator, discriminator=self.state.discriminator)
-        scalars |= metrics
-        histograms = {"log_ratio/real": v_real, "log_ratio/fake": v_fake}
-        histograms = {name: r for name, v in histograms.items() if (r := self.objective.log_ratio(v)) is not None}
+        scalars |= {f"schedule/{key}": ramp.at(self.state.images) for key, ramp in self.ramps.items()} | dict(metrics)
+        ratios = self.objective.log_ratios(v_real, v_fake)
+        histograms = {} if ratios is None else {"log_ratio/real": ratios[0], "log_ratio/fake": ratios[1]}
         self.reporter.report(self.state.images, scalars, histograms)
         for sentence in self.health.check(scalars):
             self.reporter.note(sentence)
@@ -238,7 +238,7 @@ class Writer:
 
     def draw_curves(self) -> None:
         """Draw `losses.png` from the metrics file."""
-        trained = (self.objective.disc_div.name, self.objective.gen_div.name)
+        trained = [each.name for each in (self.objective.main_divergence, self.objective.gen_div) if each is not None]
         with self.reporter.tolerate_failures():
             reports = [row for row in read_metrics(self.folder.metrics) if "loss/discriminator" in row]
             if reports:
@@ -280,9 +280,9 @@ class Writer:
 
     def describe_log_ratio(self) -> str:
         """Return a line about the largest |r| of held-out data and samples; empty if there is no ratio."""
-        outputs = [self.objective.log_ratio(v) for v in self.compute_held_out_outputs()]
-        largest = [float(r.abs().max()) for r in outputs if r is not None]
-        return f"the largest |r| on held-out data is {max(largest):.6g}\n" if largest else ""
+        ratios = self.objective.log_ratios(*self.compute_held_out_outputs())
+        largest = max((float(r.abs().max()) for r in ratios or ()), default=0.0)
+        return f"the largest |r| on held-out data is {largest:.6g}\n" if ratios else ""
 
 
 def draw_fixed_latents(latents: Latents, count: int, seed: int) -> Tensor:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from gantrain.augmentation.augmentations import Augmentation
 from gantrain.data import Dataset
 from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
-from gantrain.objectives.augment import Augmentation
+from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.regularizers import Regularizer
+from gantrain.schedules import HalfLife, Ramp, find_ramps
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long, in what steps, and what is written when; every interval counts images shown to D.
 
-    `ema` is the average's decay per generator step. A checkpoint that is due within `checkpoint_min_seconds` of the
-    last one is left out, and one is added, with a grid, after `checkpoint_max_minutes`; neither changes weights.
+    `ema` is the decay of the averaged generator per update of G, or a half-life in images; it is reached by a ramp from
+    random weights, and at once from trained ones (`is_trained`). A checkpoint that is due within
+    `checkpoint_min_seconds` of the last one is left out, and one is added, with a grid, after `checkpoint_max_minutes`;
+    neither changes weights.
     """
 
     images: int
     batch_size: int = 100
     discriminator_steps: int = 1
-    ema: float = 0.999
+    ema: float | Ramp | HalfLife = 0.999
+    is_trained: bool = False
     report_every_images: int = 10_000
     sample_every_images: int = 50_000
     checkpoint_every_images: int = 50_000
@@ -35,9 +41,15 @@ class Schedule:
     evaluate_every_images: int | None = None
 
     def decay(self, images: int) -> float:
-        """The average's decay at step n: min(ema, (1 + n)/(10 + n)), so that early weights are soon forgotten."""
-        steps = images // (self.batch_size * self.discriminator_steps)
-        return min(self.ema, (1 + steps) / (10 + steps))
+        """Return the average's decay at update n: min(ema, (1 + n)/(10 + n)), so that random weights fade soon.
+
+        A half-life has a ramp of its own.
+        """
+        step = self.batch_size * self.discriminator_steps
+        if isinstance(self.ema, HalfLife):
+            return (replace(self.ema, ramp=None) if self.is_trained else self.ema).decay(images, step)
+        ema = self.ema.at(images) if isinstance(self.ema, Ramp) else self.ema
+        return ema if self.is_trained else min(ema, (1 + images // step) / (10 + images // step))
 
 
 def passed(interval: int | None, begin: int, end: int) -> bool:
@@ -70,10 +82,11 @@ class TrainingSetup:
     """A game to be played on data. `seed`, with the clock, decides everything that is drawn.
 
     `part` is the share of every batch that this process trains on. `evaluation` says how samples are measured
-    meanwhile, if at all. `augmentation` changes what D is shown.
+    meanwhile, if at all. `optimizer_ramps` are the arguments of each player's optimizer that follow the clock.
+    `augmentation` changes what D is shown.
     """
 
-    objective: Objective
+    objective: Objective | CriticObjective
     data: Dataset
     latents: Latents
     schedule: Schedule
@@ -83,3 +96,18 @@ class TrainingSetup:
     part: Part = WHOLE
     evaluation: Evaluation | None = None
     augmentation: Augmentation | None = None
+    optimizer_ramps: Mapping[str, Mapping[str, Ramp]] = field(default_factory=dict)
+
+    @property
+    def ramps(self) -> dict[str, Ramp]:
+        """The ramps of all settings by their keys, such as `optimizer.generator.lr`."""
+        found = {
+            f"optimizer.{player}.{key}": ramp
+            for player, own in self.optimizer_ramps.items()
+            for key, ramp in own.items()
+        }
+        for one in self.regularizers:
+            found |= {f"regularizer.{one.name}.{key}": ramp for key, ramp in find_ramps(one).items()}
+        if self.augmentation is not None:
+            found |= {f"augment.{key}": ramp for key, ramp in find_ramps(self.augmentation).items()}
+        return found

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from gantrain.augmentation.augmentations import Augmentation
 from gantrain.errors import CheckpointError
 from gantrain.files import iterate_leaves
-from gantrain.objectives.augment import Augmentation
 from gantrain.objectives.regularizers import Regularizer
 
 FEW_PARAMETERS = 8
@@ -141,6 +141,11 @@ class State:
                 tensor.copy_(saved["regularizers"][name][key])
         self.images = images
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks, by the names that they have in `state_dict()`."""
+        return {name: part for name, part in self._parts().items() if isinstance(part, nn.Module)}
+
 
 def lay_out_as_parameters(optimizer: Optimizer) -> None:
     """Give an optimizer's tensors the strides of their parameters, which fused kernels take for granted."""
@@ -153,6 +158,15 @@ def lay_out_as_parameters(optimizer: Optimizer) -> None:
 def refuse_mismatch(name: str, module: nn.Module, saved: Any) -> None:
     """Raise CheckpointError unless `saved` has exactly the keys, shapes and dtypes of `module`."""
     _refuse_differences(name, saved, _kinds(name, module.state_dict()))
+
+
+def list_mismatches(networks: Mapping[str, nn.Module], saved: Mapping[str, Any]) -> list[str]:
+    """Return a line for each key, shape or dtype in which the networks differ from those of `State.state_dict()`."""
+    return [
+        difference
+        for name, network in networks.items()
+        for difference in _list_differences(name, saved.get(name), _kinds(name, network.state_dict()))
+    ]
 
 
 def refuse_mismatched_optimizer(name: str, optimizer: Optimizer, saved: Any) -> None:
@@ -198,10 +212,15 @@ def _kind(value: Any) -> str:
 
 
 def _refuse_differences(name: str, saved: Any, ours: Mapping[Any, str]) -> None:
+    for difference in _list_differences(name, saved, ours):
+        raise CheckpointError(difference)
+
+
+def _list_differences(name: str, saved: Any, ours: Mapping[Any, str]) -> Iterator[str]:
     theirs = _kinds(name, saved)
     for key in sorted(theirs.keys() | ours.keys(), key=str):
         if (found := theirs.get(key, "nothing")) != (wanted := ours.get(key, "nothing")):
-            raise CheckpointError(f"{name}.{key}: the checkpoint has {found}, this run {wanted}")
+            yield f"{name}.{key}: the checkpoint has {found}, this run {wanted}"
 
 
 def create_regularizer_states(

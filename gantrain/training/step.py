@@ -126,7 +126,8 @@ class Step:
         self.clear_gradients()
         parameters = trainable_parameters(self.state.discriminator)
         scale, shared = find_shared_scale(downhill[len(fake) :], game.coordinate(v_fake.detach()))
-        if self.guard is not None or shared:
+        shared &= not game.is_flat
+        if not game.is_flat and (self.guard is not None or shared):
             torch.autograd.backward(v, downhill * scale, inputs=[*parameters, x])
             torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], scale)
             assert x.grad is not None
@@ -139,9 +140,8 @@ class Step:
             penalty[0].backward(inputs=parameters)
         fake.backward(at_samples, inputs=trainable_parameters(self.state.generator))
         statistics |= adjusted | generator_statistics | {"update/two_pass_share": 1 - shared.to(loss.dtype)}
-        self.apply_gradients(
-            ["discriminator", "generator"], loss.detach() + generator_loss.detach(), statistics, shared
-        )
+        valid = None if game.is_flat else shared
+        self.apply_gradients(["discriminator", "generator"], loss.detach() + generator_loss.detach(), statistics, valid)
 
     def descend(self, player: str, loss: Tensor, statistics: Mapping[str, Tensor]) -> None:
         """Minimise `loss` in one network; the other player's gradients are not computed."""

@@ -17,6 +17,10 @@ def typed_alpha(a: float) -> Callable[[Any, Any], Any]:
     return lambda u, m: (u**a - 1 - a * (u - 1)) / (a * (a - 1))
 
 
+def typed_arimoto(a: float) -> Callable[[Any, Any], Any]:
+    return lambda u, m: ((1 + u**a) ** (1 / a) - 1 - u) * a / (a - 1)
+
+
 # f(u), in the arithmetic of `m`: numpy (real or complex) or mpmath.
 TYPED: dict[str, Callable[[Any, Any], Any]] = {
     "kl": lambda u, m: u * m.log(u),
@@ -38,6 +42,9 @@ TYPED: dict[str, Callable[[Any, Any], Any]] = {
     "alpha_0.5": typed_alpha(0.5),
     "alpha_2": typed_alpha(2.0),
     "alpha_1.7": typed_alpha(1.7),
+    "arimoto_0.5": typed_arimoto(0.5),
+    "arimoto_2": typed_arimoto(2.0),
+    "arimoto_1": lambda u, m: u * m.log(u) - (1 + u) * m.log(1 + u),
     "dual_non_saturating": lambda u, m: u * m.log(1 + u),
     "dual_softened_reverse_kl": lambda u, m: (1 + u) * m.log((1 + u) / 2),
     "dual_alpha_0.3": lambda u, m: (u**0.7 - u - 0.3 * (1 - u)) / (0.3 * (0.3 - 1)),

@@ -45,14 +45,19 @@ def make_run(
     settings: dict[str, Any] | None = None,
     metrics: dict[str, float] | None = None,
     evaluation: dict[str, Any] | None = None,
+    *,
+    typed: str = "",
     **summary: Any,
 ) -> Path:
-    """Make a run folder without checkpoints; the arguments are what differs from the defaults above."""
+    """Make a run folder without checkpoints; the arguments are what differs from the defaults above.
+
+    `typed` are overrides beside those of the divergence and the seed, separated by spaces.
+    """
     chosen = merge(SETTINGS, settings or {})
     (folder / ".hydra").mkdir(parents=True)
     (folder / "samples").mkdir()
     (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
-    overrides = [f"gen_div={chosen['gen_div']['name']}", f"seed={chosen['seed']}"]
+    overrides = [f"gen_div={chosen['gen_div']['name']}", f"seed={chosen['seed']}", *typed.split()]
     (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(overrides))
     values = {"loss/discriminator": 1.5, "loss/generator": 0.5, "bound/gan": 0.25} | (metrics or {})
     facts = {

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError, describe_choice, suggest
-from gantrain.objectives.regularizers import State
 from gantrain.ranges import Choice, Numbers
+from gantrain.schedules import Ramp, parse_number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+State = Mapping[str, "Tensor"]
 SHARE = Numbers(at_least=0, at_most=1)
 
 
@@ -76,7 +77,7 @@ class Augmentation:
     def adjust(self, outputs: Outputs, images: int, state: State | None = None) -> dict[str, Tensor]:
         """Adjust `state` to D's outputs on a batch of `images`, and return scalars to report."""
         margin = outputs.margin
-        p = margin.new_full((), self.p) if state is None else state["p"].clone()
+        p = margin.new_zeros(()) + (self.p if state is None else state["p"])
         return {"augment/p": p, "augment/sign": margin.sign().mean()}
 
     def refuse_unfit(self, shape: tuple[int, ...], *, has_held_out: bool, is_samplewise: bool | None = True) -> None:
@@ -112,7 +113,7 @@ class DiffAugment(Augmentation):
     cutout: float = setting(1.0)
 
     def transform(self, x: Tensor, part: Part, p: Tensor | float) -> Tensor:
-        from gantrain.objectives import transforms
+        from gantrain.augmentation import transforms
 
         draws = transforms.Draws(x, part, columns=12)
         if self.color:
@@ -123,12 +124,12 @@ class DiffAugment(Augmentation):
             x = transforms.scale_about(x, x.mean((1, 2, 3), keepdim=True), contrast)
         height, width = x.shape[-2:]
         if self.translation:
-            most = (round_half_up(height / 8), round_half_up(width / 8))
+            most = (transforms.round_half_up(height / 8), transforms.round_half_up(width / 8))
             down, across = (draws.integer(2 * size + 1) - size for size in most)
             is_moved = draws.choose(p * self.translation, down.new_ones(()), 0)
             x = transforms.shift(x, down * is_moved, across * is_moved)
         if self.cutout:
-            sizes = (round_half_up(height / 2), round_half_up(width / 2))
+            sizes = (transforms.round_half_up(height / 2), transforms.round_half_up(width / 2))
             # The centre of an even square lies between pixels, and may lie on either edge of the image.
             sides = zip((height, width), sizes, strict=True)
             top, left = (draws.integer(side + 1 - size % 2) - size // 2 for side, size in sides)
@@ -198,7 +199,9 @@ class ADA(Augmentation):
     cutout: float = setting(0.0)
 
     def __post_init__(self) -> None:
-        """Refuse a beginning above the greatest p that the controller may choose."""
+        """Refuse two controllers of p, or a beginning above the greatest p that the one may choose."""
+        if self.controller is not None and isinstance(self.p, Ramp):
+            raise ConfigError("augment.p follows a schedule, which needs augment.measure=none")
         if self.controller is not None and self.p > self.max_p:
             raise ConfigError(
                 f"augment.p={self.p} begins above augment.max_p={self.max_p}; lower it, or fix it with "
@@ -245,7 +248,7 @@ class ADA(Augmentation):
         return statistics | ({"augment/held_out_gap": reading} if measure.needs_held_out else {})
 
     def transform(self, x: Tensor, part: Part, p: Tensor | float) -> Tensor:
-        from gantrain.objectives import transforms
+        from gantrain.augmentation import transforms
 
         draws = transforms.Draws(x, part, columns=24)
         if self.blit or self.geometry:
@@ -269,11 +272,6 @@ class ADA(Augmentation):
         return x
 
 
-def round_half_up(number: float) -> int:
-    """Return the nearest whole number, as the published code rounds."""
-    return int(number + 0.5)
-
-
 AUGMENTATIONS: dict[str, type[Augmentation]] = {kind.name: kind for kind in (DiffAugment, ADA)}
 
 
@@ -292,5 +290,8 @@ def parse_augmentation(section: Mapping[str, Any]) -> Augmentation | None:
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"augment={name} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
-        known[key].check(f"augment.{key}", value)
+        if key != "p":
+            known[key].check(f"augment.{key}", value)
+    if "p" in values:  # the one number that may follow the clock
+        values["p"] = parse_number("augment.p", values["p"], SHARE)
     return kind(**values)

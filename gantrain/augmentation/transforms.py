@@ -156,6 +156,11 @@ def shift(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     return torch.where(is_inside[:, None], moved, GREY)
 
 
+def round_half_up(number: float) -> int:
+    """Return the nearest whole number, as the published code rounds."""
+    return int(number + 0.5)
+
+
 def cut_out(x: Tensor, top: Tensor, left: Tensor, height: float, width: float) -> Tensor:
     """Return images with a grey rectangle; a pixel belongs to it if its centre does. Edges are in pixels."""
     inside = []

@@ -1,0 +1,169 @@
+"""Numbers that follow the clock."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import assert_equal_states, train
+
+import gantrain
+from gantrain import data, networks
+from gantrain.errors import ConfigError
+from gantrain.networks.latents import Latents
+from gantrain.objectives.objective import Objective
+from gantrain.objectives.regularizers import R1
+from gantrain.ranges import Numbers
+from gantrain.runs.metrics_file import read_metrics
+from gantrain.schedules import HalfLife, Ramp, parse_decay, parse_number
+from gantrain.training.iteration import Iteration
+from gantrain.training.setup import Schedule, TrainingSetup
+from gantrain.training.state import State, averaged
+
+FEW = ["train.images=200", "train.batch_size=50", "train.report_every_images=50", "device=cpu"]
+
+
+def generator_of(run: gantrain.Run) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in run.generator().parameters()])
+
+
+@pytest.mark.parametrize(
+    ("shape", "half"), [("linear", 5.0), ("cosine", 5.0), ("exponential", 4.0)], ids=["linear", "cosine", "exponential"]
+)
+def test_a_ramp_goes_from_one_end_to_the_other_and_stays(shape, half):
+    ramp = Ramp(8.0, 2.0, 1000, shape)
+    assert [ramp.at(images) for images in (0, 500, 1000, 5000)] == pytest.approx([8.0, half, 2.0, 2.0], rel=1e-12)
+    assert ramp.at(1000) == 2.0
+    numbers = [ramp.at(images) for images in range(0, 1001, 50)]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_the_shapes_have_their_slopes():
+    """A cosine begins and ends flat; an exponential changes by the same factor in every step."""
+    cosine, exponential = (Ramp(1.0, 0.1, 1000, shape) for shape in ("cosine", "exponential"))
+    assert cosine.at(0) - cosine.at(10) < 1e-3 < cosine.at(500) - cosine.at(510)
+    assert cosine.at(250) == pytest.approx(0.55 + 0.45 * math.sqrt(0.5))
+    factors = [exponential.at(images + 100) / exponential.at(images) for images in range(0, 1000, 100)]
+    assert factors == pytest.approx([10**-0.1] * 10)
+
+
+def test_a_half_life_is_the_time_in_which_an_old_weight_counts_half():
+    for step in (1, 10, 64):
+        kept = math.prod(HalfLife(6400).decay(images, step) for images in range(step, 6400 + step, step))
+        assert kept == pytest.approx(0.5)
+    assert HalfLife(6400, ramp=0.05).decay(640, 64) == pytest.approx(0.5 ** (64 / 32))
+    assert HalfLife(6400, ramp=0.05).decay(10**6, 64) == HalfLife(6400).decay(10**6, 64)
+
+
+def test_constant_ramps_change_nothing(tmp_path: Path):
+    plain = {"optimizer.lr": 4e-4, "optimizer.weight_decay": 0.01, "regularizer.r1.weight": 10.0, "ema": 0.99}
+    ramps = {key: f"{{from: {value}, to: {value}, images: 150}}" for key, value in plain.items()}
+    for name, values in (("plain", plain), ("ramps", ramps)):
+        typed = [f"{key}={value}" for key, value in values.items()]
+        assert train(tmp_path / name, "optimizer=adam", "regularizer=[r1]", *typed, *FEW) == 0
+    assert_equal_states(tmp_path / "plain", tmp_path / "ramps")
+
+
+def test_a_rate_that_falls_to_0_ends_the_training(tmp_path: Path):
+    falling = {"from": 0.01, "to": 0, "images": 100}
+    options = {
+        "train.batch_size": 50,
+        "optimizer.generator.lr": falling,
+        "optimizer": "adam",
+        "ema": 0,
+        "device": "cpu",
+    }
+    early, late, later = (
+        gantrain.train(run_dir=tmp_path / str(n), **options, **{"train.images": n}) for n in (50, 100, 200)
+    )
+    assert not torch.equal(generator_of(early), generator_of(late))
+    assert torch.equal(generator_of(late), generator_of(later))
+    rates = [row["schedule/optimizer.generator.lr"] for row in read_metrics(later.path / "metrics.jsonl")]
+    assert rates[-1] == 0
+
+
+def test_a_penalty_whose_weight_falls_to_0_has_the_gradient_of_none(tmp_path: Path):
+    falling = {"from": 10, "to": 0, "images": 1}  # the first step has the whole weight
+    options = {"train.images": 50, "train.batch_size": 50, "device": "cpu"}
+    with_penalty = gantrain.train(run_dir=tmp_path / "r1", regularizer="r1", **options)
+    scheduled = gantrain.train(
+        run_dir=tmp_path / "ramp", regularizer="r1", **{"regularizer.weight": falling}, **options
+    )
+    assert torch.equal(generator_of(with_penalty), generator_of(scheduled))
+    penalties = [row["loss/penalty"] for row in read_metrics(scheduled.path / "metrics.jsonl")]
+    assert penalties == [row["loss/penalty"] for row in read_metrics(with_penalty.path / "metrics.jsonl")]
+    longer = gantrain.resume(scheduled, **{"train.images": 100, "train.report_every_images": 50})
+    assert read_metrics(longer.path / "metrics.jsonl")[-1]["loss/penalty"] == 0
+
+
+def test_updates_checked_on_the_device_follow_the_same_rate():
+    """Where the device checks updates, a fused optimizer reads the rate from a tensor."""
+
+    def play(*, on_device: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        pair = networks.build("mlp_digits", (1, 8, 8), 16)
+        adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
+        state = State(*pair, *(adam(network.parameters()) for network in pair), averaged(pair[0]))
+        setup = TrainingSetup(
+            Objective("gan", "kl"),
+            data.load("digits"),
+            Latents(16),
+            Schedule(images=1000, batch_size=20),
+            regularizers=(R1(Ramp(10.0, 1.0, 100)),),
+            optimizer_ramps={"generator": {"lr": Ramp(1e-2, 1e-4, 100, "exponential")}},
+        )
+        iteration = Iteration(state, setup, guard_on_device=on_device)
+        for _ in range(6):
+            iteration.play()
+        return torch.cat([parameter.detach().flatten() for network in pair for parameter in network.parameters()])
+
+    torch.testing.assert_close(play(on_device=True), play(on_device=False), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"form": 1, "to": 2}, "did you mean from"),
+        ({"from": 1, "to": 2}, "without images"),
+        ({"from": 1, "to": 0, "images": 10, "shape": "exponential"}, "x.to=0 must be above 0"),
+        ({"from": 1, "to": -1, "images": 10}, "x.to=-1 must be at least 0"),
+        ({"from": 1, "to": 2, "images": 0}, "x.images=0 must be above 0"),
+        ({"from": 1, "to": 2, "images": 10, "shape": "cosin"}, "did you mean cosine"),
+        ({"from": "a", "to": 2, "images": 10}, "x.from=a must be a number"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(value, reason):
+    with pytest.raises(ConfigError, match=reason):
+        parse_number("x", value, Numbers(at_least=0))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (2, "at most 1"),
+        (None, "must be a number"),
+        ({"halflife": 3}, "did you mean half_life"),
+        ({"ramp": 0.1}, "no half_life"),
+        ({"half_life": 0}, "above 0"),
+        ({"from": 0.9, "to": 1.1, "images": 5}, "ema.to=1.1"),
+    ],
+)
+def test_averages_that_cannot_be_are_refused(value, reason):
+    with pytest.raises(ConfigError, match=reason):
+        parse_decay(value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        (["optimizer.betas={from: 1, to: 2, images: 3}"], "optimizer.betas"),
+        (["regularizer=label_smoothing", "regularizer.smoothing={from: 0.1, to: 0, images: 9}"], "is no schedule"),
+        (["train.images={from: 1, to: 2, images: 3}"], "train.images"),
+    ],
+)
+def test_what_cannot_follow_a_schedule_says_so(typed, reason, tmp_path, capsys):
+    assert train(tmp_path / "run", *typed) == 2
+    assert reason in capsys.readouterr().err
