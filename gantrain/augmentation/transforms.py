@@ -10,7 +10,7 @@ are linear or affine in the image, so that a gradient comes back through the tra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,17 +25,23 @@ CUBIC = -0.75  # the slope of the kernel at 1, as in torch
 class Draws:
     """Random numbers `[B]` for the samples of a batch like `x`, from torch's default generator.
 
-    They are drawn for the batch of all processes, of which this one takes its `part`, and at once for `columns` calls.
+    They are drawn for the batch of all processes, of which this one takes its `part`, and at once for `columns` calls
+    of a kind; at the first of them, since a compiler leaves out what is not used, and all later numbers would shift.
     """
 
     def __init__(self, x: Tensor, part: Part, columns: int) -> None:
-        size = (len(x) * part.ranks, columns)
-        self._uniform = list(part.take(torch.rand(size, dtype=x.dtype, device=x.device)).unbind(1))
-        self._normal = list(part.take(torch.randn(size, dtype=x.dtype, device=x.device)).unbind(1))
+        self.x, self.part, self.size = x, part, (len(x) * part.ranks, columns)
+        self._left: dict[Callable[..., Tensor], list[Tensor]] = {}
+
+    def _take(self, draw: Callable[..., Tensor]) -> Tensor:
+        if draw not in self._left:
+            drawn = draw(self.size, dtype=self.x.dtype, device=self.x.device)
+            self._left[draw] = list(self.part.take(drawn).unbind(1))
+        return self._left[draw].pop()
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return numbers in [low, high)."""
-        return low + (high - low) * self._uniform.pop()
+        return low + (high - low) * self._take(torch.rand)
 
     def integer(self, values: int) -> Tensor:
         """Return whole numbers from 0 to values − 1."""
@@ -43,7 +49,7 @@ class Draws:
 
     def normal(self, std: float) -> Tensor:
         """Return normal numbers of mean 0."""
-        return std * self._normal.pop()
+        return std * self._take(torch.randn)
 
     def choose(self, probability: Tensor | float, value: Tensor, neutral: float) -> Tensor:
         """Return `value` for each sample with this probability, and `neutral` for the others."""

@@ -102,19 +102,18 @@ class Losses:
             return x
         return self.augmentation.augment(x, self.states.get(self.augmentation.name), self.part)
 
-    @torch.no_grad()
     def adjust_augmentation(self, discriminator: nn.Module, v_real: Tensor, v_fake: Tensor) -> Statistics:
         """Adjust the augmentation to D's raw outputs [B] on data and samples; return scalars to report."""
         if self.augmentation is None:
             return {}
-        margin = self.game.margin(v_real, v_fake)
-        v_held_out, images = None, len(v_real) * self.part.ranks
-        if self.held_out is not None:
-            count = math.ceil(len(v_real) * self.augmentation.held_out_share) * self.part.ranks
-            chosen = self.part.take(torch.randint(len(self.held_out), (count,), device=v_real.device))
-            v_held_out = discriminate(discriminator, self.disturb(self.held_out[chosen]), None)
-        state = self.states.get(self.augmentation.name)
-        return self.augmentation.adjust(Outputs(margin, v_real, v_fake, v_held_out), images, state)
+        with torch.no_grad():
+            v_held_out, images = None, len(v_real) * self.part.ranks
+            if self.held_out is not None:
+                count = math.ceil(len(v_real) * self.augmentation.held_out_share) * self.part.ranks
+                chosen = self.part.take(torch.randint(len(self.held_out), (count,), device=v_real.device))
+                v_held_out = discriminate(discriminator, self.disturb(self.held_out[chosen]), None)
+            outputs = Outputs(self.game.margin(v_real, v_fake), v_real, v_fake, v_held_out)
+            return self.augmentation.adjust(outputs, images, self.states.get(self.augmentation.name))
 
     def penalty(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Statistics] | None:
         """Return the sum of the penalties with scalars to report, or None without penalties.
