@@ -26,8 +26,11 @@ class UntypedCodeError(ConfigError):
     """Code of the user's own that a file names, but not the command; `argument` is what the command lacks."""
 
     def __init__(self, place: object, name: object) -> None:
-        self.argument = f"architecture.object={name}"
-        super().__init__(f"{place} names code, {self.argument}; code is imported only if the command names it too")
+        super().__init__(place, name)  # with which another process makes it anew
+        self.place, self.argument = place, f"architecture.object={name}"
+
+    def __str__(self) -> str:
+        return f"{self.place} names code, {self.argument}; code is imported only if the command names it too"
 
 
 class DataError(GantrainError):

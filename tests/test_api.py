@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import runpy
 import shutil
 import signal
@@ -127,8 +128,9 @@ def test_code_of_the_users_own_is_named_each_time(tmp_path: Path, monkeypatch: p
     loaded = gantrain.load(run.path)
     assert loaded.images == 40
     for needs_code in (loaded.generator, lambda: loaded.log_ratio(torch.zeros(3, 2))):
-        with pytest.raises(ConfigError, match=r"names code.*own_pair:pair"):
+        with pytest.raises(ConfigError, match=r"names code.*own_pair:pair") as caught:
             needs_code()
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "as from a process of a sweep"
     with pytest.raises(ConfigError, match=r"did you mean architecture\.object"):
         gantrain.load(run.path, object="own_pair:pair")
     named = gantrain.load(run.path, **{"architecture.object": "own_pair:pair"})

@@ -1,5 +1,6 @@
 """Every table in conf/architecture, the appendix against its published numbers, and error messages."""
 
+import copy
 import subprocess
 import sys
 import types
@@ -267,6 +268,10 @@ def own_networks(monkeypatch):
         module.good(data_shape, latent_size)[0],
         nn.Linear(data_shape[0], 1),
     )
+    module.two = lambda data_shape, latent_size: (
+        module.good(data_shape, latent_size)[0],
+        nn.Linear(data_shape[0], 2),
+    )
     module.single = lambda data_shape, latent_size: nn.Linear(latent_size, data_shape[0])
     return module
 
@@ -280,15 +285,24 @@ def test_networks_of_the_users_own_are_called_with_the_shapes(own_networks):
     assert (line.op, line.output, line.parameters, line.multiply_adds) == ("Linear", (3,), 18, 15)
 
 
+def test_one_number_a_sample_may_be_a_column(own_networks):
+    torch.manual_seed(0)
+    _, column = build({"name": "own", "object": "own_networks:column"}, (3,), 5)
+    points = torch.randn(4, 3)
+    assert torch.equal(column(points), nn.functional.linear(points, column.weight, column.bias)[:, 0])
+    assert list(column.state_dict()) == ["weight", "bias"]
+    assert torch.equal(copy.deepcopy(column)(points[:1]), column(points[:1]))
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [
         ("own_networks", "package:function"),
-        ("no_such_package:good", "ModuleNotFoundError.*no_such_package"),
+        ("no_such_package:good", "no module no_such_package, neither in the current folder"),
         ("own_networks:missing", "AttributeError.*missing"),
         ("own_networks:single", "own_networks:single"),
         ("own_networks:wide", "ends in shape 9, but .* 3;"),
-        ("own_networks:column", r"return \[B\], one number a sample"),
+        ("own_networks:two", r"return \[B\], one number a sample"),
     ],
 )
 def test_networks_of_the_users_own_that_cannot_work_are_rejected(own_networks, path, words):

@@ -508,6 +508,7 @@ def test_a_comparison_of_mixed_runs_can_be_read(
     text, words = "\n".join(lines), {word for line in lines for word in line.split()}
     heads = {name.removeprefix(f"{group}/") for group, names in found.columns.items() for name in names}
     assert heads | {*found.weight_metrics} <= words
+    assert text.count("G follows") == 1
     rows = [number for number, line in enumerate(lines) if line[:1].isdecimal()]
     ends = [number for number, line in enumerate(lines) if line and not line.startswith(" ")]
     assert all(min((end for end in ends if end > row), default=len(lines)) - row <= 2 for row in rows)
@@ -523,6 +524,15 @@ def test_a_page_of_mixed_runs_names_their_folders(mixed: Path, tmp_path: Path) -
         assert f"<td>{folder}</td>" in text
     make_sweep(tmp_path / "sweep")
     assert compare([tmp_path / "sweep"]).folders == []
+
+
+def test_weights_stand_in_a_table_of_their_own(printed: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    """With the regularizer alone too, where no run has weights."""
+    make_run(tmp_path / "x/a", {"regularizer": {"name": "r1", "weight": 2.5}}, typed="regularizer=r1")
+    make_run(tmp_path / "y/b")
+    lines = printed(tmp_path)
+    place = next(number for number, line in enumerate(lines) if line.startswith("weights"))
+    assert [line.split() for line in lines[place:]] == [["weights"], ["#", "run", "R1", "weight"], ["1", "x/a", "2.5"]]
 
 
 def test_runs_of_one_configuration_in_several_folders(tmp_path: Path) -> None:
@@ -607,14 +617,14 @@ def test_critics_have_rows_and_columns_of_their_own(tmp_path: Path) -> None:
     make_run(tmp_path / "hinge", HINGE, {"bound/total_variation": 0.25, "discriminator/accuracy": 0.5})
     make_run(tmp_path / "pairs", PAIRS, known)
     wasserstein = OWN | {"critic": {"name": "wasserstein"}}
-    make_run(tmp_path / "wasserstein", wasserstein, {"training_estimate/wasserstein": 2.0})
+    make_run(tmp_path / "wasserstein", wasserstein, {"training_estimate/wasserstein": 2.0}, evaluation={})
     found = compare([tmp_path])
     assert found.columns["training"] == [
         *("loss/discriminator", "loss/generator", "discriminator/accuracy", "discriminator/pair_accuracy"),
         *("bound/gan", "bound/total_variation", "bound/js", "training_estimate/wasserstein"),
     ]
     axes = Figure().subplots()
-    plots.heatmap_panels(found)["bound/gan"](axes)
+    plots.heatmap_panels(found)["quality/precision ↑"](axes)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["hinge", "gan", "relativistic", "wasserstein"]
     assert axes.get_ylabel() == "disc_div or critic"
 
@@ -645,10 +655,10 @@ def test_every_table_says_which_divergence_the_generator_follows(
     r1 = {"regularizer": {"name": "r1", "weight": 2.5}}
     for seed, order in enumerate((0.25, 0.375)):
         weights = {"gen_weights": {"normalise": True, "spread": 0.5}}
-        weighted_run(tmp_path / f"s/kl{seed}", order, weights | r1 | {"seed": seed})
+        weighted_run(tmp_path / f"s/{seed}-kl", order, weights | r1 | {"seed": seed})
     plain = {"gen_weights": {"normalise": False, "spread": None}, "gen_div": {"name": "js"}}
-    weighted_run(tmp_path / "s/js", 0.5, plain)
-    make_run(tmp_path / "s/ratio", plain | {"gen_objective": "ratio"}, evaluation={})
+    weighted_run(tmp_path / "s/2-js", 0.5, plain)
+    make_run(tmp_path / "s/3-ratio", plain | {"gen_objective": "ratio"}, evaluation={})
     found = compare([tmp_path / "s"])
     assert found.weight_metrics == ["weights/effective_order"]
     assert {each.label: list(each.descriptions.values()) for each in found.configurations} == {
@@ -659,7 +669,7 @@ def test_every_table_says_which_divergence_the_generator_follows(
     rows = [" ".join(line.split()) for line in printed(tmp_path / "s")]
     assert sum("G follows gen_weights R1 weight" in row for row in rows) == 3, "quality, diversity and training"
     assert sum("kl, order 0.31 normalise, spread 0.5 2.5" in row and row.endswith("0.312 ± 0.088") for row in rows) == 3
-    (_, kl, *_) = csv.DictReader(io.StringIO(tables.csv_text(found)))
+    (kl, *_) = csv.DictReader(io.StringIO(tables.csv_text(found)))
     assert (kl["G follows"], kl["R1 weight"], kl["weights/effective_order"]) == ("kl, order 0.25", "2.5", "0.25")
     page = page_of(tmp_path / "s").text
     assert page.count("kl, order 0.31") == 3

@@ -265,7 +265,7 @@ def test_the_default_critic_keeps_divergence_and_head() -> None:
 
 def test_a_critic_with_a_ratio_takes_any_divergence_and_its_weights() -> None:
     for typed in (["critic=relativistic"], ["critic=donsker_varadhan"], ["critic=least_squares", "critic.squash=true"]):
-        for name in (*CATALOGUE, "arimoto_2"):
+        for name in ("kl", "total_variation", "arimoto_2"):
             objective = "ratio" if name == "total_variation" else "matched"
             game = settings(*typed, f"gen_div={name}", f"gen_objective={objective}").objective
             assert game.gen_div is not None

@@ -67,7 +67,10 @@ def test_real_increases_strictly_where_it_is_invertible(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_f_at_one(name: str) -> None:
     divergence, zero = get(name), torch.zeros((), dtype=torch.float64)
-    expected = {"gan": -math.log(4), "non_saturating": math.log(2), "dual_non_saturating": math.log(2)}.get(name, 0.0)
+    expected = {
+        **{"gan": -math.log(4), "non_saturating": math.log(2), "dual_non_saturating": math.log(2)},
+        **{"arimoto_0.5": -2.0, "arimoto_1": -math.log(4), "arimoto_2": 2 * (math.sqrt(2) - 2)},
+    }.get(name, 0.0)
     assert divergence.f_at_one == pytest.approx(expected, abs=1e-15)
     assert float(divergence.fake(zero)) == pytest.approx(float(divergence.real(zero)) - expected, abs=1e-15)
 
@@ -270,8 +273,8 @@ def test_arimoto_is_the_alpha_loss(a: float) -> None:
         return -np.log(probability) if a == 1 else a / (a - 1) * (1 - probability ** (1 - 1 / a))
 
     right = 1 / (1 + np.exp(-a * r))
-    np.testing.assert_allclose(divergence.real(given), -loss(right), rtol=1e-12)
-    np.testing.assert_allclose(divergence.fake(given), loss(1 - right), rtol=1e-12)
+    np.testing.assert_allclose(divergence.real(given), -loss(right), rtol=1e-10)
+    np.testing.assert_allclose(divergence.fake(given), loss(1 - right), rtol=1e-10)
     if a == 0.5:  # the squared Hellinger distance, up to an affine term
         known = CATALOGUE["squared_hellinger"]
         np.testing.assert_allclose(divergence.f(given) - known.f(given), -1 - np.exp(r), rtol=1e-12)

@@ -19,6 +19,7 @@ from gantrain import plotting
 from gantrain.comparison.comparison import Comparison, direction_arrow
 from gantrain.comparison.configurations import Configuration, Estimate, name_discriminator
 from gantrain.evaluation.metrics import better_direction
+from gantrain.objectives.critic_objective import OWN
 from gantrain.plotting import DASHES, INK
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _draw_heatmap(comparison: Comparison, metric: str, axes: Axes) -> None:
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.set(xlabel="gen_div", ylabel="disc_div or critic" if "own" in columns else "disc_div")
+    axes.set(xlabel="gen_div", ylabel="disc_div or critic" if OWN in columns else "disc_div")
     axes.yaxis.set_inverted(True)
     axes.grid(visible=False)
 

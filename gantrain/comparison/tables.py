@@ -100,12 +100,13 @@ def _tables_by_folder(comparison: Comparison, width: int) -> Iterator[Table]:
     tables, count = list(metric_tables(comparison)), len(comparison.weight_metrics)
     for table in tables:
         rows = [_mark_best(row.numbers, row.best) for row in table.rows]
-        numbers = [each[: len(each) - count] for each in [table.heads, *rows]]
+        numbers = [each[: len(table.metrics) - count] for each in [table.heads, *rows]]
         reference = [["", comparison.reference_name]] if table.rows[-1].configuration is None else []
         yield from _split_table(table.group, [*names, *reference], numbers, width, keeps_empty=False)
     if comparison.descriptions:
-        rows = [[*row.descriptions, *row.numbers[-count:]] for row in tables[0].rows if row.configuration]
-        heads = [*comparison.descriptions, *(head for head in tables[0].heads[-count:])]
+        first = len(tables[0].metrics) - count
+        rows = [[*row.descriptions, *row.numbers[first:]] for row in tables[0].rows if row.configuration]
+        heads = [*comparison.descriptions, *tables[0].heads[first:]]
         yield from _split_table("weights", names, [heads, *rows], width, keeps_empty=False)
 
 

@@ -10,7 +10,13 @@ from gantrain.objectives import divergences
 from gantrain.objectives.critics import CRITICS, Critic
 from gantrain.objectives.divergences import Divergence
 from gantrain.objectives.finite_range import log_sigmoid
-from gantrain.objectives.objective import GENERATOR_OBJECTIVES, GeneratorSide, Statistics, describe_ratio
+from gantrain.objectives.objective import (
+    DEFAULT_OBJECTIVE,
+    GENERATOR_OBJECTIVES,
+    GeneratorSide,
+    Statistics,
+    describe_ratio,
+)
 from gantrain.objectives.weighting import OFF, Weighting
 
 if TYPE_CHECKING:
@@ -34,7 +40,7 @@ class CriticObjective(GeneratorSide):
         self,
         critic: Critic | str,
         gen_div: Divergence | str = OWN,
-        gen_objective: str = "matched",
+        gen_objective: str = DEFAULT_OBJECTIVE,
         weighting: Weighting = OFF,
     ) -> None:
         if gen_objective not in GENERATOR_OBJECTIVES:
@@ -50,10 +56,10 @@ class CriticObjective(GeneratorSide):
             self.gen_div = divergences.get(gen_div, "gen_div") if isinstance(gen_div, str) else gen_div
             self.gen_formulas = self.gen_div
             self._refuse_flat_loss(self.gen_div)
-        elif gen_objective != "matched":
+        elif gen_objective != DEFAULT_OBJECTIVE:
             raise ConfigError(
                 f"gen_objective={gen_objective} is a loss that a divergence gives, and gen_div=own is that of "
-                f"critic={critic.name}; choose gen_objective=matched{self._or_choose_gen_div()}"
+                f"critic={critic.name}; choose gen_objective={DEFAULT_OBJECTIVE}{self._or_choose_gen_div()}"
             )
         self._refuse_weights("gen_div=own")
 

@@ -32,6 +32,7 @@ GENERATOR_OBJECTIVES: dict[str, tuple[Part, int]] = {
     "ratio": ("f", +1),
     "alternative": ("real", -1),
 }
+DEFAULT_OBJECTIVE = "matched"
 
 
 class Game(Protocol):
