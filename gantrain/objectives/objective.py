@@ -169,9 +169,7 @@ class Objective(GeneratorSide):
             raise ConfigError(describe_choice("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
         disc_div = divergences.get(disc_div, "disc_div") if isinstance(disc_div, str) else disc_div
         gen_div = divergences.get(gen_div, "gen_div") if isinstance(gen_div, str) else gen_div
-        self.disc_div = disc_div
-        self.gen_div = gen_div
-        self.gen_objective = gen_objective
+        self.disc_div, self.gen_div, self.gen_objective = disc_div, gen_div, gen_objective
         self.head = heads.get_head(head, disc_div)
         self.smoothing = smoothing
         # f_G written in the coordinate that the head gives.
