@@ -33,7 +33,7 @@ from gantrain.files import describe_os_error
 from gantrain.launch.evaluate import is_run
 from gantrain.launch.job import train_once
 from gantrain.launch.resume import check_own_folder, refuse_sweep, resume_run
-from gantrain.launch.sweep_folder import pending_notes
+from gantrain.launch.sweep_folder import add_notes
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
@@ -228,7 +228,7 @@ def compare(*runs: str | PathLike[str]) -> Comparison:
     """Return a comparison of runs, and of those in and below folders. Raises DataError if no run can be read there."""
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
     found = comparison.compare(folders)
-    found.notes.extend(pending_notes(folders))
+    add_notes(found, folders)
     for note in found.notes:
         say(note)
     return Comparison(**{field.name: getattr(found, field.name) for field in fields(found)})

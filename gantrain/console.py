@@ -25,6 +25,8 @@ LARGEST_IN_FULL = 1e6
 # Opens the progress display of a task; it yields `update(steps done, steps in all)`.
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int | None], None]]]
 
+COPIES: list[Callable[[str], None]] = []  # functions that get every line that is printed, such as a run's log
+
 
 def printable(text: str) -> str:
     """Return `text` with every control character but the newline replaced."""
@@ -47,9 +49,26 @@ def replace_unencodable() -> None:
 def say(text: str, *, error: bool = False) -> None:
     """Print text that may hold names from outside, to standard error if `error` is set."""
     stream = sys.stderr if error else sys.stdout
+    copy_text(text)
     with ignore_closed_output(stream):
         encoding = stream.encoding or "utf-8"
         print(printable(text).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+
+
+def copy_text(text: str) -> None:
+    """Give a text that is printed, or its lines, to every function that gets a copy."""
+    for write in COPIES:
+        write(printable(text))
+
+
+@contextmanager
+def copy_lines(write: Callable[[str], None]) -> Iterator[None]:
+    """Call `write` with every text that is printed in the block; bars that are redrawn are none."""
+    COPIES.append(write)
+    try:
+        yield
+    finally:
+        COPIES.remove(write)
 
 
 @contextmanager

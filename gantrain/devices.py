@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # Multiply-adds of a batch below which more threads do not make a CPU faster, and 20 times slower if the cores are busy
-# (measured on two cores: the digits' perceptrons have 2e7, the paper's network 1e10).
+# (measured on two cores: the digits' perceptrons have 2e7, the appendix network 1e10).
 FEW_MULTIPLY_ADDS = 10**8
 
 

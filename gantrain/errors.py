@@ -63,6 +63,10 @@ class StorageError(GantrainError):
     exit_code = 7
 
 
+class ReplacedError(StorageError):
+    """Another folder has the place of the one that a run writes into."""
+
+
 class MemoryExhaustedError(GantrainError):
     """Out of memory, on the host or on the device."""
 

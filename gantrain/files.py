@@ -14,7 +14,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-from gantrain.errors import StorageError
+from gantrain.errors import ReplacedError, StorageError
 
 # The packaged YAML: inside the package in a wheel, and beside it in a checkout.
 CONF = next(path for path in (Path(__file__).with_name("conf"), Path(__file__).parents[1] / "conf") if path.is_dir())
@@ -54,6 +54,60 @@ def convert_write_errors(what: object) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Folders that are moved while a process writes into them
+
+# Those that this process holds, each with the file by which it is known.
+HELD: dict[Path, tuple[Path, os.stat_result]] = {}
+
+
+@contextmanager
+def hold_folder(folder: Path, lock: Path) -> Iterator[None]:
+    """Let the functions of this module write below `folder` only while `lock`, which lies in it, is the same file.
+
+    The caller keeps `lock` open in the block, so that no other file gets its number. Raises OSError.
+    """
+    HELD[folder] = lock, lock.stat()
+    try:
+        yield
+    finally:
+        del HELD[folder]
+
+
+def refuse_replaced(path: Path) -> None:
+    """Raise StorageError if `path` lies in a held folder that is gone, ReplacedError if another has its place.
+
+    Other failures to look at it are raised as OSError.
+    """
+    for folder, (lock, held) in list(HELD.items()):
+        if not path.is_relative_to(folder):
+            continue
+        try:
+            is_same = os.path.samestat(held, lock.stat())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not os.path.lexists(folder):
+                moved = "put it back, or if it was moved, go on with `gantrain resume` and its new name"
+                raise StorageError(f"{folder} is gone; {moved}") from error
+            is_same = False
+        if not is_same:
+            raise ReplacedError(
+                f"{folder} was moved or removed while this run trained, and another folder has its place, which is "
+                "left alone; if it was moved, go on with `gantrain resume` and its new name"
+            )
+
+
+def make_folder(path: Path, *, parents: bool = False) -> None:
+    """Make a folder unless it exists. Raises OSError, or StorageError as `refuse_replaced`."""
+    refuse_replaced(path)
+    path.mkdir(parents=parents, exist_ok=True)
+
+
+def delete_file(path: Path) -> None:
+    """Delete a file if it exists. Raises OSError, or StorageError as `refuse_replaced`."""
+    refuse_replaced(path)
+    path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Writing
 
 
@@ -62,10 +116,10 @@ def replace_file(path: Path, *, durable: bool = False) -> Iterator[BufferedRando
     """Open a new file that replaces `path` when the block ends, and is removed if the block fails.
 
     The temporary file is in the same folder, is opened exclusively and follows no link. `durable` waits until the
-    bytes and the name are on the disk. Raises OSError.
+    bytes and the name are on the disk. Raises OSError, or StorageError as `refuse_replaced`.
     """
     temporary = temporary_path(path)
-    temporary.unlink(missing_ok=True)  # of a process with the same number that was killed
+    delete_file(temporary)  # of a process with the same number that was killed
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE, 0o644)
     try:
         with open(descriptor, "w+b") as file:
@@ -104,7 +158,11 @@ def deny_writing_by_others() -> Iterator[None]:
 
 
 def append_record(path: Path, data: bytes) -> None:
-    """Append all of `data` to a file, or nothing if that fails. Links are not followed. Raises OSError."""
+    """Append all of `data` to a file, or nothing if that fails. Links are not followed.
+
+    Raises OSError, or StorageError as `refuse_replaced`.
+    """
+    refuse_replaced(path)
     with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE, 0o666), "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         rest = memoryview(data)

@@ -386,7 +386,7 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
     }
     for name in ("losses.png", "samples/real.png", "samples/images_000000000100.png"):
         Image.open(run / name).verify()
-    assert (run / "train.log").read_text() == ""
+    assert (run / "train.log").read_text() == answer.out
 
     rows = reports(run)
     assert [row["images"] for row in rows] == [40, 80, 100]
@@ -574,6 +574,25 @@ def test_what_cannot_be_restored_is_refused(gantrain: Gantrain, finished: Path, 
     assert "images_000000000080.pt" in answer.err
 
 
+@pytest.mark.parametrize("command", ["resume", "sample", "evaluate"])
+def test_a_folder_around_runs_is_answered_with_the_commands_for_them(
+    gantrain: Gantrain, finished: Path, tmp_path: Path, command: str
+) -> None:
+    for place in ("tree/a b/run", "tree/run", "tree/of/a/sweep/0-kl", "tree/of/a/sweep/1-js", "tree/f/a/r/too/deep"):
+        shutil.copytree(finished, tmp_path / place)
+    write(tmp_path / "tree/of/a/sweep/multirun.yaml", "hydra: {}")
+    before = files(tmp_path)
+    for parent, count in (("tree", 4), ("tree/of", 2), ("tree/a b", 1)):
+        answer = gantrain(command, parent)
+        assert (answer.code, answer.out) == (4, "")
+        runs = ["'tree/a b/run'", "tree/of/a/sweep/0-kl", "tree/of/a/sweep/1-js", "tree/run"]
+        places = runs if command == "sample" else [runs[0], "tree/of/a/sweep", runs[3]]
+        named = [f"  gantrain {command} {place}" for place in places if place.strip("'").startswith(f"{parent}/")]
+        first = f"gantrain: {parent} is no run, but holds {count} of them; give one:"
+        assert answer.err.splitlines() == [first, *named]
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("typed", "code", "says"),
     [
@@ -662,6 +681,7 @@ def test_bad_data_are_exit_code_3_with_path_and_reason(gantrain: Gantrain, tmp_p
         assert (answer.code, answer.out) == (3, "")
         assert says in answer.err
         if path == "missing":  # found before any data are read
+            assert gantrain("train", "-m", "seed=0,1", *TINY, *typed, "run_dir=run_missing").code == 3
             assert not (tmp_path / "run_missing").exists()
             continue
         end = summary(tmp_path / f"run_{path}")
@@ -670,6 +690,17 @@ def test_bad_data_are_exit_code_3_with_path_and_reason(gantrain: Gantrain, tmp_p
     answer = gantrain("train", *TINY, *typed, "dataset.on_bad=skip", "run_dir=skipping")
     assert answer.code == 0
     assert summary(tmp_path / "skipping")["data"]["skipped_files"] == 1
+
+
+def test_an_array_is_chosen_by_its_name(gantrain: Gantrain, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", others=images[:5], images=images)
+    typed = [*TINY, "dataset=array", "dataset.size=8", "architecture=mlp_digits", "dataset.path=x.npz:images"]
+    assert gantrain("train", *typed, "run_dir=run").code == 0
+    data = summary(tmp_path / "run")["data"]
+    assert data["training_images"] == 72
+    answer = gantrain("train", *typed, "dataset.path=y.npz:images", "run_dir=none")
+    assert (answer.code, (tmp_path / "none").exists()) == (3, False)
 
 
 def test_a_run_that_diverges_stops_before_the_update(gantrain: Gantrain, tmp_path: Path) -> None:
@@ -833,7 +864,7 @@ def test_secrets_of_the_environment_are_in_no_file(
 ) -> None:
     monkeypatch.setenv("GANTRAIN_PLACE", str(pictures(tmp_path / "hush-hush")))
     folder = ["dataset=folder", "dataset.size=8", "architecture=conv8"]
-    place = [f"dataset.{key}='${{oc.env:GANTRAIN_PLACE}}'" for key in ("root", "path")]
+    place = [f"dataset.{key}='${{oc.env:GANTRAIN_PLACE}}'" for key in ("root", "path", "label")]
     typed = [*SHORT, "train.images=20", *folder, *place]
     assert gantrain("train", *typed, "run_dir=run").code == 0
     assert gantrain("train", "-m", *typed, "run_dir=sweep", "seed=range(0,1)").code == 0
@@ -843,6 +874,7 @@ def test_secrets_of_the_environment_are_in_no_file(
     assert gantrain("train", *typed, "run_dir=failed").code == 3
     for name in files(tmp_path):
         assert b"hush-hush" not in (tmp_path / name).read_bytes(), name
+    assert (tmp_path / "run/train.log").read_text().startswith("run: ${oc.env:GANTRAIN_PLACE}, 54 training images")
 
 
 OWN_NETWORKS = """

@@ -795,6 +795,14 @@ def test_a_sweep_ends_with_its_report(gantrain: Gantrain, tmp_path: Path) -> Non
     assert answer.code == 0
     assert (tmp_path / "s/report.html").is_file()
     assert "the report is s/report.html" in answer.out
+    unmeasured = "{} no numbers of sample quality and diversity, which are added by: gantrain evaluate s"
+    assert unmeasured.format("2 runs have") in answer.out.splitlines()
+    assert unmeasured.format("2 runs have") in (tmp_path / "s/report.html").read_text()
+    assert gantrain("evaluate", "s/0-gen_div-kl", "metrics=pairwise_distance", "count=20").code == 0
+    assert unmeasured.format("1 run has") in gantrain("compare", "s").out.splitlines()
+    assert gantrain("evaluate", "s", "metrics=pairwise_distance", "count=20").code == 0
+    assert "which are added by" not in gantrain("compare", "s").out
+    assert "which are added by" not in (tmp_path / "s/report.html").read_text()
     assert list(pending_notes([Path("s")])) == []
     shutil.rmtree(tmp_path / "s/1-gen_div-js")
     told = "1 of 2 runs of s have not begun: gen_div=js. Unless it is still running, go on with: gantrain resume s"

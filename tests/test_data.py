@@ -888,6 +888,17 @@ def test_celeba_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
     assert data.load("celeba", root=tmp_path / "root").fingerprint == before
 
 
+@pytest.mark.parametrize("name", ["mnist.zip", "cifar-10-python.tar.gz", "images.7z"])
+def test_an_archive_is_no_root(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"packed")
+    for dataset in ("mnist", "cifar10", "svhn", "celeba"):
+        with pytest.raises(DataError, match=rf"dataset.root=\S*{re.escape(name)} is a file; unpack it if"):
+            data.load(dataset, root=tmp_path / name)
+    with pytest.raises(DataError, match=r"is an archive, which has to be unpacked; give a \.npy"):
+        data.load("array", path=tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"packed"
+
+
 def test_a_folder_inside_the_data_is_not_taken_for_their_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = publish_idx(monkeypatch, "mnist", pixels(20, 28, 28), pixels(6, 28, 28, seed=1))
     place_all(tmp_path, files.unpacked)

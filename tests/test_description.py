@@ -6,8 +6,9 @@ from gantrain.objectives import divergences
 from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import CRITICS, Relativistic
 from gantrain.objectives.objective import Objective
+from gantrain.objectives.regularizers import REGULARIZERS, GradientPenalty, InstanceNoise
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
-from gantrain.theory.description import describe_objective
+from gantrain.theory.description import describe_objective, describe_regularizers
 
 
 def text(disc_div, gen_div, objective, **more):
@@ -93,3 +94,11 @@ def test_the_divergence_of_g_is_described_under_a_critic_too():
 
 def test_a_head_without_a_ratio_says_so():
     assert "r is not recovered" in text("total_variation", "total_variation", "matched")
+
+
+def test_regularizers_are_named_with_their_values():
+    several = describe_regularizers([GradientPenalty(weight=2.5, target=0.0), InstanceNoise(std=0.05)])
+    assert several == "Regularizers of D: gradient_penalty (weight 2.5, target 0), instance_noise (std 0.05)"
+    for name, regularizer in REGULARIZERS.items():
+        assert describe_regularizers([regularizer()]).startswith(f"Regularizer of D: {name} (")
+    assert describe_regularizers([]) == ""

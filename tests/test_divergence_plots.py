@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from gantrain.objectives import divergences
+from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.theory import plots
 
@@ -25,7 +26,7 @@ def curves(axes: Axes) -> list[Line2D]:
     return [line for line in axes.lines if len(line.get_xdata()) == plots.POINTS]
 
 
-def curve(axes: Axes, name: str, chosen: list[divergences.Divergence]) -> tuple[np.ndarray, np.ndarray]:
+def curve(axes: Axes, name: str, chosen: list[Divergence]) -> tuple[np.ndarray, np.ndarray]:
     line = curves(axes)[[divergence.name for divergence in chosen].index(name)]
     return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
 

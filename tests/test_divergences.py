@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import mpmath
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences, heads
+from gantrain.objectives.divergence import Part
 from gantrain.objectives.divergences import CATALOGUE, alpha, get
 from gantrain.objectives.finite_range import LARGEST
 from gantrain.objectives.heads import RATIO_CLIP
+from gantrain.theory import formula_checks
 
-PARTS: tuple[divergences.Part, ...] = get_args(divergences.Part)
+PARTS: tuple[Part, ...] = get_args(Part)
 
 R = torch.linspace(-8, 8, 161, dtype=torch.float64)
 U = np.exp(R.numpy())
@@ -38,6 +41,20 @@ def assert_close(actual: Tensor, expected: Any, rtol: float = 1e-9, atol: float 
 @pytest.mark.parametrize("name", NAMES)
 def test_f_is_the_typed_formula(name: str) -> None:
     assert_close(get(name).f(R), f(name, U))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "dual_dual_gan", "alpha_10", "alpha_1000", "alpha_1e-12", "alpha_1.000001"])
+def test_no_formula_contradicts_f_of_u(name: str) -> None:
+    assert formula_checks.find_formula_errors(get(name)) == []
+    assert formula_checks.find_formula_errors(get(name).shifted(0.75)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_f_of_u_is_the_typed_formula_and_not_derived_from_the_others(name: str) -> None:
+    u = R.exp()
+    assert_close(get(name).f_of_u(u), f(name, U))
+    other = replace(get(name), real=torch.zeros_like, fake=torch.zeros_like)
+    assert torch.equal(other.f_of_u(u), get(name).f_of_u(u))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,7 +149,7 @@ def test_a_shift_adds_an_affine_term_and_changes_no_slope(name: str) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", [*NAMES, "alpha_1000", "dual_alpha_1000", "alpha_1e-50"])
-def test_values_and_slopes_are_finite_inside_the_finite_range(name: str, part: divergences.Part) -> None:
+def test_values_and_slopes_are_finite_inside_the_finite_range(name: str, part: Part) -> None:
     divergence = get(name)
     limits = divergence.finite_range(part)
     low, high = max(limits.low, -1e6), min(limits.high, 1e6)
@@ -160,7 +177,7 @@ LOG_LARGEST = 100 * math.log(2)
     ],
 )
 def test_the_finite_range_ends_where_the_larger_of_value_and_slope_reaches_2_to_the_100(
-    name: str, part: divergences.Part, low: float, high: float
+    name: str, part: Part, low: float, high: float
 ) -> None:
     limits = get(name).finite_range(part)
     assert (limits.low, limits.high) == (pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-2))
@@ -210,6 +227,58 @@ def test_float32_agrees_with_fifty_digits(name: str) -> None:
     assert_close(divergence.fake(r), expected["fake"], rtol=1e-5, atol=1e-6)
     assert_close(slope(divergence.real, r), expected["real slope"], rtol=1e-2, atol=1e-12)
     assert_close(slope(divergence.fake, r), expected["fake slope"], rtol=1e-2, atol=1e-12)
+
+
+FINE_ALPHAS = ["alpha_1e-25", "alpha_1e-12", "alpha_1e-6", "alpha_1.000001", "dual_alpha_1e-12", "dual_gan", "alpha_-3"]
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, *FINE_ALPHAS])
+def test_the_law_of_slopes_holds_over_160_nats(name: str) -> None:
+    """fake' = e^r real', in float32 wherever both slopes lie within its range."""
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        r = torch.linspace(-80, 80, 3201, dtype=dtype)
+        fake, real = slope(get(name).fake, r).double(), slope(get(name).real, r).double()
+        sides = torch.stack([fake, r.double().exp() * real])
+        is_inside = torch.ones_like(r, dtype=torch.bool)
+        if dtype == torch.float32:
+            is_inside = ((torch.stack([*sides, real]) > 1e-37) & (torch.stack([*sides, real]) < 1e37)).all(0)
+        assert is_inside.sum() > 500
+        assert_close(*sides[:, is_inside], rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_f_loses_no_digits_far_from_equality_nor_near_it(name: str, dtype: torch.dtype) -> None:
+    """Its terms cancel: of non_saturating at r = 60, where f is e^−60, nothing would be left in float32."""
+    r = torch.tensor([-60.0, -30.0, -1e-2, 1e-2, 30.0, 60.0], dtype=dtype)
+    limits = get(name).finite_range("f")
+    r = r[(r > limits.low) & (r < limits.high)]
+    with mpmath.workdps(80):
+        expected = [float(TYPED[name](mpmath.exp(x), mpmath)) for x in r.tolist()]
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-11
+    assert_close(get(name).f(r), expected, rtol=tolerance, atol=1e-35)
+    slopes = [x * y for x, y in zip(r.double().exp().tolist(), get(name).real(r.double()).tolist(), strict=True)]
+    assert_close(slope(get(name).f, r), slopes, rtol=tolerance, atol=1e-16 if dtype == torch.float64 else 1e-8)
+
+
+@pytest.mark.parametrize("order", [1e-6, 1e-12, 1e-19, 1e-21, 1e-35])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tiny_alpha_is_as_exact_as_any(order: float, dtype: torch.dtype) -> None:
+    r = torch.tensor([-20.0, -1e-3, -1e-12, 0.0, 1e-12, 1e-3, 20.0], dtype=dtype)
+    with mpmath.workdps(80):
+        expected = [float(mpmath.expm1(order * mpmath.mpf(x)) / order) for x in r.tolist()]
+    assert_close(get(f"alpha_{order}").fake(r), expected, rtol=1e-6 if dtype == torch.float32 else 1e-15, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("alpha_1.000001", r"\alpha = 1.000001"), ("alpha_1.0", r"u \log u - u + 1"), ("alpha_1e-07", r"\alpha = 1e-07")],
+)
+def test_an_order_keeps_its_digits(name: str, shown: str) -> None:
+    assert shown in get(name).formula
+    assert alpha(1.000001).name == "alpha_1.000001"
+    assert alpha(-1).name == "alpha_-1"
+    assert "+0.1234567 (u - 1)" in get(name).shifted(0.1234567).formula
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from gantrain.commands import fit
-from gantrain.data.mixtures import gaussian, mixture1d
+from gantrain.data.mixtures import Mixture, gaussian, mixture1d
+from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.divergences import CATALOGUE
-from gantrain.theory import plots
+from gantrain.theory import gaussian_fit, plots
 
 Gantrain = Callable[..., Any]
 EXAMPLE = mixture1d()
@@ -96,6 +97,25 @@ def test_infinite_is_said_and_is_null(gantrain: Gantrain, tmp_path: Path) -> Non
     assert columns(answer.out.splitlines()[2])[:5] == ["neyman", "infinite", "0.0000", "3.0000", "infinite"]
     assert rows(tmp_path / "fit")["neyman"]["value"] is None
     assert "nan" not in answer.out
+
+
+def test_a_fit_that_is_no_minimum_is_said_to_be_none(
+    gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_gaussian = gaussian_fit.fit_gaussian
+    assert "no minimum" not in gantrain("fit", "gen_div=kl,total_variation").out
+    assert "slope" not in rows(tmp_path / "fit")["total_variation"]
+
+    def stop_early(divergence: Divergence, p: Mixture) -> gaussian_fit.Fit:
+        fit = fit_gaussian(divergence, p)
+        return fit._replace(mean=fit.mean + 1e-3) if divergence.name == "total_variation" else fit
+
+    monkeypatch.setattr(gaussian_fit, "fit_gaussian", stop_early)
+    answer = gantrain("fit", "gen_div=kl,total_variation")
+    assert answer.code == 0
+    assert "\ntotal_variation: no minimum was found; " in answer.out
+    assert "kl: no minimum" not in answer.out
+    assert 1e-5 < rows(tmp_path / "fit")["total_variation"]["slope"] < 1e-2
 
 
 @pytest.mark.parametrize(

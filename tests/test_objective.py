@@ -19,7 +19,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.errors import ConfigError
 from gantrain.objectives import heads
-from gantrain.objectives.divergences import CATALOGUE, Part, get
+from gantrain.objectives.divergence import Part
+from gantrain.objectives.divergences import CATALOGUE, get
 from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.precision import as_float32

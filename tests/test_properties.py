@@ -76,7 +76,15 @@ def test_the_supremum_is_the_divergence_of_densities_without_overlap(name: str) 
 @pytest.mark.parametrize(
     ("behaviour", "names"),
     {
-        "mode-covering": ["kl", "pearson", "alpha_0.7", "alpha_3", "alpha_0.500001", "dual_non_saturating"],
+        "mode-covering": [
+            "kl",
+            "pearson",
+            "alpha_0.7",
+            "alpha_3",
+            "alpha_0.500001",
+            "alpha_0.50000000001",
+            "dual_non_saturating",
+        ],
         "mode-seeking": ["reverse_kl", "neyman", "non_saturating", "softened_reverse_kl", "alpha_0.3", "alpha_-2"],
         "balanced": ["js", "gan", "squared_hellinger", "jeffreys", "le_cam", "total_variation", "alpha_0.5"],
     }.items(),
@@ -102,6 +110,8 @@ def test_symmetric_means_that_p_and_q_may_be_exchanged(name: str) -> None:
         ("total_variation", "total_variation"),
         ("alpha_0.3", "alpha_0.7"),
         ("alpha_0.500001", "alpha_0.499999"),
+        ("alpha_0.50000001", "alpha_0.49999999"),
+        ("alpha_1.0000001", "alpha_-1e-07"),
         ("dual_alpha_0.3", "alpha_0.3"),
         ("non_saturating", "dual_non_saturating"),
         ("dual_non_saturating", "non_saturating"),
@@ -123,6 +133,8 @@ def test_the_dual_has_a_name_that_can_be_typed(name: str, dual: str) -> None:
         ("alpha_-1", {"neyman": 0.5}),
         ("dual_alpha_0.3", {"alpha_0.7": 1}),
         ("jeffreys", {}),
+        ("alpha_1.0000000001", {}),
+        ("dual_alpha_0.50000001", {"alpha_0.49999999": 1}),
     ],
 )
 def test_one_divergence_under_several_names(name: str, others: dict[str, float]) -> None:

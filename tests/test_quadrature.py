@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import quad
 from support.formulas import NAMES, SMOOTH, f, losses
 
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.theory.gaussian_fit import Ending, fit_gaussian, follow_loss
+from gantrain.theory import quadrature
+from gantrain.theory.gaussian_fit import Ending, Fit, fit_gaussian, follow_loss, largest_slope
 from gantrain.theory.quadrature import Loss, integrate_divergence, loss_slopes
 
 EXAMPLE = mixture1d()
@@ -293,3 +295,61 @@ def test_other_endings():
     assert follow_loss(Loss(kl.shifted(0.3), "f", 1), one, (0.0, 2.0)).outcome == "diverges"
     assert follow_loss(Loss(gan, "fake", -1), EXAMPLE, (1e5, 1.0)).outcome == "diverges"
     assert follow_loss(Loss(gan, "fake", -1), EXAMPLE, (0.0, 1e-5)).outcome == "collapses"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Total variation, which has a kink wherever p = q
+
+TOUCHING = mixture1d((0.312019, 0.687981), (0.7765, -3.2569), (0.348, 0.594))
+
+
+def total_variation(p: Mixture, mean: float, std: float) -> float:
+    """Half of ∫ |p − q| by the midpoint rule on a million points."""
+    low, high = min(p.line_means) - 10 * max(p.stds), max(p.line_means) + 10 * max(p.stds)
+    x = low + (high - low) * (np.arange(1_000_000) + 0.5) / 1_000_000
+    return float(np.abs(density(p, x) - density(gaussian(mean, std), x)).mean() * (high - low) / 2)
+
+
+@pytest.mark.parametrize("height", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_two_crossings_close_together_are_both_found(height):
+    """Half of q = N(0, 1) and a bump, which reaches above q by so little."""
+    q, bump, x = gaussian(0, 1), gaussian(0.3, 0.1), np.linspace(0.2, 0.4, 2_000_001)
+    weight = float((density(q, x) / 2 / density(bump, x)).min()) * (1 + height)
+    p = mixture1d((0.5, weight, 0.5 - weight), (0.0, 0.3, 19.0), (1.0, 0.1, 1.0))
+    found = quadrature.find_crossings(p, q, torch.linspace(-3, 3, 4, dtype=torch.float64)).sort().values.numpy()
+    assert len(found) == 2
+    assert density(p, found) / density(q, found) == pytest.approx(1, abs=1e-12)
+    assert density(p, found.mean()) > density(q, found.mean())
+
+
+def test_the_fit_of_total_variation_is_a_minimum_where_crossings_lie_close_together():
+    found = fit_gaussian(divergences.total_variation, TOUCHING)
+    assert found[:2] == pytest.approx((-3.1369, 0.8465), abs=5e-5)
+    assert found.value == pytest.approx(0.31133482, abs=1e-8)
+    assert found.value == pytest.approx(total_variation(TOUCHING, *found[:2]), abs=1e-8)
+    assert largest_slope(divergences.total_variation, TOUCHING, found) < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_gaussian_nearby_or_of_a_grid_has_a_smaller_total_variation(seed):
+    generator = np.random.default_rng(seed)
+    p = random_mixture(generator, 2 + seed % 2)
+    found = fit_gaussian(divergences.total_variation, p)
+    assert found.value == pytest.approx(total_variation(p, *found[:2]), abs=1e-8)
+    assert found.value <= brute_force("total_variation", p)[0] + 1e-6
+    for reach in (1e-3, 1e-2, 0.1):
+        for mean, std in generator.normal(0, reach, (10, 2)):
+            assert total_variation(p, found.mean + mean, found.std * math.exp(std)) > found.value - 1e-9
+    assert largest_slope(divergences.total_variation, p, found) < 1e-6
+
+
+def test_the_slope_of_a_fit_is_that_of_its_divergence():
+    fit, h = Fit(0.2, 1.4, 0.0), 1e-5
+    fit = fit._replace(value=integrate_divergence(divergences.js, EXAMPLE, gaussian(*fit[:2])))
+
+    def height(mean: float, std: float) -> float:
+        return math.log1p(integrate_divergence(divergences.js, EXAMPLE, gaussian(mean, std)))
+
+    on_mean = (height(0.2 + h * 1.4, 1.4) - height(0.2 - h * 1.4, 1.4)) / (2 * h)
+    on_std = (height(0.2, 1.4 * (1 + h)) - height(0.2, 1.4 * (1 - h))) / (2 * h)
+    assert largest_slope(divergences.js, EXAMPLE, fit) == pytest.approx(max(abs(on_mean), abs(on_std)), rel=1e-4)

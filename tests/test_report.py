@@ -24,7 +24,7 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from gantrain.console import show_progress
+from gantrain.console import copy_lines, show_progress
 from gantrain.errors import DataError
 from gantrain.evaluation import metrics
 from gantrain.files import append_record
@@ -366,6 +366,20 @@ def test_text_is_neither_markup_nor_a_terminal_command(tmp_path, make_console):
     assert "[red]loud[/red]" in shown
     assert "\x1b]0;" not in shown
     assert "\x1b[2J" not in shown
+
+
+def test_lines_are_copied_as_plain_text_and_bars_are_not(tmp_path):
+    copied: list[str] = []
+    with copy_lines(copied.append), Reporter(tmp_path, 200, console=terminal()) as reporter:
+        reporter.report(100, SCALARS)
+        reporter.note("checkpoint \x1b[2J.pt")
+        reporter.advance(150)
+    assert copied == ["checkpoint \ufffd[2J.pt"]
+    with copy_lines(copied.append), Reporter(tmp_path, 200, 100, console=(console := pipe())) as reporter:
+        reporter.report(200, SCALARS)
+    assert copied[1:] == lines(console)
+    reporter.note("nobody listens")
+    assert len(copied) == 2
 
 
 def test_all_bounds_are_one_chart_with_their_suprema(tmp_path):

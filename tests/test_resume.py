@@ -350,9 +350,10 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(stopped, whole, tmp_p
     (stopped / "summary.json").write_text(json.dumps(killed))
     rows = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_text(rows[0])
-    assert main(["resume", str(stopped)]) == 4
-    command = capsys.readouterr().err.partition("start it again with:")[2].split()
-    assert command[:2] == ["gantrain", "train"]
+    for asked in ("sample", "evaluate", "resume"):
+        assert main([asked, str(stopped)]) == 4
+        command = capsys.readouterr().err.partition("start it again with:")[2].split()
+        assert command[:2] == ["gantrain", "train"]
     assert train(stopped) == 6
     assert "before its first checkpoint" in capsys.readouterr().err
     assert main([*command[1:], "seed=1"]) == 4

@@ -10,7 +10,7 @@ from gantrain.comparison.tables import print_tables
 from gantrain.config import overrides
 from gantrain.console import say
 from gantrain.errors import ConfigError
-from gantrain.launch.sweep_folder import pending_notes
+from gantrain.launch.sweep_folder import add_notes
 
 HELP = """Compare runs: a table, compare.csv, figures, and report.html, one page that needs no network.
 
@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> None:
     from gantrain.comparison.report import write_report
 
     comparison = compare(folders)
-    comparison.notes.extend(pending_notes(folders))
+    add_notes(comparison, folders)
     print_tables(comparison)
     for path, label, status, reason in comparison.failures:
         say(f"{status}: {path}{f' ({label})' if label else ''}: {reason.splitlines()[0]}")

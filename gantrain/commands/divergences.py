@@ -13,7 +13,8 @@ from gantrain.config.schema import number
 from gantrain.console import build_table, format_number, make_console, say
 from gantrain.files import convert_write_errors
 from gantrain.objectives import divergences
-from gantrain.objectives.divergences import CATALOGUE, PATTERNS, Divergence, Part
+from gantrain.objectives.divergence import Divergence, Part
+from gantrain.objectives.divergences import CATALOGUE, PATTERNS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.theory import description, properties
 from gantrain.theory.description import format_multiple, format_range, format_ratio

@@ -14,7 +14,8 @@ from gantrain.data.mixtures import Mixture, gaussian
 from gantrain.errors import ConfigError
 from gantrain.files import convert_write_errors, write_json
 from gantrain.objectives import divergences
-from gantrain.objectives.divergences import CATALOGUE, Divergence
+from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.theory import gaussian_fit, plots, properties
 from gantrain.theory.quadrature import Loss, integrate_divergence
@@ -62,7 +63,11 @@ class Options:
 
 @dataclass
 class Row:
-    """The Gaussian that one divergence led to; `outcome` is how its path ended, with target=effective."""
+    """The Gaussian that one divergence led to.
+
+    `outcome` is how its path ended, with target=effective; `slope` that of a divergence which is not flat there, and so
+    not at its minimum.
+    """
 
     divergence: str
     mu: float
@@ -70,6 +75,7 @@ class Row:
     value: float
     mode_masses: list[float]
     outcome: str | None = None
+    slope: float | None = None
 
 
 def help_text() -> str:
@@ -100,6 +106,9 @@ def run(arguments: list[str]) -> None:
         write_json(out / "fit.json", [{k: v for k, v in asdict(row).items() if v is not None} for row in rows])
         draw_fits(rows, p, options, out)
     print_tables(tabulate(rows, p))
+    for row in rows:
+        if row.slope is not None:
+            say(f"{row.divergence}: no minimum was found; log(1 + D_f) has the slope {row.slope:.2g} at this Gaussian")
     say(f"fit.json and fit.png in {out}")
 
 
@@ -123,14 +132,17 @@ def choose_divergences(options: Options) -> list[Divergence]:
 
 def fit_divergence(divergence: Divergence, p: Mixture, options: Options) -> Row:
     """Return the Gaussian that fits p best under one divergence, or to which its loss leads."""
-    outcome = None
+    outcome = slope = None
     if options.target == "effective":
         loss = Loss(divergence, *GENERATOR_OBJECTIVES[options.gen_objective])
         outcome, mean, std = gaussian_fit.follow_loss(loss, p, (options.start[0], options.start[1]))
         value = integrate_divergence(divergence, p, gaussian(mean, std))
     else:
-        mean, std, value = gaussian_fit.fit_gaussian(divergence, p)
-    return Row(divergence.name, mean, std, value, mode_masses(gaussian(mean, std), p), outcome)
+        fit = gaussian_fit.fit_gaussian(divergence, p)
+        mean, std, value = fit
+        steepest = gaussian_fit.largest_slope(divergence, p, fit)
+        slope = steepest if steepest > gaussian_fit.FLAT else None
+    return Row(divergence.name, mean, std, value, mode_masses(gaussian(mean, std), p), outcome, slope)
 
 
 def mode_masses(q: Mixture, p: Mixture) -> list[float]:

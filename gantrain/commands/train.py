@@ -36,7 +36,7 @@ Examples
   gantrain train critic=hinge                          another loss of D, with G's own to it
   gantrain train critic=relativistic gen_div=kl        where D gives a ratio, any divergence trains G
   gantrain train -m gen_div=kl,reverse_kl,js seed=0,1  a sweep: one run a combination
-  gantrain train experiment=paper gen_div=kl           the paper's objective, network and optimizer
+  gantrain train experiment=paper gen_div=kl           the objective of Poole et al. 2016, with ALI's network
   gantrain train init=RUN dataset=folder dataset.path=DIR   begins with the weights of another run
   gantrain train --cfg job dataset=mnist               shows what would run
 

@@ -16,9 +16,12 @@ from gantrain.console import build_table, format_number, make_console, show_prog
 from gantrain.errors import CheckFailedError
 from gantrain.files import convert_write_errors, write_json
 from gantrain.objectives import divergences
+from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
 from gantrain.theory import verification
 from gantrain.theory.cases import CASES, true_ratio_values
+from gantrain.theory.formula_checks import find_formula_errors
 from gantrain.theory.verification import ALLOWED_ERRORS, PARTS, Finding, Result, Training
 
 if TYPE_CHECKING:
@@ -33,19 +36,25 @@ Examples
   gantrain verify                               all cases, in two minutes or so on two cores
   gantrain verify case=ring seeds=5             one of them, with the seeds 0 to 4
   gantrain verify disc_div=kl out=verification  another divergence trains D; verify.json and log_ratio.png are written
+  gantrain verify images=0                      without training: the exact log-ratio takes D's place
 
-Per divergence: the true value, the bound that D reaches and the plug-in estimate; then the ratio's calibration and its
-error against the true log-ratio. Exits with 9 when a bound exceeds the true value by more than its error allows.
+Per divergence: the true value, the bound that D reaches and the plug-in estimate, and the bound of the exact log-ratio
+on the same draws; then the ratio's calibration and its error against the true log-ratio.
+
+The true value is computed from f(u) alone. Exits with 9 at once when a formula of a bound, or the slope that trains,
+contradicts f(u); at the end when a bound exceeds the true value by more than its error allows, or the bound of the
+exact log-ratio lies on either side of it by more than that.
 
 Cases, in which images are draws of p:
 {cases}"""
 
 NOTES = f"""true: D_f(p‖q) − f(1), 0 for p = q; ∞ if p or q has tails too heavy for the other.
 bound: E_p[real(r)] − E_q[fake(r)] − f(1), at most true but for chance. plug-in: E_q[f(e^r)] − f(1), on either side.
+at exact r: the bound with the exact log-ratio on the same draws, equal to true but for chance.
 ±: standard error, over {PARTS} parts of the held-out draws or over seeds, the larger; exact ±: the bound's, were r \
 exact. Where exact ± is far larger, rare draws carry the average: ± is too small, and the plug-in's too.
-exceeds: above true by more than {ALLOWED_ERRORS:g} of the larger of ± and exact ±. Where exact ± is ∞ nothing can \
-exceed: not judged."""
+EXCEEDS: the bound is above true by more than {ALLOWED_ERRORS:g} of the largest standard error. DEVIATES: at exact \
+r it is that far from true. Where exact ± is ∞ nothing can: not judged."""
 
 ARCHITECTURE = "mlp"
 PIPE_WIDTH = 140
@@ -67,7 +76,7 @@ class Options:
     disc_div: str = "gan"
     seeds: int = number(3, at_least=1, at_most=1000)
     seed: int = number(0, at_least=0, at_most=2**62)
-    images: int = number(Training.images, at_least=1)
+    images: int = number(Training.images, at_least=0)
     batch_size: int = number(Training.batch_size, at_least=1, at_most=1_000_000)
     lr: float = number(Training.lr, above=0)
     held_out: int = number(500_000, at_least=20 * PARTS, at_most=10_000_000)
@@ -80,11 +89,12 @@ def help_text() -> str:
 
 
 def run(arguments: list[str]) -> None:
-    """Verify the cases asked for, print and write the results; raise CheckFailedError for a bound that is too high."""
+    """Verify formulas and the cases asked for, print and write the results; raise CheckFailedError for a failed one."""
     options = overrides.parse_into(Options, arguments)
     disc_div = divergences.get(options.disc_div, "disc_div")
     objective = Objective(disc_div, disc_div)
     verification.check_log_ratio(objective)
+    check_formulas({disc_div.name: disc_div} | CATALOGUE)
     if options.out is not None:
         with convert_write_errors(f"out={options.out}"):
             Path(options.out).mkdir(parents=True, exist_ok=True)
@@ -113,20 +123,32 @@ def verify_case(name: str, options: Options, objective: Objective) -> Result:
         )
 
 
+def check_formulas(known: Mapping[str, Divergence]) -> None:
+    """Raise CheckFailedError when a formula of a divergence contradicts its f(u)."""
+    if errors := [error for divergence in known.values() for error in find_formula_errors(divergence)]:
+        raise CheckFailedError(
+            f"{len(errors)} formulas contradict f(u) of their divergence; one of the two is wrong ({'; '.join(errors)})"
+        )
+
+
 def check_bounds(findings: Mapping[str, Sequence[Finding]]) -> None:
-    """Raise CheckFailedError when a bound, by case, exceeds the truth by more than its error allows."""
-    excesses = [
-        f"{case} {each.name}: {each.bound.mean:.4g} against {each.true:.4g}, of which chance explains "
-        f"{each.allowed:.2g}"
+    """Raise CheckFailedError when a bound, by case, exceeds the truth or deviates from it at the exact ratio."""
+    failures = [
+        f"{case} {each.name}: {reading.mean:.4g} {manner} {each.true:.4g}, of which chance explains "
+        f"{each.allowed_error(reading):.2g}"
         for case, found in findings.items()
         for each in found
-        if each.exceeds
+        for is_wrong, reading, manner in (
+            (each.exceeds, each.bound, "against"),
+            (each.deviates, each.at_exact_ratio, "at the exact ratio against"),
+        )
+        if is_wrong
     ]
-    if excesses:
+    if failures:
         raise CheckFailedError(
-            f"{len(excesses)} of {sum(map(len, findings.values()))} bounds exceed the true value by more than their "
-            f"error allows; a formula, an estimate or the truth is wrong, unless another seed= tells otherwise "
-            f"({'; '.join(excesses)})"
+            f"{len(failures)} of {2 * sum(map(len, findings.values()))} bounds contradict the true value by more than "
+            f"their error allows; a formula, an estimate or the truth is wrong, unless another seed= tells otherwise "
+            f"({'; '.join(failures)})"
         )
 
 
@@ -134,6 +156,8 @@ def describe_training(options: Options) -> str:
     """Return a sentence that says how every number was obtained."""
     last = options.seed + options.seeds - 1
     seeds = f"seeds {options.seed}–{last}" if options.seeds > 1 else f"seed {last}"
+    if not options.images:
+        return f"D: the exact log-ratio, {seeds}; {options.held_out:,} draws of p and of q per seed."
     return (
         f"D: disc_div={options.disc_div}, architecture={ARCHITECTURE}, {options.images:,} images in batches of "
         f"{options.batch_size:,}, Adam lr={options.lr:g} falling to 0, {seeds}; "
@@ -143,14 +167,15 @@ def describe_training(options: Options) -> str:
 
 def tabulate_divergences(findings: Sequence[Finding]) -> Table:
     """Return a table with a row a divergence: truth, bound, plug-in estimate and verdict."""
-    right = ["true", "bound", "±", "exact ±", "reached", "plug-in", "plug-in ±"]
+    right = ["true", "bound", "±", "exact ±", "reached", "at exact r", "plug-in", "plug-in ±"]
     rows = []
     for each in findings:
         share = each.bound.mean / each.true
         errors = [_format_error(each.bound.standard_error), _format_error(each.exact_ratio_standard_error)]
         reached = f"{share:.1%}" if share > 0 else ""
         plug_in = [_format_value(each.plug_in.mean), _format_error(each.plug_in.standard_error)]
-        numbers = [_format_value(each.bound.mean), *errors, reached, *plug_in]
+        exact = _format_value(each.at_exact_ratio.mean)
+        numbers = [_format_value(each.bound.mean), *errors, reached, exact, *plug_in]
         rows.append([each.name, _format_value(each.true), each.true_by, *numbers, each.verdict])
     return build_table(["divergence", right[0], "true, by", *right[1:], "verdict"], rows, right=right)
 

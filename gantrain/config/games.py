@@ -11,7 +11,7 @@ from gantrain.errors import ConfigError, describe_choice, suggest
 from gantrain.objectives import divergences, weighting
 from gantrain.objectives.critic_objective import OWN, CriticObjective
 from gantrain.objectives.critics import CRITICS, F_DIVERGENCE, Critic
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.objective import Objective
 from gantrain.objectives.weighting import Weighting
 from gantrain.ranges import Kind, Numbers

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain.console import one_line, say
 from gantrain.data.decoding import CROP, PAD, STRETCH, Found
+from gantrain.data.folder import ARCHIVES
 from gantrain.data.images import Splits, check_distinct, resize
 from gantrain.data.levels import Levels, Limits, Values, describe_darkness, find_limits, measure, to_8_bits
 from gantrain.errors import DataError
@@ -148,14 +149,21 @@ def find_dimensions(path: Path) -> int:
     return (*shape, 1)[1] if len(shape) <= 2 else 0
 
 
+def split_name(path: Path) -> tuple[Path, str]:
+    """Return the file and the name of the array, if any, in `X.npz:name`."""
+    file, _, name = str(path).rpartition(":")
+    return (Path(file), name) if file.endswith(".npz") and not path.exists() else (path, "")
+
+
 @contextmanager
 def _open_errors(path: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the file and the name of the array, if any, in `X.npz:name`; raise errors as DataError."""
-    file, _, name = str(path).rpartition(":")
-    found, name = (Path(file), name) if file.endswith(".npz") and not path.exists() else (path, "")
+    """Yield what `split_name` returns; raise errors as DataError."""
+    found, name = split_name(path)
     try:
         if not found.is_file() or found.suffix not in SUFFIXES:
-            fault = "is no file of an array" if found.exists() else "does not exist"
+            is_archive = found.suffix.lower() in (".zip", *ARCHIVES)
+            fault = "is an archive, which has to be unpacked" if is_archive else "is no file of an array"
+            fault = fault if found.exists() else "does not exist"
             raise DataError(f"{path} {fault}; give a .npy, .npz or .csv file")
         _check_size(found)
         yield found, name

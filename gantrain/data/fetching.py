@@ -55,6 +55,8 @@ def open_published(files: Sequence[Published], root: Path) -> Iterator[Path]:
     the addresses and names for placing the files by hand, if a file cannot be fetched or the block fails to read it;
     StorageError if the storage is full, read-only or failing.
     """
+    if root.is_file():
+        raise DataError(f"dataset.root={root} is a file; unpack it if it is an archive, and give the folder around")
     refuse_inner_folder(files, root)
     try:
         if all(file.is_present(root) for file in files):

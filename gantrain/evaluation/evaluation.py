@@ -23,7 +23,7 @@ from gantrain.evaluation.features import (
     choose_network,
 )
 from gantrain.evaluation.metrics import INCEPTION, Metric, better_direction, metrics_of
-from gantrain.files import replace_non_finite, write_json
+from gantrain.files import make_folder, replace_non_finite, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -231,7 +231,7 @@ def write_evaluation(folder: Path, document: Mapping[str, Any], samples: Tensor,
 
     Each row of the picture shows a sample and the training images nearest to it in pixels.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, parents=True)
     if isinstance(dataset, data.Images):
         import torch
 

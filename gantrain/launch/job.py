@@ -20,8 +20,9 @@ from gantrain.config.checks import Settings, find_secrets, validate
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors
 from gantrain.config.overrides import Argument
 from gantrain.console import say
-from gantrain.errors import BusyError, ConfigError, DataError, GantrainError
-from gantrain.files import convert_write_errors, deny_writing_by_others, safe_name
+from gantrain.data.arrays import split_name
+from gantrain.errors import BusyError, ConfigError, DataError, GantrainError, StorageError
+from gantrain.files import convert_write_errors, deny_writing_by_others, make_folder, refuse_replaced, safe_name
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, prepare
 from gantrain.launch.initial_weights import load_initial_weights
@@ -30,8 +31,13 @@ from gantrain.launch.sweep_folder import is_sweep
 from gantrain.objectives.critic_objective import OWN
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.runs.folder import RunFolder, claim_folder
+from gantrain.runs.log import keep_log
 from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import keep_summary
+
+
+class SweepReplaced(BaseException):  # after an Exception, Hydra would begin the next run
+    """Another folder has the place of the sweep, which ends."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,7 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     overrides = [argument.text for argument in arguments]
     prepared = prepare(validate(composed.tree, overrides))
     settings = prepared.config.settings
-    if (data := settings.dataset.path) and not Path(data).expanduser().exists():  # before a folder is made
-        raise DataError(f"{data} does not exist; dataset.path must be a folder of images or a .zip of them")
-    refuse_data_folder(settings.run_dir or default_folder(settings)[0], settings.dataset.path)
+    check_data_path(settings.dataset.path, settings.run_dir or default_folder(settings)[0])
     if not (settings.run_dir and RunFolder(settings.run_dir).has_progress):  # a run that goes on needs no other one
         prepared = replace(prepared, weights=load_initial_weights(settings))
     folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
@@ -70,7 +74,8 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     with folder.lock():
         if is_resumed(folder, composed.tree):
             return get_result(folder, lambda: continue_run(folder, composed.tree, overrides))
-        return run_in_hydra(composer, composed.whole, folder, prepared)
+        with keep_log(folder, prepared.config.find_secrets()):
+            return run_in_hydra(composer, composed.whole, folder, prepared)
 
 
 def run_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepared: PreparedRun) -> JobResult:
@@ -101,8 +106,13 @@ def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
     return JobResult(folder.path)
 
 
-def refuse_data_folder(folder: Path | str, data: str | None) -> None:
-    """Raise ConfigError if a run would be written into the folder of its `data`, where its pictures become images."""
+def check_data_path(data: str | None, folder: Path | str) -> None:
+    """Raise DataError if `data`, of a run in `folder`, does not exist; call it before `folder` is made.
+
+    Raises ConfigError if `folder` lies in that of the data, where the run's pictures would become images.
+    """
+    if data and not split_name(Path(data).expanduser())[0].exists():
+        raise DataError(f"{data} does not exist; dataset.path must be a folder of images or a .zip of them")
     if data and Path(folder).resolve().is_relative_to(Path(data).expanduser().resolve()):
         raise ConfigError(
             f"run_dir={folder} lies inside dataset.path={data}, so that the pictures of the run would become training "
@@ -150,7 +160,7 @@ def preserved_logging() -> Iterator[None]:
 def run_sweep_job(tree: DictConfig) -> JobResult:
     """Train one run of a sweep in the folder that Hydra made for it; Hydra's task function.
 
-    Raises Interrupted when a signal ends the sweep.
+    Raises Interrupted when a signal ends the sweep, SweepReplaced when its folder was moved.
     """
     context = HydraConfig.get()
     folder = RunFolder(context.runtime.output_dir)
@@ -160,6 +170,10 @@ def run_sweep_job(tree: DictConfig) -> JobResult:
         if result.error:
             say(f"failed: {result.error}", error=True)
         stop.raise_if_asked(f"{folder.path} had just ended")
+    try:
+        refuse_replaced(Path(context.sweep.dir))
+    except (OSError, StorageError) as error:
+        raise SweepReplaced(str(error)) from error
     return result
 
 
@@ -173,17 +187,18 @@ def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> N
             save_hydra_files(tree, folder)
         try:
             prepared = prepare(validate(tree, overrides))
-            refuse_data_folder(folder.path, prepared.config.settings.dataset.path)
+            check_data_path(prepared.config.settings.dataset.path, folder.path)
             prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
         except GantrainError:
             with keep_summary(folder, find_secrets(tree)):  # which records the error
                 raise
-        run.train(prepared, folder)
+        with keep_log(folder, prepared.config.find_secrets()):
+            run.train(prepared, folder)
 
 
 def save_hydra_files(tree: DictConfig, folder: RunFolder) -> None:
     """Write the files of `.hydra` of a run that a resumed sweep begins; there Hydra's own writing of them is off."""
     contents = {"config": tree, "hydra": HydraConfig.instance().cfg, "overrides": HydraConfig.get().overrides.task}
-    folder.config.parent.mkdir(exist_ok=True)
+    make_folder(folder.config.parent)
     for name, content in contents.items():
         OmegaConf.save(content, folder.config.with_name(f"{name}.yaml"))

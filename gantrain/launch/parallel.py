@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from gantrain.console import ignore_closed_output, printable, say
 from gantrain.devices import check_device_name, choose_device
 from gantrain.errors import ConfigError
+from gantrain.files import refuse_replaced
 from gantrain.launch.job import JobResult
 from gantrain.launch.sweep import RunFailed
 from gantrain.ranges import Numbers
@@ -88,8 +89,7 @@ def launch(
     """
     setup_globals()
     workers = build_workers(jobs, devices or [own_device(config)], is_assigned=bool(devices))[: len(job_overrides)]
-    names = ", ".join(dict.fromkeys(worker.device for worker in workers))
-    say(f"{len(job_overrides)} runs on {names}, {len(workers)} at once")
+    say(f"{len(job_overrides)} runs on {', '.join(dict.fromkeys(w.device for w in workers))}, {len(workers)} at once")
     configs = (compose_job(context, config, each, number) for number, each in enumerate(job_overrides, first_number))
     job = partial(run_in_worker, context=context, task_function=task_function)
     with StopRequest() as stop:
@@ -126,7 +126,8 @@ def train_all(
 
 
 def compose_job(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    """Return the config of one job of the sweep `config`, including Hydra's own node."""
+    """Return the config of one job of the sweep `config`. Raises StorageError if the sweep's folder was moved."""
+    refuse_replaced(Path(config.hydra.sweep.dir))
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
@@ -136,8 +137,7 @@ def compose_job(context: HydraContext, config: DictConfig, overrides: Sequence[s
 def build_workers(jobs: int, devices: Sequence[str], *, is_assigned: bool) -> list[Worker]:
     """Return workers for `jobs` at once on each device, in an order that fills all devices evenly."""
     numbers = {device: jobs or (count_cores() if device == "cpu" else 1) for device in devices}
-    most = max(numbers.values())
-    return [Worker(device, is_assigned) for n in range(most) for device in devices if n < numbers[device]]
+    return [Worker(name, is_assigned) for n in range(max(numbers.values())) for name in devices if n < numbers[name]]
 
 
 def own_device(config: DictConfig) -> str:

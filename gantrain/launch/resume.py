@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from gantrain.errors import CheckpointError, ConfigError, GantrainError
 from gantrain.files import deny_writing_by_others, iterate_leaves
 from gantrain.launch import run
 from gantrain.launch.build import prepare
-from gantrain.launch.sweep_folder import start_command
+from gantrain.launch.sweep_folder import is_sweep, start_command
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
+from gantrain.runs.log import keep_log
 
 MOST_NAMED = 20  # runs of a sweep that a message lists
 LONGEST_SHOWN = 80
+DEEPEST = 4  # levels at which runs are looked for; those of one dataset lie three below the folder `runs`
 # Groups whose name decides what they are; the other keys of their sections are settings of the run.
 NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
 # Sections that the config of every run has.
@@ -106,14 +109,31 @@ def is_resumed(folder: RunFolder, tree: DictConfig) -> bool:
 
 
 def refuse_sweep(path: Path, command: str) -> None:
-    """Raise CheckpointError for a folder of runs, with their names."""
-    if (path / "checkpoints").is_dir() or not path.is_dir():
+    """Raise CheckpointError for a folder with runs in or below it, with the commands for them.
+
+    They are those of sweeps, unless the command is for single runs. The folder of a run that wrote no checkpoint is
+    refused with what to do.
+    """
+    if (path / "checkpoints").is_dir():
         return
-    runs = sorted(run for run in path.iterdir() if (run / "checkpoints").is_dir())
+    if (folder := RunFolder(path)).config.exists():
+        raise CheckpointError(explain_missing_checkpoints(folder))
+    runs = sorted(find_runs(path))
     if runs:
-        names = "\n".join(f"  gantrain {command} {shlex.quote(one_line(str(run)))}" for run in runs[:MOST_NAMED])
-        more = f"\n  and {len(runs) - MOST_NAMED:,} more" if len(runs) > MOST_NAMED else ""
+        sweeps = {run.parent for run in runs if command != "sample" and run.parent != path and is_sweep(run.parent)}
+        places = list(dict.fromkeys(run.parent if run.parent in sweeps else run for run in runs))
+        names = "\n".join(f"  gantrain {command} {shlex.quote(one_line(str(place)))}" for place in places[:MOST_NAMED])
+        more = f"\n  and {len(places) - MOST_NAMED:,} more" if len(places) > MOST_NAMED else ""
         raise CheckpointError(f"{path} is no run, but holds {len(runs):,} of them; give one:\n{names}{more}")
+
+
+def find_runs(parent: Path) -> Iterator[Path]:
+    """Yield the folders with checkpoints in and below a folder, down to a few levels; links are not followed."""
+    for where, folders, _ in os.walk(parent):
+        if "checkpoints" in folders:
+            yield Path(where)
+        if "checkpoints" in folders or len(Path(where).relative_to(parent).parts) >= DEEPEST:
+            folders.clear()
 
 
 def change_config(saved: Mapping[str, Any], values: Mapping[str, Any]) -> DictConfig:
@@ -167,12 +187,13 @@ def continue_run(
     if finished and not any(key in changed for key in ("train.images", "train.epochs")):
         say(f"{folder.path} is finished, at {reached:,} images; train.images=… would train for longer")
         return
-    for problem in problems:
-        say(f"passed over: {problem}")
     lost = folder.read_clock() - reached
     again = f"; the next {lost:,} images are trained again" if lost > 0 else ""
-    say(f"resuming from {path.name}, at {reached:,} images{again}")
-    run.train(prepared, folder, bundle)
+    with keep_log(folder, prepared.config.find_secrets()):
+        for problem in problems:
+            say(f"passed over: {problem}")
+        say(f"resuming from {path.name}, at {reached:,} images{again}")
+        run.train(prepared, folder, bundle)
 
 
 def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gantrain.config.checks import RunConfig, Settings, warn_of_unusual_loss
-from gantrain.console import say
+from gantrain.console import copy_text, say
 from gantrain.devices import choose_device, limit_threads
 from gantrain.errors import (
     CheckpointError,
@@ -24,7 +24,7 @@ from gantrain.errors import (
     StorageError,
     is_out_of_memory,
 )
-from gantrain.files import append_record, describe_os_error, replace_non_finite, write_file
+from gantrain.files import describe_os_error, make_folder, replace_non_finite, write_file
 from gantrain.launch.build import PreparedRun, build, build_evaluation, count_multiply_adds
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.reporting.tensorboard import TensorBoard, select_hyperparameters
@@ -36,7 +36,7 @@ from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import conceal_secrets, keep_summary
 from gantrain.seeding import describe_machine
 from gantrain.theory import properties
-from gantrain.theory.description import describe_objective
+from gantrain.theory.description import describe_objective, describe_regularizers
 from gantrain.version import describe_version
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
     from gantrain.training.state import estimate_bytes
 
     config, settings, secrets = run.config, run.config.settings, run.config.find_secrets()
-    with current_stop() as stop, keep_summary(folder, secrets) as summary, known_errors(folder, secrets):
+    with current_stop() as stop, keep_summary(folder, secrets) as summary, known_errors(folder):
         setup, state = build(run)
         with limit_threads(run.device, count_multiply_adds(settings, setup.data.shape)):
             begin(run, state, setup, summary, bundle)
@@ -69,11 +69,12 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             folder.write_summary(conceal_secrets(summary, secrets))  # what a run that is killed is known by
             size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
             say(f"{folder.path}: {setup.data.label}{size}, on {summary['device']}")
-            say("\n".join(filter(None, [*describe_objective(setup.objective), warn_of_unusual_loss(settings)])))
+            players = [*describe_objective(setup.objective), describe_regularizers(setup.regularizers)]
+            say("\n".join(filter(None, [*players, warn_of_unusual_loss(settings)])))
             setup = replace(setup, evaluation=build_evaluation(settings, setup.data))
             stop.defer()
             config = keep_weighting(config, setup)
-            folder.config.parent.mkdir(exist_ok=True)
+            make_folder(folder.config.parent)
             write_file(folder.config, config.to_yaml())  # a resumed run's may have changed since Hydra wrote it
             generator = {"architecture": settings.architecture, "latent": dict(vars(settings.latent))}
             origin = conceal_secrets(summary.get("init"), secrets)
@@ -241,7 +242,7 @@ def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> 
 
 
 @contextmanager
-def known_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[None]:
+def known_errors(folder: RunFolder) -> Iterator[None]:
     """Raise failures of memory and storage as GantrainError; the traceback of any other error goes into `train.log`."""
     try:
         yield
@@ -256,7 +257,7 @@ def known_errors(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[None
             ) from error
         if isinstance(error, OSError):
             raise StorageError(f"{error.filename or folder.path}: {describe_os_error(error)}") from error
-        append_record(folder.log, conceal_secrets(traceback.format_exc(), secrets).encode())
+        copy_text(traceback.format_exc())
         raise GantrainError(
             f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"
         ) from error

@@ -12,11 +12,18 @@ from hydra.types import RunMode
 from gantrain.config.checks import parse_config
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, check_jobs, composition_errors, create_composer
 from gantrain.config.overrides import Argument, parse, parse_train, quote, split_sweep
-from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, UntypedCodeError
+from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, UntypedCodeError
 from gantrain.files import convert_write_errors, deny_writing_by_others
 from gantrain.launch import sweep_folder
 from gantrain.launch.initial_weights import find_checkpoint
-from gantrain.launch.job import JobResult, preserved_logging, refuse_data_folder, run_sweep_job, time_stamp
+from gantrain.launch.job import (
+    JobResult,
+    SweepReplaced,
+    check_data_path,
+    preserved_logging,
+    run_sweep_job,
+    time_stamp,
+)
 from gantrain.launch.resume import FREE
 from gantrain.launch.sweep_folder import job_number
 from gantrain.runs.folder import RunFolder, claim_folder
@@ -67,7 +74,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     is_complete = composed.mode != RunMode.MULTIRUN  # else a file lists more values
     check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
     shared = parse_config(composed.tree)
-    refuse_data_folder(shared.run_dir or "sweeps", shared.dataset.path)
+    check_data_path(shared.dataset.path, shared.run_dir or "sweeps")
     if shared.init and shared.resume != "auto":  # in place of the same refusal in every run
         find_checkpoint(shared.init)
     root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
@@ -97,6 +104,8 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
             finished = sweep_folder.count_finished(root)
             message = f"{stop}\n{finished} runs of the sweep in {root} finished; go on with: {again}"
             raise Interrupted(message, stop.number) from None
+        except SweepReplaced as error:
+            raise StorageError(str(error)) from None
     return collect_results(root, [result for result in returned if isinstance(result, JobResult)])
 
 

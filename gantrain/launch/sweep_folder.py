@@ -18,14 +18,15 @@ from typing import Any
 
 import yaml
 
-from gantrain.comparison.comparison import MOST_NAMED, compare
-from gantrain.comparison.runs import find_run_folders
+from gantrain.comparison.comparison import MOST_NAMED, Comparison, compare
+from gantrain.comparison.runs import Run, find_run_folders
 from gantrain.comparison.tables import print_tables
 from gantrain.comparison.untrusted import clean_text
 from gantrain.config.compose import MOST_JOBS, SEARCH_PATH, expand_choice
 from gantrain.config.overrides import parse, quote, split_sweep
 from gantrain.config.trust import LAUNCHER_SETTING, ForeignSource, check_yaml_file
 from gantrain.console import one_line, say
+from gantrain.data import POINT_MASSES
 from gantrain.errors import CheckpointError, ConfigError, GantrainError
 from gantrain.files import convert_write_errors, write_file
 from gantrain.runs.folder import RunFolder, refuse_link
@@ -164,7 +165,28 @@ def job_number(folder: Path) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pending runs
+# What is still to be done
+
+
+def add_notes(comparison: Comparison, folders: Iterable[Path]) -> None:
+    """Add to a comparison of `folders` notes on runs that have not begun, or whose samples were not measured."""
+    comparison.notes.extend([*pending_notes(folders), *unmeasured_notes(comparison.runs)])
+
+
+def unmeasured_notes(runs: Iterable[Run]) -> Iterator[str]:
+    """Yield a note with the commands that measure the samples of finished runs, if there are any without numbers."""
+    unmeasured = [
+        run.path
+        for run in runs
+        if run.is_finished and not run.evaluation and run.settings.get("dataset.name") not in POINT_MASSES
+        if not any(name.startswith("quality/") for name in run.metrics)  # which may be measured while training
+    ]
+    sources = dict.fromkeys(path.parent if is_sweep(path.parent) else path for path in unmeasured)
+    if sources:
+        named = [f"gantrain evaluate {shlex.quote(str(source))}" for source in itertools.islice(sources, MOST_NAMED)]
+        more = f" and {len(sources) - MOST_NAMED:,} more" if len(sources) > MOST_NAMED else ""
+        count = "1 run has" if len(unmeasured) == 1 else f"{len(unmeasured):,} runs have"
+        yield f"{count} no numbers of sample quality and diversity, which are added by: {', '.join(named)}{more}"
 
 
 def pending_notes(folders: Iterable[Path]) -> Iterator[str]:
@@ -223,8 +245,10 @@ def compare_sweep(root: Path) -> None:
 
     try:
         comparison = compare([root])
-        comparison.notes.extend(pending_notes([root]))
+        add_notes(comparison, [root])
         print_tables(comparison)
+        for note in comparison.notes:
+            say(note)
         say(f"the report is {write_report(comparison, root)}")
     except Exception as error:
         say(f"the runs could not be compared: {error}", error=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import divergences
 from gantrain.objectives.critics import CRITICS, Critic
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.finite_range import log_sigmoid
 from gantrain.objectives.objective import (
     DEFAULT_OBJECTIVE,

@@ -13,9 +13,9 @@ A discriminator that outputs r gives T = f'(e^r), and f*(T) = e^r f'(e^r) − f(
     f(e^r)        = e^r real(r) − fake(r)
 
 For every entry `fake' = e^log_weight`, `real' = e^(log_weight − r)` and `fake(0) = real(0) − f(1)`; the dual (p and q
-exchanged) is `real(r) → −fake(−r)`, `fake(r) → −real(−r)`, `log_weight(r) → r + log_weight(−r)`.
-
-Names are known without importing torch; formulas import it when they are called.
+exchanged) is `real(r) → −fake(−r)`, `fake(r) → −real(−r)`, `log_weight(r) → r + log_weight(−r)`. `f_of_u` is f(u) as
+its source has it, and no training uses it: `gantrain.theory` and the tests hold the other formulas to it. Names are
+known without importing torch; formulas import it when they are called.
 """
 
 from __future__ import annotations
@@ -23,129 +23,23 @@ from __future__ import annotations
 import math
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives.finite_range import (
-    Formula,
-    Range,
-    expm1_over,
-    extend_linearly,
-    find_finite_range,
-    log_sigmoid,
-    share_outside,
-    softplus,
-    with_slope,
-)
+from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.finite_range import expm1_over, log_sigmoid, softplus
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Part = Literal["real", "fake", "f"]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """An f-divergence: elementwise formulas of the log-ratio r (any shape, any floating dtype).
-
-    `formula` is f(u) and `reference` its source, both for people. `log_weight` is log fake'(r), from which `real` and
-    `fake` take their derivatives; None leaves these to autograd. `ratio` is u as a function of the coordinate in which
-    the formulas are written: e^r, except under a head whose output cannot be turned into r (`None`: no u at all).
-    `invertible` says whether f' is, that is, whether a discriminator trained on it reveals a ratio.
-    """
-
-    name: str
-    formula: str
-    real: Formula
-    fake: Formula
-    log_weight: Formula | None
-    reference: str
-    ratio: Formula | None = lambda r: r.exp()
-    invertible: bool = True
-    ranges: dict[Part, Range] = field(default_factory=dict, init=False, compare=False, repr=False)  # found so far
-
-    def __post_init__(self) -> None:
-        if (log_weight := self.log_weight) is not None:
-            object.__setattr__(self, "real", with_slope(self.real, lambda r: log_weight(r) - r))
-            object.__setattr__(self, "fake", with_slope(self.fake, log_weight))
-
-    def f(self, r: Tensor) -> Tensor:
-        """f(u) = u real − fake. Shapes as `r`."""
-        assert self.ratio is not None, f"{self.name} has no ratio here"
-        return self.ratio(r) * self.real(r) - self.fake(r)
-
-    @cached_property
-    def f_at_one(self) -> float:
-        """f(1) = real(0) − fake(0): the value of the divergence and of its bound at p = q."""
-        import torch
-
-        zero = torch.zeros((), dtype=torch.float64)
-        return float(self.real(zero) - self.fake(zero))
-
-    @cached_property
-    def order(self) -> float:
-        """d log_weight / dr at r = 0: α for an α-divergence, 1 for KL, 0 for reverse KL, ½ for Jensen-Shannon."""
-        import torch
-
-        if self.log_weight is None:
-            raise ValueError(f"{self.name} has no weights")
-        with torch.inference_mode(False), torch.enable_grad():
-            r = torch.zeros((), dtype=torch.float64, requires_grad=True)
-            (slope,) = torch.autograd.grad(self.log_weight(r) + 0 * r, r)
-        return float(slope)
-
-    def dual(self, name: str, formula: str, reference: str) -> Divergence:
-        """The divergence with p and q exchanged: f(u) becomes u f(1/u)."""
-        log_weight = self.log_weight
-        return replace(
-            self,
-            name=name,
-            formula=formula,
-            reference=reference,
-            real=lambda r: -self.fake(-r),
-            fake=lambda r: -self.real(-r),
-            log_weight=None if log_weight is None else lambda r: r + log_weight(-r),
-        )
-
-    def shifted(self, slope: float) -> Divergence:
-        """The representative f(u) + slope·(u − 1): the same divergence, another `ratio` objective."""
-        if not slope:
-            return self
-        return replace(
-            self,
-            formula=f"{self.formula} {slope:+g} (u - 1)",
-            real=lambda r: self.real(r) + slope,
-            fake=lambda r: self.fake(r) + slope,
-        )
-
-    def finite_range(self, part: Part) -> Range:
-        """Return the interval of r on which `part` and its slope stay below 2^100 in float32.
-
-        Raises ConfigError if there is none around r = 0.
-        """
-        if part not in self.ranges:
-            # f's factors too: rounded to 0 or ∞, they would cancel.
-            factors = [each for each in (self.ratio, self.real, self.fake) if each is not None] if part == "f" else []
-            self.ranges[part] = find_finite_range(getattr(self, part), factors, self.name)
-        return self.ranges[part]
-
-    def evaluate(self, part: Part, r: Tensor) -> Tensor:
-        """Evaluate a formula elementwise, extended along its tangents beyond `finite_range` (C1)."""
-        return extend_linearly(getattr(self, part), self.finite_range(part), r)
-
-    def outside_share(self, part: Part, r: Tensor) -> Tensor:
-        """Return the share of `r` at which `evaluate` follows a tangent: a scalar."""
-        return share_outside(self.finite_range(part), r)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# The catalogue: Csiszár 1964; Ali and Silvey 1966; Nowozin et al. 2016, table 1; Poole et al. 2016, appendix A.
+# The catalogue: Csiszár 1964; Ali and Silvey 1966; Nowozin et al. 2016, tables 1 and 6; Poole et al. 2016.
 
 kl = Divergence(
     "kl",
     formula=r"u \log u",
+    f_of_u=lambda u: u * u.log(),
     real=lambda r: 1 + r,
     fake=lambda r: r.exp(),
     log_weight=lambda r: r,
@@ -155,6 +49,7 @@ reverse_kl = kl.dual("reverse_kl", formula=r"-\log u", reference="Nowozin et al.
 js = Divergence(
     "js",
     formula=r"u \log u - (1 + u) \log \frac{1 + u}{2}",
+    f_of_u=lambda u: u * u.log() - (1 + u) * ((1 + u) / 2).log(),
     real=lambda r: math.log(2) + log_sigmoid(r),
     fake=lambda r: softplus(r) - math.log(2),
     log_weight=log_sigmoid,
@@ -163,6 +58,7 @@ js = Divergence(
 gan = Divergence(
     "gan",
     formula=r"u \log u - (1 + u) \log(1 + u)",
+    f_of_u=lambda u: u * u.log() - (1 + u) * (1 + u).log(),
     real=log_sigmoid,
     fake=softplus,
     log_weight=log_sigmoid,
@@ -171,6 +67,7 @@ gan = Divergence(
 squared_hellinger = Divergence(
     "squared_hellinger",
     formula=r"(\sqrt{u} - 1)^2",
+    f_of_u=lambda u: (u.sqrt() - 1) ** 2,
     real=lambda r: -(-r / 2).expm1(),
     fake=lambda r: (r / 2).expm1(),
     log_weight=lambda r: r / 2 - math.log(2),
@@ -179,6 +76,7 @@ squared_hellinger = Divergence(
 pearson = Divergence(
     "pearson",
     formula=r"(u - 1)^2",
+    f_of_u=lambda u: (u - 1) ** 2,
     real=lambda r: 2 * r.expm1(),
     fake=lambda r: (2 * r).expm1(),
     log_weight=lambda r: 2 * r + math.log(2),
@@ -188,6 +86,7 @@ neyman = pearson.dual("neyman", formula=r"(1 - u)^2 / u", reference="χ²(q‖p)
 jeffreys = Divergence(
     "jeffreys",
     formula=r"(u - 1) \log u",
+    f_of_u=lambda u: (u - 1) * u.log(),
     real=lambda r: 1 + r - (-r).exp(),
     fake=lambda r: r.exp() + r - 1,
     log_weight=softplus,
@@ -196,6 +95,7 @@ jeffreys = Divergence(
 non_saturating = Divergence(
     "non_saturating",
     formula=r"\log(1 + 1/u)",
+    f_of_u=lambda u: (1 / u).log1p(),
     real=lambda r: -(-r).exp() * (-r).sigmoid(),
     fake=lambda r: log_sigmoid(r) - (-r).sigmoid(),
     log_weight=lambda r: softplus(r + math.log(2)) - 2 * softplus(r),
@@ -204,6 +104,7 @@ non_saturating = Divergence(
 softened_reverse_kl = Divergence(
     "softened_reverse_kl",
     formula=r"(1 + u) \log \frac{1 + u}{2u}",
+    f_of_u=lambda u: (1 + u) * ((1 + u) / (2 * u)).log(),
     real=lambda r: softplus(-r) - math.log(2) - (-r).exp(),
     fake=lambda r: math.log(2) - 1 + log_sigmoid(r),
     log_weight=lambda r: log_sigmoid(-r),
@@ -212,6 +113,7 @@ softened_reverse_kl = Divergence(
 le_cam = Divergence(
     "le_cam",
     formula=r"(u - 1)^2 / (u + 1)",
+    f_of_u=lambda u: (u - 1) ** 2 / (u + 1),
     real=lambda r: 1 - 4 * (-r).sigmoid().square(),
     fake=lambda r: 4 * r.sigmoid().square() - 1,
     log_weight=lambda r: 2 * r - 3 * softplus(r) + math.log(8),
@@ -220,6 +122,7 @@ le_cam = Divergence(
 total_variation = Divergence(
     "total_variation",
     formula=r"\frac{1}{2} |u - 1|",
+    f_of_u=lambda u: (u - 1).abs() / 2,
     real=lambda r: r.sign() / 2,
     fake=lambda r: r.sign() / 2,
     log_weight=None,
@@ -229,33 +132,32 @@ total_variation = Divergence(
 
 CATALOGUE: dict[str, Divergence] = {
     divergence.name: divergence
-    for divergence in (
-        kl,
-        reverse_kl,
-        js,
-        gan,
-        squared_hellinger,
-        pearson,
-        neyman,
-        jeffreys,
-        non_saturating,
-        softened_reverse_kl,
-        le_cam,
-        total_variation,
-    )
+    for divergence in [
+        *(kl, reverse_kl, js, gan, squared_hellinger, pearson, neyman, jeffreys),
+        *(non_saturating, softened_reverse_kl, le_cam, total_variation),
+    ]
 }
 
 
 def alpha(order: float, name: str | None = None) -> Divergence:
     """The α-divergence (u^α − 1 − α(u − 1)) / (α(α − 1)) of `order` α; α = 0 and α = 1 are the limits.
 
-    α = 2 is Pearson/2, α = ½ twice the squared Hellinger, α = −1 Neyman/2 (Poole et al. 2016, appendix A).
+    α = 2 is Pearson/2, α = ½ twice the squared Hellinger, α = −1 Neyman/2.
     """
+
+    def f_of_u(u: Tensor) -> Tensor:
+        r = u.log()  # the source's terms, in an order that does not cancel near either limit
+        if order < 0.5:
+            return (((order * r).expm1() / order if order else r) - (u - 1)) / (order - 1)
+        return (u * (((order - 1) * r).expm1() / (order - 1) if order != 1 else r) - (u - 1)) / order
+
+    digits = format_order(order)
     return Divergence(
-        name or f"alpha_{order:g}",
+        name or f"alpha_{digits}",
         formula={0.0: r"-\log u + u - 1", 1.0: r"u \log u - u + 1"}.get(
-            order, rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}},\ \alpha = {order:g}"
+            order, rf"\frac{{u^\alpha - 1 - \alpha (u - 1)}}{{\alpha (\alpha - 1)}},\ \alpha = {digits}"
         ),
+        f_of_u=f_of_u,
         real=lambda r: expm1_over(order - 1, r),
         fake=lambda r: expm1_over(order, r),
         log_weight=lambda r: order * r,
@@ -268,15 +170,21 @@ def arimoto(order: float, name: str | None = None) -> Divergence:
 
     a = ½ is the squared Hellinger, a = 1 `gan` and a → ∞ the total variation, up to affine terms.
     """
-    k = 1 - 1 / order
+    k, digits = 1 - 1 / order, format_order(order)
     return Divergence(
-        name or f"arimoto_{order:g}",
-        formula=rf"\frac{{a}}{{a - 1}} ((1 + u^a)^{{1/a}} - 1 - u),\ a = {order:g}" if k else gan.formula,
+        name or f"arimoto_{digits}",
+        formula=rf"\frac{{a}}{{a - 1}} ((1 + u^a)^{{1/a}} - 1 - u),\ a = {digits}" if k else gan.formula,
+        f_of_u=lambda u: ((1 + u**order) ** (1 / order) - 1 - u) / k if k else gan.f_of_u(u),
         real=lambda r: expm1_over(k, log_sigmoid(order * r)),
         fake=lambda r: -expm1_over(k, log_sigmoid(-order * r)),
         log_weight=lambda r: math.log(order) + log_sigmoid(order * r) + k * log_sigmoid(-order * r),
         reference="Österreicher 1996; the α-loss of Kurri et al. 2021",
     )
+
+
+def format_order(order: float) -> str:
+    """Return all digits of a number: 1.000001 is not 1."""
+    return repr(float(order)).removesuffix(".0")
 
 
 FAMILIES = {"alpha": alpha, "arimoto": arimoto}

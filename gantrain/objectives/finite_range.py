@@ -34,7 +34,8 @@ def log_sigmoid(r: Tensor) -> Tensor:
 
 def expm1_over(a: float, r: Tensor) -> Tensor:
     """(e^{a r} − 1) / a, and its limit r at a = 0."""
-    return (a * r).expm1() / a if abs(a) > 1e-30 else r
+    # In float32 a·r is less exact below 1e-38; where |a| is this small, the limit is exact to 1e-20 |r|.
+    return (a * r).expm1() / a if abs(a) > 1e-20 else r
 
 
 def with_slope(formula: Formula, log_slope: Formula) -> Formula:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives.divergences import Divergence, le_cam, pearson, total_variation
+from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergences import le_cam, pearson, total_variation
 from gantrain.objectives.finite_range import Formula, softplus
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import divergences, heads
-from gantrain.objectives.divergences import CATALOGUE, Divergence, Part
+from gantrain.objectives.divergence import Divergence, Part
+from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.weighting import OFF, Weighting
 
 if TYPE_CHECKING:

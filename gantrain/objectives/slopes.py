@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def widen(r: Tensor) -> Tensor:
+    """`r` in float64, on a device that has it."""
+    return r if r.device.type == "mps" else r.double()
+
+
 class WithSlope(torch.autograd.Function):
     """formula(r), elementwise, with the derivative e^{log_slope(r)}.
 
@@ -28,4 +33,5 @@ class WithSlope(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """The gradient at `r`; differentiable again."""
         (r,) = ctx.saved_tensors
-        return gradient * ctx.log_slope(r).exp(), None, None
+        # The rounding error of an exponent is the relative error of its exponential: 4e-6 at 80 in float32.
+        return gradient * ctx.log_slope(widen(r)).exp().to(r.dtype), None, None

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 
 if TYPE_CHECKING:
     from torch import Tensor

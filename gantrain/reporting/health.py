@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 
 Scalars = Mapping[str, float]
 

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from gantrain.console import SECONDS_BETWEEN_LINES, ignore_closed_output, make_console, printable
-from gantrain.errors import DataError
+from gantrain.console import SECONDS_BETWEEN_LINES, copy_text, ignore_closed_output, make_console, printable
+from gantrain.errors import DataError, StorageError
+from gantrain.files import refuse_replaced
 from gantrain.plotting import DrawingError
 from gantrain.runs import metrics_file
 
@@ -84,6 +85,7 @@ class Reporter:
             self.latest = {name: math.nan if value is None else value for name, value in kept.items()}
         for open_logger in loggers:
             with self.tolerate_failures():
+                refuse_replaced(self.metrics)
                 self._loggers.append(logger := open_logger())
                 if place := logger.place:
                     self.note(f"the run is mirrored to {place}")
@@ -132,6 +134,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Print a line of its own, above the progress line."""
+        copy_text(text)
         with ignore_closed_output():
             self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
@@ -164,23 +167,28 @@ class Reporter:
                 self.note(f"cannot write logs or pictures, the run goes on without them: {error}")
 
     def _write_to_loggers(self, write: Callable[[Logger], None]) -> None:
-        """Call `write` for each logger, and drop those that fail."""
+        """Call `write` for each logger, and drop those that fail. Raises StorageError as `files.refuse_replaced`."""
         for logger in [*self._loggers]:
             try:
+                refuse_replaced(self.metrics)  # each logger opens files by their path
                 write(logger)
             except OSError as error:
                 self._loggers.remove(logger)
                 self.note(f"cannot write to {logger.name}, the run goes on without it: {error}")
 
     def close(self, *, failed: bool = False) -> None:
-        """End the loggers and the progress line; may be called again."""
-        self._write_to_loggers(lambda logger: logger.close(failed=failed))
-        self._loggers.clear()
+        """End the progress line and the loggers; may be called again."""
         if self._bar is not None:
             self._redraw()
             with ignore_closed_output():
                 self._bar.stop()
             self._bar = None
+        try:
+            self._write_to_loggers(lambda logger: logger.close(failed=failed))
+        except StorageError:
+            if not failed:  # else it must not hide what ended the run
+                raise
+        self._loggers.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from gantrain.errors import CheckpointError, DivergedError, StorageError
-from gantrain.files import describe_os_error, iterate_leaves, replace_file, sync_folder, temporary_path
+from gantrain.files import (
+    delete_file,
+    describe_os_error,
+    iterate_leaves,
+    make_folder,
+    replace_file,
+    sync_folder,
+    temporary_path,
+)
 from gantrain.runs import bundles
 from gantrain.runs.bundles import check_contents, checksum_path, is_whole, load_verified, serialize, write_with_checksum
 
@@ -66,7 +74,7 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = Fal
     check_saveable(bundle)
     path, content = folder / file_name(bundle["images"]), serialize(bundle)
     try:
-        folder.mkdir(exist_ok=True)  # without parents: a run folder that vanished is not made again
+        make_folder(folder)  # without parents: a run folder that vanished is not made again
         write_with_checksum(path, content)
         if best:
             link_file(BEST, path)
@@ -80,7 +88,7 @@ def save(folder: Path, bundle: Mapping[str, Any], *, keep: int, best: bool = Fal
     with suppress(OSError):  # the new checkpoint is saved, and older files do no harm
         for leftover in folder.iterdir():
             if LEFTOVER.fullmatch(leftover.name) and leftover.is_file() and not leftover.is_symlink():
-                leftover.unlink(missing_ok=True)
+                delete_file(leftover)
         _prune(folder, keep, path)
     return path
 
@@ -120,7 +128,7 @@ def link_file(name: str, path: Path) -> None:
     """Make `name`, in the folder of `path`, the same whole file: by a hard link if the file system has them."""
     place = path.with_name(name)
     temporary = temporary_path(place)
-    temporary.unlink(missing_ok=True)
+    delete_file(temporary)
     try:
         os.link(path, temporary)
         os.replace(temporary, place)
@@ -139,8 +147,8 @@ def _prune(folder: Path, keep: int, newest: Path) -> None:
             continue
         kept += 1
         if kept > max(keep, 2) and best not in bundles.read_checksums(path):
-            path.unlink()
-            checksum_path(path).unlink()
+            delete_file(path)
+            delete_file(checksum_path(path))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 from gantrain.console import one_line
 from gantrain.errors import BusyError, CheckpointError, DataError, StorageError
-from gantrain.files import SAFE, convert_write_errors, describe_os_error, read_regular_file, write_json
+from gantrain.files import SAFE, convert_write_errors, describe_os_error, hold_folder, read_regular_file, write_json
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 
@@ -41,7 +41,6 @@ class RunFolder:
         self.log = self.path / "train.log"
         self.config = self.path / ".hydra" / "config.yaml"
         self._lock = self.path / ".lock"
-        self._held: os.stat_result | None = None  # the lock file, while this object holds it
 
     @classmethod
     def containing(cls, path: Path | str) -> RunFolder:
@@ -116,7 +115,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder in the block; the lock ends with the process. Raises BusyError naming another holder."""
+        """Hold the folder in the block; the lock ends with the process. Raises BusyError naming another holder.
+
+        If it is moved meanwhile, nothing is written into what takes its place; see `files.refuse_replaced`.
+        """
         from filelock import FileLock
 
         holder, lock = self._read_holder(), FileLock(self._lock, mode=0o644)
@@ -128,12 +130,11 @@ class RunFolder:
             reason = describe_os_error(error)
             raise StorageError(f"{self.path} cannot hold a run: {reason}, or give another run_dir") from error
         try:
-            self._held = self._lock.stat()
             with suppress(OSError):  # the text is only for the message of another process
                 self._lock.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
-            yield
+            with hold_folder(self.path, self._lock):
+                yield
         finally:
-            self._held = None
             lock.release()
 
     def _read_holder(self) -> str:
@@ -142,17 +143,6 @@ class RunFolder:
         with suppress(OSError, UnicodeDecodeError), open(self._lock, encoding="utf-8") as file:
             holder = one_line(file.readline(300).strip())
         return holder or "another process"
-
-    def refuse_if_replaced(self) -> None:
-        """Raise StorageError if the folder that this object holds is no longer the one at its path."""
-        if self._held is None:
-            return
-        try:
-            same = os.path.samestat(self._held, self._lock.stat())
-        except OSError as error:
-            raise StorageError(f"{self.path} is gone: {describe_os_error(error)}") from error
-        if not same:
-            raise StorageError(f"{self.path} was removed and made anew while this run trained; it is left alone")
 
 
 def refuse_link(path: Path) -> None:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from gantrain.console import say
-from gantrain.errors import GantrainError, StorageError
+from gantrain.console import copy_text, say
+from gantrain.errors import GantrainError, ReplacedError, StorageError
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.signals import Interrupted
 
@@ -48,10 +48,15 @@ def keep_summary(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[dict
         end("failed", str(error), error.exit_code)
         raise
     finally:
+        if summary["reason"]:
+            copy_text(summary["reason"])  # which is printed by whoever catches the error
         try:
             folder.write_summary(conceal_secrets(summary, secrets))
-        except StorageError as error:  # must not hide what ended the run
-            say(str(error), error=True)
+        except StorageError as error:
+            if summary["status"] == "finished" and isinstance(error, ReplacedError):
+                raise
+            if str(error) not in summary["reason"]:  # must not hide what ended the run
+                say(str(error), error=True)
 
 
 def utc_now() -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gantrain.console import format_number
 from gantrain.errors import ConfigError
 from gantrain.objectives.critic_objective import CriticObjective
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.heads import get_head
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objectives.regularizers import Regularizer
+from gantrain.schedules import Ramp
 from gantrain.theory import properties
 from gantrain.theory.properties import effective_names, fixed_point
 
@@ -63,6 +65,22 @@ def _describe_critic(objective: CriticObjective) -> list[str]:
     if critic.gives_ratio == "up to a constant":
         lines.append("r = v − c, and c is the root of E_p[σ(c − v)] = E_q[σ(v − c)] on each batch (Bennett 1976)")
     return lines
+
+
+def describe_regularizers(regularizers: Sequence[Regularizer]) -> str:
+    """Return a line that names the regularizers of D and their values; empty if there are none."""
+    named = [
+        f"{regularizer.name} ({', '.join(f'{key} {format_value(value)}' for key, value in vars(regularizer).items())})"
+        for regularizer in regularizers
+    ]
+    return f"Regularizer{'s' if len(named) > 1 else ''} of D: {', '.join(named)}" if named else ""
+
+
+def format_value(value: object) -> str:
+    """Return the value of a regularizer as it is typed, or both ends of a ramp."""
+    if isinstance(value, Ramp):
+        return f"{value.start:g} → {value.end:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _describe_weights(name: str, spread: float | None) -> list[str]:

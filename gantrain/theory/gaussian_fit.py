@@ -16,11 +16,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.errors import ConfigError
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 from gantrain.theory.quadrature import Loss, integrate_divergence, is_finite, loss_slopes
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ SMALLEST_STD = 1e-6  # in standard deviations of the mixture; below, float64 doe
 LARGEST = 1e100
 MOST_GROUPS = 8  # of neighbouring components, whose runs give the starts
 MINIMISED_STARTS = 8
+AT_THE_DATA = 1e-6  # a divergence below it is that of p from p, to the precision of a fit
+FLAT = 1e-5  # the largest slope at a minimum that is right to the digits that are printed
 HIGHEST = 1e200  # the divergence at a start; its slopes still fit into float64
 COLLAPSED = 1e-3  # in standard deviations of the narrowest component
 DIVERGED = 100.0  # in standard deviations of the data
@@ -83,8 +85,8 @@ def fit_gaussian(divergence: Divergence, p: Mixture) -> Fit:
     """Return the Gaussian q that minimises D_f(p‖q), the best of the local minima found from several starts.
 
     The starts have the mean of every run of neighbouring components, and its width or that of the widest component.
-    From the best of them a trust-region Newton method descends. Mean and standard deviation are NaN if float64 cannot
-    hold the divergence at any start.
+    From the best of them a trust-region Newton method descends, and a simplex of Nelder and Mead where f has a kink.
+    Mean and standard deviation are NaN if float64 cannot hold the divergence at any start.
     """
     shift, scale = p.mean, p.std
     unit = p.rescaled(shift, scale)
@@ -109,6 +111,7 @@ def _starts(p: Mixture) -> Iterator[tuple[float, float]]:
 
 def _minimise(divergence: Divergence, p: Mixture, start: tuple[float, float]) -> Fit:
     """Return the local minimum of log(1 + D_f − f(1)) below `start`, found in the coordinates mean and log std."""
+    import numpy as np
     from scipy.optimize import minimize
 
     loss = Loss(divergence, "fake", -1)  # its slope is that of D_f
@@ -120,15 +123,29 @@ def _minimise(divergence: Divergence, p: Mixture, start: tuple[float, float]) ->
     def slopes(theta: Floats) -> Floats:
         return _log_slopes(loss, p, theta) / math.exp(height(theta))
 
-    found = minimize(
-        height,
-        (start[0], math.log(start[1])),
-        jac=slopes,
-        hess=lambda theta: _curvature(slopes, theta),
-        method="trust-exact",
-        options={"gtol": 1e-9, "initial_trust_radius": 0.2, "max_trust_radius": 1.0, "maxiter": 60},
-    )
+    theta = np.array([start[0], math.log(start[1])])
+    options: dict[str, Any]
+    if divergence.invertible:
+        options = {"gtol": 1e-9, "initial_trust_radius": 0.2, "max_trust_radius": 1.0, "maxiter": 60}
+        found = minimize(
+            height, theta, jac=slopes, hess=lambda at: _curvature(slopes, at), method="trust-exact", options=options
+        )
+    else:  # the curvature is infinite where two crossings of p and q merge
+        simplex = theta + 0.2 * np.array([[0, 0], [1, 0], [0, 1]])
+        options = {"initial_simplex": simplex, "xatol": 1e-9, "fatol": 1e-15, "maxiter": 400}
+        found = minimize(height, theta, method="Nelder-Mead", options=options)
     return Fit(float(found.x[0]), math.exp(found.x[1]), math.expm1(found.fun))
+
+
+def largest_slope(divergence: Divergence, p: Mixture, fit: Fit) -> float:
+    """Return the larger slope of log(1 + D_f − f(1)) at a fit, along μ/σ and log σ: about 0 at a minimum.
+
+    It is 0 where q is p up to rounding, at which total variation has a kink, and NaN without a finite fit.
+    """
+    if fit.value < AT_THE_DATA:
+        return 0.0
+    on_mean, on_std = loss_slopes(Loss(divergence, "fake", -1), p, fit.mean, fit.std)
+    return max(abs(on_mean), abs(on_std)) * fit.std / (1 + fit.value)
 
 
 def _log_slopes(loss: Loss, p: Mixture, theta: Floats) -> Floats:

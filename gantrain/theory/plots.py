@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gantrain import plotting
 from gantrain.console import format_number
 from gantrain.data.mixtures import Mixture, gaussian
-from gantrain.objectives.divergences import Divergence
+from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.plotting import DASHES, GREY, INK, PALETTE
 from gantrain.theory import properties

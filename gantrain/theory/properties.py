@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Literal
 
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences
-from gantrain.objectives.divergences import CATALOGUE, Divergence, Formula
+from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergences import CATALOGUE
+from gantrain.objectives.finite_range import Formula
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 FARTHEST = 1e6  # |r| up to which the minimum of f is searched for
 QUADRATURE_NODES = 64
-SAME = 1e-9  # relative difference of equal functions
+SAME = 1e-13  # relative difference of functions that float64 cannot tell apart
 
 
 def costs(divergence: Divergence) -> tuple[float, float]:
@@ -46,7 +48,7 @@ def supremum(divergence: Divergence) -> float:
 def mode_behaviour(divergence: Divergence) -> Literal["mode-covering", "mode-seeking", "balanced"]:
     """Return `mode-covering` if missed mass costs more, `mode-seeking` if invented mass does, else `balanced`."""
     invented, missed = costs(divergence)
-    if math.isclose(invented, missed):
+    if math.isclose(invented, missed, rel_tol=SAME):
         return "balanced"
     return "mode-covering" if missed > invented else "mode-seeking"
 
@@ -135,7 +137,7 @@ def _known_names(rise: Tensor, own: Divergence) -> dict[str, float]:
     candidates = [own, *CATALOGUE.values()]
     # For (e^{αr} − 1)/α the ratio of the rise at r to the fall at −r is e^{αr}.
     if (ratio := float(-rise[-1] / rise[0])) > 0 and math.isfinite(ratio):
-        candidates.append(divergences.alpha(round(math.log(ratio) / 2, 9) + 0.0))
+        candidates.append(divergences.alpha(round(math.log(ratio) / 2, 13) + 0.0))
     factors = {candidate.name: _factor(rise, _rise(candidate.fake)) for candidate in candidates}
     return {name: factor for name, factor in factors.items() if factor is not None}
 
@@ -144,7 +146,7 @@ def _factor(a: Tensor, b: Tensor) -> float | None:
     """Return the k > 0 with a = k b, or None."""
     factor = float(a[-1] / b[-1])
     is_same = bool(((a - factor * b).abs() <= SAME * a.abs().max()).all())
-    return round(factor, 6) if factor > 0 and is_same else None
+    return round(factor, 12) if factor > 0 and is_same else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from itertools import product
+from itertools import compress, product
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.data.mixtures import Mixture, gaussian
-from gantrain.objectives.divergences import Divergence, Part
+from gantrain.objectives.divergence import Divergence, Part
 from gantrain.theory.properties import weight_exponents
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 REACH = 8
 # Edges of panels, in standard deviations of the Gaussians that they follow.
 PANEL_EDGES = (-13.0, -9.0, -6.5, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 13.0)
+CROSSING_STEPS = 8  # in a panel, between which p = q is looked for
 COARSE_NODES, FINE_NODES = 10, 21
 PANEL_TOLERANCE = 1e-10  # of the integral of the absolute value; the error of the finer rule is far below
 SMALLEST_SIZE = 1e-4  # integrals of absolute values below it are computed to an absolute error
@@ -153,18 +154,32 @@ def panel_edges(divergence: Divergence, part: Part, p: Mixture, q: Mixture) -> T
 
 
 def find_crossings(p: Mixture, q: Mixture, edges: Tensor) -> Tensor:
-    """Return the points with p = q between edges, at which an f whose derivative jumps at u = 1 has its kinks."""
-    from scipy.optimize import brentq
+    """Return the points with p = q between the outer edges, where an f that has a kink at u = 1 has one in x."""
+    import torch
+    from scipy.optimize import brentq, minimize_scalar
 
     def log_density(x: float, mixture: Mixture) -> float:  # one number is much faster without tensors
         components = zip(mixture.weights, mixture.line_means, mixture.stds, strict=True)
         terms = [math.log(w / s) - ((x - m) / s) ** 2 / 2 for w, m, s in components]
         return max(terms) + math.log(math.fsum(math.exp(term - max(terms)) for term in terms))
 
-    is_above = p.log_density(edges) > q.log_density(edges)
-    brackets = edges.unfold(0, 2, 1)[is_above[1:] != is_above[:-1]].tolist()
-    crossings = [brentq(lambda x: log_density(x, p) - log_density(x, q), *pair, xtol=1e-14) for pair in brackets]
-    return edges.new_tensor(crossings)
+    def log_ratio(x: float, sign: float = 1.0) -> float:
+        return sign * (log_density(x, p) - log_density(x, q))
+
+    steps = torch.arange(CROSSING_STEPS, dtype=edges.dtype) / CROSSING_STEPS
+    x = torch.cat([(edges[:-1, None] + edges.diff()[:, None] * steps).flatten(), edges[-1:]])
+    r = p.log_density(x) - q.log_density(x)
+    brackets = x.unfold(0, 2, 1)[(r[1:] > 0) != (r[:-1] > 0)].tolist()
+    # Where |r| has a minimum and r the same sign on both sides, two crossings may still lie between the points.
+    sign = r[1:-1].sign()
+    left, middle, right = sign * r[:-2], sign * r[1:-1], sign * r[2:]
+    touching = (middle > 0) & (middle <= left) & (middle <= right)
+    for (low, _, high), side in zip(x.unfold(0, 3, 1)[touching].tolist(), sign[touching].tolist(), strict=True):
+        nearest = minimize_scalar(log_ratio, bounds=(low, high), args=(side,), method="bounded").x
+        brackets += [(low, nearest), (nearest, high)]
+    # At p = q itself, r is rounding noise and changes its sign with the arithmetic.
+    is_bracket = (log_ratio(low) * log_ratio(high) <= 0 for low, high in brackets)
+    return edges.new_tensor([brentq(log_ratio, *pair, xtol=1e-14) for pair in compress(brackets, is_bracket)])
 
 
 @cache

@@ -6,7 +6,7 @@ draws. The same results give the same file, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from gantrain.theory.verification import Result, draw_from, learned_log_ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torch import Tensor, nn
+    from torch import Tensor
 
 DRAWS = 1500  # of each density
 POINTS = 801  # along the axis
@@ -71,7 +71,7 @@ def _draw_against_truth(axes: Axes, result: Result, p: Tensor, q: Tensor) -> Non
     axes.set(xlim=limits, ylim=limits, xlabel="true r, nats", aspect="equal")
 
 
-def _learned(result: Result, discriminator: nn.Module, x: Tensor) -> Tensor:
+def _learned(result: Result, discriminator: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     import torch
 
     with torch.no_grad():

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gantrain.errors import DivergedError, StorageError
+from gantrain.errors import DivergedError, ReplacedError, StorageError
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.signals import StopRequest
@@ -85,5 +85,7 @@ def last_words(writer: Writer) -> Iterator[None]:
         yield
     except DivergedError as error:
         raise DivergedError(f"{error}\n{writer.describe_log_ratio()}{writer.describe_checkpoint()}") from error
+    except ReplacedError:  # what now has its place is not its own
+        raise
     except StorageError as error:
         raise StorageError(f"{error}\n{writer.describe_checkpoint()}") from error

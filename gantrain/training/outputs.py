@@ -24,6 +24,7 @@ from gantrain.evaluation import evaluation
 from gantrain.evaluation.distances import mean_distance
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.evaluation.samples import to_uint8
+from gantrain.files import make_folder
 from gantrain.networks.latents import Latents
 from gantrain.precision import allow_tf32, autocast_products, choose_precision
 from gantrain.reporting import pictures
@@ -82,7 +83,7 @@ class Writer:
         path = self.folder.samples / "real.png"
         if not path.exists():
             with self.reporter.tolerate_failures():
-                self.folder.samples.mkdir(exist_ok=True)
+                make_folder(self.folder.samples)
                 self._draw(self.data.held_out(GRID_IMAGES if self.has_images else SCATTER_POINTS), path, name="real")
 
     def report(self, *, training: bool = True, samples: bool = False) -> None:
@@ -225,7 +226,7 @@ class Writer:
         count = GRID_IMAGES if self.has_images else SCATTER_POINTS
         samples = generate(self.state.best_generator, draw_fixed_latents(self.latents, count, self.seed))
         with self.reporter.tolerate_failures():
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             self._draw(samples, path, real=None if self.has_images else self.data.held_out(SCATTER_POINTS))
             self.reporter.add_picture(self.state.images, "samples", path)
 
@@ -263,7 +264,6 @@ class Writer:
         }
         if self.evaluated.get("images") == self.state.images:
             bundle["evaluation"] = self.evaluated
-        self.folder.refuse_if_replaced()
         keep, best = self.schedule.keep_checkpoints, self.improved
         self.good = checkpoints.save(self.folder.checkpoints, bundle, keep=keep, best=best)
         if best:

@@ -116,5 +116,10 @@ def signal_itself(function: str, *numbers: int, call: int = 1) -> None:
 
 
 def stand_still(function: str, until_exists: Path, *, call: int = 1) -> None:
-    """Before the given call of a function, wait until a file exists."""
-    when_called(function, lambda *_, **__: wait_until(until_exists.exists), call=call)
+    """Before the given call of a function, make the file `waiting` beside another, and wait until that exists."""
+
+    def wait(*_: object, **__: object) -> None:
+        until_exists.with_name("waiting").touch()
+        wait_until(until_exists.exists)
+
+    when_called(function, wait, call=call)

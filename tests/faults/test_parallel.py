@@ -109,7 +109,11 @@ def test_each_run_equals_its_solo_run_and_failures_stay_alone(begin, tmp_path: P
     typed = ["disc_div=kl", "optimizer.lr=0.01", "gen_div=kl", f"run_dir={alone}"]
     assert run(tmp_path / "log", "train", *TINY, *typed)[0] == 0
     assert_equal_runs(runs[0], alone)
-    assert {path.name for path in runs[0].iterdir()} >= {"train.log", ".hydra"}
+    logs = {path.name: (path / "train.log").read_text().splitlines() for path in (runs[0], runs[2])}
+    for name, logged in logs.items():
+        assert all({f"{name}  {line}", f"{name}  failed: {line}"} & {*lines} for line in logged)
+    assert sum(line.startswith("images 400/400 ") for line in logs[runs[0].name]) == 1
+    assert "not finite" in "".join(logs[runs[2].name])
 
 
 def test_a_killed_process_is_that_runs_failure_alone(tried, begin) -> None:

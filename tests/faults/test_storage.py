@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from faults.processes import Command, Fault, run, stand_still, when_called
-from faults.runs import assert_same_run, training
+from faults.runs import SMALL, assert_same_run, sweeping, training
 from gantrain.runs import bundles, checkpoints
 
 SAVE = "gantrain.runs.checkpoints:save"
@@ -157,20 +157,64 @@ def test_a_run_folder_that_vanishes(tried, uninterrupted, tmp_path):
         go_on(log, moved, uninterrupted)
 
 
-def test_a_run_folder_that_is_replaced(tried, tmp_path):
-    """Where another run now has the place, nothing is written into it."""
-    folder, log = tmp_path / "run", tmp_path / "log"
-    with tried("a run folder that another run takes"):
-        command = Command(log, *training(folder), fault=partial(at_first_report, partial(replace_folder, folder)))
+# Where a moved run first finds that another one has its place: all that it writes is refused there.
+WRITES = {
+    "reports and logs": ("gantrain.reporting.reporter:Reporter.report", 2),
+    "grids": ("gantrain.plotting:save_grid", 2),
+    "curves": ("gantrain.reporting.pictures:save_curves", 1),
+    "checkpoints": (SAVE, 4),
+    "old checkpoints, which are deleted": ("gantrain.runs.checkpoints:_prune", 5),
+    "the end of the event file": ("gantrain.reporting.reporter:Reporter.close", 1),
+    "the summary": ("gantrain.runs.folder:RunFolder.write_summary", 3),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_run_folder_that_another_run_takes(tried, write, uninterrupted, tmp_path):
+    """Moved away while it trains, a run writes nothing into the folder or the link that has its old place."""
+    folder, moved, go = tmp_path / "run", tmp_path / "moved", tmp_path / "go"
+    function, call = WRITES[write]
+    with tried("a run folder that is moved, and another run in its place"):
+        command = Command(tmp_path / "log", *training(folder), fault=partial(stand_still, function, go, call=call))
+        command.wait_until(lambda: (tmp_path / "waiting").exists())
+        folder.rename(moved)
+        if write == "reports and logs":
+            code, output = run(tmp_path / "second", *training(folder, "seed=1"))
+            assert code == 0, output
+        else:
+            shutil.copytree(uninterrupted, other := tmp_path / "other")
+            folder.symlink_to(other) if write == "grids" else other.rename(folder)
+        before = read_files(folder)
+        go.touch()
         assert command.wait() == 7, command.output
-        assert "removed and made anew" in command.output
-        assert not (folder / "checkpoints").exists()
+        assert f"{folder} was moved or removed while this run trained" in command.output
+        assert command.output.count("another folder has its place") == 1
+        assert "Traceback" not in command.output
+        assert read_files(folder) == before
+        go_on(tmp_path / "third", moved, uninterrupted)
 
 
-def replace_folder(folder: Path) -> None:
-    folder.rename(folder.with_name("moved"))
-    folder.mkdir()
-    (folder / ".lock").touch()
+def test_a_sweep_folder_that_another_sweep_takes(tried, tmp_path):
+    root, go = tmp_path / "sweep", tmp_path / "go"
+    with tried("a sweep folder that is moved, and another sweep in its place"):
+        fault = partial(stand_still, "gantrain.reporting.reporter:Reporter.report", go, call=2)
+        command = Command(tmp_path / "log", *sweeping(root), fault=fault)
+        command.wait_until(lambda: (tmp_path / "waiting").exists())
+        root.rename(tmp_path / "moved")
+        code, output = run(tmp_path / "second", "train", "-m", "gen_div=kl", f"run_dir={root}", *SMALL)
+        assert code == 0, output
+        before = read_files(root)
+        go.touch()
+        assert command.wait() == 7, command.output
+        assert read_files(root) == before
+        code, output = run(tmp_path / "third", "resume", tmp_path / "moved")
+        assert code == 0, output
+        assert "2 of 2 runs finished" in output
+
+
+def read_files(folder: Path) -> dict[Path, bytes | None]:
+    """What lies in and below a folder: the content of every file."""
+    return {path.relative_to(folder): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def test_logs_and_pictures_that_cannot_be_written_cost_nothing(tried, uninterrupted, tmp_path):
