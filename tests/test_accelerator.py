@@ -38,6 +38,8 @@ def waits(output: str) -> Counter[str]:
             *("update=simultaneous", "gen_div=kl", "optimizer.lr={from: 1e-3, to: 1e-4, images: 500}"),
             *("regularizer=r1", "regularizer.weight={from: 10, to: 1, images: 400}"),
         ],
+        ["augment=diffaugment", "augment.p={from: 0, to: 1, images: 400}", "dataset.flip=true"],
+        ["augment=ada", "augment.measure=held_out", "augment.p=0.3", "augment.ramp_images=1000", "augment.cutout=1"],
         [
             "dataset=ring",
             "regularizer=instance_noise",
@@ -56,10 +58,11 @@ def test_a_run_comes_to_the_cpus_numbers(tmp_path: Path, typed: list[str]) -> No
     assert_equal_runs(trained(tmp_path / "here", "device=cpu", *SMALL, *typed)[0], there)
 
 
-def test_the_host_waits_for_reports_and_never_for_an_iteration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("typed", [(), ("augment=ada", "augment.p=0.3")], ids=["plain", "ada"])
+def test_the_host_waits_for_reports_and_never_for_an_iteration(tmp_path: Path, typed: tuple[str, ...]) -> None:
     """Twice as many iterations between two reports, the same waits; all in one epoch, of which the order is brought."""
     few, many = (
-        waits(trained(tmp_path / str(images), "device=cuda", f"train.images={images}", *SMALL[1:], *often)[1])
+        waits(trained(tmp_path / str(images), "device=cuda", f"train.images={images}", *SMALL[1:], *often, *typed)[1])
         for images, often in ((800, ["train.report_every_images=400"]), (1600, ["train.report_every_images=800"]))
     )
     assert any(place.endswith(":read") for place in few), "the guard is read at a report"

@@ -428,6 +428,7 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
 
 CHOICES = {
     "regularizer": options("regularizer"),
+    "augment": options("augment"),
     "head": [*HEADS],
     "gen_objective": [*GENERATOR_OBJECTIVES],
     "optimizer": options("optimizer"),

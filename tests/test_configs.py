@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gantrain import networks
+from gantrain.augmentation.augmentations import ADA, AUGMENTATIONS, MEASURES
 from gantrain.commands import train
 from gantrain.config.checks import (
     RunConfig,
@@ -200,6 +201,7 @@ def test_the_names_of_divergences_are_values_too(name: str) -> None:
 def test_the_files_are_what_the_code_knows() -> None:
     assert options("dataset") == sorted(DATASETS)
     assert options("regularizer") == sorted([*REGULARIZERS, "none"])
+    assert options("augment") == sorted([*AUGMENTATIONS, "none"])
     assert options("disc_div") == options("gen_div") == [*CATALOGUE, *PATTERNS, OWN]
     assert options("critic") == sorted([*CRITICS, F_DIVERGENCE])
     assert set(NATURAL_ARCHITECTURE) == set(DATASETS)
@@ -305,6 +307,60 @@ def test_a_stored_config_without_a_critic_has_the_default_one() -> None:
     del stored["critic"]
     assert parse_document(stored) == settings("gen_div=kl")
     assert normalise_tree(OmegaConf.create(stored)).critic == {"name": F_DIVERGENCE}
+
+
+@pytest.mark.parametrize("name", options("augment"))
+def test_every_augmentation_takes_its_files_values_which_are_its_defaults(name: str) -> None:
+    written = yaml.safe_load((CONF / "augment" / f"{name}.yaml").read_text())
+    built = settings(f"augment={name}").augmentation
+    assert built == (AUGMENTATIONS[name]() if written else None)
+    assert written == ({"name": name} | dataclasses.asdict(built) if built else {})
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_an_augmentation_has_its_keys_under_its_section(measure: str) -> None:
+    built = settings("augment=ada", f"augment.measure={measure}", "augment.p=0.25", "augment.interval=8").augmentation
+    assert built == ADA(p=0.25, measure=measure, interval=8)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["augment.p=0.5"], "choose one, as in augment=ada"),
+        (["augment=ada", "augment.pp=0.5"], "no key pp; did you mean p"),
+        (["augment=diffaugment", "augment.measure=signs"], "no key measure"),
+        (["augment=ada", "augment.measure=sign"], "did you mean signs"),
+        (["augment=ada", "augment.interval=1.5"], "augment.interval=1.5 must be a whole number"),
+        (["augment=ada", "augment.p=0.9"], "begins above augment.max_p=0.8"),
+        (["augment=ada", "augment.p={from: 0, to: 0.5, images: 100}"], "needs augment.measure=none"),
+        (["augment=diffaugment", "augment.p={from: 0, to: 2, images: 100}"], "augment.p.to=2 must be"),
+        (["augment=diffaugment", "augment.color={from: 0, to: 1, images: 100}"], "augment.color={'from'"),
+        (["augment.name=adda"], "did you mean ada"),
+        (["augment.name=[ada]"], "did you mean ada"),
+        *(
+            (["augment=ada", f"augment.blit={value}"], f"augment.blit={value}")
+            for value in ("-1", "1.5", "nan", "True")
+        ),
+    ],
+)
+def test_what_an_augmentation_cannot_take_is_refused(typed: list[str], says: str) -> None:
+    assert says in refusal(*typed)
+
+
+@pytest.mark.parametrize("dataset", ["ring", "dirac"])
+def test_points_are_not_augmented(dataset: str) -> None:
+    with pytest.raises(ConfigError, match="augment=diffaugment moves and recolours images, and these data are points"):
+        prepare(config(f"dataset={dataset}", "augment=diffaugment"))
+
+
+def test_held_out_data_need_to_be_there_and_a_discriminator_without_batch_norm() -> None:
+    held_out = ["augment=ada", "augment.measure=held_out"]
+    rows = "[{op: linear, features: 8, norm: batch, activation: relu}, {op: linear, features: 1}]"
+    prepare(config(*held_out))
+    with pytest.raises(ConfigError, match="none are held out"):
+        prepare(config(*held_out, "dataset.held_out=0"))
+    with pytest.raises(ConfigError, match="batch norm"):
+        prepare(config(*held_out, f"architecture.discriminator={rows}"))
 
 
 @pytest.mark.parametrize("name", options("optimizer"))

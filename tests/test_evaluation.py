@@ -313,7 +313,9 @@ def test_the_page_of_metrics_has_every_number_of_a_run(ring: Path, tmp_path: Pat
     told = [re.escape(name).replace("…", ".+") for row in page.splitlines() for name in TOLD.findall(row)]
     other = ["regularizer=r1", "update=simultaneous", "dataset.held_out=0"]
     assert gantrain("train", "run_dir=digits", *SMALL, *other).code == 0
+    augmented = ["augment=ada", "augment.measure=held_out"]
+    assert gantrain("train", "run_dir=augmented", *SMALL, *augmented).code == 0
     assert gantrain("train", "run_dir=dirac", "dataset=dirac", "train.images=200").code == 0
-    runs = [ring, tmp_path / "digits", tmp_path / "dirac"]
+    runs = [ring, tmp_path / "digits", tmp_path / "augmented", tmp_path / "dirac"]
     found = {name for run in runs for row in read_metrics(run / "metrics.jsonl") for name in row} - {"images"}
     assert not {name for name in found if not any(re.fullmatch(pattern, name) for pattern in told)}

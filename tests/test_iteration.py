@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain import data
 from gantrain import networks as architectures
+from gantrain.augmentation.augmentations import ADA, DiffAugment
 from gantrain.data.batch import Batch
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.networks.latents import Latents
@@ -31,7 +32,7 @@ from gantrain.training.acceleration import Backend, can_guard_on_device, check_d
 from gantrain.training.iteration import Iteration
 from gantrain.training.losses import Losses
 from gantrain.training.setup import UPDATES, Execution, Schedule, TrainingSetup
-from gantrain.training.state import State, averaged
+from gantrain.training.state import State, averaged, create_regularizer_states
 from gantrain.training.step import Step, find_shared_scale
 
 CONF = Path(__file__).parents[1] / "conf" / "architecture"
@@ -69,7 +70,8 @@ def regularized(*regularizers) -> Losses:
 def experiment(losses=None, dataset=None, latents=None, *, steps=1, **execution) -> TrainingSetup:
     schedule = Schedule(images=10**6, batch_size=20, discriminator_steps=steps, ema=0.9)
     losses, dataset, latents = losses or game(), dataset or data.load("digits"), latents or Latents(16)
-    return TrainingSetup(losses.game, dataset, latents, schedule, 0, Execution(**execution), losses.regularizers)
+    parts = {"regularizers": losses.regularizers, "augmentation": losses.augmentation}
+    return TrainingSetup(losses.game, dataset, latents, schedule, 0, Execution(**execution), **parts)
 
 
 def numbers(state: State) -> dict[str, torch.Tensor]:
@@ -82,7 +84,8 @@ def numbers(state: State) -> dict[str, torch.Tensor]:
         for i, values in parts[n]["state"].items()
         for k, v in values.items()
     }
-    return {k: v.clone() for k, v in (networks | moments | parts["statistics"]).items()}
+    states = {f"{n}.{k}": v for n, values in parts.get("regularizers", {}).items() for k, v in values.items()}
+    return {k: v.clone() for k, v in (networks | moments | states | parts["statistics"]).items()}
 
 
 def assert_same(ours: State, theirs: State, rtol: float | None = None) -> None:
@@ -358,6 +361,76 @@ def test_what_is_compiled_computes_what_is_written(update, regularizers):
         ours.play()
         theirs.play()
     assert_same(written, compiled, rtol=1e-4)
+
+
+AUGMENTATIONS = {
+    "diffaugment": DiffAugment(),
+    "signs": ADA(p=0.3, cutout=1.0, ramp_images=1000, interval=2),
+    "held_out": ADA(p=0.3, measure="held_out", ramp_images=1000, interval=2),
+    "fixed": ADA(p=0.3, measure="none", geometry=0.0, color=0.0),
+}
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+@pytest.mark.parametrize("update", UPDATES)
+def test_augmentations_are_the_same_eager_compiled_and_watched_by_the_device(update, kind):
+    augmentation = AUGMENTATIONS[kind]
+    losses = replace(regularized(R1()) if update == "alternating" else game(), augmentation=augmentation)
+    states = []
+    for form in ("eager", "compiled", "watched"):
+        state = new_state()
+        state.regularizers = create_regularizer_states([augmentation])
+        iteration = Iteration(state, experiment(losses, update=update), guard_on_device=form == "watched")
+        if form == "compiled":
+            compiled = compile_losses(iteration.losses, backend="aot_eager")
+            iteration.step_function = partial(iteration.play_on_host, losses=compiled)
+        for _ in range(6):
+            iteration.play()
+        assert iteration.synchronize()
+        states.append(state)
+    for other in states[1:]:
+        assert_same(states[0], other, rtol=1e-4)
+    if kind in ("signs", "held_out"):
+        assert float(states[0].regularizers["ada"]["p"]) != pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_an_iteration_that_is_refused_leaves_the_augmentation_as_it_was(kind):
+    """The device refuses the 8th iteration at G's update, after D's; the host repeats it to the same state."""
+    augmentation, states = AUGMENTATIONS[kind], []
+    for number in (16, None):
+        latents = Latents(16) if number is None else Poisoned(Latents(16), "draw", number)
+        state = new_state()
+        state.regularizers = create_regularizer_states([augmentation])
+        setup = experiment(replace(game(), augmentation=augmentation), latents=latents)
+        iteration = Iteration(state, setup, guard_on_device=number is not None)
+        for _ in range(10):
+            iteration.play()
+        if number is not None:
+            assert not iteration.synchronize()
+            assert state.images == 140
+            for _ in range(3):
+                iteration.play()
+            assert iteration.synchronize()
+        states.append({k: v for k, v in numbers(state).items() if "running" not in k and "num_batches" not in k})
+    for key, value in states[1].items():
+        assert torch.equal(states[0][key], value), key
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_losses_with_an_augmentation_compile_into_one_graph(kind):
+    augmentation, x = AUGMENTATIONS[kind], torch.rand(4, 1, 8, 8)
+    held_out = x if augmentation.held_out_share else None
+    losses = replace(
+        game(), augmentation=augmentation, states=create_regularizer_states([augmentation]), held_out=held_out
+    )
+    losses.game.prepare()
+    state = new_state()
+    for function, real in ((losses.discriminator_loss, Batch(x)), (losses.generator_loss, None)):
+        arguments = (state.discriminator, real, x) if real is not None else (state.discriminator, x)
+        torch._dynamo.reset()
+        explained = torch._dynamo.explain(function)(*arguments)
+        assert (explained.graph_count, explained.break_reasons) == (1, [])
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs a C++ compiler on a CPU")

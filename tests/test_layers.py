@@ -35,7 +35,7 @@ SMALL = {
 }
 RANKS = [
     SMALL,
-    {"objectives", "networks", "data", "runs"},
+    {"objectives", "networks", "data", "runs", "augmentation"},
     {"theory"},
     {"evaluation", "reporting"},
     {"training", "comparison"},
@@ -72,6 +72,7 @@ NEEDS_TORCH = {
     "gantrain.training.iteration",
     "gantrain.training.step",
     "gantrain.objectives.slopes",
+    "gantrain.augmentation.transforms",
     "gantrain.precision",
     *(f"gantrain.evaluation.{name}" for name in ("classes", "distances", "formulas", "samples")),
     "gantrain.training.state",

@@ -47,6 +47,14 @@ GAMES = {
         *("optimizer.lr={from: 1e-3, to: 1e-4, images: 800, shape: cosine}", "ema={half_life: 300, ramp: 0.05}"),
         *("regularizer=r1", "regularizer.weight={from: 10, to: 0.1, images: 700, shape: exponential}"),
     ],
+    "diffaugment, r1": [
+        *("augment=diffaugment", "augment.p={from: 0, to: 1, images: 700}", "regularizer=r1", "dataset.flip=true"),
+    ],
+    "ada by signs": ["augment=ada", "augment.p=0.2", "augment.interval=3", "augment.ramp_images=2000"],
+    "ada by held-out data, simultaneous": [
+        *("augment=ada", "augment.measure=held_out", "augment.p=0.2", "augment.ramp_images=2000"),
+        *("update=simultaneous", "train.discriminator_steps=2"),
+    ],
     "few parameters, simultaneous": ["dataset=mixture1d", "gen_div=kl", "update=simultaneous"],
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain import networks
+from gantrain.augmentation.augmentations import Augmentation, parse_augmentation
 from gantrain.config.games import build_objective
 from gantrain.config.messages import config_error
 from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
@@ -42,12 +43,14 @@ PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating",
 class Settings(Config):
     """A config that has been checked, with the objects that its sections describe.
 
-    `objective`: the game. `regularizers`: of the discriminator. `data`: the dataset and how it is read. `optimizers`:
-    for each player. `averaging`: the decay of the averaged generator. `execution`: how iterations are computed.
+    `objective`: the game. `regularizers`: of the discriminator. `augmentation`: of what D is shown. `data`: the dataset
+    and how it is read. `optimizers`: for each player. `averaging`: the decay of the averaged generator.
+    `execution`: how iterations are computed.
     """
 
     objective: Objective | CriticObjective = dataclasses.field(compare=False)
     regularizers: tuple[Regularizer, ...]
+    augmentation: Augmentation | None
     data: DatasetSettings
     optimizers: Mapping[str, OptimizerSettings]
     averaging: float | Ramp | HalfLife
@@ -170,6 +173,7 @@ def check_config(config: Config) -> Settings:
         **vars(config),
         objective=game,
         regularizers=regularizers,
+        augmentation=parse_augmentation(config.augment),
         data=dataset,
         optimizers=optimizers,
         averaging=parse_decay(config.ema),

@@ -14,7 +14,7 @@ from gantrain.objectives import divergences
 from gantrain.objectives.critic_objective import OWN
 
 DIVERGENCE_GROUPS = ("disc_div", "gen_div")
-GROUPS = ("dataset", "architecture", "critic", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "experiment")
+GROUPS = ("dataset", "architecture", "critic", *DIVERGENCE_GROUPS, "optimizer", "regularizer", "augment", "experiment")
 LISTED_GROUPS = ("regularizer",)  # of which several options may be chosen, as in regularizer=[r1,instance_noise]
 CHOSEN_BY_YAML = (*GROUPS, "hydra/launcher")
 

@@ -27,9 +27,11 @@ from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
 
 LOGGERS = ("tensorboard", "wandb")
 # Sections whose keys depend on their name, and are checked against it.
-OPEN_SECTIONS = ("architecture", "critic", "optimizer", "regularizer")
+OPEN_SECTIONS = ("architecture", "critic", "optimizer", "regularizer", "augment")
 # Some of their keys, to suggest when one is mistyped.
-OPEN_KEYS = ("critic.pairs", "optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight")
+OPEN_KEYS = (
+    *("critic.pairs", "optimizer.lr", "optimizer.betas", "optimizer.weight_decay", "regularizer.weight", "augment.p"),
+)
 # Options that earlier versions had, with what to choose in their place.
 REMOVED = {
     ("update", "reuse"): "update=reuse is gone; choose update=alternating",
@@ -207,6 +209,7 @@ class Config:
     gen_weights: GeneratorWeights = field(default_factory=GeneratorWeights)
     optimizer: dict[str, Any] = field(default_factory=dict)
     regularizer: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] = field(default_factory=dict)
     latent: LatentConfig = field(default_factory=LatentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -65,6 +65,10 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_batch_norm(settings.train.batch_size, [*generator, *discriminator])
         is_samplewise = all(row.norm != "batch" for row in discriminator)
         check_networks(is_samplewise, execution, choose_precision(execution.precision, device))
+        if settings.augmentation is not None:
+            has_held_out = settings.dataset.held_out != 0
+            shape = settings.data.shapes[0]
+            settings.augmentation.refuse_unfit(shape, has_held_out=has_held_out, is_samplewise=is_samplewise)
     return PreparedRun(config, device, optimizers)
 
 
@@ -88,6 +92,7 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
         settings.seed,
         settings.execution,
         settings.regularizers,
+        augmentation=settings.augmentation,
         optimizer_ramps={player: each.ramps for player, each in settings.optimizers.items() if each.ramps},
     )
     return setup, build_state(run, dataset.shape)
@@ -130,6 +135,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
     from gantrain.training.state import State, averaged, create_regularizer_states
 
     settings = run.config.settings
+    augmentations = [] if settings.augmentation is None else [settings.augmentation]
     with preserve_randomness(torch.device("cpu")):
         torch.manual_seed(stream_seed(settings.seed, "init"))
         generator, discriminator = networks.build(settings.architecture, shape, settings.latent.size)
@@ -140,7 +146,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
         run.optimizers["generator"](generator),
         run.optimizers["discriminator"](discriminator),
         average=averaged(generator) if settings.ema else None,
-        regularizers=create_regularizer_states(settings.regularizers, run.device),
+        regularizers=create_regularizer_states([*settings.regularizers, *augmentations], run.device),
     )
 
 

@@ -125,7 +125,8 @@ def default_folder(settings: Settings) -> tuple[Path, str]:
 
     A critic has its name in place of `own`.
     """
-    options = (settings.gen_objective, settings.head, *settings.regularizer)
+    augmentation = [settings.augment["name"]] if settings.augment else []
+    options = (settings.gen_objective, settings.head, *settings.regularizer, *augmentation)
     game = [settings.critic["name"], settings.disc_div.name, settings.gen_div.name]
     game += [option for option in options if option not in ("matched", "log_ratio")]
     game = [part for part in game if part not in (F_DIVERGENCE, OWN)]

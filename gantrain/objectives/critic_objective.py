@@ -141,6 +141,10 @@ class CriticObjective(GeneratorSide):
         r = self.critic.log_ratio(v)
         return {"yes": r, "up to a constant": r - r.mean(), "no": 0 * v}[self.critic.gives_ratio]
 
+    def margin(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
+        """Return a function [B] of outputs on data and on samples that is positive where D takes data for data."""
+        return self.critic.log_ratio(v_real) if self.critic.has_zero else v_real - v_fake
+
     def log_ratio(self, v: Tensor) -> Tensor | None:
         """Return the log-ratio [B] of `v` [B], or None if the critic gives none, or only up to a constant."""
         return self.critic.log_ratio(v) if self.critic.gives_ratio == "yes" else None

@@ -39,6 +39,7 @@ class Critic:
         gives_ratio: Whether log p/q follows from the optimal output.
         needs_real: Whether the critic's own loss of G depends on D's outputs on data.
         is_flat: Whether D's gradient at a sample may be exactly 0, so that one backward pass cannot serve both players.
+        has_zero: Whether `log_ratio` is 0 where D is undecided; otherwise D decides between two outputs.
         is_unbounded: Whether D's loss has no minimum unless the slope of v is limited.
         headline: The number of reports that stands for the others, such as `bound/kl`; empty if there is none.
         disc_formula, optimum, gen_formula, minimised: For people, D's loss, its optimal output, G's loss, and the
@@ -50,6 +51,7 @@ class Critic:
     gives_ratio: ClassVar[GivesRatio] = "no"
     needs_real: ClassVar[bool] = False
     is_flat: ClassVar[bool] = False
+    has_zero: ClassVar[bool] = False
     is_unbounded: ClassVar[bool] = False
     headline: ClassVar[str] = ""
     disc_formula: ClassVar[str]
@@ -154,6 +156,7 @@ class LeastSquares(Critic):
 
     name = "least_squares"
     gives_ratio = "yes"
+    has_zero = True
     headline = "bound/le_cam"
     disc_formula = "½ E_p[(v − b)²] + ½ E_q[(v − a)²]"
     optimum = "(b p + a q) / (p + q)"
@@ -211,7 +214,7 @@ class Hinge(Critic):
     """The hinge loss of a support vector machine; with the optimal D its value is 2 − 2 TV(p, q)."""
 
     name = "hinge"
-    is_flat = True
+    is_flat = has_zero = True
     headline = "bound/total_variation"
     disc_formula = "E_p[max(0, 1 − v)] + E_q[max(0, 1 + v)]"
     optimum = "sign(p − q)"

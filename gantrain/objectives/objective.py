@@ -72,6 +72,9 @@ class Game(Protocol):
     def missing_ratio(self) -> str:
         """Why `log_ratio` returns None, if it does."""
 
+    def margin(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
+        """Return a function [B] of outputs on data and on samples that is positive where D takes data for data."""
+
     def log_ratio(self, v: Tensor) -> Tensor | None:
         """Return the estimate of log p/q [B], or None if D gives none, or only up to a constant."""
 
@@ -165,9 +168,7 @@ class Objective(GeneratorSide):
             raise ConfigError(describe_choice("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
         disc_div = divergences.get(disc_div, "disc_div") if isinstance(disc_div, str) else disc_div
         gen_div = divergences.get(gen_div, "gen_div") if isinstance(gen_div, str) else gen_div
-        self.disc_div = disc_div
-        self.gen_div = gen_div
-        self.gen_objective = gen_objective
+        self.disc_div, self.gen_div, self.gen_objective = disc_div, gen_div, gen_objective
         self.head = heads.get_head(head, disc_div)
         self.smoothing = smoothing
         # f_G written in the coordinate that the head gives.
@@ -216,7 +217,6 @@ class Objective(GeneratorSide):
         """
         divergence, smoothing = self.head.divergence, self.smoothing
         s_real, s_fake = self.coordinate(v_real), self.coordinate(v_fake)
-
         on_data = divergence.evaluate("real", s_real)
         if smoothing:
             on_data = (1 - smoothing) * on_data - smoothing * divergence.evaluate("fake", s_real)
@@ -231,11 +231,9 @@ class Objective(GeneratorSide):
         """What D makes of one batch of each kind; `ratio/…` only where there is a ratio."""
         import torch
 
-        right = torch.cat([s_real, -s_fake]) > 0
-        statistics = {"discriminator/accuracy": right.mean(dtype=s_real.dtype)}
+        statistics = {"discriminator/accuracy": (torch.cat([s_real, -s_fake]) > 0).mean(dtype=s_real.dtype)}
         if self.head.has_log_ratio:
-            statistics["ratio/real_mean"] = s_real.mean()
-            statistics["ratio/fake_mean"] = s_fake.mean()
+            statistics |= {"ratio/real_mean": s_real.mean(), "ratio/fake_mean": s_fake.mean()}
         if self.head.invalid is not None:
             invalid = self.head.invalid(v_real).to(s_real.dtype) + self.head.invalid(v_fake).to(s_real.dtype)
             statistics["ratio/invalid_share"] = invalid.mean() / 2
@@ -244,6 +242,9 @@ class Objective(GeneratorSide):
     def coordinate(self, v: Tensor) -> Tensor:
         """Return the argument [B] of the formulas for D's raw output `v` [B]: the log-ratio where there is one."""
         return self.head.coordinate(v)
+
+    def margin(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
+        return self.coordinate(v_real)
 
     def log_ratio(self, v: Tensor) -> Tensor | None:
         """Return the log-ratio [B] that D's raw output `v` [B] stands for, or None where the head gives none."""

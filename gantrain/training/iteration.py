@@ -57,8 +57,7 @@ class Iteration:
     ) -> None:
         self.state, self.setup, self.say = state, setup, say
         self.scheduled = ScheduledNumbers()
-        regularizers = [self.scheduled.bind(one, state.device) for one in setup.regularizers]
-        self.losses = Losses(setup.objective, regularizers, state.regularizers)
+        self.losses = self.build_losses()
         self.precision = choose_precision(setup.execution.precision, state.device)
         check_device(setup.execution, state.device)
         check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution, self.precision)
@@ -81,6 +80,20 @@ class Iteration:
         self.is_repeating, self.synchronized_images, self.made_updates = False, state.images, 0
         self.averaging = torch.zeros((), device=state.device)  # 1 − decay, in a tensor that a CUDA graph reads
         self.step_function: StepFunction | None = None
+
+    def build_losses(self) -> Losses:
+        """Return the losses, with tensors for numbers that follow the clock.
+
+        Raises ConfigError for an augmentation that does not fit the data or D.
+        """
+        setup, device, held_out = self.setup, self.state.device, None
+        regularizers = [self.scheduled.bind(one, device) for one in setup.regularizers]
+        augmentation = None if setup.augmentation is None else self.scheduled.bind(setup.augmentation, device)
+        if augmentation is not None:
+            data, is_samplewise = setup.data, getattr(self.state.discriminator, "is_samplewise", None)
+            augmentation.refuse_unfit(data.shape, has_held_out=data.has_held_out, is_samplewise=is_samplewise)
+            held_out = data.held_out(setup.schedule.held_out_images) if augmentation.held_out_share else None
+        return Losses(setup.objective, regularizers, self.state.regularizers, augmentation, held_out, setup.part)
 
     def play(self) -> None:
         """Make k updates of D and one of G with the batches and random numbers of the clock, and advance the clock.

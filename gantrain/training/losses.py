@@ -5,13 +5,16 @@ Networks are called in `generate` and `discriminate` alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from gantrain.augmentation.augmentations import Augmentation, Outputs
 from gantrain.data.batch import Batch
+from gantrain.distributed import WHOLE, Part
 from gantrain.objectives.objective import Game, Statistics
 from gantrain.objectives.regularizers import NO_STATE, Penalty, Regularizer
 from gantrain.precision import as_float32
@@ -34,12 +37,18 @@ class Losses:
     Args:
         game: What the players minimise.
         regularizers: Of the discriminator.
-        states: The tensors of those regularizers that have a state, by name.
+        states: The tensors of those regularizers that have a state, by name, and of the augmentation.
+        augmentation: Of all that D is shown, before the regularizers disturb it.
+        held_out: Data [N, …] that are held out from training, if the augmentation is adjusted by them.
+        part: The share of a batch that this process trains on.
     """
 
     game: Game
     regularizers: Sequence[Regularizer] = ()
     states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    augmentation: Augmentation | None = None
+    held_out: Tensor | None = None
+    part: Part = WHOLE
 
     @property
     def has_penalty(self) -> bool:
@@ -52,7 +61,9 @@ class Losses:
 
     def discriminator_loss(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Statistics]:
         """Return D's loss on data and on samples [B, …] without a graph: the game's plus the penalties."""
-        loss, statistics = self.game.discriminator_loss(*self.outputs(discriminator, real, fake))
+        v_real, v_fake = self.outputs(discriminator, real, fake)
+        loss, statistics = self.game.discriminator_loss(v_real, v_fake)
+        statistics = statistics | self.adjust_augmentation(discriminator, v_real, v_fake)
         if (penalty := self.penalty(discriminator, real, fake)) is not None:
             loss, statistics = loss + penalty[0], statistics | penalty[1]
         return loss, statistics
@@ -79,21 +90,46 @@ class Losses:
         return v_real, v_fake
 
     def disturb(self, x: Tensor) -> Tensor:
-        """Return `x` [B, …] as the regularizers show it to D."""
+        """Return `x` [B, …] as it is shown to D: augmented, then as the regularizers disturb it."""
+        x = self.augment(x)
         for regularizer in self.regularizers:
             x = regularizer.disturb(x, self.states.get(regularizer.name, NO_STATE))
         return x
 
+    def augment(self, x: Tensor) -> Tensor:
+        """Return `x` [B, …] augmented, if there is an augmentation."""
+        if self.augmentation is None:
+            return x
+        return self.augmentation.augment(x, self.states.get(self.augmentation.name), self.part)
+
+    def adjust_augmentation(self, discriminator: nn.Module, v_real: Tensor, v_fake: Tensor) -> Statistics:
+        """Adjust the augmentation to D's raw outputs [B] on data and samples; return scalars to report."""
+        if self.augmentation is None:
+            return {}
+        with torch.no_grad():
+            v_held_out, images = None, len(v_real) * self.part.ranks
+            if self.held_out is not None:
+                count = math.ceil(len(v_real) * self.augmentation.held_out_share) * self.part.ranks
+                chosen = self.part.take(torch.randint(len(self.held_out), (count,), device=v_real.device))
+                v_held_out = discriminate(discriminator, self.disturb(self.held_out[chosen]), None)
+            outputs = Outputs(self.game.margin(v_real, v_fake), v_real, v_fake, v_held_out)
+            return self.augmentation.adjust(outputs, images, self.states.get(self.augmentation.name))
+
     def penalty(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Statistics] | None:
         """Return the sum of the penalties with scalars to report, or None without penalties.
 
-        They are computed in float32: bfloat16 would be differentiated twice.
+        They are computed in float32: bfloat16 would be differentiated twice. Their points are augmented, and their
+        gradients are those with respect to the points before.
         """
+
+        def judge(x: Tensor) -> Tensor:
+            return discriminate(discriminator, self.augment(x), real.labels)
+
         penalties: dict[str, Penalty] = {}
         with torch.autocast(fake.device.type, enabled=False):
             for one in self.regularizers:
                 state = self.states.get(one.name, NO_STATE)
-                found = one.penalty(lambda x: discriminate(discriminator, x, real.labels), real.images, fake, state)
+                found = one.penalty(judge, real.images, fake, state)
                 if found is not None:
                     penalties[one.name] = found
         if not penalties:

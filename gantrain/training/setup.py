@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from gantrain.augmentation.augmentations import Augmentation
 from gantrain.data import Dataset
 from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
@@ -82,6 +83,7 @@ class TrainingSetup:
 
     `part` is the share of every batch that this process trains on. `evaluation` says how samples are measured
     meanwhile, if at all. `optimizer_ramps` are the arguments of each player's optimizer that follow the clock.
+    `augmentation` changes what D is shown.
     """
 
     objective: Objective | CriticObjective
@@ -93,6 +95,7 @@ class TrainingSetup:
     regularizers: tuple[Regularizer, ...] = ()
     part: Part = WHOLE
     evaluation: Evaluation | None = None
+    augmentation: Augmentation | None = None
     optimizer_ramps: Mapping[str, Mapping[str, Ramp]] = field(default_factory=dict)
 
     @property
@@ -105,4 +108,6 @@ class TrainingSetup:
         }
         for one in self.regularizers:
             found |= {f"regularizer.{one.name}.{key}": ramp for key, ramp in find_ramps(one).items()}
+        if self.augmentation is not None:
+            found |= {f"augment.{key}": ramp for key, ramp in find_ramps(self.augmentation).items()}
         return found

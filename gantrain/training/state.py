@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from gantrain.augmentation.augmentations import Augmentation
 from gantrain.errors import CheckpointError
 from gantrain.files import iterate_leaves
 from gantrain.objectives.regularizers import Regularizer
@@ -64,7 +65,7 @@ class State:
     """What training changes. `images` is the clock: data images shown to D so far.
 
     `average` is an exponential moving average of the generator, or None. `regularizers` holds the tensors of those that
-    have a state, by the regularizer's name.
+    have a state, by the regularizer's name, and of the augmentation.
     """
 
     generator: nn.Module
@@ -223,9 +224,9 @@ def _list_differences(name: str, saved: Any, ours: Mapping[Any, str]) -> Iterato
 
 
 def create_regularizer_states(
-    regularizers: Iterable[Regularizer], device: torch.device | str = "cpu"
+    regularizers: Iterable[Regularizer | Augmentation], device: torch.device | str = "cpu"
 ) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors on `device` of those regularizers that have a state, by the regularizer's name."""
+    """Return the tensors on `device` of those regularizers and augmentations that have a state, by their names."""
     states = {one.name: one.create_state() for one in regularizers}
     return {name: {key: tensor.to(device) for key, tensor in state.items()} for name, state in states.items() if state}
 

@@ -113,6 +113,7 @@ class Step:
         x = fake.detach().requires_grad_()
         with self.autocast():
             v = torch.cat(self.losses.outputs(self.state.discriminator, real, x))
+            adjusted = self.losses.adjust_augmentation(self.state.discriminator, *v.split(len(fake)))
             penalty = self.losses.penalty(self.state.discriminator, real, x.detach())
         outputs = v.detach().requires_grad_()
         v_real, v_fake = outputs.split(len(fake))
@@ -138,7 +139,7 @@ class Step:
         if penalty is not None:
             penalty[0].backward(inputs=parameters)
         fake.backward(at_samples, inputs=trainable_parameters(self.state.generator))
-        statistics |= generator_statistics | {"update/two_pass_share": 1 - shared.to(loss.dtype)}
+        statistics |= adjusted | generator_statistics | {"update/two_pass_share": 1 - shared.to(loss.dtype)}
         valid = None if game.is_flat else shared
         self.apply_gradients(["discriminator", "generator"], loss.detach() + generator_loss.detach(), statistics, valid)
 
