@@ -856,7 +856,7 @@ def test_comparing_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_a_sweep_ends_with_its_report(gantrain: Gantrain, tmp_path: Path) -> None:
-    tiny = ("train.images=100", "train.batch_size=50", "train.held_out_images=20")
+    tiny = ("dataset=ring", "train.images=100", "train.batch_size=50", "train.held_out_images=20")
     answer = gantrain("train", "-m", "gen_div=kl,js", *tiny, "run_dir=s")
     assert answer.code == 0
     assert (tmp_path / "s/report.html").is_file()

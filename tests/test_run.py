@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +13,11 @@ from support.runs import SMALL
 from support.waiting import PATIENCE_SECONDS
 
 from gantrain.cli import main
-from gantrain.errors import BusyError, StorageError
-from gantrain.files import safe_name, write_file
+from gantrain.errors import BusyError, ReplacedError, StorageError
+from gantrain.files import append_record, delete_file, make_folder, safe_name, write_file, write_json
+from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder, actual_status, claim_folder
+from gantrain.runs.metrics_file import drop_reports_after
 from gantrain.runs.signals import Interrupted, StopRequest
 
 HOLD = """
@@ -108,19 +109,48 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_folder_that_was_removed_and_made_anew_is_not_ours(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+# What a process does to a file below its folder.
+CHANGES = (
+    lambda path: write_file(path, "new"),
+    lambda path: write_json(path, {"new": 1}, durable=True),
+    lambda path: append_record(path, b"new"),
+    lambda path: delete_file(path),
+    lambda path: make_folder(path.with_name("new")),
+    lambda path: drop_reports_after(path, 0),
+    lambda path: checkpoints.link_file("last.pt", path),
+    lambda path: RunFolder(path.parent).write_summary({"status": "new"}),
+)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "folder without a lock", "file"])
+def test_what_has_the_place_of_a_held_folder_is_left_alone(tmp_path, kind):
+    """Also where it was removed and made anew; nothing is checked while nobody holds it."""
+    folder, other = RunFolder(tmp_path / "run"), tmp_path / "other"
     folder.path.mkdir()
-    folder.refuse_if_replaced()  # held by nobody
     with folder.lock():
-        folder.refuse_if_replaced()
-        shutil.rmtree(folder.path)
-        with pytest.raises(StorageError, match="is gone"):
-            folder.refuse_if_replaced()
-        folder.path.mkdir()
-        (folder.path / ".lock").touch()
-        with pytest.raises(StorageError, match="made anew"):
-            folder.refuse_if_replaced()
+        append_record(folder.path / "metrics.jsonl", b"ours")
+        folder.path.rename(tmp_path / "moved")
+        for change in CHANGES:
+            with pytest.raises(StorageError, match="run is gone; put it back, or if it was moved"):
+                change(folder.path / "metrics.jsonl")
+        assert not folder.path.exists()
+        other.mkdir()
+        for name in ("metrics.jsonl", *([] if kind == "folder without a lock" else [".lock"])):
+            (other / name).write_text("theirs\n")
+        if kind == "file":
+            folder.path.write_text("theirs")
+        elif kind == "link":
+            folder.path.symlink_to(other)
+        else:
+            other.rename(folder.path)
+        before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+        for change in CHANGES:
+            with pytest.raises(ReplacedError, match="another folder has its place"):
+                change(folder.path / "metrics.jsonl")
+        assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+    if kind != "file":
+        append_record(folder.path / "metrics.jsonl", b"new")
+    assert (tmp_path / "moved/metrics.jsonl").read_text() == "ours"
 
 
 def test_slurms_warning_stops_the_run_unless_somebody_handles_it():
