@@ -36,6 +36,12 @@ def waits(output: str) -> Counter[str]:
         ["architecture=conv8", "train.discriminator_steps=2", "regularizer=gradient_penalty"],
         ["update=simultaneous", "regularizer=r1", "gen_div=kl"],
         [
+            "regularizer=[r2,lecam,consistency,feature_matching]",
+            *("regularizer.r2.every=3", "regularizer.consistency.fake_weight=1"),
+            "architecture.discriminator=[{op: linear, features: 16, norm: spectral, activation: leaky_relu},"
+            "{op: linear, features: 1}]",
+        ],
+        [
             "dataset=ring",
             "regularizer=instance_noise",
             "head=nowozin",

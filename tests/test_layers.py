@@ -62,6 +62,7 @@ MANY_PARAMETERS = {"data.images.Images.__init__"}
 NEEDS_TORCH = {
     "gantrain.networks.fast_layers",
     "gantrain.networks.layers",
+    "gantrain.networks.spectral_norm",
     "gantrain.networks.builder",
     "gantrain.networks.summary",
     "gantrain.evaluation.classifier",

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain import networks
+from gantrain.config.combinations import check_combinations, warn_of_combinations, warn_of_unusual_loss
 from gantrain.config.messages import config_error
 from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, GeneratorWeights, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
@@ -23,8 +24,9 @@ from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
 from gantrain.objectives import divergences, weighting
+from gantrain.objectives.gradient_penalties import Regularizer
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import REGULARIZERS, Regularizer, upgrade_section
+from gantrain.objectives.regularizers import REGULARIZERS, upgrade_section
 from gantrain.objectives.weighting import Weighting
 from gantrain.ranges import Numbers
 from gantrain.reporting.wandb import check_installed
@@ -32,8 +34,6 @@ from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
 from gantrain.training.setup import Execution
 
 SHORTEST_SECRET = 6
-# gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
-PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +148,9 @@ def parse_config(tree: DictConfig) -> Config:
 
 def check_config(config: Config) -> Settings:
     """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
-    game = build_objective(config)
-    networks.check(config.architecture)
+    game, regularizers = build_objective(config), parse_regularizers(config.regularizer)
+    tables = networks.check(config.architecture)
+    check_combinations(game, regularizers, tables, config)
     optimizers = parse_optimizers(config.optimizer)
     dataset = DatasetSettings(**vars(config.dataset))
     check_device_name(config.device)
@@ -163,7 +164,7 @@ def check_config(config: Config) -> Settings:
     return Settings(
         **vars(config),
         objective=game,
-        regularizers=parse_regularizers(config.regularizer),
+        regularizers=regularizers,
         data=dataset,
         optimizers=optimizers,
         execution=Execution(config.update, config.precision, config.compile, config.graph),
@@ -236,17 +237,19 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
 def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regularizer, ...]:
     """Return the regularizers of a section from `collect_regularizers`. Raises ConfigError for a value out of range."""
     for name, values in section.items():
+        fields = {item.name: item for item in dataclasses.fields(REGULARIZERS[name])}
         for key, value in values.items():
-            Numbers(at_least=0).check(f"regularizer.{name}.{key}", value)
+            accepted = fields[key].metadata.get("accepted", Numbers(at_least=0))
+            accepted.check(f"regularizer.{name}.{key}", value)
     return tuple(REGULARIZERS[name](**values) for name, values in section.items())
 
 
-def warn_of_unusual_loss(settings: Settings) -> str | None:
-    """Return a sentence if G's loss is not the usual non-saturating one, although its name suggests so; else None."""
-    usual, name = PRACTICAL_LOSSES[settings.gen_objective], settings.gen_div.name
-    if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
-        return None
-    return f"This is not the usual non-saturating loss −log D, which here is gen_div={usual}"
+def list_warnings(settings: Settings) -> list[str]:
+    """Return a sentence for each choice that may be meant otherwise, or that changes what numbers mean."""
+    tables, arguments = networks.check(settings.architecture), settings.optimizers["discriminator"].arguments
+    unusual = warn_of_unusual_loss(settings)
+    others = warn_of_combinations(settings.objective, settings.regularizers, tables, arguments)
+    return [*([unusual] if unusual else []), *others]
 
 
 def check_loggers(names: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gantrain.config.checks import RunConfig, Settings, warn_of_unusual_loss
+from gantrain.config.checks import RunConfig, Settings, list_warnings
 from gantrain.console import say
 from gantrain.devices import choose_device, limit_threads
 from gantrain.errors import (
@@ -73,7 +73,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             folder.write_summary(conceal_secrets(summary, secrets))  # what a run that is killed is known by
             size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
             say(f"{folder.path}: {setup.data.label}{size}, on {summary['device']}")
-            say("\n".join(filter(None, [*describe_objective(setup.objective), warn_of_unusual_loss(settings)])))
+            say("\n".join([*describe_objective(setup.objective), *list_warnings(settings)]))
             setup = replace(setup, evaluation=build_evaluation(settings, setup.data))
             stop.defer()
             config = keep_weighting(config, setup)

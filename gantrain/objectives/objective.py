@@ -94,6 +94,12 @@ class Objective:
         self._refuse_what_cannot_train()
 
     needs_real = False
+    is_shift_invariant = False  # a constant that is added to D's output changes D's loss
+
+    @property
+    def gives_ratio(self) -> bool:
+        """Whether D's output stands for a log-ratio."""
+        return self.head.has_log_ratio
 
     @property
     def has_weights(self) -> bool:

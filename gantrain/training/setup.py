@@ -8,8 +8,8 @@ from gantrain.data import Dataset
 from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
+from gantrain.objectives.gradient_penalties import Regularizer
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import Regularizer
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from gantrain.errors import CheckpointError
 from gantrain.files import iterate_leaves
-from gantrain.objectives.regularizers import Regularizer
+from gantrain.objectives.gradient_penalties import Regularizer
 
 FEW_PARAMETERS = 8
 
@@ -50,13 +50,14 @@ class Statistics:
 
     def means(self) -> dict[str, float]:
         """The means so far; a fresh start afterwards."""
-        means: dict[str, float] = {}
+        totals: dict[str, tuple[float, float]] = {}  # a scalar may come in several sets
         for key, row in self.sums.items():
             *sums, count = row.tolist()
-            if count:
-                means |= {name: total / count for name, total in zip(key.split(","), sums, strict=True)}
+            for name, total in zip(key.split(","), sums, strict=True):
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = before[0] + total, before[1] + count
             row.zero_()
-        return means
+        return {name: total / count for name, (total, count) in totals.items() if count}
 
 
 @dataclass
