@@ -116,14 +116,16 @@ def test_nothing_is_said_of_what_goes_together(typed: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["lecam", "balanced", "label_smoothing"])
 def test_a_game_with_a_free_level_has_nothing_to_pull_to(name: str) -> None:
-    game = SimpleNamespace(gives_ratio=True, is_shift_invariant=True)
-    with pytest.raises(ConfigError, match=rf"regularizer={name} needs the level"):
+    game = SimpleNamespace(gives_ratio="up to a constant")
+    with pytest.raises(ConfigError, match=rf"regularizer={name} needs the l"):
         check_game(game, REGULARIZERS[name](), "alternating")
+    with pytest.raises(ConfigError, match=rf"regularizer={name} needs the l"):
+        check_game(SimpleNamespace(gives_ratio="no", is_shift_invariant=True), REGULARIZERS[name](), "alternating")
     for other in ("r1", "r2", "gradient_penalty", "instance_noise", "consistency"):
         check_game(game, REGULARIZERS[other](), "alternating")
 
 
 def test_a_game_without_a_ratio_is_told_nothing_about_one() -> None:
-    game = SimpleNamespace(gives_ratio=False)
+    game = SimpleNamespace(gives_ratio="no")
     regularizers = [REGULARIZERS[name]() for name in ("gradient_penalty", "weight_clipping", "lecam")]
     assert list(warn_of_combinations(game, regularizers, Tables(), {"lr": 5e-5})) == []

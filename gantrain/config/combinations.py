@@ -19,13 +19,13 @@ PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating",
 
 
 def gives_ratio(game: Game) -> bool:
-    """Return whether D's output stands for the log-ratio, which some games say themselves."""
-    return bool(getattr(game, "gives_ratio", True))
+    """Return whether D's output stands for the log-ratio of a sample, as the game declares."""
+    return getattr(game, "gives_ratio", "no") == "yes"
 
 
 def is_level_free(game: Game) -> bool:
-    """Return whether D's loss stays the same if a constant is added to D's output."""
-    return bool(getattr(game, "is_shift_invariant", False))
+    """Return whether a constant that is added to D's output means nothing, as the game declares."""
+    return getattr(game, "gives_ratio", "no") == "up to a constant" or getattr(game, "is_shift_invariant", False)
 
 
 def check_combinations(game: Game, regularizers: Sequence[Regularizer], tables: Tables, config: Config) -> None:
@@ -95,7 +95,7 @@ def check_batch_row(row: Row, game: Game, config: Config) -> None:
             "change one of them"
         )
     own = (config.disc_div.name, PRACTICAL_LOSSES[config.gen_objective])
-    if gives_ratio(game) and config.gen_div.name not in own:
+    if (gives_ratio(game) or is_level_free(game)) and config.gen_div.name not in own:
         raise ConfigError(
             f"gen_div={config.gen_div.name} needs the ratio of single samples, and with op: {row.op} D judges whole "
             f"batches; choose gen_div={' or gen_div='.join(dict.fromkeys(own))}, or leave the row out"

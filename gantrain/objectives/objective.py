@@ -94,12 +94,11 @@ class Objective:
         self._refuse_what_cannot_train()
 
     needs_real = False
-    is_shift_invariant = False  # a constant that is added to D's output changes D's loss
 
     @property
-    def gives_ratio(self) -> bool:
-        """Whether D's output stands for a log-ratio."""
-        return self.head.has_log_ratio
+    def gives_ratio(self) -> str:
+        """Whether D's output stands for the log-ratio: "yes" or "no"; of other games also "up to a constant"."""
+        return "yes" if self.head.has_log_ratio else "no"
 
     @property
     def has_weights(self) -> bool:
