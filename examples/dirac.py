@@ -46,8 +46,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import gantrain
-from gantrain.objectives.regularizers import upgrade_section
 from gantrain.objectives.weighting import Weighting
+from gantrain.regularizers.regularizers import upgrade_section
 
 Points = NDArray[np.float64]  # (θ, ψ) one after the other: [N, 2]
 THETA, PSI = "parameters/generator/position", "parameters/discriminator/weight"  # as reported in metrics.jsonl
@@ -102,13 +102,33 @@ class LinearGame(NamedTuple):
 
 
 # γ, for the term γ ψ²/2 of D's loss near 0, from a regularizer's settings and the second derivative c of the loss for
-# equal data and samples. NaN for a kink. Label smoothing changes only the loss on data, where D does not depend on ψ.
+# equal data and samples; NaN for a kink, for noise, and where linear theory has no place. Label smoothing changes only
+# the loss on data, where D does not depend on ψ; the penalties on outputs are of fourth order in (θ, ψ).
 DAMPING: dict[str, Callable[[Any, float], float]] = {
-    "r1": lambda settings, c: settings["weight"],
-    "gradient_penalty": lambda settings, c: math.nan if settings["target"] else 2 * settings["weight"],
+    "r1": lambda settings, c: damp_squared_norm(settings),
+    "r2": lambda settings, c: damp_squared_norm(settings),
+    "gradient_penalty": lambda settings, c: damp_distance(settings),
+    "dragan": lambda settings, c: damp_distance(settings),
+    "lecam": lambda settings, c: 0.0,
+    "balanced": lambda settings, c: 0.0,
+    "consistency": lambda settings, c: math.nan,  # of images
     "instance_noise": lambda settings, c: c * settings["std"] ** 2,
     "label_smoothing": lambda settings, c: 0.0,
+    "weight_clipping": lambda settings, c: 0.0,  # inside its limit
+    "feature_matching": lambda settings, c: math.nan,  # G follows another loss
 }
+
+
+def damp_squared_norm(settings: Mapping[str, Any]) -> float:
+    """Return γ of (weight/2) E‖∇D‖²; NaN for the form with noise, and for one that is not in every update."""
+    return math.nan if settings.get("sigma") or settings.get("every", 1) > 1 else settings["weight"]
+
+
+def damp_distance(settings: Mapping[str, Any]) -> float:
+    """Return γ of weight · E(‖∇D‖ − target)², of which the one-sided form is 0 near slope 0 unless its target is 0."""
+    if settings.get("every", 1) > 1 or (settings["target"] and not settings.get("one_sided")):
+        return math.nan
+    return 0.0 if settings["target"] else 2 * settings["weight"]
 
 
 def linearise(objective: gantrain.Objective, regularizers: Mapping[str, Any] | None = None) -> LinearGame | None:

@@ -43,8 +43,8 @@ from omegaconf import DictConfig, OmegaConf
 import gantrain
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.objectives.regularizers import upgrade_section
 from gantrain.objectives.weighting import Weighting
+from gantrain.regularizers.regularizers import upgrade_section
 from gantrain.theory import plots, properties
 from gantrain.theory.gaussian_fit import OUTCOMES, Ending, Fit, fit_gaussian, follow_loss
 from gantrain.theory.quadrature import Loss, growth_exponents, is_integrable

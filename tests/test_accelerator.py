@@ -41,6 +41,12 @@ def waits(output: str) -> Counter[str]:
         ["augment=diffaugment", "augment.p={from: 0, to: 1, images: 400}", "dataset.flip=true"],
         ["augment=ada", "augment.measure=held_out", "augment.p=0.3", "augment.ramp_images=1000", "augment.cutout=1"],
         [
+            "regularizer=[r2,lecam,consistency,feature_matching]",
+            *("regularizer.r2.every=3", "regularizer.consistency.fake_weight=1"),
+            "architecture.discriminator=[{op: linear, features: 16, norm: spectral, activation: leaky_relu},"
+            "{op: linear, features: 1}]",
+        ],
+        [
             "dataset=ring",
             "regularizer=instance_noise",
             "head=nowozin",

@@ -199,8 +199,14 @@ def test_every_operation_takes_every_norm_and_activation_or_is_rejected_with_the
     row |= {"features": "data" if op == "affine" else 4} if "features" in OPS[op] else {}
     first = {"op": "conv", "kernel": 1, "features": 4} if op != "affine" else LINEAR_DATA
     tables = pair([LINEAR_DATA], [first, row, LINEAR_1])
-    if activation == "maxout" and op in ("residual", "affine"):
-        with pytest.raises(ConfigError, match=r"discriminator row 2: .*(maxout|latents)"):
+    if norm == "spectral" and op not in ("conv", "conv_transpose", "linear", "residual"):
+        with pytest.raises(
+            ConfigError, match=rf"discriminator row 2: (norm: spectral .* {op} has no matrix|affine needs)"
+        ):
+            build(tables, (2, 6, 6), 3)
+        return
+    if activation == "maxout" and op in ("residual", "affine", "minibatch_stddev"):
+        with pytest.raises(ConfigError, match=r"discriminator row 2: .*(maxout|latents|dimension)"):
             build(tables, (2, 6, 6), 3)
         return
     _, discriminator = build(tables, (2, 6, 6), 3)

@@ -25,7 +25,7 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import CRITICS
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import R1, InstanceNoise
+from gantrain.regularizers.regularizers import R1, InstanceNoise
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.training.losses import Losses

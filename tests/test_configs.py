@@ -30,8 +30,8 @@ from gantrain.config.checks import (
     normalise_tree,
     parse_document,
     validate,
-    warn_of_unusual_loss,
 )
+from gantrain.config.combinations import warn_of_unusual_loss
 from gantrain.config.compose import compose, composition_errors, create_composer, expand_choice
 from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
 from gantrain.config.messages import config_error
@@ -45,9 +45,9 @@ from gantrain.objectives.critics import CRITICS, F_DIVERGENCE
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
 from gantrain.objectives.heads import HEADS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.objectives.regularizers import R1, REGULARIZERS, InstanceNoise
 from gantrain.objectives.weighting import DEFAULT, OFF
 from gantrain.ranges import Choice, Numbers
+from gantrain.regularizers.regularizers import R1, REGULARIZERS, InstanceNoise
 from gantrain.training.optimizers import create_factories
 
 Answer = Any
@@ -562,13 +562,16 @@ def test_several_regularizers() -> None:
     assert settings("regularizer=[]").regularizers == ()
 
 
+R1_KEYS = {"weight": 10.0, "every": 1, "sigma": 0.0, "share": 1.0}  # those but the first came later
+
+
 @pytest.mark.parametrize(
     ("section", "found"),
     [
         ({"name": "none"}, {}),
-        ({"name": "r1", "weight": 2}, {"r1": {"weight": 2}}),
-        ({"r1": {"weight": 2}, "instance_noise": {}}, {"r1": {"weight": 2}, "instance_noise": {}}),
-        ({"r1": {"weight": 2}, "weight": 3}, {"r1": {"weight": 3}}),
+        ({"name": "r1", "weight": 2}, {"r1": R1_KEYS | {"weight": 2}}),
+        ({"r1": {"weight": 2}, "instance_noise": {}}, {"r1": R1_KEYS | {"weight": 2}, "instance_noise": {"std": 0.1}}),
+        ({"r1": {"weight": 2}, "weight": 3}, {"r1": R1_KEYS | {"weight": 3}}),
     ],
 )
 def test_every_form_of_the_section_becomes_one(section: dict, found: dict) -> None:
@@ -615,13 +618,19 @@ def test_one_pass_for_both_players_needs_a_discriminator_without_batch_norm() ->
         ),
         (["regularizer=[r1,gp]"], "regularizer=gp is not one of the choices"),
         (["regularizer=[r1,null]"], "regularizer=null is not one of the choices"),
-        (["regularizer.r2.weight=1"], "did you mean r1"),
-        (["regularizer.name=r2"], "did you mean r1"),
+        (["regularizer.r3.weight=1"], "did you mean r"),
+        (["regularizer.name=r3"], "did you mean r"),
         (["regularizer.name=[r1]"], "did you mean r1"),
         *(
             (["regularizer=r1", f"regularizer.weight={value}"], f"regularizer.r1.weight={value}")
             for value in ("-1", "nan", "inf", "True", "heavy")
         ),
+        (["regularizer=r1", "regularizer.every=0"], "regularizer.r1.every=0 must be at least 1"),
+        (["regularizer=r2", "regularizer.every=1.5"], "regularizer.r2.every=1.5 must be a whole number"),
+        (["regularizer=r1", "regularizer.share=0"], "regularizer.r1.share=0 must be above 0 and at most 1"),
+        (["regularizer=dragan", "regularizer.one_sided=2"], "regularizer.dragan.one_sided=2 must be true or false"),
+        (["regularizer=lecam", "regularizer.decay=1"], "regularizer.lecam.decay=1 must be at least 0 and below 1"),
+        (["regularizer=weight_clipping", "regularizer.limit=0"], "regularizer.weight_clipping.limit=0 must be above 0"),
         (["regularizer=label_smoothing", "regularizer.smoothing=1.5"], "regularizer.smoothing=1.5"),
     ],
 )

@@ -6,8 +6,8 @@ from gantrain.objectives import divergences
 from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import CRITICS, Relativistic
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import REGULARIZERS, GradientPenalty, InstanceNoise
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
+from gantrain.regularizers.regularizers import REGULARIZERS, GradientPenalty, InstanceNoise
 from gantrain.theory.description import describe_objective, describe_regularizers
 
 

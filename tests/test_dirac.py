@@ -1,5 +1,6 @@
 """The Dirac-GAN of examples/dirac.py: paths against the recursion of Mescheder et al. 2018 and linear theory."""
 
+import dataclasses
 import math
 import re
 import sys
@@ -19,12 +20,13 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.objectives.regularizers import R1, REGULARIZERS
 from gantrain.objectives.weighting import Weighting
+from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty
+from gantrain.regularizers.regularizers import REGULARIZERS, Balanced, LabelSmoothing, LeCam, WeightClipping
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.iteration import Iteration
 from gantrain.training.setup import Execution, Schedule, TrainingSetup
-from gantrain.training.state import State, parameter_values
+from gantrain.training.state import State, create_regularizer_states, parameter_values
 from gantrain.training.step import UPDATES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -65,6 +67,7 @@ def play(
     schedule = Schedule(images=steps, batch_size=1, discriminator_steps=discriminator_steps)
     execution = Execution(update=update)
     state = new_state(start)
+    state.regularizers = create_regularizer_states(regularizers)
     setup = TrainingSetup(objective, data.load("dirac"), Latents(1), schedule, 0, execution, regularizers)
     iteration = Iteration(state, setup)
     path = [(start, start)]
@@ -185,6 +188,13 @@ def test_the_coefficients_are_the_curvatures_of_f(name):
         (r1(0.3), -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
         (r1(1.0), -0.5),  # the paper's optimum, γ = 2 f'(0): critical damping
         (r1(10.0), -5 + math.sqrt(25 - 0.25)),
+        ({"r2": {"weight": 0.3}}, -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
+        # R1 and R2 of weight γ: −γ ± √(γ² − 1/4)
+        ({"r1": {"weight": 0.2}, "r2": {"weight": 0.2}}, -0.2 + 1j * math.sqrt(0.25 - 0.2**2)),
+        ({"dragan": {"weight": 0.15, "target": 0}}, -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
+        ({"gradient_penalty": {"weight": 9.0, "target": 1, "one_sided": True}}, 0.5j),
+        ({"lecam": {"weight": 0.3, "decay": 0.99}}, 0.5j),
+        ({"balanced": {"weight": 100.0}}, 0.5j),
         ({"gradient_penalty": {"weight": 0.15, "target": 0}}, -0.15 + 0.5j * math.sqrt(1 - 0.3**2)),
         # Mescheder et al., lemma on noise
         ({"instance_noise": {"std": 0.7}}, -(0.7**2) / 4 + 1j * math.sqrt(0.25 - 0.7**4 / 16)),
@@ -208,6 +218,22 @@ def test_with_normalised_weights_theta_follows_psi():
 def test_every_regularizer_has_its_damping_and_a_kink_has_none():
     assert set(dirac.DAMPING) == set(REGULARIZERS)
     assert linearise(game(), {"gradient_penalty": {"weight": 1.0, "target": 1}}) is None
+
+
+@pytest.mark.parametrize(
+    "regularizer",
+    [
+        *(R1(0.2), R2(0.2), Dragan(0.1, target=0.0), GradientPenalty(0.1, target=0.0)),
+        *(GradientPenalty(one_sided=True), LeCam(1.0), Balanced(), WeightClipping(1.0), LabelSmoothing()),
+    ],
+    ids=lambda regularizer: regularizer.name,
+)
+def test_a_small_path_shows_the_damping_of_each_regularizer(regularizer):
+    objective = game(smoothing=regularizer.smoothing)
+    path = play(objective, 60, regularizer, start=1e-4)
+    linear = linearise(game(), {regularizer.name: dataclasses.asdict(regularizer)})
+    predicted = [path[0] @ np.linalg.matrix_power(linear.iteration(RATE, RATE), n).T for n in range(61)]
+    np.testing.assert_allclose(path, predicted, atol=1e-3 * np.abs(path).max())
 
 
 @pytest.mark.parametrize(

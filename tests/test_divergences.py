@@ -352,7 +352,7 @@ def test_arimoto_is_the_alpha_loss(a: float) -> None:
 def test_names_and_refusals_do_not_import_torch() -> None:
     program = """
 import sys
-import gantrain.objectives.divergences, gantrain.objectives.objective, gantrain.objectives.regularizers
+import gantrain.objectives.divergences, gantrain.objectives.objective, gantrain.regularizers.regularizers
 from gantrain.objectives.divergences import get
 from gantrain.objectives.heads import HEADS
 from gantrain.errors import ConfigError

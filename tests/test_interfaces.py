@@ -13,12 +13,12 @@ from torch.nn.functional import softplus
 
 from gantrain.data.batch import Batch
 from gantrain.data.mixtures import Density, ring
-from gantrain.distributed import Part
+from gantrain.distributed import WHOLE, Part
 from gantrain.errors import CheckpointError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import R1, Penalty, Regularizer
+from gantrain.regularizers.gradient_penalties import R1, Penalty, Regularizer
 from gantrain.training.acceleration import restore_afterwards
 from gantrain.training.iteration import Iteration
 from gantrain.training.setup import Execution, Schedule, TrainingSetup
@@ -134,7 +134,7 @@ class GrowingPenalty(Regularizer):
     def create_state(self) -> dict[str, Tensor]:
         return {"steps": torch.zeros(())}
 
-    def penalty(self, discriminator, real: Tensor, fake: Tensor, state: Mapping[str, Tensor] = {}) -> Penalty:
+    def penalty(self, discriminator, real, fake, state: Mapping[str, Tensor] = {}, part=WHOLE) -> Penalty:
         state["steps"].add_(1)
         value = state["steps"] * discriminator(real).square().mean()
         return Penalty(value, value.detach())

@@ -24,15 +24,25 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import R1, GradientPenalty, InstanceNoise, LabelSmoothing
 from gantrain.objectives.weighting import DEFAULT, OFF, Weighting
 from gantrain.precision import choose_precision
+from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty
+from gantrain.regularizers.regularizers import (
+    REGULARIZERS,
+    Balanced,
+    Consistency,
+    FeatureMatching,
+    InstanceNoise,
+    LabelSmoothing,
+    LeCam,
+    WeightClipping,
+)
 from gantrain.training import acceleration
-from gantrain.training.acceleration import Backend, can_guard_on_device, check_device, compile_losses
+from gantrain.training.acceleration import Backend, FiniteGuard, can_guard_on_device, check_device, compile_losses
 from gantrain.training.iteration import Iteration
 from gantrain.training.losses import Losses
 from gantrain.training.setup import UPDATES, Execution, Schedule, TrainingSetup
-from gantrain.training.state import State, averaged, create_regularizer_states
+from gantrain.training.state import State, Statistics, averaged, create_regularizer_states
 from gantrain.training.step import Step, find_shared_scale
 
 CONF = Path(__file__).parents[1] / "conf" / "architecture"
@@ -48,19 +58,24 @@ MLP = {
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def new_state(table=MLP, shape=(1, 8, 8), *, fused=True, device="cpu") -> State:
+def new_state(table=MLP, shape=(1, 8, 8), *, fused=True, device="cpu", regularizers=()) -> State:
     torch.manual_seed(0)
     generator, discriminator = (network.to(device) for network in architectures.build(table, shape, 16))
     adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=fused)
     return State(
-        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+        generator,
+        discriminator,
+        adam(generator.parameters()),
+        adam(discriminator.parameters()),
+        averaged(generator),
+        regularizers=create_regularizer_states(regularizers, device),
     )
 
 
 def game(disc_div="gan", gen_div="softened_reverse_kl", *regularizers, **options) -> Losses:
     smoothing = sum(regularizer.smoothing for regularizer in regularizers)
     objective = Objective(divergences.get(disc_div), divergences.get(gen_div), smoothing=smoothing, **options)
-    return Losses(objective, regularizers)
+    return Losses(objective, regularizers, create_regularizer_states(regularizers))
 
 
 def regularized(*regularizers) -> Losses:
@@ -195,6 +210,9 @@ GAMES = {
     "r1": game("gan", "kl", R1()),
     "gradient penalty": game("gan", "kl", GradientPenalty()),
     "label smoothing": game("gan", "kl", LabelSmoothing()),
+    "r2 and dragan": game("gan", "kl", R2(), Dragan()),
+    "balanced": game("gan", "kl", Balanced(weight=3.0)),
+    "lecam": game("gan", "kl", LeCam(decay=0.0)),  # the same averages in the next pass with the same batch
 }
 
 
@@ -267,11 +285,14 @@ class Poisoned:
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize(
     "losses",
-    [game(), regularized(R1()), regularized(InstanceNoise()), game("gan", "kl", weighting=DEFAULT)],
-    ids=["plain", "r1", "noise", "tempered"],
+    [
+        *(game(), regularized(R1()), regularized(InstanceNoise()), game("gan", "kl", weighting=DEFAULT)),
+        regularized(LeCam(), Balanced(), R2(sigma=0.1, every=3), Consistency(every=2), WeightClipping(0.1)),
+    ],
+    ids=["plain", "r1", "noise", "tempered", "five"],
 )
 def test_the_device_watches_as_the_host_does_bit_for_bit(update, steps, losses):
-    by_host, by_device = new_state(), new_state()
+    by_host, by_device = (new_state(regularizers=losses.regularizers) for _ in range(2))
     ours = Iteration(by_host, experiment(losses, steps=steps, update=update))
     theirs = Iteration(by_device, experiment(losses, steps=steps, update=update), guard_on_device=True)
     for _ in range(20):
@@ -348,15 +369,65 @@ def test_a_ratio_that_one_pass_cannot_serve_is_played_by_the_host():
 # Forms
 
 
-@pytest.mark.parametrize("regularizers", [(), (R1(),), (InstanceNoise(),)], ids=["none", "r1", "noise"])
+@pytest.mark.parametrize(
+    "regularizers",
+    [(), (R1(),), (InstanceNoise(),), (LeCam(), Balanced()), (R1(sigma=0.1, every=2), Consistency())],
+    ids=["none", "r1", "noise", "outputs", "two passes"],
+)
 @pytest.mark.parametrize("update", UPDATES)
 def test_what_is_compiled_computes_what_is_written(update, regularizers):
     """Traced and differentiated ahead of time, but run by eager kernels: a CPU's compiler takes minutes."""
     losses = regularized(*regularizers)
-    written, compiled = new_state(), new_state()
+    written, compiled = (new_state(regularizers=regularizers) for _ in range(2))
     ours = Iteration(written, experiment(losses, update=update))
     theirs = Iteration(compiled, experiment(losses, update=update))
-    theirs.step_function = partial(theirs.play_on_host, losses=compile_losses(losses, backend="aot_eager"))
+    step_function = partial(theirs.play_on_host, losses=compile_losses(theirs.losses, backend="aot_eager"))
+    theirs.choose_step_function = lambda batches: step_function
+    for _ in range(3):
+        ours.play()
+        theirs.play()
+    assert_same(written, compiled, rtol=1e-4)
+
+
+def test_a_step_function_is_found_for_each_choice_of_penalties(monkeypatch):
+    """A CUDA graph holds one of them: with every=4 and three updates of D, none, the first, second or third has it."""
+    kinds, found = [], []
+    losses = regularized(R1(every=4))
+    iteration = Iteration(new_state(), experiment(losses, steps=3))
+    monkeypatch.setattr("gantrain.training.iteration.first_working", lambda *_: found.append(1) or kinds.append)
+    for _ in range(8):
+        iteration.play()
+    assert len(kinds) == 8
+    skipped = [tuple(() if n % 4 == 0 else ("r1",) for n in range(3 * i, 3 * i + 3)) for i in range(8)]
+    assert list(iteration.step_functions) == list(dict.fromkeys(skipped))
+    assert len(found) == 4
+    plain = Iteration(new_state(), experiment())
+    for _ in range(3):
+        plain.play()
+    assert list(plain.step_functions) == [()]
+
+
+def test_a_scalar_that_comes_in_several_sets_has_one_mean():
+    statistics = Statistics()
+    for scalars in ({"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 8.0}):
+        statistics.add({name: torch.tensor(value) for name, value in scalars.items()})
+    assert statistics.means() == {"a": 4, "b": 2}
+    assert statistics.means() == {}
+
+
+def test_updates_that_are_tried_are_not_counted():
+    guard = FiniteGuard(torch.device("cpu"))
+    guard.check(torch.tensor(True), 3)
+    with guard.keep_count():
+        guard.check(torch.tensor(False), 2)
+    assert guard.read() == (False, 3)
+
+
+def test_features_compile_to_what_is_written():
+    losses = regularized(FeatureMatching(adversarial=0.5))
+    written, compiled = new_state(), new_state()
+    ours, theirs = (Iteration(state, experiment(losses)) for state in (written, compiled))
+    theirs.step_functions[()] = partial(theirs.play_on_host, losses=compile_losses(losses, backend="aot_eager"))
     for _ in range(3):
         ours.play()
         theirs.play()
@@ -438,7 +509,7 @@ def test_twenty_compiled_iterations_come_to_what_is_written():
     """With the compiler itself, dropout on: the same random numbers, fused kernels."""
     written, compiled = new_state(), new_state()
     ours, theirs = (Iteration(state, experiment()) for state in (written, compiled))
-    theirs.step_function = partial(theirs.play_on_host, losses=compile_losses(ours.losses))
+    theirs.step_functions[()] = partial(theirs.play_on_host, losses=compile_losses(ours.losses))
     for _ in range(20):
         ours.play()
         theirs.play()
@@ -477,7 +548,7 @@ def test_the_compiler_gives_up_no_game_of_a_sweep():
     for number in range(1, 11):
         before, losses = len(compiled), game(gen_div=f"alpha_{number / 20}")
         iteration = Iteration(new_state(), experiment(losses))
-        iteration.step_function = partial(iteration.play_on_host, losses=compile_losses(losses, backend=backend))
+        iteration.step_functions[()] = partial(iteration.play_on_host, losses=compile_losses(losses, backend=backend))
         iteration.play()
         assert len(compiled) > before  # G's loss at least, which is another one in each
 
@@ -587,18 +658,27 @@ def architecture(name: str) -> dict:
 
 
 def first_losses(precision: str, losses: Losses) -> dict[str, float]:
-    state = new_state(architecture("conv8"))
+    state = new_state(architecture("conv8"), regularizers=losses.regularizers)
     Iteration(state, experiment(losses, precision=precision)).play()
     return state.statistics.means()
 
 
-@pytest.mark.parametrize("regularizer", [None, R1(), GradientPenalty()], ids=["none", "r1", "gradient_penalty"])
+EXACT = (R1, Consistency)  # which look at data alone, that D sees alike, outside autocast
+
+
+@pytest.mark.parametrize(
+    "regularizer",
+    [None, R1(sigma=0.01), *(kind() for kind in REGULARIZERS.values())],
+    ids=lambda one: one.name if one else "none",
+)
 def test_bf16_trains_on_nearly_the_same_losses_and_exactly_the_same_penalties(regularizer):
     losses = regularized(*([regularizer] if regularizer else []))
     rounded, exact = first_losses("bf16", losses), first_losses("float32", losses)
     for name in ("loss/discriminator", "loss/generator"):
         assert rounded[name] == pytest.approx(exact[name], rel=0.02), name
-    if isinstance(regularizer, R1):  # on data alone, which both see alike
+    if "loss/penalty" in exact:
+        assert rounded["loss/penalty"] == pytest.approx(exact["loss/penalty"], rel=0.05, abs=1e-3)
+    if type(regularizer) in EXACT:
         assert rounded["loss/penalty"] == pytest.approx(exact["loss/penalty"], rel=1e-6)
 
 

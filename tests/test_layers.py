@@ -35,7 +35,7 @@ SMALL = {
 }
 RANKS = [
     SMALL,
-    {"objectives", "networks", "data", "runs", "augmentation"},
+    {"objectives", "regularizers", "networks", "data", "runs", "augmentation"},
     {"theory"},
     {"evaluation", "reporting"},
     {"training", "comparison"},
@@ -64,6 +64,7 @@ MANY_PARAMETERS = {"data.images.Images.__init__"}
 NEEDS_TORCH = {
     "gantrain.networks.fast_layers",
     "gantrain.networks.layers",
+    "gantrain.networks.spectral_norm",
     "gantrain.networks.builder",
     "gantrain.networks.summary",
     "gantrain.evaluation.classifier",

@@ -55,6 +55,28 @@ GAMES = {
         *("augment=ada", "augment.measure=held_out", "augment.p=0.2", "augment.ramp_images=2000"),
         *("update=simultaneous", "train.discriminator_steps=2"),
     ],
+    "lecam and a lazy r2, three D steps": [
+        *(
+            "regularizer=[lecam,r2,r1]",
+            "regularizer.r2.every=4",
+            "regularizer.r1.sigma=0.1",
+            "regularizer.r1.share=0.3",
+        ),
+        "train.discriminator_steps=3",
+    ],
+    "simultaneous, balanced, lecam, lazy dragan": [
+        *("regularizer=[balanced,lecam,dragan]", "regularizer.dragan.every=3", "update=simultaneous"),
+    ],
+    "consistency, clipping, feature matching": [
+        *("regularizer=[consistency,weight_clipping,feature_matching]", "regularizer.consistency.fake_weight=1"),
+        *("regularizer.feature_matching.adversarial=0.5", "regularizer.weight_clipping.limit=0.1"),
+    ],
+    "spectral norm, minibatch layers": [
+        "architecture.generator=[{op: linear, features: 16, norm: spectral, activation: relu},"
+        "{op: linear, features: data, norm: spectral, activation: sigmoid}]",
+        "architecture.discriminator=[{op: linear, features: 16, norm: spectral, activation: leaky_relu},"
+        "{op: minibatch_stddev, group: 5},{op: minibatch_discrimination},{op: linear, features: 1}]",
+    ],
     "few parameters, simultaneous": ["dataset=mixture1d", "gen_div=kl", "update=simultaneous"],
 }
 LAYER = {"op": "linear", "features": 8, "activation": "leaky_relu"}

@@ -15,8 +15,8 @@ from gantrain import data, networks
 from gantrain.errors import ConfigError
 from gantrain.networks.latents import Latents
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import R1
 from gantrain.ranges import Numbers
+from gantrain.regularizers.regularizers import R1
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.schedules import HalfLife, Ramp, parse_decay, parse_number
 from gantrain.training.iteration import Iteration

@@ -15,8 +15,10 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, natural_key
+from gantrain.comparison.untrusted import format_setting
 from gantrain.console import LARGEST_IN_FULL, format_number
 from gantrain.objectives.critic_objective import OWN
+from gantrain.regularizers.regularizers import default_values
 
 # Keys and sections that may differ between the runs of one configuration: where and how often something is written.
 NOT_COMPARED = (
@@ -190,9 +192,12 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], lis
 
 
 def compared_settings(run: Run) -> dict[str, str]:
-    """Settings of a run that make its configuration."""
+    """Settings of a run that make its configuration; keys of regularizers that it does not have yet have defaults."""
     sections = tuple(f"{name}." for name in NOT_COMPARED)
-    return {key: v for key, v in run.settings.items() if key not in NOT_COMPARED and not key.startswith(sections)}
+    names = run.settings.get("regularizer.name", "none").split("+")
+    keys = ((f"regularizer.{name}.{key}", value) for name in names for key, value in default_values(name).items())
+    settings = {key: format_setting(value) for key, value in keys} | run.settings
+    return {key: v for key, v in settings.items() if key not in NOT_COMPARED and not key.startswith(sections)}
 
 
 def list_typed_keys(runs: Iterable[Run]) -> set[str]:

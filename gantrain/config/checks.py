@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gantrain import networks
 from gantrain.augmentation.augmentations import Augmentation, parse_augmentation
+from gantrain.config.combinations import check_combinations, warn_of_combinations, warn_of_unusual_loss
 from gantrain.config.games import build_objective
 from gantrain.config.messages import config_error
 from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
@@ -27,16 +28,15 @@ from gantrain.files import iterate_leaves
 from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import REGULARIZERS, Regularizer, upgrade_section
 from gantrain.ranges import Numbers
+from gantrain.regularizers.gradient_penalties import Regularizer
+from gantrain.regularizers.regularizers import REGULARIZERS, upgrade_section
 from gantrain.reporting.wandb import check_installed
 from gantrain.schedules import HalfLife, Ramp, is_ramp, parse_decay, parse_number
 from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
 from gantrain.training.setup import Execution
 
 SHORTEST_SECRET = 6
-# gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
-PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,8 @@ def check_config(config: Config) -> Settings:
     """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
     regularizers = parse_regularizers(config.regularizer)
     game = build_objective(config, smoothing=sum(one.smoothing for one in regularizers))
-    networks.check(config.architecture)
+    tables = networks.check(config.architecture)
+    check_combinations(game, regularizers, tables, config)
     optimizers = parse_optimizers(config.optimizer)
     dataset = DatasetSettings(**vars(config.dataset))
     check_device_name(config.device)
@@ -220,27 +221,27 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
 
 def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regularizer, ...]:
     """Return the regularizers of a section from `collect_regularizers`. Raises ConfigError for a value out of range."""
-    parsed = {
-        name: {
-            key: parse_number(f"regularizer.{name}.{key}", each, Numbers(at_least=0)) for key, each in values.items()
-        }
-        for name, values in section.items()
-    }
+    parsed: dict[str, dict[str, Any]] = {name: {} for name in section}
+    for name, values in section.items():
+        fields = {item.name: item for item in dataclasses.fields(REGULARIZERS[name])}
+        for key, value in values.items():
+            where, accepted = f"regularizer.{name}.{key}", fields[key].metadata.get("accepted")
+            if accepted is None:
+                parsed[name][key] = parse_number(where, value, Numbers(at_least=0))
+            elif is_ramp(value):
+                raise ConfigError(f"{where} is no number that could follow a schedule; give it one value")
+            else:
+                accepted.check(where, value)
+                parsed[name][key] = value
     return tuple(REGULARIZERS[name](**values) for name, values in parsed.items())
 
 
-def warn_of_unusual_loss(settings: Settings) -> str | None:
-    """Return a sentence if D's loss has no minimum, or G's is not the usual one that its name suggests; else None."""
-    game = settings.objective
-    if isinstance(game, CriticObjective) and game.critic.is_unbounded and not settings.regularizers:
-        return (
-            f"Warning: D's loss has no minimum with critic={game.critic.name} unless D's slope is limited, and no "
-            "regularizer is chosen; add regularizer=gradient_penalty, unless the architecture limits it"
-        )
-    usual, name = PRACTICAL_LOSSES[settings.gen_objective], settings.gen_div.name
-    if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
-        return None
-    return f"This is not the usual non-saturating loss −log D, which here is gen_div={usual}"
+def list_warnings(settings: Settings) -> list[str]:
+    """Return a sentence for each choice that may be meant otherwise, or that changes what numbers mean."""
+    tables, arguments = networks.check(settings.architecture), settings.optimizers["discriminator"].arguments
+    unusual = warn_of_unusual_loss(settings)
+    others = warn_of_combinations(settings.objective, settings.regularizers, tables, arguments)
+    return [*([unusual] if unusual else []), *others]
 
 
 def check_loggers(names: Iterable[str]) -> None:

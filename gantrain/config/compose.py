@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gantrain.config.checks import PRACTICAL_LOSSES, check_config, parse_config, to_plain
+from gantrain.config.checks import check_config, parse_config, to_plain
+from gantrain.config.combinations import PRACTICAL_LOSSES
 from gantrain.config.groups import CONF, OWN, CataloguePath, CatalogueSource, options
 from gantrain.config.messages import config_error
 from gantrain.config.overrides import Argument, quote

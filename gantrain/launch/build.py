@@ -14,6 +14,7 @@ from gantrain.console import show_progress
 from gantrain.devices import choose_device
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
 from gantrain.launch.initial_weights import InitialWeights
+from gantrain.networks.tables import mixes_samples
 from gantrain.seeding import preserve_randomness, stream_seed
 from gantrain.training.optimizers import create_factories
 
@@ -54,6 +55,7 @@ def prepare(config: RunConfig) -> PreparedRun:
 
     settings = config.settings
     device, execution = choose_device(settings.device), settings.execution
+    check_images(settings)
     settings.objective.prepare()
     optimizers = create_factories(settings.optimizers, device)
     check_device(execution, device)
@@ -63,7 +65,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         generator, discriminator = describe_networks(settings)
         check_memory(sum(row.parameters for row in [*generator, *discriminator]))
         check_batch_norm(settings.train.batch_size, [*generator, *discriminator])
-        is_samplewise = all(row.norm != "batch" for row in discriminator)
+        is_samplewise = not any(mixes_samples(row.op, str(row.norm)) for row in discriminator)
         check_networks(is_samplewise, execution, choose_precision(execution.precision, device))
         if settings.augmentation is not None:
             has_held_out = settings.dataset.held_out != 0
@@ -181,6 +183,16 @@ def describe_networks(settings: Settings) -> tuple[list[LayerSummary], list[Laye
         except ConfigError as error:
             refusals.append(error)
     raise refusals[0]
+
+
+def check_images(settings: Settings) -> None:
+    """Raise ConfigError for points where a regularizer moves pixels."""
+    for one in settings.regularizers:
+        if one.needs_images and all(len(shape) == 1 for shape in settings.data.shapes):
+            raise ConfigError(
+                f"regularizer={one.name} mirrors and shifts images, and dataset={settings.dataset.name} has points; "
+                "leave it out, or choose images"
+            )
 
 
 def check_batch_norm(batch_size: int, layers: Iterable[LayerSummary]) -> None:

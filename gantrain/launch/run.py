@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gantrain.config.checks import RunConfig, Settings, warn_of_unusual_loss
+from gantrain.config.checks import RunConfig, Settings, list_warnings
 from gantrain.console import copy_text, say
 from gantrain.devices import choose_device, limit_threads
 from gantrain.errors import (
@@ -70,7 +70,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
             say(f"{folder.path}: {setup.data.label}{size}, on {summary['device']}")
             players = [*describe_objective(setup.objective), describe_regularizers(setup.regularizers)]
-            say("\n".join(filter(None, [*players, warn_of_unusual_loss(settings)])))
+            say("\n".join(filter(None, [*players, *list_warnings(settings)])))
             setup = replace(setup, evaluation=build_evaluation(settings, setup.data))
             stop.defer()
             config = keep_weighting(config, setup)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gantrain.networks.tables import read_tables
+from gantrain.networks.tables import Tables, read_tables
 
 if TYPE_CHECKING:
     import rich.table
@@ -54,9 +54,12 @@ def build(
     return builder.build_networks(tables, shape, latent_size)
 
 
-def check(architecture: Mapping[str, Any]) -> None:
-    """Raise ConfigError for unknown words and impossible values, before the data's shape is known."""
-    read_tables(architecture, data_shape=(1, 1, 1))
+def check(architecture: Mapping[str, Any]) -> Tables:
+    """Return the tables as they are before the data's shape is known.
+
+    Raises ConfigError for unknown words and impossible values.
+    """
+    return read_tables(architecture, data_shape=(1, 1, 1))
 
 
 def describe(

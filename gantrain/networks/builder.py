@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gantrain.errors import ConfigError
 from gantrain.networks.fast_layers import Dropouts, apply_mask
 from gantrain.networks.layers import Float32, build_layer
-from gantrain.networks.tables import Row, Shape, Tables, times
+from gantrain.networks.tables import Row, Shape, Tables, mixes_samples, times
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,28 @@ class Network(nn.Sequential):
         super().__init__(*body, Float32(last), *ending)
         dropped = [(i, step.row.dropout, step.inputs) for i, step in enumerate(steps) if step.row.dropout > 0]
         self.dropouts = Dropouts(dropped)
-        self.is_samplewise = all(step.row.norm != "batch" for step in steps)
+        self.rows = len(steps)
+        self.is_samplewise = not any(mixes_samples(step.row.op, step.row.norm) for step in steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        masks = self.dropouts.masks(x) if self.training and self.dropouts.groups else {}
+        masks = self.draw_masks(x)
         for number, part in enumerate(self):
             x = part(apply_mask(x, masks[number]) if number in masks else x)
         return x
+
+    def draw_masks(self, x: Tensor) -> dict[int, Tensor]:
+        """Return the dropout masks of a pass with the batch `x`, by the number of the layer."""
+        return self.dropouts.masks(x) if self.training and self.dropouts.groups else {}
+
+    def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output of the network, and what its last row takes, `[B, F]`, without dropout."""
+        masks = self.draw_masks(x)
+        features = x
+        for number, part in enumerate(self):
+            if number == self.rows - 1:
+                features = x.flatten(1)
+            x = part(apply_mask(x, masks[number]) if number in masks else x)
+        return x, features
 
 
 def build_networks(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from gantrain.errors import ConfigError
 from gantrain.networks.fast_layers import BatchNorm, Conv2d, ConvTranspose2d, Maxout
+from gantrain.networks.spectral_norm import SpectralNorm
 from gantrain.networks.tables import IMAGE_OPS, VECTOR_OPS, Row, Shape, Tables
+from gantrain.precision import as_float32
 
 
 def build_layer(row: Row, shape: Shape, tables: Tables) -> nn.Sequential:
@@ -22,8 +24,9 @@ def build_layer(row: Row, shape: Shape, tables: Tables) -> nn.Sequential:
         parts["residual"] = Residual(row, shape[0], tables)
         return nn.Sequential(parts)
     width = count_channels(row, tables) or shape[0]
-    parts[row.op] = OPERATIONS[row.op](row, shape[0], width)
-    if row.norm != "none":
+    parts[row.op] = normalise_weights(OPERATIONS[row.op](row, shape[0], width), row)
+    width += count_appended(row)
+    if row.norm not in ("none", "spectral"):
         parts["norm"] = NORMALISATIONS[row.norm](width)
     if row.activation != "linear":
         parts["activation"] = ACTIVATIONS[row.activation](tables)
@@ -52,6 +55,23 @@ def count_channels(row: Row, tables: Tables) -> int:
             f"not {row.features}; change features, or use maxout_counts=after"
         )
     return row.features
+
+
+def count_appended(row: Row) -> int:
+    """Return the number of channels that a comparison of the samples of a batch appends to those of its input."""
+    return {"minibatch_stddev": 1, "minibatch_discrimination": row.kernels}.get(row.op, 0)
+
+
+def normalise_weights(layer: nn.Module, row: Row) -> nn.Module:
+    """Return `layer` with the normalisation of weights that its row asks for. Raises ConfigError if it has none."""
+    if row.norm != "spectral":
+        return layer
+    if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        raise ConfigError(
+            f"norm: spectral divides weights, and {row.op} has no matrix of them; "
+            "use it with conv, conv_transpose, linear or residual"
+        )
+    return SpectralNorm(layer)
 
 
 class Affine(nn.Module):
@@ -91,6 +111,42 @@ class MeanPool(nn.Module):
         return x.mean((2, 3))
 
 
+class MinibatchStddev(nn.Module):
+    """Appends one channel, constant in a group of samples: the mean over channels and positions of the standard
+    deviation over the group (Karras et al. 2018, section 3): `[B, C, …]` → `[B, C + 1, …]`.
+
+    A group is the samples n, n + B/G, n + 2B/G, …; of a batch that G does not divide, the largest G that does.
+    """
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = max(size for size in range(1, self.group + 1) if len(x) % size == 0)
+        groups = as_float32(x).reshape(size, len(x) // size, -1)
+        deviation = (groups.var(0, correction=0) + 1e-8).sqrt().mean(1).repeat(size).to(x.dtype)
+        return torch.cat([x, deviation.view(-1, *[1] * (x.dim() - 1)).expand(-1, 1, *x.shape[2:])], 1)
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Appends o_k(x_i) = mean over j ≠ i of exp(−‖M_ik − M_jk‖₁), M = x T (Salimans et al. 2016, section 3.2):
+    `[B, F]` → `[B, F + kernels]`.
+
+    The paper has the sum; the mean does not depend on the size of the batch.
+    """
+
+    def __init__(self, features: int, kernels: int, dimensions: int) -> None:
+        super().__init__()
+        self.kernels = kernels
+        self.projection = nn.Linear(features, kernels * dimensions, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected = as_float32(self.projection(x)).unflatten(1, (self.kernels, -1)).transpose(0, 1)  # [kernels, B, …]
+        closeness = (-torch.cdist(projected, projected, p=1)).exp().sum(2).T - 1  # without a sample itself
+        return torch.cat([x, (closeness / max(len(x) - 1, 1)).to(x.dtype)], 1)
+
+
 class Residual(nn.Module):
     """A pre-activation residual block of two 3×3 convolutions: `[B, C, H, W]` → `[B, features, H', W']`.
 
@@ -104,19 +160,20 @@ class Residual(nn.Module):
         if row.activation == "maxout":
             raise ConfigError("residual keeps the number of channels between its convolutions; maxout does not fit it")
         normalisation, activation = NORMALISATIONS[row.norm], ACTIVATIONS[row.activation]
+        is_wider = channels != row.features
         self.body = nn.Sequential(
             normalisation(channels),
             activation(tables),
             nn.Upsample(scale_factor=2) if row.resample == "up" else nn.Identity(),
-            nn.Conv2d(channels, row.features, 3, padding=1, bias=row.norm != "batch"),
+            normalise_weights(nn.Conv2d(channels, row.features, 3, padding=1, bias=row.norm != "batch"), row),
             normalisation(row.features),
             activation(tables),
-            nn.Conv2d(row.features, row.features, 3, padding=1),
+            normalise_weights(nn.Conv2d(row.features, row.features, 3, padding=1), row),
             nn.AvgPool2d(2) if row.resample == "down" else nn.Identity(),
         )
         self.shortcut = nn.Sequential(
             nn.Upsample(scale_factor=2) if row.resample == "up" else nn.Identity(),
-            nn.Conv2d(channels, row.features, 1) if channels != row.features else nn.Identity(),
+            normalise_weights(nn.Conv2d(channels, row.features, 1), row) if is_wider else nn.Identity(),
             nn.AvgPool2d(2) if row.resample == "down" else nn.Identity(),
         )
 
@@ -169,12 +226,17 @@ OPERATIONS: dict[str, Callable[[Row, int, int], nn.Module]] = {
     "affine": _affine,
     "point": lambda row, inputs, outputs: Point(outputs, row.start or 0.0),
     "mean_pool": lambda row, inputs, outputs: MeanPool(),
+    "minibatch_stddev": lambda row, inputs, outputs: MinibatchStddev(row.group),
+    "minibatch_discrimination": lambda row, inputs, outputs: MinibatchDiscrimination(
+        inputs, row.kernels, row.dimensions
+    ),
     "identity": lambda row, inputs, outputs: nn.Identity(),
 }
 NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
     "batch": BatchNorm,
     "layer": lambda channels: nn.GroupNorm(1, channels),  # over a sample's channels and positions
+    "spectral": lambda channels: nn.Identity(),  # of weights: `normalise_weights`
 }
 ACTIVATIONS: dict[str, Callable[[Tables], nn.Module]] = {
     "linear": lambda tables: nn.Identity(),

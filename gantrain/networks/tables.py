@@ -23,11 +23,14 @@ OPS: dict[str, tuple[str, ...]] = {  # each operation with the columns of its ow
     "affine": ("features",),
     "point": ("features", "start"),
     "mean_pool": (),
+    "minibatch_stddev": ("group",),
+    "minibatch_discrimination": ("kernels", "dimensions"),
     "identity": (),
 }
 IMAGE_OPS = ("conv", "conv_transpose", "residual", "mean_pool")
-VECTOR_OPS = ("linear", "affine", "point")
-NORMS = ("none", "batch", "layer")
+VECTOR_OPS = ("linear", "affine", "point", "minibatch_discrimination")
+BATCH_OPS = ("minibatch_stddev", "minibatch_discrimination")  # which compare the samples of a batch
+NORMS = ("none", "batch", "layer", "spectral")
 ACTIVATIONS = ("linear", "relu", "leaky_relu", "softplus", "maxout", "tanh", "sigmoid", "square")
 RESAMPLES = ("none", "up", "down")
 MAXOUT_COUNTS = ("after", "before")
@@ -48,6 +51,9 @@ class Row:
     bias: bool = True
     start: float | None = None
     resample: str = "none"
+    group: int = 4
+    kernels: int = 100
+    dimensions: int = 5
     norm: str = "none"
     dropout: float = 0.0
     activation: str = "linear"
@@ -149,6 +155,9 @@ CELLS: dict[str, Accepted] = {
     "bias": Kind(bool),
     "start": Numbers(also=(None,)),
     "resample": Choice(RESAMPLES),
+    "group": replace(COUNT, at_least=2),
+    "kernels": COUNT,
+    "dimensions": COUNT,
     "norm": Choice(NORMS),
     "dropout": Numbers(at_least=0, below=1),
     "activation": Choice(ACTIVATIONS),
@@ -161,6 +170,11 @@ SETTINGS: dict[str, Accepted] = {
     "maxout_counts": Choice(MAXOUT_COUNTS),
     "init_std": Numbers(above=0, also=(None,)),
 }
+
+
+def mixes_samples(op: str, norm: str) -> bool:
+    """Return whether the output of a row for a sample depends on the other samples of the batch."""
+    return norm == "batch" or op in BATCH_OPS
 
 
 def times(shape: Shape) -> str:

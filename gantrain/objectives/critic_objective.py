@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import divergences, estimates
-from gantrain.objectives.critics import CRITICS, Critic
+from gantrain.objectives.critics import CRITICS, Critic, GivesRatio
 from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.finite_range import log_sigmoid
@@ -73,6 +73,11 @@ class CriticObjective(GeneratorSide):
     def needs_real(self) -> bool:
         """Whether G's loss depends on D's outputs on data."""
         return self.critic.needs_real if self.gen_div is None else self.critic.gives_ratio == "up to a constant"
+
+    @property
+    def gives_ratio(self) -> GivesRatio:
+        """Whether the log-ratio follows from D's output."""
+        return self.critic.gives_ratio
 
     @property
     def is_flat(self) -> bool:

@@ -42,9 +42,8 @@ class Critic:
         has_zero: Whether `log_ratio` is 0 where D is undecided; otherwise D decides between two outputs.
         is_unbounded: Whether D's loss has no minimum unless the slope of v is limited.
         headline: The number of reports that stands for the others, such as `bound/kl`; empty if there is none.
-        disc_formula, optimum, gen_formula, minimised: For people, D's loss, its optimal output, G's loss, and the
-            divergence whose gradient that loss has there.
-        reference: The source.
+        disc_formula, optimum, gen_formula, minimised, reference: For people, D's loss, its optimal output, G's loss, the
+            divergence whose gradient that loss has there, and the source.
     """
 
     name: ClassVar[str]
@@ -187,8 +186,8 @@ class LeastSquares(Critic):
         return self.squash
 
     def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
-        on_data = self.head.divergence.real(self.head.coordinate(v_real))
-        on_samples = self.head.divergence.fake(self.head.coordinate(v_fake))
+        divergence, w = self.head.divergence, self.head.coordinate
+        on_data, on_samples = divergence.real(w(v_real)), divergence.fake(w(v_fake))
         return (self.b - self.a) ** 2 / 8 * (2 - on_data.mean() + on_samples.mean())
 
     def generator_loss(self, v_fake: Tensor, v_real: Tensor | None) -> Tensor:
@@ -202,11 +201,11 @@ class LeastSquares(Critic):
         return self.head.coordinate(v).clamp(limit, 1 - limit).logit()
 
     def describe(self, v_real: Tensor, v_fake: Tensor) -> dict[str, Tensor]:
-        accuracy = share_of_right_signs(self.log_ratio(v_real), self.log_ratio(v_fake))
+        found = {"discriminator/accuracy": share_of_right_signs(self.log_ratio(v_real), self.log_ratio(v_fake))}
         if self.head.invalid is None:
-            return {"discriminator/accuracy": accuracy}
-        invalid = self.head.invalid(v_real).to(v_real.dtype) + self.head.invalid(v_fake).to(v_real.dtype)
-        return {"discriminator/accuracy": accuracy, "ratio/invalid_share": invalid.mean() / 2}
+            return found
+        shares = [self.head.invalid(v).mean(dtype=v.dtype) for v in (v_real, v_fake)]
+        return found | {"ratio/invalid_share": (shares[0] + shares[1]) / 2}
 
 
 @dataclass(frozen=True)
@@ -291,8 +290,7 @@ CRITICS: dict[str, type[Critic]] = {
 
 def compare_means(name: str, on_data: Tensor, on_samples: Tensor) -> dict[str, float]:
     """Return the difference of two means over [N] and [M] draws under `name`, and its standard error."""
-    found = average(on_data).minus(average(on_samples))
-    return {name: found.mean, f"{name}_error": found.error}
+    return dict(zip((name, f"{name}_error"), average(on_data).minus(average(on_samples)), strict=True))
 
 
 def share_of_right_signs(at_data: Tensor, at_samples: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import divergences, estimates, heads
+from gantrain.objectives.critics import GivesRatio
 from gantrain.objectives.divergence import Divergence, Part
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.weighting import OFF, Weighting
@@ -185,6 +186,11 @@ class Objective(GeneratorSide):
     def has_log_ratio(self) -> bool:
         """Whether D's output is read as a log-ratio."""
         return self.head.has_log_ratio
+
+    @property
+    def gives_ratio(self) -> GivesRatio:
+        """Whether D's output stands for the log-ratio: "yes" or "no"; of other games also "up to a constant"."""
+        return "yes" if self.head.has_log_ratio else "no"
 
     def _refuse_what_cannot_train(self) -> None:
         disc, gen, head = self.disc_div.name, self.gen_div.name, self.head

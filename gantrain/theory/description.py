@@ -13,7 +13,7 @@ from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.heads import get_head
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
-from gantrain.objectives.regularizers import Regularizer
+from gantrain.regularizers.regularizers import Regularizer
 from gantrain.schedules import Ramp
 from gantrain.theory import properties
 from gantrain.theory.properties import effective_names, fixed_point

@@ -184,6 +184,14 @@ class FiniteGuard:
         self.made += updates * ~self.is_tripped
 
     @contextmanager
+    def keep_count(self) -> Iterator[None]:
+        """Do not count the updates that are tried in the block."""
+        before = self.is_tripped.clone(), self.made.clone()
+        yield
+        self.is_tripped.copy_(before[0])
+        self.made.copy_(before[1])
+
+    @contextmanager
     def preserve(self, *statistics: Tensor) -> Iterator[None]:
         """Restore batch norm's statistics, which every forward pass changes, if the guard is tripped in the block."""
         dtypes = {tensor.dtype for tensor in statistics}
@@ -232,7 +240,11 @@ def check_device(execution: Execution, device: torch.device) -> None:
 def check_networks(is_samplewise: bool | None, execution: Execution, precision: str) -> None:
     """Raise ConfigError for an execution that a D with or without `is_samplewise` does not support; None is unknown."""
     if execution.update == "simultaneous" and not is_samplewise:
-        reason = "mixes the samples of a batch (batch norm)" if is_samplewise is False else "is not known to do so"
+        reason = (
+            "mixes the samples of a batch (batch norm, or a minibatch layer)"
+            if is_samplewise is False
+            else "is not known to do so"
+        )
         raise ConfigError(
             "update=simultaneous needs a discriminator that judges each sample alone, so that one backward pass "
             f"serves both players; this one {reason}. Choose update=alternating"

@@ -12,6 +12,7 @@ host synchronizes, before anything is written; then the clock is set back and th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -79,7 +80,8 @@ class Iteration:
             self.execution = replace(self.execution, graph="off")
         self.is_repeating, self.synchronized_images, self.made_updates = False, state.images, 0
         self.averaging = torch.zeros((), device=state.device)  # 1 − decay, in a tensor that a CUDA graph reads
-        self.step_function: StepFunction | None = None
+        # One for each choice of penalties that an iteration may leave out: a CUDA graph holds one of them.
+        self.step_functions: dict[tuple[tuple[str, ...], ...], StepFunction] = {}
 
     def build_losses(self) -> Losses:
         """Return the losses, with tensors for numbers that follow the clock.
@@ -114,15 +116,20 @@ class Iteration:
         state.images = images
 
     def choose_step_function(self, batches: Sequence[Batch]) -> StepFunction:
-        """Return the fastest step function that works, which is found once, at the first iteration."""
-        if self.step_function is None:
+        """Return the fastest step function that works, which is found once, at the first iteration of its kind."""
+        first, count = self.count_updates(), len(batches)
+        kind = tuple(map(self.losses.list_skipped, range(first, first + count))) if self.losses.lazy else ()
+        if kind not in self.step_functions:
             is_guarded = self.guard is not None
             backends = list_backends(self.execution, self.state.device, is_guarded)
             play = self.play_on_device if is_guarded else self.play_on_host
-            self.step_function = first_working(self.losses, self.state, backends, play, batches, self.say)
-            if self.guard is not None:
-                self.guard.read()  # the trials were counted
-        return self.step_function
+            with self.guard.keep_count() if self.guard is not None else nullcontext():
+                self.step_functions[kind] = first_working(self.losses, self.state, backends, play, batches, self.say)
+        return self.step_functions[kind]
+
+    def count_updates(self) -> int:
+        """Return how many updates of D there have been."""
+        return self.state.images // self.setup.schedule.batch_size
 
     def play_eagerly(self, batches: Sequence[Batch]) -> None:
         """Repeat on the host an iteration that the device refused."""
@@ -148,7 +155,8 @@ class Iteration:
 
     def make_step(self, losses: Losses, guard: FiniteGuard | None = None, made: int = 0) -> Step:
         """Return the `Step` that plays one iteration."""
-        return Step(self.state, losses, self.setup.latents, self.setup.part, self.precision, guard, made)
+        number = self.count_updates()
+        return Step(self.state, losses, self.setup.latents, self.setup.part, self.precision, guard, made, number)
 
     def synchronize(self) -> bool:
         """Wait for the device and return whether all updates since the last call were made.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 from gantrain.augmentation.augmentations import Augmentation, Outputs
 from gantrain.data.batch import Batch
 from gantrain.distributed import WHOLE, Part
+from gantrain.networks.builder import Network
 from gantrain.objectives.objective import Game, Statistics
-from gantrain.objectives.regularizers import NO_STATE, Penalty, Regularizer
 from gantrain.precision import as_float32
+from gantrain.regularizers.gradient_penalties import NO_STATE, Penalty, Regularizer, overrides
+from gantrain.training.state import evaluating
 
 
 def generate(generator: nn.Module, latents: Tensor, labels: Tensor | None) -> Tensor:
@@ -30,13 +33,32 @@ def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> 
     return as_float32(discriminator(x) if labels is None else discriminator(x, labels))
 
 
+def discriminate_with_features(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what `discriminate` does, and the outputs [B, F] of D's last hidden layer, for networks from tables."""
+    assert isinstance(discriminator, Network)
+    assert labels is None, "networks from tables take no labels"
+    v, features = discriminator.forward_with_features(x)
+    return as_float32(v), as_float32(features)
+
+
+def add_penalty(
+    judged: tuple[Tensor, Statistics], penalty: tuple[Tensor, Statistics] | None
+) -> tuple[Tensor, Statistics]:
+    """Return a loss and its scalars with a penalty and its own, if there is one."""
+    if penalty is None:
+        return judged
+    (loss, statistics), (value, others) = judged, penalty
+    total = statistics.get("loss/penalty", 0) + others["loss/penalty"]
+    return loss + value, statistics | others | {"loss/penalty": total}
+
+
 @dataclass
 class Losses:
     """The forward pass of G, and the losses of D and G with their statistics. Samples have the labels of the data.
 
     Args:
         game: What the players minimise.
-        regularizers: Of the discriminator.
+        regularizers: Of the game.
         states: The tensors of those regularizers that have a state, by name, and of the augmentation.
         augmentation: Of all that D is shown, before the regularizers disturb it.
         held_out: Data [N, …] that are held out from training, if the augmentation is adjusted by them.
@@ -50,35 +72,81 @@ class Losses:
     held_out: Tensor | None = None
     part: Part = WHOLE
 
+    def __post_init__(self) -> None:
+        """Sort the regularizers by what they do, so that a step asks none that does nothing there."""
+        hooks = ("disturb", "penalty", "penalize_outputs", "penalize_features", "constrain")
+        self.by_hook = {hook: [one for one in self.regularizers if overrides(one, hook)] for hook in hooks}
+        self.lazy = [one for one in self.regularizers if one.every > 1]
+
     @property
     def has_penalty(self) -> bool:
-        """Whether a regularizer adds a penalty, which is differentiated twice."""
-        return any(type(one).penalty is not Regularizer.penalty for one in self.regularizers)
+        """Whether a regularizer adds a penalty that passes through D again, or is differentiated twice."""
+        return bool(self.by_hook["penalty"])
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether G's loss depends on data."""
+        return self.game.needs_real or bool(self.by_hook["penalize_features"])
+
+    def list_skipped(self, number: int) -> tuple[str, ...]:
+        """Return the names of the regularizers without a penalty in D's update `number`, counted from 0."""
+        return tuple(one.name for one in self.lazy if number % one.every)
 
     def samples(self, generator: nn.Module, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return samples [B, …] from latents [B, L]."""
         return generate(generator, latents, labels)
 
-    def discriminator_loss(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Statistics]:
+    def discriminator_loss(
+        self, discriminator: nn.Module, real: Batch, fake: Tensor, skipped: tuple[str, ...] = ()
+    ) -> tuple[Tensor, Statistics]:
         """Return D's loss on data and on samples [B, …] without a graph: the game's plus the penalties."""
         v_real, v_fake = self.outputs(discriminator, real, fake)
-        loss, statistics = self.game.discriminator_loss(v_real, v_fake)
+        loss, statistics = self.judge(v_real, v_fake)
         statistics = statistics | self.adjust_augmentation(discriminator, v_real, v_fake)
-        if (penalty := self.penalty(discriminator, real, fake)) is not None:
-            loss, statistics = loss + penalty[0], statistics | penalty[1]
-        return loss, statistics
+        return add_penalty((loss, statistics), self.penalty(discriminator, real, fake, skipped))
+
+    def judge(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+        """Return D's loss for its raw outputs [B] on data and on samples: the game's plus the penalties on outputs."""
+        penalties = []
+        for one in self.by_hook["penalize_outputs"]:
+            state, (on_real, on_fake) = self.states.get(one.name, NO_STATE), (v_real, v_fake)
+            if one.needs_ratio:
+                on_real, on_fake = self.log_ratio(v_real), self.log_ratio(v_fake)
+            penalties.append((one, one.penalize_outputs(on_real, on_fake, state)))
+        return add_penalty(self.game.discriminator_loss(v_real, v_fake), self.sum_penalties(penalties))
+
+    def log_ratio(self, v: Tensor) -> Tensor:
+        """Return the log-ratio [B] of a game that gives one."""
+        r = self.game.log_ratio(v)
+        assert r is not None
+        return r
 
     def generator_loss(
         self, discriminator: nn.Module, fake: Tensor, real: Batch | None = None
     ) -> tuple[Tensor, Statistics]:
         """Return G's loss on samples [B, …] with a graph to G; `real` has their labels, and the data of some games."""
-        v_fake = discriminate(discriminator, self.disturb(fake), None if real is None else real.labels)
-        if not self.game.needs_real:
-            return self.game.generator_loss(v_fake)
+        x, labels = self.disturb(fake), None if real is None else real.labels
+        if not self.needs_real:
+            return self.game.generator_loss(discriminate(discriminator, x, labels))
         assert real is not None
+        if not self.by_hook["penalize_features"]:
+            v_fake = discriminate(discriminator, x, labels)
+            with torch.no_grad():
+                v_real = discriminate(discriminator, self.disturb(real.images), labels)
+            return self.game.generator_loss(v_fake, v_real)
+        return self.match_features(discriminator, x, real)
+
+    def match_features(self, discriminator: nn.Module, fake: Tensor, real: Batch) -> tuple[Tensor, Statistics]:
+        """Return G's loss with the penalties on D's features, for what D is shown of samples [B, …]."""
+        v_fake, features = discriminate_with_features(discriminator, fake, real.labels)
         with torch.no_grad():
-            v_real = discriminate(discriminator, self.disturb(real.images), real.labels)
-        return self.game.generator_loss(v_fake, v_real)
+            v_real, wanted = discriminate_with_features(discriminator, self.disturb(real.images), real.labels)
+        loss, statistics = self.game.generator_loss(v_fake, v_real if self.game.needs_real else None)
+        for one in self.by_hook["penalize_features"]:
+            if (penalty := one.penalize_features(wanted, features)) is not None:
+                loss = penalty.value + one.adversarial * loss if one.adversarial else penalty.value
+                statistics = statistics | {f"penalty/{one.name}": penalty.value}
+        return loss, statistics
 
     def outputs(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Return D's raw outputs [B] on data and on samples, in one pass where it judges each sample alone."""
@@ -92,8 +160,8 @@ class Losses:
     def disturb(self, x: Tensor) -> Tensor:
         """Return `x` [B, …] as it is shown to D: augmented, then as the regularizers disturb it."""
         x = self.augment(x)
-        for regularizer in self.regularizers:
-            x = regularizer.disturb(x, self.states.get(regularizer.name, NO_STATE))
+        for one in self.by_hook["disturb"]:
+            x = one.disturb(x, self.states.get(one.name, NO_STATE), self.part)
         return x
 
     def augment(self, x: Tensor) -> Tensor:
@@ -115,29 +183,58 @@ class Losses:
             outputs = Outputs(self.game.margin(v_real, v_fake), v_real, v_fake, v_held_out)
             return self.augmentation.adjust(outputs, images, self.states.get(self.augmentation.name))
 
-    def penalty(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Statistics] | None:
+    def penalty(
+        self, discriminator: nn.Module, real: Batch, fake: Tensor, skipped: tuple[str, ...] = ()
+    ) -> tuple[Tensor, Statistics] | None:
         """Return the sum of the penalties with scalars to report, or None without penalties.
 
-        They are computed in float32: bfloat16 would be differentiated twice. Their points are augmented, and their
-        gradients are those with respect to the points before.
+        They are computed in float32: bfloat16 would be differentiated twice, or hide the difference of two outputs.
+        Their points are augmented, and their gradients are those with respect to the points before; two passes that are
+        compared would be augmented differently, and are not.
         """
 
         def judge(x: Tensor) -> Tensor:
-            return discriminate(discriminator, self.augment(x), real.labels)
+            return discriminate(discriminator, x, None if real.labels is None else real.labels[: len(x)])
 
-        penalties: dict[str, Penalty] = {}
+        def judge_augmented(x: Tensor) -> Tensor:
+            return judge(self.augment(x))
+
+        penalties = []
         with torch.autocast(fake.device.type, enabled=False):
-            for one in self.regularizers:
-                state = self.states.get(one.name, NO_STATE)
-                found = one.penalty(judge, real.images, fake, state)
-                if found is not None:
-                    penalties[one.name] = found
-        if not penalties:
-            return None
-        total, *others = [each.value for each in penalties.values()]
-        for value in others:
-            total = total + value
-        statistics = {"loss/penalty": total}
-        for name, each in penalties.items():
-            statistics[f"penalty/{name}_gradient_rms" if others else "penalty/gradient_rms"] = each.gradient_rms
-        return total, statistics
+            for one in self.by_hook["penalty"]:
+                if one.name not in skipped:
+                    state = self.states.get(one.name, NO_STATE)
+                    with evaluating(discriminator) if one.needs_fixed_network else nullcontext():
+                        judged = judge if one.needs_fixed_network else judge_augmented
+                        penalties.append((one, one.penalty(judged, real.images, fake, state, self.part)))
+        if skipped and not penalties:
+            nothing = torch.zeros((), device=fake.device)
+            return nothing, {"loss/penalty": nothing}
+        return self.sum_penalties(penalties)
+
+    def sum_penalties(
+        self, penalties: Sequence[tuple[Regularizer, Penalty | None]]
+    ) -> tuple[Tensor, Statistics] | None:
+        """Return the sum of penalties with scalars to report, or None without one; a lazy one counts `every` times."""
+        total: Tensor | None = None
+        statistics: Statistics = {}
+        are_several = len(self.by_hook["penalty"]) + len(self.by_hook["penalize_outputs"]) > 1
+        for one, penalty in penalties:
+            if penalty is None:
+                continue
+            value = penalty.value if one.every == 1 else one.every * penalty.value
+            total = value if total is None else total + value
+            if are_several:
+                statistics[f"penalty/{one.name}"] = value
+            if penalty.gradient_rms is not None:
+                is_alone = len(self.by_hook["penalty"]) == 1
+                statistics["penalty/gradient_rms" if is_alone else f"penalty/{one.name}_gradient_rms"] = (
+                    penalty.gradient_rms
+                )
+        return None if total is None else (total, {"loss/penalty": total} | statistics)
+
+    @torch.no_grad()
+    def constrain(self, discriminator: nn.Module) -> None:
+        """Change D's parameters after its update, as the regularizers ask."""
+        for one in self.by_hook["constrain"]:
+            one.constrain(list(discriminator.parameters()))

@@ -12,7 +12,7 @@ from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
 from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.objective import Objective
-from gantrain.objectives.regularizers import Regularizer
+from gantrain.regularizers.gradient_penalties import Regularizer
 from gantrain.schedules import HalfLife, Ramp, find_ramps
 
 

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from gantrain.augmentation.augmentations import Augmentation
 from gantrain.errors import CheckpointError
 from gantrain.files import iterate_leaves
-from gantrain.objectives.regularizers import Regularizer
+from gantrain.regularizers.gradient_penalties import Regularizer
 
 FEW_PARAMETERS = 8
 
@@ -51,21 +51,22 @@ class Statistics:
 
     def means(self) -> dict[str, float]:
         """The means so far; a fresh start afterwards."""
-        means: dict[str, float] = {}
+        totals: dict[str, tuple[float, float]] = {}  # a scalar may come in several sets
         for key, row in self.sums.items():
             *sums, count = row.tolist()
-            if count:
-                means |= {name: total / count for name, total in zip(key.split(","), sums, strict=True)}
+            for name, total in zip(key.split(","), sums, strict=True):
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = before[0] + total, before[1] + count
             row.zero_()
-        return means
+        return {name: total / count for name, (total, count) in totals.items() if count}
 
 
 @dataclass
 class State:
     """What training changes. `images` is the clock: data images shown to D so far.
 
-    `average` is an exponential moving average of the generator, or None. `regularizers` holds the tensors of those that
-    have a state, by the regularizer's name, and of the augmentation.
+    `average` is the averaged generator, or None. `regularizers` holds the tensors of the regularizers that have a state
+    and of the augmentation, by name.
     """
 
     generator: nn.Module
@@ -238,8 +239,7 @@ def averaged(generator: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_average(average: nn.Module, generator: nn.Module, share: Tensor) -> None:
-    """average ← average + share·(generator − average), `share` being 1 − decay as a scalar on the device; buffers
-    (batch-norm statistics) are copied."""
+    """average ← average + share·(generator − average), `share` being 1 − decay, a scalar; buffers are copied."""
     # One kernel for all tensors instead of one for each.
     ours, theirs = ([parameter.data for parameter in network.parameters()] for network in (average, generator))
     drift = torch._foreach_sub(theirs, ours)

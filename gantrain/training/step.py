@@ -20,7 +20,7 @@ from gantrain.errors import DivergedError
 from gantrain.networks.latents import Latents
 from gantrain.precision import autocast_products
 from gantrain.training.acceleration import FiniteGuard
-from gantrain.training.losses import Losses
+from gantrain.training.losses import Losses, add_penalty
 from gantrain.training.state import State, still_statistics
 
 # |r| beyond which one backward pass does not serve both players, and the powers of two between a batch's largest and
@@ -66,6 +66,7 @@ class Step:
         precision: Of the networks under autocast.
         guard: Checks on the device that updates are finite; None lets the host check.
         made: How many updates of this iteration have been made already; their random numbers are drawn all the same.
+        number: How many updates of D there were before the next one.
     """
 
     state: State
@@ -75,6 +76,7 @@ class Step:
     precision: str = "float32"
     guard: FiniteGuard | None = None
     made: int = 0
+    number: int = 0
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the autocast context of the networks; last layers, losses and weight gradients stay float32."""
@@ -94,8 +96,14 @@ class Step:
     def discriminator_step(self, real: Batch, fake: Tensor) -> None:
         """Update D on data and on samples [B, …] without a graph."""
         with self.autocast():
-            loss, statistics = self.losses.discriminator_loss(self.state.discriminator, real, fake)
+            skipped = self.skip_penalties()
+            loss, statistics = self.losses.discriminator_loss(self.state.discriminator, real, fake, skipped)
         self.descend("discriminator", loss, statistics)
+
+    def skip_penalties(self) -> tuple[str, ...]:
+        """Return the names of the regularizers without a penalty in this update of D, and count it."""
+        self.number += 1
+        return self.losses.list_skipped(self.number - 1)
 
     def generator_step(self, fake: Tensor, real: Batch | None = None) -> None:
         """Update G on samples [B, …] with a graph, D being fixed."""
@@ -114,14 +122,13 @@ class Step:
         with self.autocast():
             v = torch.cat(self.losses.outputs(self.state.discriminator, real, x))
             adjusted = self.losses.adjust_augmentation(self.state.discriminator, *v.split(len(fake)))
-            penalty = self.losses.penalty(self.state.discriminator, real, x.detach())
+            penalty = self.losses.penalty(self.state.discriminator, real, x.detach(), self.skip_penalties())
         outputs = v.detach().requires_grad_()
         v_real, v_fake = outputs.split(len(fake))
-        loss, statistics = game.discriminator_loss(v_real, v_fake)
+        loss, statistics = self.losses.judge(v_real, v_fake)
         generator_loss, generator_statistics = game.generator_loss(v_fake, v_real.detach() if game.needs_real else None)
         (downhill,), (generator_downhill,) = (torch.autograd.grad(each, outputs) for each in (loss, generator_loss))
-        if penalty is not None:
-            loss, statistics = loss + penalty[0], statistics | penalty[1]
+        loss, statistics = add_penalty((loss, statistics), penalty)
 
         self.clear_gradients()
         parameters = trainable_parameters(self.state.discriminator)
@@ -136,7 +143,7 @@ class Step:
         else:
             (at_samples,) = torch.autograd.grad(v, x, generator_downhill, retain_graph=True)
             torch.autograd.backward(v, downhill, inputs=parameters)
-        if penalty is not None:
+        if penalty is not None and penalty[0].requires_grad:
             penalty[0].backward(inputs=parameters)
         fake.backward(at_samples, inputs=trainable_parameters(self.state.generator))
         statistics |= adjusted | generator_statistics | {"update/two_pass_share": 1 - shared.to(loss.dtype)}
@@ -177,6 +184,8 @@ class Step:
             # A fused optimizer reads these before it steps.
             optimizer.grad_scale, optimizer.found_inf = None, None if tripped is None else tripped.float()
             optimizer.step()
+        if "discriminator" in players:
+            self.losses.constrain(self.state.discriminator)
         self.state.statistics.add(statistics, unless=tripped)
 
 

@@ -1,0 +1,166 @@
+"""Parts of a config that cannot be combined, and those whose combination changes what a number means.
+
+Parts declare what they need and what they do; nothing here knows a regularizer or an objective by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gantrain.config.schema import Config
+from gantrain.errors import ConfigError
+from gantrain.networks.tables import BATCH_OPS, OPS, Row, Tables
+from gantrain.objectives.critic_objective import CriticObjective
+from gantrain.objectives.objective import Objective
+from gantrain.regularizers.gradient_penalties import Regularizer, overrides
+
+AnyObjective = Objective | CriticObjective
+
+# gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
+PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
+
+
+def check_combinations(game: AnyObjective, regularizers: Sequence[Regularizer], tables: Tables, config: Config) -> None:
+    """Raise ConfigError for parts that cannot be combined, with the reason and what to choose instead."""
+    for one in regularizers:
+        check_game(game, one, config.update)
+        check_discriminator(one, tables)
+    check_tables(tables)
+    if row := find_row(tables.discriminator, ops=BATCH_OPS):
+        check_batch_row(row, game, config)
+
+
+def check_game(game: AnyObjective, one: Regularizer, update: str) -> None:
+    """Raise ConfigError if a game does not have what a regularizer needs."""
+    if one.needs_ratio and game.gives_ratio != "yes":
+        raise ConfigError(
+            f"regularizer={one.name} needs the log-ratio, which D does not give in this game; leave it out, or choose "
+            "an objective with a ratio"
+        )
+    if one.needs_level and game.gives_ratio == "up to a constant":
+        raise ConfigError(
+            f"regularizer={one.name} needs the level of D's output, which is free in this game: its loss compares "
+            "outputs with each other; leave it out, or choose another objective"
+        )
+    if overrides(one, "penalize_features") and update == "simultaneous":
+        raise ConfigError(
+            f"regularizer={one.name} gives G a loss of D's features, and update=simultaneous takes G's gradient from "
+            "D's output alone; choose update=alternating"
+        )
+
+
+def check_discriminator(one: Regularizer, tables: Tables) -> None:
+    """Raise ConfigError if the networks do not have what a regularizer needs."""
+    if overrides(one, "penalize_features") and tables.object is not None:
+        raise ConfigError(
+            f"regularizer={one.name} needs D's last hidden layer, which is known only of networks from tables, and not "
+            "of architecture.object"
+        )
+    if one.needs_samplewise and (row := find_row(tables.discriminator, ops=BATCH_OPS)):
+        raise ConfigError(
+            f"regularizer={one.name} takes the gradient at single samples, and D's output for a sample depends on the "
+            f"whole batch with op: {row.op}; leave out one of them"
+        )
+    if one.changes_scale and find_row(tables.discriminator, norm="spectral"):
+        raise ConfigError(
+            f"regularizer={one.name} limits weights whose size norm: spectral has cancelled already; leave out one of "
+            "them"
+        )
+
+
+def check_tables(tables: Tables) -> None:
+    """Raise ConfigError for rows that do not fit each other or their network."""
+    if find_row(tables.discriminator, norm="spectral") and find_row(tables.discriminator, norm="batch"):
+        raise ConfigError(
+            "the discriminator has norm: spectral and norm: batch: batch norm multiplies by scales that spectral norm "
+            "does not bound; choose one of them for all rows"
+        )
+    if row := find_row(tables.generator, ops=BATCH_OPS):
+        raise ConfigError(f"op: {row.op} is for the discriminator: a sample has to depend on its own latents alone")
+
+
+def check_batch_row(row: Row, game: AnyObjective, config: Config) -> None:
+    """Raise ConfigError if the batch or G's loss does not fit a row of D that compares the samples of a batch."""
+    if "group" in OPS[row.op] and config.train.batch_size % row.group:
+        raise ConfigError(
+            f"train.batch_size={config.train.batch_size} is not a multiple of group={row.group} of op: {row.op}; "
+            "change one of them"
+        )
+    own = (config.disc_div.name, PRACTICAL_LOSSES[config.gen_objective])
+    if game.gives_ratio != "no" and config.gen_div.name not in own:
+        raise ConfigError(
+            f"gen_div={config.gen_div.name} needs the ratio of single samples, and with op: {row.op} D judges whole "
+            f"batches; choose gen_div={' or gen_div='.join(dict.fromkeys(own))}, or leave the row out"
+        )
+
+
+def find_row(rows: Sequence[Row], *, norm: str | None = None, ops: Sequence[str] = ()) -> Row | None:
+    """Return the first row with a normalisation, or one of the operations `ops`."""
+    return next((row for row in rows if row.norm == norm or row.op in ops), None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Warnings
+
+
+def warn_of_unusual_loss(config: Config) -> str | None:
+    """Return a sentence if G's loss is not the usual non-saturating one, although its name suggests so; else None."""
+    usual, name = PRACTICAL_LOSSES[config.gen_objective], config.gen_div.name
+    if name == usual or name not in (PRACTICAL_LOSSES["matched"], PRACTICAL_LOSSES["ratio"]):
+        return None
+    return f"This is not the usual non-saturating loss −log D, which here is gen_div={usual}"
+
+
+def warn_of_combinations(
+    game: AnyObjective, regularizers: Sequence[Regularizer], tables: Tables, arguments: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield a sentence for each combination that changes what numbers mean, or that is known to train badly.
+
+    `arguments` are those of D's optimizer.
+    """
+    rows = tables.discriminator
+    is_limited = bool(regularizers) or find_row(rows, norm="spectral") is not None
+    if isinstance(game, CriticObjective) and game.critic.is_unbounded and not is_limited:
+        yield (
+            f"Warning: D's loss has no minimum with critic={game.critic.name} unless D's slope is limited, and no "
+            "regularizer is chosen; add regularizer=gradient_penalty, unless the architecture limits it"
+        )
+    if row := find_row(rows, ops=BATCH_OPS):
+        yield (
+            f"With op: {row.op} D judges whole batches: its output is no log-ratio of single samples, and bounds and "
+            "estimates are not those of divergences between p and q"
+        )
+    for one in regularizers:
+        if one.needs_samplewise and find_row(rows, norm="batch"):
+            yield (
+                f"regularizer={one.name} takes the gradient at single samples, which batch norm in D mixes; choose an "
+                "architecture whose discriminator has none"
+            )
+        if one.needs_level and not one.needs_ratio and game.gives_ratio == "yes":
+            yield f"regularizer={one.name} pulls D's outputs together: the log-ratio is biased towards 0"
+        if one.bounds_slope and game.gives_ratio == "yes":
+            yield (
+                f"regularizer={one.name} prescribes D's slope, which is not that of the log-ratio: bounds stay valid "
+                "and get looser; ratio/calibration_q below 1 is expected"
+            )
+        if overrides(one, "penalize_features") and not one.adversarial:
+            yield (
+                f"regularizer={one.name} takes the place of G's loss: gen_div, gen_objective and gen_weights have no "
+                f"part in training; regularizer.{one.name}.adversarial=1 adds theirs"
+            )
+        if one.changes_scale and has_momentum(arguments):
+            yield (
+                f"regularizer={one.name} and momentum train badly together (Arjovsky et al. 2017); choose "
+                "optimizer=rmsprop"
+            )
+    if game.gives_ratio == "yes" and find_row(rows, norm="spectral"):
+        yield (
+            "norm: spectral bounds D's slope, so that it underestimates large log-ratios: bounds stay valid, and "
+            "ratio/calibration_q below 1 is expected"
+        )
+
+
+def has_momentum(arguments: Mapping[str, Any]) -> bool:
+    """Return whether an optimizer with these arguments averages gradients."""
+    return bool(arguments.get("momentum")) or bool((arguments.get("betas") or [0])[0])

@@ -1,0 +1,131 @@
+"""Combinations that are refused, with the reason and a way out, and those that a run warns of."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from gantrain.config.checks import RunConfig, list_warnings, validate
+from gantrain.config.combinations import check_game, warn_of_combinations
+from gantrain.config.compose import compose
+from gantrain.config.overrides import parse_train
+from gantrain.errors import ConfigError
+from gantrain.launch.build import prepare
+from gantrain.networks.tables import Tables
+from gantrain.regularizers.regularizers import REGULARIZERS
+
+LINEAR = "{op: linear, features: 8, activation: leaky_relu, norm: %s}"
+LAST = "{op: linear, features: 1}"
+
+
+def discriminator(*rows: str) -> str:
+    return f"architecture.discriminator=[{','.join([*rows, LAST])}]"
+
+
+SPECTRAL = discriminator(LINEAR % "spectral")
+STDDEV = discriminator(LINEAR % "none", "{op: minibatch_stddev}")
+MINIBATCH = discriminator(LINEAR % "none", "{op: minibatch_discrimination}")
+BATCH_NORM = discriminator(LINEAR % "batch")
+NO_RATIO = ["disc_div=total_variation", "gen_div=total_variation"]
+
+
+def read(*typed: str) -> RunConfig:
+    return validate(compose([argument.text for argument in parse_train(typed)]), typed)
+
+
+def refusal(*typed: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        prepare(read(*typed))
+    return str(caught.value)
+
+
+def warnings(*typed: str) -> list[str]:
+    return list_warnings(read(*typed).settings)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["regularizer=balanced", *NO_RATIO], "regularizer=balanced needs the log-ratio"),
+        (["regularizer=feature_matching", "update=simultaneous"], "choose update=alternating"),
+        (["regularizer=weight_clipping", SPECTRAL], "norm: spectral has cancelled"),
+        ([discriminator(LINEAR % "spectral", LINEAR % "batch")], "norm: spectral and norm: batch"),
+        (["regularizer=consistency", "dataset=ring"], "dataset=ring has points"),
+        *(
+            ([f"regularizer={name}", rows], f"regularizer={name} takes the gradient at single samples")
+            for name in ("r1", "r2", "gradient_penalty", "dragan")
+            for rows in (STDDEV, MINIBATCH)
+        ),
+        ([STDDEV, "train.batch_size=30"], "train.batch_size=30 is not a multiple of group=4"),
+        ([STDDEV, "gen_div=kl"], "choose gen_div=gan or gen_div=softened_reverse_kl"),
+        ([MINIBATCH, "update=simultaneous"], "minibatch layer"),
+        (
+            ["architecture.generator=[{op: linear, features: data},{op: minibatch_stddev}]"],
+            "op: minibatch_stddev is for the discriminator",
+        ),
+        (
+            ["regularizer=feature_matching", "architecture.object=package:function"],
+            "needs D's last hidden layer",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_with_the_reason(typed: list[str], says: str) -> None:
+    assert says in refusal(*typed)
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_every_regularizer_goes_with_the_default_game_and_with_spectral_norm_unless_it_sets_weights(name: str) -> None:
+    typed = [f"regularizer={name}"]
+    assert prepare(read(*typed)).config.settings.regularizers
+    if not REGULARIZERS[name].changes_scale:
+        prepare(read(*typed, SPECTRAL))
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ([STDDEV], "its output is no log-ratio of single samples"),
+        ([MINIBATCH], "its output is no log-ratio of single samples"),
+        ([SPECTRAL], "norm: spectral bounds D's slope"),
+        (["regularizer=r1", BATCH_NORM], "which batch norm in D mixes"),
+        (["regularizer=lecam"], "biased towards 0"),
+        (["regularizer=gradient_penalty"], "regularizer=gradient_penalty prescribes D's slope"),
+        (["regularizer=weight_clipping"], "optimizer=rmsprop"),
+        (["regularizer=feature_matching"], "takes the place of G's loss"),
+    ],
+)
+def test_what_changes_the_meaning_of_numbers_is_said(typed: list[str], says: str) -> None:
+    assert any(says in warning for warning in warnings(*typed))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        [],
+        ["regularizer=r1"],
+        ["regularizer=[r1,r2,instance_noise]"],
+        ["regularizer=gradient_penalty", "regularizer.target=0"],
+        ["regularizer=gradient_penalty", *NO_RATIO],
+        [SPECTRAL, *NO_RATIO],
+    ],
+)
+def test_nothing_is_said_of_what_goes_together(typed: list[str]) -> None:
+    assert warnings(*typed) == []
+
+
+@pytest.mark.parametrize("name", ["lecam", "balanced", "label_smoothing"])
+def test_a_game_with_a_free_level_has_nothing_to_pull_to(name: str) -> None:
+    game = SimpleNamespace(gives_ratio="up to a constant")
+    with pytest.raises(ConfigError, match=rf"regularizer={name} needs the l"):
+        check_game(game, REGULARIZERS[name](), "alternating")
+    with pytest.raises(ConfigError, match=rf"regularizer={name} needs the l"):
+        check_game(SimpleNamespace(gives_ratio="no", is_shift_invariant=True), REGULARIZERS[name](), "alternating")
+    for other in ("r1", "r2", "gradient_penalty", "instance_noise", "consistency"):
+        check_game(game, REGULARIZERS[other](), "alternating")
+
+
+def test_a_game_without_a_ratio_is_told_nothing_about_one() -> None:
+    game = SimpleNamespace(gives_ratio="no")
+    regularizers = [REGULARIZERS[name]() for name in ("gradient_penalty", "weight_clipping", "lecam")]
+    assert list(warn_of_combinations(game, regularizers, Tables(), {"lr": 5e-5})) == []
