@@ -132,32 +132,38 @@ def warn_of_combinations(
             "estimates are not those of divergences between p and q"
         )
     for one in regularizers:
-        if one.needs_samplewise and find_row(rows, norm="batch"):
-            yield (
-                f"regularizer={one.name} takes the gradient at single samples, which batch norm in D mixes; choose an "
-                "architecture whose discriminator has none"
-            )
-        if one.needs_level and not one.needs_ratio and game.gives_ratio == "yes":
-            yield f"regularizer={one.name} pulls D's outputs together: the log-ratio is biased towards 0"
-        if one.bounds_slope and game.gives_ratio == "yes":
-            yield (
-                f"regularizer={one.name} prescribes D's slope, which is not that of the log-ratio: bounds stay valid "
-                "and get looser; ratio/calibration_q below 1 is expected"
-            )
-        if overrides(one, "penalize_features") and not one.adversarial:
-            yield (
-                f"regularizer={one.name} takes the place of G's loss: gen_div, gen_objective and gen_weights have no "
-                f"part in training; regularizer.{one.name}.adversarial=1 adds theirs"
-            )
-        if one.changes_scale and has_momentum(arguments):
-            yield (
-                f"regularizer={one.name} and momentum train badly together (Arjovsky et al. 2017); choose "
-                "optimizer=rmsprop"
-            )
+        yield from warn_of_regularizer(game, one, rows, arguments)
     if game.gives_ratio == "yes" and find_row(rows, norm="spectral"):
         yield (
             "norm: spectral bounds D's slope, so that it underestimates large log-ratios: bounds stay valid, and "
             "ratio/calibration_q below 1 is expected"
+        )
+
+
+def warn_of_regularizer(
+    game: AnyObjective, one: Regularizer, rows: Sequence[Row], arguments: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield the sentences of `warn_of_combinations` on one regularizer and a discriminator of `rows`."""
+    if one.needs_samplewise and find_row(rows, norm="batch"):
+        yield (
+            f"regularizer={one.name} takes the gradient at single samples, which batch norm in D mixes; choose an "
+            "architecture whose discriminator has none"
+        )
+    if one.needs_level and not one.needs_ratio and game.gives_ratio == "yes":
+        yield f"regularizer={one.name} pulls D's outputs together: the log-ratio is biased towards 0"
+    if one.bounds_slope and game.gives_ratio == "yes":
+        yield (
+            f"regularizer={one.name} prescribes D's slope, which is not that of the log-ratio: bounds stay valid "
+            "and get looser; ratio/calibration_q below 1 is expected"
+        )
+    if overrides(one, "penalize_features") and not one.adversarial:
+        yield (
+            f"regularizer={one.name} takes the place of G's loss: gen_div, gen_objective and gen_weights have no "
+            f"part in training; regularizer.{one.name}.adversarial=1 adds theirs"
+        )
+    if one.changes_scale and has_momentum(arguments):
+        yield (
+            f"regularizer={one.name} and momentum train badly together (Arjovsky et al. 2017); choose optimizer=rmsprop"
         )
 
 

@@ -42,8 +42,8 @@ class Critic:
         has_zero: Whether `log_ratio` is 0 where D is undecided; otherwise D decides between two outputs.
         is_unbounded: Whether D's loss has no minimum unless the slope of v is limited.
         headline: The number of reports that stands for the others, such as `bound/kl`; empty if there is none.
-        disc_formula, optimum, gen_formula, minimised, reference: For people, D's loss, its optimal output, G's loss, the
-            divergence whose gradient that loss has there, and the source.
+        disc_formula, optimum, gen_formula, minimised, reference: For people, D's loss, its optimal output, G's loss,
+            the divergence whose gradient that loss has there, and the source.
     """
 
     name: ClassVar[str]
