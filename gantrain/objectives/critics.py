@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gantrain.errors import ConfigError
 from gantrain.inference import average
-from gantrain.objectives.finite_range import softplus
+from gantrain.objectives.divergence import softplus
 from gantrain.objectives.heads import Head, least_squares_head
 from gantrain.ranges import Choice
 
