@@ -138,7 +138,7 @@ HINGE, PAIRS = OWN | {"critic": {"name": "hinge"}}, OWN | {"critic": {"name": "r
         ),
         (
             [PAIRS, PAIRS | KL, HINGE],
-            ["own critic=relativistic", "kl critic=relativistic", "own critic=hinge"],
+            ["critic=relativistic", "kl critic=relativistic", "critic=hinge"],
         ),
     ],
 )

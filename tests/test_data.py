@@ -892,7 +892,7 @@ def test_celeba_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
 def test_an_archive_is_no_root(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"packed")
     for dataset in ("mnist", "cifar10", "svhn", "celeba"):
-        with pytest.raises(DataError, match=rf"dataset.root=\S*{re.escape(name)} is a file; unpack it if"):
+        with pytest.raises(DataError, match=rf"dataset.root=\S*{re.escape(name)} is an archive; unpack it"):
             data.load(dataset, root=tmp_path / name)
     with pytest.raises(DataError, match=r"is an archive, which has to be unpacked; give a \.npy"):
         data.load("array", path=tmp_path / name)

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences, heads
-from gantrain.objectives.divergence import Part
+from gantrain.objectives.divergence import LARGEST, Part
 from gantrain.objectives.divergences import CATALOGUE, alpha, get
-from gantrain.objectives.finite_range import LARGEST
 from gantrain.objectives.heads import RATIO_CLIP
 from gantrain.theory import formula_checks
 

@@ -31,6 +31,7 @@ from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
 from gantrain.evaluation.evaluation import CONDITIONS, name_reference
 from gantrain.evaluation.metrics import better_direction
+from gantrain.objectives.critic_objective import OWN
 from gantrain.objectives.critics import CRITICS
 from gantrain.runs.checkpoints import BEST
 
@@ -147,7 +148,7 @@ class Comparison:
         names = [run.settings.get(f"{player}.name", "") for player in players for run in self.runs]
         critics = [CRITICS[name] for run in self.runs if (name := name_discriminator(run)) in CRITICS]
         names += [critic.headline.rpartition("/")[2] for critic in critics]
-        return [re.escape(name) for name in dict.fromkeys(names) if name]
+        return [re.escape(name) for name in dict.fromkeys(names) if name not in ("", OWN)]
 
     @cached_property
     def is_rankable(self) -> bool:

@@ -253,14 +253,16 @@ def independent_keys(keys: Sequence[str], settings: Sequence[dict[str, str]]) ->
 def build_label(keys: Sequence[str], settings: dict[str, str], named: Iterable[str]) -> str:
     """Return `kl` if one key differs, else those of the keys that are `named`: `kl ratio optimizer=SGD`.
 
-    The generator's divergence and objective are written without their key, unless D's divergence differs too.
+    The generator's divergence and objective are written without their key, unless D's divergence differs too; a
+    critic's own loss is left out beside the critic.
     """
     if not keys and settings.get("gen_div.name") == OWN:
         keys = ["critic.name"]
     if len(keys) < 2:
         return truncate(settings.get((keys or FIRST_KEYS)[0], "—"))
     bare = {"gen_objective"} if "disc_div.name" in keys else {"gen_objective", "gen_div.name"}
-    words = [("" if key in bare else f"{short_key(key)}=") + truncate(settings.get(key, "—")) for key in named]
+    shown = [key for key in named if "critic.name" not in keys or settings.get(key) != OWN]
+    words = [("" if key in bare else f"{short_key(key)}=") + truncate(settings.get(key, "—")) for key in shown]
     return truncate(" ".join(words) or "defaults", LONGEST_LABEL)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from gantrain.data.folder import ARCHIVES
 from gantrain.errors import DataError, StorageError, is_out_of_memory
 
 TIMEOUT_SECONDS = 60
@@ -55,8 +56,8 @@ def open_published(files: Sequence[Published], root: Path) -> Iterator[Path]:
     the addresses and names for placing the files by hand, if a file cannot be fetched or the block fails to read it;
     StorageError if the storage is full, read-only or failing.
     """
-    if root.is_file():
-        raise DataError(f"dataset.root={root} is a file; unpack it if it is an archive, and give the folder around")
+    if root.is_file() and root.suffix.lower() in (".zip", *ARCHIVES):
+        raise DataError(f"dataset.root={root} is an archive; unpack it and give the folder that then holds the data")
     refuse_inner_folder(files, root)
     try:
         if all(file.is_present(root) for file in files):

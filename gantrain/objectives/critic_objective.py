@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import divergences, estimates
 from gantrain.objectives.critics import CRITICS, Critic, GivesRatio
-from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergence import Divergence, log_sigmoid
 from gantrain.objectives.divergences import CATALOGUE
-from gantrain.objectives.finite_range import log_sigmoid
 from gantrain.objectives.objective import (
     DEFAULT_OBJECTIVE,
     GENERATOR_OBJECTIVES,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gantrain.errors import ConfigError
 from gantrain.inference import average
-from gantrain.objectives.finite_range import softplus
+from gantrain.objectives.divergence import softplus
 from gantrain.objectives.heads import Head, least_squares_head
 from gantrain.ranges import Choice
 
@@ -77,10 +77,9 @@ class Critic:
         return self.gives_ratio != "no"
 
     def describe(self, v_real: Tensor, v_fake: Tensor) -> dict[str, Tensor]:
-        """Return what outputs on a batch of each kind say, by name.
-
-        Here, the share of pairs of which D gives the larger output to the image.
-        """
+        """Return the share of a batch of each kind, or of its pairs, that D gets right, by name, and other scalars."""
+        if self.has_zero:
+            return {"discriminator/accuracy": share_of_right_signs(self.log_ratio(v_real), self.log_ratio(v_fake))}
         return {"discriminator/pair_accuracy": (v_real > v_fake).mean(dtype=v_real.dtype)}
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
@@ -201,7 +200,7 @@ class LeastSquares(Critic):
         return self.head.coordinate(v).clamp(limit, 1 - limit).logit()
 
     def describe(self, v_real: Tensor, v_fake: Tensor) -> dict[str, Tensor]:
-        found = {"discriminator/accuracy": share_of_right_signs(self.log_ratio(v_real), self.log_ratio(v_fake))}
+        found = super().describe(v_real, v_fake)
         if self.head.invalid is None:
             return found
         shares = [self.head.invalid(v).mean(dtype=v.dtype) for v in (v_real, v_fake)]
@@ -226,9 +225,6 @@ class Hinge(Critic):
 
     def generator_loss(self, v_fake: Tensor, v_real: Tensor | None) -> Tensor:
         return -v_fake.mean()
-
-    def describe(self, v_real: Tensor, v_fake: Tensor) -> dict[str, Tensor]:
-        return {"discriminator/accuracy": share_of_right_signs(v_real, v_fake)}
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Return a lower bound on TV(p, q): that of Nowozin et al. 2016 with T = v/2, limited to ±½."""

@@ -27,8 +27,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives.divergence import Divergence
-from gantrain.objectives.finite_range import expm1_over, log_sigmoid, softplus
+from gantrain.objectives.divergence import Divergence, expm1_over, log_sigmoid, softplus
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,8 +25,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.inference import Value, average, average_halves, bernstein_deviation, fit_platt, pareto_k
-from gantrain.objectives.divergence import Divergence
-from gantrain.objectives.finite_range import Formula
+from gantrain.objectives.divergence import Divergence, Formula
 
 if TYPE_CHECKING:
     from torch import Tensor

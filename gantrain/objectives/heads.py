@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergence import Divergence, Formula, softplus
 from gantrain.objectives.divergences import le_cam, pearson, total_variation
-from gantrain.objectives.finite_range import Formula, softplus
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Literal
 
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences
-from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergence import Divergence, Formula
 from gantrain.objectives.divergences import CATALOGUE
-from gantrain.objectives.finite_range import Formula
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 
 if TYPE_CHECKING:
