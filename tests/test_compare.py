@@ -614,8 +614,8 @@ def test_runs_with_different_regularizers_are_compared_by_the_recalibrated_ratio
     for name in ("kl", "js"):
         make_run(tmp_path / "same" / name, {"gen_div": {"name": name}}, values)
     for folder, shown, cell in (
-        ("mixed", "recalibrated_bound/gan", "0.1800 (error 0.02)"),
-        ("same", "bound/gan", "0.0600 (error 0.01)"),
+        ("mixed", "recalibrated_bound/gan", "0.18 (error 0.02)"),
+        ("same", "bound/gan", "0.06 (error 0.01)"),
     ):
         found = compare([tmp_path / folder])
         (table,) = (each for each in tables.metric_tables(found) if each.group == "training")

@@ -33,7 +33,7 @@ def measure(r: Pair, smoothing: float = 0.0, parts: tuple[str, ...] = ("kl", "js
 
 
 def true_value(name: str, p: Mixture = P, q: Mixture = Q) -> float:
-    return integrate_divergence(get(name), p, q) - get(name).f_at_one
+    return integrate_divergence(get(name), p, q)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_the_estimate_at_the_exact_ratio_is_the_divergence(name: str) -> None:
 def test_the_bounds_of_both_parts_add_up_to_the_bound(name: str) -> None:
     r = draw(300, seed=4)
     missed, invented = estimates.bound_parts(get(name), r, estimates.Tails())
-    assert missed.mean + invented.mean == pytest.approx(estimates.bound(get(name), r).mean, abs=1e-10)
+    assert missed.mean + invented.mean == pytest.approx(estimates.bound(get(name), r).mean, rel=1e-12, abs=1e-10)
 
 
 @pytest.mark.parametrize("name", ["kl", "js", "reverse_kl", "total_variation"])
@@ -198,7 +198,7 @@ def test_recalibration_restores_the_bounds_of_a_ratio_that_r1_has_shrunk(scale: 
 def test_a_recalibrated_bound_is_no_estimate_of_its_own_fit() -> None:
     """Where p = q the bound of a fitted ratio has an expectation below 0; one that saw its draws would be above."""
     noise = [
-        torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in range(300)
+        torch.randn(2, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in range(200)
     ]
     bounds = [estimates.measure(Pair(*each), {"js": get("js")}) for each in noise]
     assert np.mean([each["recalibrated_bound/js"] for each in bounds]) < 0
@@ -234,8 +234,8 @@ def test_the_constant_alone_is_the_bound_of_donsker_and_varadhan_without_its_bia
     reference = float(r.real.mean() - r.fake.exp().mean().log())
     assert found["bound/kl"] < found["shifted_bound/kl"]
     assert found["shifted_bound/kl"] == pytest.approx(reference, abs=0.01)
-    reverse = float(-r.fake.mean() - (-r.real).exp().mean().log())
-    assert found["shifted_bound/reverse_kl"] == pytest.approx(reverse, abs=0.02)
+    truth, error = true_value("reverse_kl"), found["shifted_bound/reverse_kl_error"]
+    assert found["bound/reverse_kl"] < found["shifted_bound/reverse_kl"] == pytest.approx(truth, abs=4 * error)
     noise = [
         torch.randn(2, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in range(400)
     ]
@@ -280,7 +280,7 @@ def test_label_smoothing_is_undone_exactly() -> None:
 
 def test_standard_errors_are_the_deviations_over_repetitions() -> None:
     p, q = gaussian(0.4, 1.0), gaussian(0.0, 1.1)
-    found = [measure(draw(1_000, seed, p=p, q=q)) for seed in range(150)]
+    found = [measure(draw(1_000, seed, p=p, q=q)) for seed in range(100)]
     names = ["bound/kl", "bound/js", "recalibrated_bound/js", "recalibrated_bound/kl", "missed_bound/kl"]
     names += ["estimate/js", "estimate/kl", "missed/js", "invented/kl", "shifted_bound/kl", "shifted_bound/pearson"]
     for name in names:

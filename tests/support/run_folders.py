@@ -43,7 +43,7 @@ def merge(base: Any, change: Any) -> Any:
 def make_run(
     folder: Path,
     settings: dict[str, Any] | None = None,
-    metrics: dict[str, float] | None = None,
+    metrics: dict[str, float | None] | None = None,
     evaluation: dict[str, Any] | None = None,
     *,
     typed: str = "",
@@ -72,7 +72,10 @@ def make_run(
         "metrics": values,
     }
     (folder / "summary.json").write_text(json.dumps(facts | summary))
-    rows = [{"images": clock, **{key: value + 1 / clock for key, value in values.items()}} for clock in (500, 1000)]
+    rows = [
+        {"images": clock, **{key: None if value is None else value + 1 / clock for key, value in values.items()}}
+        for clock in (500, 1000)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if evaluation is not None:
         (folder / "evaluation.json").write_text(json.dumps(merge(EVALUATION, evaluation)))
