@@ -225,6 +225,8 @@ def compare_sweep(root: Path) -> None:
         comparison = compare([root])
         comparison.notes.extend(pending_notes([root]))
         print_tables(comparison)
+        for note in comparison.notes:
+            say(note)
         say(f"the report is {write_report(comparison, root)}")
     except Exception as error:
         say(f"the runs could not be compared: {error}", error=True)
