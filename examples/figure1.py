@@ -50,8 +50,9 @@ from gantrain.theory.gaussian_fit import OUTCOMES, Ending, Fit, fit_gaussian, fo
 from gantrain.theory.quadrature import Loss, growth_exponents, is_integrable
 
 START = (0.0, 1.0)  # where an affine generator begins
-# The largest distance of a run at rest. It was at most 0.013 in the 36 runs of docs/results.md; the standard deviation
-# of μ over seeds is 0.006, the noise of an average over 1,000 batches. This is five times that, a KL below 0.001.
+# The largest distance of a run at rest. It was at most 0.013 in the 36 runs of docs/results/figure1.md; the standard
+# deviation of μ over seeds is 0.006, the noise of an average over 1,000 batches. This is five times that, a KL below
+# 0.001.
 TOLERANCE = 0.03
 # Collapsed: narrower than the data's narrowest component by this factor. Diverged: wider than the data by this factor,
 # or at this distance in standard deviations of the data. No exact flow rests there.

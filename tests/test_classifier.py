@@ -70,7 +70,9 @@ def test_it_is_trained_once_and_then_found(stored: StoredClassifier, gantrain: C
     answer = gantrain("evaluate", "dataset=digits", "dataset.held_out=20")
     assert (answer.code, answer.err) == (0, "")
     assert "training" not in answer.out
-    assert f"a classifier of digits with {stored.accuracy:.1%} accuracy on held-out images, 10 classes" in answer.out
+    trained = f"width {stored.training['width']}, epochs {stored.training['epochs']}"
+    described = f"a classifier of digits with {stored.accuracy:.1%} accuracy on held-out images ({trained})"
+    assert f"{described}, 10 classes" in answer.out
 
 
 def photographs(folder: Path, colours: dict[str, tuple[int, int, int]], count: int) -> Path:
@@ -100,6 +102,29 @@ def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain
     assert found.accuracy == 1
 
 
+@pytest.mark.parametrize(
+    ("images", "channels", "width", "epochs"), [(50_000, 3, 32, 2), (500, 3, 32, 40), (60_000, 1, 16, 2)]
+)
+def test_the_default_shows_at_most_two_epochs_of_the_published_sets(
+    images: int, channels: int, width: int, epochs: int
+) -> None:
+    training = ClassifierTraining.default(images, channels)
+    assert (training.width, training.epochs) == (width, epochs)
+
+
+def test_before_it_is_trained_one_line_names_its_size_and_the_ways_out(gantrain: Callable[..., Answer]) -> None:
+    line = ["evaluate", "dataset=digits", "classifier=own.pt", "train_classifier.width=2", "train_classifier.epochs=1"]
+    said = gantrain(*line).out.splitlines()[0]
+    for words in (
+        "(width 2, epochs 1)",
+        "train_classifier.width=4 train_classifier.epochs=8",
+        "classifier=FILE",
+        "features=inception",
+        "evaluate.classifier",
+    ):
+        assert words in said
+
+
 def test_one_that_is_no_better_than_the_largest_class_is_not_used(
     tmp_path: Path, gantrain: Callable[..., Answer]
 ) -> None:
@@ -108,7 +133,7 @@ def test_one_that_is_no_better_than_the_largest_class_is_not_used(
     np.save("samples.npy", np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8))
     data_of = ["dataset=folder", f"dataset.path={folder}", "train_classifier.width=2", "train_classifier.epochs=1"]
     answer = gantrain("evaluate", "samples.npy", *data_of)
-    assert (answer.code, "features" in answer.out) == (3, False)
+    assert (answer.code, "features: " in answer.out) == (3, False)
     for words in (
         "the largest class",
         "dataset.json",
@@ -132,12 +157,14 @@ def test_one_that_is_no_better_than_the_largest_class_is_not_used(
         (["dataset=digits", "metrics=fid"], 2, "evaluate RUN metrics=…"),
         (["samples.npy", "dataset=digits", "classifier=own.pt", "train_classifier.width=2"], 2, "give one of them"),
         (["dataset=folder", "dataset.path=flat"], 3, "no labels"),
+        (["samples.npy", "dataset=digits", "classifier=no.pt"], 4, "evaluate dataset=NAME classifier=no.pt"),
     ],
 )
 def test_what_has_no_classifier_is_refused(
     arguments: list[str], code: int, words: str, tmp_path: Path, gantrain: Callable[..., Answer]
 ) -> None:
     (tmp_path / "flat").mkdir()
+    np.save(tmp_path / "samples.npy", np.zeros((30, 8, 8), np.uint8))
     for index in range(3):
         Image.fromarray(np.full((8, 8), index, np.uint8)).save(tmp_path / "flat" / f"{index}.png")
     answer = gantrain("evaluate", *arguments)

@@ -312,6 +312,15 @@ def test_runs_of_any_length_are_ranked_where_each_was_evaluated_at_its_end(tmp_p
     assert found.notes == []
 
 
+def test_the_classifier_behind_the_numbers_is_named_once(tmp_path: Path, printed: Callable[[Path], list[str]]) -> None:
+    features = {"name": "classifier", "dataset": "digits", "accuracy": 0.81, "width": 32, "epochs": 2}
+    make_run(tmp_path / "kl", evaluation={"features": features})
+    make_run(tmp_path / "js", JS, evaluation={"features": features})
+    named = [line for line in printed(tmp_path) if "features" in line]
+    assert len(named) == 1
+    assert all(words in named[0] for words in ("classifier", "digits", "0.81", "width 32", "epochs 2"))
+
+
 @pytest.mark.parametrize(("clock", "end"), [(1000, 1000), (500, 2000)])
 def test_an_evaluation_from_before_the_end_is_told_and_not_ranked_with_others(
     clock: int, end: int, tmp_path: Path

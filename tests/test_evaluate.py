@@ -112,6 +112,7 @@ def test_a_run_is_evaluated_into_its_folder(trained: Path, gantrain: Callable[..
     }
     assert (found["features"]["name"], found["features"]["dataset"]) == ("classifier", "digits")
     assert found["features"]["accuracy"] >= 0.97
+    assert (found["features"]["width"], found["features"]["epochs"]) == (16, 40)
     assert set(found["metrics"]) == set(found["reference"]) == {
         *("quality/fid_classifier", "quality/kid_classifier", "quality/kid_classifier_error"),
         *("quality/inception_score_classifier", "quality/precision", "quality/density"),

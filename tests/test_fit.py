@@ -72,6 +72,20 @@ def test_whole_lines_in_a_pipe(gantrain: Gantrain, tmp_path: Path) -> None:
     assert "…" not in answer.out
 
 
+def test_every_line_is_printed_as_soon_as_it_is_known(
+    gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed, compute = [], fit.fit_divergence
+
+    def record(*arguments: Any) -> fit.Row:
+        printed.append([columns(line)[0] for line in capsys.readouterr().out.splitlines()])
+        return compute(*arguments)
+
+    monkeypatch.setattr(fit, "fit_divergence", record)
+    assert gantrain("fit", "gen_div=kl,js").code == 0
+    assert printed == [["divergence", "data"], ["kl"]]
+
+
 def test_where_a_loss_leads(gantrain: Gantrain, tmp_path: Path) -> None:
     answer = gantrain("fit", "target=effective", "gen_objective=ratio", "gen_div=reverse_kl,kl", "out=effective")
     assert (answer.code, answer.err) == (0, "")

@@ -56,6 +56,8 @@ Examples
 Features of images come from a classifier of the dataset's labels. A missing classifier is trained first and stored in
 $XDG_CACHE_HOME/gantrain/classifiers (~/.cache/gantrain/classifiers) under the fingerprint of the images; one that was
 trained with other train_classifier settings than those given is replaced. classifier=FILE uses another classifier.
+By default it takes minutes of a CPU core; for coloured images train_classifier.width=64 train_classifier.epochs=17 is
+more accurate, with thirty times the work.
 Without samples, `gantrain evaluate dataset=NAME` trains or finds the classifier and prints its accuracy on held-out
 images; classifier=FILE is then the file in which it is stored.
 features=inception uses the Inception network of the literature, whose weights are downloaded once, or read from

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
 from gantrain.config.schema import choice, number
-from gantrain.console import build_table, format_number, print_tables, say, show_progress
+from gantrain.console import format_number, say
 from gantrain.data.mixtures import Mixture, gaussian
 from gantrain.errors import ConfigError
 from gantrain.files import convert_write_errors, write_json
@@ -19,9 +18,6 @@ from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.theory import gaussian_fit, plots, properties
 from gantrain.theory.quadrature import Loss, integrate_divergence
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 HELP = """Fit one Gaussian to a mixture on the line under each divergence (Poole et al. 2016, figure 1), by quadrature.
 
@@ -44,6 +40,7 @@ Divergences: {names}"""
 
 EFFECTIVE_ONLY = ("gen_objective", "start", "affine")
 NEAR = 2.0  # standard deviations
+NUMBER_WIDTH = 10
 
 
 @dataclass
@@ -98,14 +95,9 @@ def run(arguments: list[str]) -> None:
     out = Path(options.out)
     with convert_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
-        rows = []
-        with show_progress("fitting", error=True) as update:
-            for divergence in chosen:
-                rows.append(fit_divergence(divergence, p, options))
-                update(len(rows), len(chosen))
+        rows = print_fits(chosen, p, options)
         write_json(out / "fit.json", [{k: v for k, v in asdict(row).items() if v is not None} for row in rows])
         draw_fits(rows, p, options, out)
-    print_tables(tabulate(rows, p))
     for row in rows:
         if row.slope is not None:
             say(f"{row.divergence}: no minimum was found; log(1 + D_f) has the slope {row.slope:.2g} at this Gaussian")
@@ -165,14 +157,42 @@ def draw_fits(rows: list[Row], p: Mixture, options: Options, out: Path) -> None:
     plots.save_fits(p, curves, out / "fit.png", title)
 
 
-def tabulate(rows: list[Row], p: Mixture) -> Table:
-    """Return a table of the rows below one of the data itself, to four digits of the data's scale."""
-    right = ["μ", "σ", "D_f − f(1)", *(f"mass near {format_number(mean, 'g')}" for mean in p.line_means)]
-    data = Row("data", p.mean, p.std, math.nan, mode_masses(p, p))
-    cells = [[row.divergence, row.outcome or "", *_format_numbers(row, p)] for row in (data, *rows)]
-    if not any(row.outcome for row in rows):
-        return build_table(["divergence", *right], [[name, *numbers] for name, _, *numbers in cells], right=right)
-    return build_table(["divergence", "outcome", *right], cells, right=right)
+def print_fits(chosen: list[Divergence], p: Mixture, options: Options) -> list[Row]:
+    """Print a line for the data and one for each divergence as soon as it is fitted; return the rows of these."""
+    is_path, rows = options.target == "effective", []
+    heads = column_heads(p, is_path=is_path)
+    texts = [max(map(len, ["divergence", *(each.name for each in chosen)]))]
+    if is_path:
+        texts.append(max(map(len, gaussian_fit.OUTCOMES)))
+
+    def print_line(cells: list[str]) -> None:
+        padded = [cell.ljust(width) for cell, width in zip(cells, texts, strict=False)]
+        numbers = zip(cells[len(texts) :], heads[len(texts) :], strict=True)
+        padded += [cell.rjust(max(len(head), NUMBER_WIDTH)) for cell, head in numbers]
+        say("  ".join(padded).rstrip())
+
+    print_line(heads)
+    print_line(format_row(describe_data(p, is_path=is_path), p))
+    for divergence in chosen:
+        rows.append(fit_divergence(divergence, p, options))
+        print_line(format_row(rows[-1], p))
+    return rows
+
+
+def column_heads(p: Mixture, *, is_path: bool) -> list[str]:
+    """Return the heads of the columns that `format_row` fills; `is_path` is for rows with an outcome."""
+    masses = (f"mass near {format_number(mean, 'g')}" for mean in p.line_means)
+    return ["divergence", *(["outcome"] if is_path else []), "μ", "σ", "D_f − f(1)", *masses]
+
+
+def describe_data(p: Mixture, *, is_path: bool) -> Row:
+    """Return the row of the data itself."""
+    return Row("data", p.mean, p.std, math.nan, mode_masses(p, p), "" if is_path else None)
+
+
+def format_row(row: Row, p: Mixture) -> list[str]:
+    """Return the cells of a row, to four digits of the data's scale."""
+    return [row.divergence, *([] if row.outcome is None else [row.outcome]), *_format_numbers(row, p)]
 
 
 def _format_numbers(row: Row, p: Mixture) -> list[str]:

@@ -72,8 +72,12 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
 
 
 def print_tables(comparison: Comparison) -> None:
-    """Print the tables; a group of metrics is several tables if the terminal is too narrow for one."""
+    """Print the tables, several for a group of metrics if the terminal is narrow, and the features of the numbers."""
     console.print_tables(*rich_tables(comparison))
+    evaluated = (run for run in comparison.runs if run.is_finished and run.evaluation)
+    for features in dict.fromkeys(provenance(run).get("features") for run in evaluated):
+        if features:
+            console.say(f"quality and diversity are measured in features: {features}")
 
 
 def rich_tables(comparison: Comparison) -> Iterator[Table]:

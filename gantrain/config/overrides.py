@@ -104,6 +104,8 @@ def _describe_syntax_error(text: str) -> str:
         return missing_option(key, value, options(key))
     if not key or not value:
         return f"'{text}' is not of the form key=value, without spaces around =; --help lists the keys"
+    if value.endswith(","):
+        return f"{text} ends in a comma; the values of a list have no spaces between them: {key}=a,b"
     if value.startswith("glob(") and value.endswith(")"):
         return f"{text}: a pattern with brackets has to be quoted, as in \"{key}=glob('{value[5:-1]}')\""
     return (
@@ -215,6 +217,9 @@ def _check(argument: Argument) -> str:
 def _check_choices(group: str, override: Override) -> None:
     """Raise ConfigError for a choice of a group that is no name."""
     value = override.value()
+    if isinstance(value, list) and len(value) > 1 and group not in LISTED_GROUPS:
+        names = ",".join(map(str, value))
+        raise ConfigError(f"{group} takes one name a run; a sweep lists names without brackets: -m {group}={names}")
     is_listed = override.is_discrete_sweep() and not isinstance(value, Glob)
     for choice in override.sweep_iterator() if is_listed else [value]:
         for name in choice if group in LISTED_GROUPS and isinstance(choice, list) else [choice]:

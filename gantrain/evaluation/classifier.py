@@ -179,6 +179,8 @@ def save_classifier(path: Path, contents: Mapping[str, Any]) -> None:
 
 def load_classifier(path: Path) -> StoredClassifier:
     """Load a stored classifier, on the CPU. Raises CheckpointError for a file that is missing, damaged or another."""
+    if not path.exists():
+        raise CheckpointError(f"{path} is not there; train one: gantrain evaluate dataset=NAME classifier={path}")
     bundle, checksum = bundles.load_verified(path, "classifier", remedy="delete it")
     remedy = "train another: gantrain evaluate dataset=NAME classifier=NEW_FILE"
     bundles.check_contents(path, bundle, FORMAT, CONTENTS, remedy=remedy)

@@ -197,7 +197,9 @@ def classifier_extractor(stored: StoredClassifier, device: torch.device) -> Feat
         return Features(vectors, classes.count_classes(probabilities), probabilities, images.cpu().flatten(1))
 
     description = {"name": CLASSIFIER, "dataset": stored.dataset, "accuracy": stored.accuracy}
-    description |= {"accuracy_on": stored.split, "checksum": stored.checksum[:CHECKSUM_DIGITS]}
+    description |= {"accuracy_on": stored.split}
+    description |= {key: stored.training[key] for key in ("width", "epochs") if key in stored.training}
+    description |= {"checksum": stored.checksum[:CHECKSUM_DIGITS]}
     return FeatureExtractor(extract, network.classes, description)
 
 
@@ -239,4 +241,6 @@ def describe_features(description: Mapping[str, Any]) -> str:
     if "accuracy" not in description:
         return "the points themselves"
     split = description["accuracy_on"].replace(" ", "-")
-    return f"a classifier of {description['dataset']} with {description['accuracy']:.1%} accuracy on {split} images"
+    trained = ", ".join(f"{key} {description[key]}" for key in ("width", "epochs") if key in description)
+    text = f"a classifier of {description['dataset']} with {description['accuracy']:.1%} accuracy on {split} images"
+    return f"{text} ({trained})" if trained else text

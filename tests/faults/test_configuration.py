@@ -120,7 +120,8 @@ def test_nothing_is_suggested_that_has_nothing_in_common(gantrain: Gantrain, tri
 
 
 SLIPS = {
-    ("gen_div=kl,", "js"): "quote",
+    ("gen_div=kl,", "js"): "no spaces between them: gen_div=a,b",
+    ("gen_div=[kl,js]",): "without brackets: -m gen_div=kl,js",
     ("gen_div", "=kl"): "'gen_div' is not of the form key=value",
     ("gen_div:kl",): "key=value",
     ("seed", "0"): "key=value",
