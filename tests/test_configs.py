@@ -48,7 +48,7 @@ from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.weighting import DEFAULT, OFF
 from gantrain.ranges import Choice, Numbers
 from gantrain.regularizers.regularizers import R1, REGULARIZERS, InstanceNoise
-from gantrain.training.optimizers import create_factories
+from gantrain.training.optimizers import PLAYERS, create_factories
 
 Answer = Any
 
@@ -77,6 +77,7 @@ FITTING_DATASET = {name: dataset for dataset, name in NATURAL_ARCHITECTURE.items
 }
 SGD = {"name": "SGD", "lr": 0.01, "momentum": 0.0}
 CPU = torch.device("cpu")
+METHODS = ("ttur",)  # files that are called by a method, not by what they choose
 YAML = sorted(CONF.rglob("*.yaml"))
 
 
@@ -180,7 +181,7 @@ CHOICES = {
 )
 def test_every_option_composes(group: str, option: str) -> None:
     composed = settings(*chosen(group, option))
-    assert group == "experiment" or option.startswith(name_of(getattr(composed, group)).lower())
+    assert group == "experiment" or option in METHODS or option.startswith(name_of(getattr(composed, group)).lower())
 
 
 @pytest.mark.parametrize("name", [*CATALOGUE, *PATTERNED])
@@ -216,7 +217,8 @@ def test_files_hold_data_alone(path: Path) -> None:
     assert re.match(r"(# @package _global_\n)?# \S", text)
     named = yaml.safe_load(text)
     named = named.get("dataset", named) if path.parent.name == "dataset" else named
-    assert path.stem.startswith(named.get("name", path.stem).lower()) or path.parent.name in ("conf", "experiment")
+    is_composed = path.parent.name in ("conf", "experiment") or path.stem in METHODS
+    assert is_composed or path.stem.startswith(named.get("name", path.stem).lower())
 
 
 @pytest.mark.parametrize("name", options("architecture"))
@@ -366,11 +368,12 @@ def test_held_out_data_need_to_be_there_and_a_discriminator_without_batch_norm()
 @pytest.mark.parametrize("name", options("optimizer"))
 def test_every_optimizer_takes_its_files_values(name: str) -> None:
     written = yaml.safe_load((CONF / "optimizer" / f"{name}.yaml").read_text())
-    for build in create_factories(settings(f"optimizer={name}").optimizers, CPU).values():
-        optimizer = build(nn.Linear(2, 1))
-        assert type(optimizer).__name__ == written["name"]
-        for key in written.keys() - {"name"}:
-            assert np.array_equal(optimizer.defaults[key], written[key])
+    for player, build in create_factories(settings(f"optimizer={name}").optimizers, CPU).items():
+        optimizer, own = build(nn.Linear(2, 1)), written | written.get(player, {})
+        assert type(optimizer).__name__ == own["name"]
+        for key in own.keys() - {"name", *PLAYERS}:
+            first = own[key]["from"] if isinstance(own[key], dict) else own[key]  # of a schedule
+            assert np.array_equal(optimizer.defaults[key], first)
 
 
 @pytest.mark.parametrize("name", DATASETS)

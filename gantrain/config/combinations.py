@@ -38,7 +38,8 @@ def check_game(game: AnyObjective, one: Regularizer, update: str) -> None:
             f"regularizer={one.name} needs the log-ratio, which D does not give in this game; leave it out, or choose "
             "an objective with a ratio"
         )
-    if one.needs_level and game.gives_ratio == "up to a constant":
+    # A loss of G that needs data compares outputs with each other.
+    if one.needs_level and (game.gives_ratio == "up to a constant" or game.needs_real):
         raise ConfigError(
             f"regularizer={one.name} needs the level of D's output, which is free in this game: its loss compares "
             "outputs with each other; leave it out, or choose another objective"
