@@ -663,6 +663,8 @@ def test_what_is_missed_and_invented_is_a_table_and_a_figure_with_its_bounds(tmp
     assert list(panels) == ["missed against invented, js"]
     axes = Figure().subplots()
     panels["missed against invented, js"](axes)
+    bars = [[segment.tolist() for segment in each.get_segments()] for each in axes.collections]
+    assert bars[1] == [[[0.05, pytest.approx(0.19)], [0.05, pytest.approx(0.21)]]], "the error of a single run"
     drawn = [tuple(map(tuple, line.get_xydata().tolist())) for line in axes.lines]
     assert drawn == 2 * [((0.05, 0.2), (0.02, 0.1)), ((0.05, 0.2),), ((0.02, 0.1),)]
 

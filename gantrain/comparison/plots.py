@@ -213,13 +213,14 @@ def part_panels(comparison: Comparison) -> Panels:
 
 
 def _draw_parts(comparison: Comparison, name: str, axes: Axes) -> None:
-    """Draw a numbered point for each configuration, joined with a hollow one for the lower bounds on both parts."""
+    """Draw a numbered point for each configuration, joined with a hollow one for the lower bounds."""
     for configuration, style in zip(comparison.configurations, line_styles(comparison), strict=True):
         names = [[f"{part}{kind}/{name}" for kind in ("", "_bound")] for part in ("invented", "missed")]
         values = [[configuration.estimate(metric) for metric in group] for group in names]
         x, y = ([value.mean if value else math.nan for value in group] for group in values)
         axes.plot(x, y, color=style["color"], linewidth=0.8)
-        axes.plot(x[:1], y[:1], "o", color=style["color"])
+        bars = [configuration.deviation(group[0]) for group in names]
+        axes.errorbar(x[:1], y[:1], bars[1], bars[0], fmt="o", color=style["color"], elinewidth=1)
         axes.plot(x[1:], y[1:], "o", color=style["color"], fillstyle="none")
         axes.annotate(str(configuration.number), (x[0], y[0]), xytext=(5, 5), textcoords="offset points", fontsize=9)
     axes.margins(0.18)
