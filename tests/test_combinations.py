@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from gantrain.config.checks import RunConfig, list_warnings, validate
@@ -13,6 +11,7 @@ from gantrain.config.overrides import parse_train
 from gantrain.errors import ConfigError
 from gantrain.launch.build import prepare
 from gantrain.networks.tables import Tables
+from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.regularizers.regularizers import REGULARIZERS
 
 LINEAR = "{op: linear, features: 8, activation: leaky_relu, norm: %s}"
@@ -114,18 +113,22 @@ def test_nothing_is_said_of_what_goes_together(typed: list[str]) -> None:
     assert warnings(*typed) == []
 
 
-@pytest.mark.parametrize("name", ["lecam", "balanced", "label_smoothing"])
-def test_a_game_with_a_free_level_has_nothing_to_pull_to(name: str) -> None:
-    game = SimpleNamespace(gives_ratio="up to a constant")
-    with pytest.raises(ConfigError, match=rf"regularizer={name} needs the l"):
-        check_game(game, REGULARIZERS[name](), "alternating")
-    with pytest.raises(ConfigError, match=rf"regularizer={name} needs the l"):
-        check_game(SimpleNamespace(gives_ratio="no", is_shift_invariant=True), REGULARIZERS[name](), "alternating")
+@pytest.mark.parametrize("critic", ["relativistic", "relativistic_average", "donsker_varadhan"])
+def test_a_game_with_a_free_level_has_nothing_to_pull_to(critic: str) -> None:
+    game = CriticObjective(critic)
+    for name in ("lecam", "balanced"):
+        with pytest.raises(ConfigError, match=rf"regularizer={name} needs the l"):
+            check_game(game, REGULARIZERS[name](), "alternating")
     for other in ("r1", "r2", "gradient_penalty", "instance_noise", "consistency"):
         check_game(game, REGULARIZERS[other](), "alternating")
 
 
+def test_lecam_is_for_wasserstein_too() -> None:
+    """The critic of its paper's analysis, where the penalty itself fixes the level (Tseng et al. 2021)."""
+    check_game(CriticObjective("wasserstein"), REGULARIZERS["lecam"](), "alternating")
+
+
 def test_a_game_without_a_ratio_is_told_nothing_about_one() -> None:
-    game = SimpleNamespace(gives_ratio="no")
+    game = CriticObjective("wasserstein")
     regularizers = [REGULARIZERS[name]() for name in ("gradient_penalty", "weight_clipping", "lecam")]
     assert list(warn_of_combinations(game, regularizers, Tables(), {"lr": 5e-5})) == []

@@ -281,7 +281,7 @@ def parse_augmentation(section: Mapping[str, Any]) -> Augmentation | None:
         return None
     values = dict(section)
     name = values.pop("name", None)
-    if name is None:
+    if name is None and values:
         raise ConfigError(f"augment.{next(iter(values))} changes an augmentation; choose one, as in augment=ada")
     if str(name) not in AUGMENTATIONS:
         raise ConfigError(describe_choice("augment", name, [*AUGMENTATIONS, "none"]))

@@ -68,11 +68,13 @@ def _describe_critic(objective: CriticObjective) -> list[str]:
 
 
 def describe_regularizers(regularizers: Sequence[Regularizer]) -> str:
-    """Return a line that names the regularizers of D and their values; empty if there are none."""
-    named = [
-        f"{regularizer.name} ({', '.join(f'{key} {format_value(value)}' for key, value in vars(regularizer).items())})"
-        for regularizer in regularizers
-    ]
+    """Return a line on the regularizers with their first values and those that are no defaults; empty without any."""
+    named = []
+    for one in regularizers:
+        first, *others = dataclasses.fields(one)
+        shown = [first, *(item for item in others if getattr(one, item.name) != item.default)]
+        values = ", ".join(f"{item.name} {format_value(getattr(one, item.name))}" for item in shown)
+        named.append(f"{one.name} ({values})")
     return f"Regularizer{'s' if len(named) > 1 else ''} of D: {', '.join(named)}" if named else ""
 
 
