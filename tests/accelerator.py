@@ -32,11 +32,12 @@ class Elsewhere(torch.Tensor):
     """A tensor on the stand-in; `here` is the CPU's tensor that it stands for."""
 
     here: torch.Tensor
+    has_float64 = True
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, here: torch.Tensor) -> Elsewhere:
-        if here.dtype == torch.float64:
+        if here.dtype == torch.float64 and not cls.has_float64:
             raise TypeError("like MPS, the stand-in has no float64")
         layout = {"strides": here.stride(), "dtype": here.dtype, "device": torch.device(NAME, 0)}
         tensor = torch.Tensor._make_wrapper_subclass(cls, here.shape, **layout)
@@ -88,6 +89,15 @@ def stand_in() -> None:
     for module in (build, evaluate, sample):
         module.choose_device = lambda name: torch.device(NAME if name == "cuda" else "cpu")
     loop.Iteration = lambda state, *given: Iteration(state, *given, guard_on_device=can_guard_on_device(state))
+
+
+def stand_in_without_float64() -> None:
+    """The stand-in as MPS, where slopes are computed in float32."""
+    from gantrain.objectives import slopes
+
+    stand_in()
+    Elsewhere.has_float64 = False
+    slopes.widen = lambda r: r
 
 
 LIBRARIES: list[torch.library.Library] = []  # what they register ends with them

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerator import WAIT, stand_in
+from accelerator import WAIT, stand_in, stand_in_without_float64
 from faults.processes import run
 from support.runs import assert_equal_runs
 from support.tolerance import assert_close_to_largest
@@ -64,6 +64,14 @@ def test_a_run_comes_to_the_cpus_numbers(tmp_path: Path, typed: list[str]) -> No
     there, output = trained(tmp_path / "there", "device=cuda", *SMALL, *typed)
     assert waits(output)
     assert_equal_runs(trained(tmp_path / "here", "device=cpu", *SMALL, *typed)[0], there)
+
+
+@pytest.mark.parametrize("typed", [["regularizer=r1", "gen_div=kl"], ["dataset=ring", "gen_objective=ratio"]])
+def test_a_device_needs_no_float64(tmp_path: Path, typed: list[str]) -> None:
+    folder = tmp_path / "there"
+    command = ["train", f"run_dir={folder}", "device=cuda", *SMALL, *typed]
+    code, output = run(tmp_path / "log", *command, fault=stand_in_without_float64)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("typed", [(), ("augment=ada", "augment.p=0.3")], ids=["plain", "ada"])

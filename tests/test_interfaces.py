@@ -171,7 +171,7 @@ def test_the_state_of_a_regularizer_is_restored_after_a_trial() -> None:
 class Relativistic:
     """Pairs of data and samples (Jolicoeur-Martineau 2018), whose generator looks at data too."""
 
-    needs_real = True
+    needs_real, is_flat = True, False
 
     def prepare(self) -> None: ...
 

@@ -57,11 +57,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert summary(one) == summary(other)
 
 
-def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """TensorBoard's scalars, without those that measure the machine."""
+def curves(folder: Path) -> dict[str, list[tuple[int, str]]]:
+    """TensorBoard's scalars as text, in which NaN equals itself, without those that measure the machine."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(("speed/", "system/"))]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+    return {tag: [(event.step, repr(event.value)) for event in events.Scalars(tag)] for tag in tags}
 
 
 def summary(folder: Path) -> dict[str, object]:
