@@ -20,12 +20,11 @@ from gantrain.comparison.configurations import (
     FOLLOWED,
     Configuration,
     Estimate,
-    compared_settings,
     error_metric,
     format_estimate,
     group_runs,
-    name_discriminator,
 )
+from gantrain.comparison.labels import compared_settings, name_discriminator
 from gantrain.comparison.runs import BOUNDS, EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError

@@ -1,7 +1,6 @@
 """Figures of a comparison: quality against diversity, curves over seeds, heatmaps, and shares of classes.
 
-A figure is a group of panels, each a title and a function that draws it on axes. The same comparison gives the same
-files, byte for byte.
+A figure is a group of panels, each a title and a function that draws it. Equal comparisons give equal files.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import plotting
 from gantrain.comparison.comparison import Comparison, direction_arrow
-from gantrain.comparison.configurations import Configuration, Estimate, error_metric, name_discriminator
+from gantrain.comparison.configurations import Configuration, Estimate, error_metric
+from gantrain.comparison.labels import name_discriminator
 from gantrain.evaluation.metrics import better_direction
 from gantrain.objectives.critic_objective import OWN
 from gantrain.plotting import DASHES, INK
@@ -254,8 +254,7 @@ def _draw_heatmap(comparison: Comparison, metric: str, axes: Axes) -> None:
     for (row, column), found in values.items():
         if found:
             means[rows.index(row), columns.index(column)] = math.fsum(found) / len(found)
-    # Half transparent, so that black numbers can be read on every colour.
-    mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap="viridis", alpha=0.5)
+    mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap="viridis", alpha=0.5)  # so that numbers can be read
     axes.figure.colorbar(mesh, ax=axes)
     if len(columns) <= MAX_NUMBERED_COLUMNS:
         for (row, column), mean in np.ndenumerate(means):

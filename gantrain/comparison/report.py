@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from gantrain.comparison import tables
 from gantrain.comparison.comparison import Comparison
-from gantrain.comparison.configurations import error_metric, short_key
+from gantrain.comparison.configurations import error_metric
+from gantrain.comparison.labels import short_key
 from gantrain.comparison.plots import encode_plots
 from gantrain.comparison.runs import Run, command_lines, natural_key, provenance, read_picture
 from gantrain.comparison.untrusted import clean_text

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain import console
 from gantrain.comparison.comparison import Comparison, direction_arrow
-from gantrain.comparison.configurations import FIRST_KEYS, Configuration, describe_weights, short_key
+from gantrain.comparison.configurations import Configuration, describe_weights
+from gantrain.comparison.labels import FIRST_KEYS, short_key
 from gantrain.comparison.runs import EFFECTIVE_ORDER, provenance
 from gantrain.comparison.untrusted import format_setting
 
