@@ -304,9 +304,10 @@ TOUCHING = mixture1d((0.312019, 0.687981), (0.7765, -3.2569), (0.348, 0.594))
 
 
 def total_variation(p: Mixture, mean: float, std: float) -> float:
-    """Half of ∫ |p − q| by the midpoint rule on a million points."""
-    low, high = min(p.line_means) - 10 * max(p.stds), max(p.line_means) + 10 * max(p.stds)
-    x = low + (high - low) * (np.arange(1_000_000) + 0.5) / 1_000_000
+    """Half of ∫ |p − q| by the midpoint rule on 200,000 points."""
+    reach = 10 * max(*p.stds, std)
+    low, high = min(*p.line_means, mean) - reach, max(*p.line_means, mean) + reach
+    x = low + (high - low) * (np.arange(200_000) + 0.5) / 200_000
     return float(np.abs(density(p, x) - density(gaussian(mean, std), x)).mean() * (high - low) / 2)
 
 
