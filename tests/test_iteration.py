@@ -141,6 +141,18 @@ def test_an_iteration_is_k_updates_of_d_and_one_of_g(update, steps):
     assert means["discriminator/accuracy"] <= 1
 
 
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_weights_of_d_are_clipped_after_its_updates_and_those_of_g_are_not(update):
+    losses = regularized(WeightClipping(0.01))
+    state = new_state()
+    iteration = Iteration(state, experiment(losses, update=update, steps=2))
+    for _ in range(3):
+        iteration.play()
+        largest = max(float(parameter.detach().abs().max()) for parameter in state.discriminator.parameters())
+        assert largest == float(torch.tensor(0.01))
+    assert max(float(parameter.detach().abs().max()) for parameter in state.generator.parameters()) > 0.01
+
+
 def test_the_orders_differ_in_what_g_moves_on():
     """With no step of D in between and the same samples, both would make the same update of G."""
     moved = {}
