@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ import scipy.stats
 import torch
 from scipy.special import expit, log_expit
 from support.formulas import slope
-from test_iteration import assert_same, experiment, new_state
+from test_iteration import assert_goes_on, assert_same, experiment, new_state
 from torch import Tensor
 
 from gantrain.data.batch import Batch
@@ -494,17 +493,7 @@ IDS = [f"{name_settings(game.critic)}-{game.gen_div.name if game.gen_div else 'o
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("game", GAMES, ids=IDS)
 def test_a_restored_run_goes_on_bit_for_bit(game: CriticObjective, update: str) -> None:
-    told = experiment(Losses(game), steps=2, update=update)
-    whole, resumed = new_state(), new_state()
-    iteration = Iteration(whole, told)
-    for _ in range(3):
-        iteration.play()
-    resumed.load_state_dict(copy.deepcopy(whole.state_dict()), whole.images)
-    again = Iteration(resumed, told)
-    for _ in range(2):
-        iteration.play()
-        again.play()
-    assert_same(whole, resumed)
+    assert_goes_on(new_state, experiment(Losses(game), steps=2, update=update))
 
 
 @pytest.mark.parametrize("update", UPDATES)

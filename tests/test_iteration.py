@@ -103,6 +103,20 @@ def numbers(state: State) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in (networks | moments | states | parts["statistics"]).items()}
 
 
+def assert_goes_on(create, told: TrainingSetup) -> None:
+    """Assert that a state which is restored after four iterations makes the same three as the one that went on."""
+    whole, resumed = create(), create()
+    iteration = Iteration(whole, told)
+    for _ in range(4):
+        iteration.play()
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()), whole.images)
+    again = Iteration(resumed, told)
+    for _ in range(3):
+        iteration.play()
+        again.play()
+    assert_same(whole, resumed)
+
+
 def assert_same(ours: State, theirs: State, rtol: float | None = None) -> None:
     """Assert that all tensors are equal, or close relative to the largest element of each."""
     one, other = numbers(ours), numbers(theirs)
@@ -761,14 +775,5 @@ def test_a_discriminator_that_mixes_samples_or_is_not_known_is_refused():
 
 @pytest.mark.parametrize(("update", "precision"), [*((u, "float32") for u in UPDATES), ("simultaneous", "bf16")])
 def test_a_restored_state_goes_on_bit_for_bit(update, precision):
-    whole, resumed = new_state(architecture("conv8")), new_state(architecture("conv8"))
     told = experiment(update=update, precision=precision, steps=2)
-    iteration = Iteration(whole, told)
-    for _ in range(4):
-        iteration.play()
-    resumed.load_state_dict(copy.deepcopy(whole.state_dict()), whole.images)
-    again = Iteration(resumed, told)
-    for _ in range(3):
-        iteration.play()
-        again.play()
-    assert_same(whole, resumed)
+    assert_goes_on(lambda: new_state(architecture("conv8")), told)
