@@ -33,6 +33,14 @@ def test_a_healthy_run_is_told_nothing():
     assert [sentence for _ in range(100) for sentence in health.check(HEALTHY)] == []
 
 
+def test_an_untrained_generator_has_not_collapsed():
+    health = gan_health()
+    grown = [HEALTHY | {"diversity/pixel_distance": distance} for distance in (0.009, 0.023, 0.028, 0.04, 0.5)]
+    assert [sentence for scalars in grown for sentence in health.check(scalars)] == []
+    assert health.check(HEALTHY | {"diversity/pixel_distance": 0.02})
+    assert gan_health().check(HEALTHY | {"diversity/pixel_distance": 1e-6})
+
+
 def test_missing_and_non_finite_figures_are_no_alarm_of_their_own():
     assert gan_health().check({}) == []
 
@@ -41,6 +49,7 @@ def test_missing_and_non_finite_figures_are_no_alarm_of_their_own():
 def test_a_state_is_told_when_it_has_lasted_and_again_after_it_was_left(name):
     change, reports = ILL[name]
     health = gan_health()
+    assert health.check(HEALTHY) == []
     told = [health.check(HEALTHY | change) for _ in range(3 * reports)]
     assert [number for number, sentences in enumerate(told, start=1) if sentences] == [reports]
     (sentence,) = told[reports - 1]

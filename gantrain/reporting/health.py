@@ -1,6 +1,6 @@
 """Diagnoses: states in which training goes wrong, each with a name and a remedy, found in the reports of a run.
 
-Each is a rule on one report. It is given when the rule has held at several reports in a row, and again only after it
+Each is a rule on a report. It is given when the rule has held at several reports in a row, and again only after it
 has stopped holding. A healthy run gets none.
 """
 
@@ -63,7 +63,15 @@ def list_diagnoses(divergence: Divergence | None, supremum: float) -> list[Diagn
         "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or, where D gives a "
         "ratio, a gen_div whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
     )
-    return [won, *OTHERS]
+    collapsed = Diagnosis(
+        "the generator has collapsed",
+        watch_collapse(),
+        1,
+        "its samples are nearly equal: their mean distance is below 3 % of that between real examples. "
+        "Begin a new run with regularizer=r1, a lower optimizer.generator.lr, or update=alternating with "
+        "train.discriminator_steps=2",
+    )
+    return [won, collapsed, *OTHERS]
 
 
 def has_vanished(scalars: Scalars) -> bool:
@@ -71,9 +79,19 @@ def has_vanished(scalars: Scalars) -> bool:
     return scalars.get("grad_norm/generator", 1.0) < 1e-4 * scalars.get("grad_norm/discriminator", 0.0)
 
 
-def has_collapsed(scalars: Scalars) -> bool:
-    """Return whether samples of different latents are nearly equal."""
-    return scalars.get("diversity/pixel_distance", 1.0) < 0.03
+def watch_collapse() -> Callable[[Scalars], bool]:
+    """Return the rule that samples of different latents are nearly equal; it knows the report before.
+
+    The samples of an untrained generator are nearly equal too: they move apart from report to report as it learns.
+    """
+    latest = math.nan
+
+    def has_collapsed(scalars: Scalars) -> bool:
+        nonlocal latest
+        before, latest = latest, scalars.get("diversity/pixel_distance", 1.0)
+        return latest < 0.001 or (latest < 0.03 and (before >= 0.03 or latest <= before))
+
+    return has_collapsed
 
 
 def is_uncalibrated(scalars: Scalars) -> bool:
@@ -94,14 +112,6 @@ OTHERS = (
         3,
         "it is less than a ten-thousandth of the discriminator's. Where D gives a ratio, gen_div=softened_reverse_kl "
         "under matched keeps a gradient where samples are far from data",
-    ),
-    Diagnosis(
-        "the generator has collapsed",
-        has_collapsed,
-        1,
-        "its samples are nearly equal: their mean distance is below 3 % of that between real examples. "
-        "Begin a new run with regularizer=r1, a lower optimizer.generator.lr, or update=alternating with "
-        "train.discriminator_steps=2",
     ),
     Diagnosis(
         "the ratio is uncalibrated",
