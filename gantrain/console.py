@@ -63,7 +63,7 @@ def copy_text(text: str) -> None:
 
 @contextmanager
 def copy_lines(write: Callable[[str], None]) -> Iterator[None]:
-    """Call `write` with every text that is printed in the block; bars that are redrawn are none."""
+    """Call `write` with every text that is printed in the block; of a bar it gets some lines."""
     COPIES.append(write)
     try:
         yield

@@ -376,18 +376,21 @@ def test_text_is_neither_markup_nor_a_terminal_command(tmp_path, make_console):
     assert "\x1b[2J" not in shown
 
 
-def test_lines_are_copied_as_plain_text_and_bars_are_not(tmp_path):
-    copied: list[str] = []
-    with copy_lines(copied.append), Reporter(tmp_path, 200, console=terminal()) as reporter:
-        reporter.report(100, SCALARS)
-        reporter.note("checkpoint \x1b[2J.pt")
-        reporter.advance(150)
-    assert copied == ["checkpoint \ufffd[2J.pt"]
-    with copy_lines(copied.append), Reporter(tmp_path, 200, 100, console=(console := pipe())) as reporter:
-        reporter.report(200, SCALARS)
-    assert copied[1:] == lines(console)
-    reporter.note("nobody listens")
-    assert len(copied) == 2
+def test_a_log_holds_the_same_plain_lines_whether_a_terminal_or_a_pipe_shows_them(tmp_path):
+    copies = {}
+    for make_console in (terminal, pipe):
+        copied, console = copies.setdefault(make_console, []), make_console()
+        (folder := tmp_path / make_console.__name__).mkdir()
+        with copy_lines(copied.append), Reporter(folder, 200, console=console) as reporter:
+            reporter.report(100, SCALARS)
+            reporter.note("checkpoint \x1b[2J.pt")
+            reporter.advance(150)
+            reporter.report(200, SCALARS)
+        reporter.note("nobody listens")
+    assert copies[terminal] == copies[pipe] == lines(console)[:-1]
+    assert copies[pipe][0].startswith("images 100/200")
+    assert copies[pipe][1:2] == ["checkpoint \ufffd[2J.pt"]
+    assert len(copies[pipe]) == 3
 
 
 BOUNDS = ["bound/js", "recalibrated_bound/js", "estimate/js", "training_bound/js", "supremum/js"]

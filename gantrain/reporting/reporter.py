@@ -75,7 +75,8 @@ class Reporter:
         self._failures: set[object] = set()  # that were reported
         self._forecast = forecast
         self._began: tuple[float, int] | None = None  # time and clock after the first iteration, which may compile
-        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES  # when the next line or redraw is due
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES  # when the next plain line is due
+        self._next_redraw = 0.0
         self._part = -1  # of the run, of which a plain line was printed
         self._bar = _make_bar(self.console, total_images)
         self._loggers: list[Logger] = []
@@ -100,8 +101,8 @@ class Reporter:
         self.record(images, scalars, histograms)
         if self._bar is not None:
             self._redraw()
-        elif self._is_due(images):
-            self.note(self._format_line())
+        if self._is_due(images):
+            self._add_line(self._format_line())
 
     def record(self, images: int, scalars: Mapping[str, float], histograms: Mapping[str, Tensor] | None = None) -> None:
         """Write numbers at the clock `images` without moving the progress line."""
@@ -118,19 +119,18 @@ class Reporter:
     def advance(self, images: int) -> None:
         """Move the progress line; cheap enough for every iteration, as it draws at most four times a second.
 
-        Where there is no such line, a plain one is printed every minute.
+        Every minute the numbers are added as a plain line, too.
         """
         now, self._images = time.monotonic(), images
         began, begin = self._began = self._began or (now, images)
         if self._forecast is not None and now - began >= SECONDS_BEFORE_FORECAST:
             self.note(self._forecast(images, (images - begin) / (now - began)))
             self._forecast = None
+        if self._bar is not None and now >= self._next_redraw:
+            self._redraw()
         if now >= self._next_line:
-            if self._bar is not None:
-                self._redraw()
-            else:
-                self._next_line = now + SECONDS_BETWEEN_LINES
-                self.note(self._format_line())
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            self._add_line(self._format_line())
 
     def note(self, text: str) -> None:
         """Print a line of its own, above the progress line."""
@@ -142,18 +142,29 @@ class Reporter:
     def show_progress(self, what: str) -> Iterator[Callable[[int, int | None], None]]:
         """Show work between two iterations; yields `update(steps done, steps in all)`, as `console.show_progress`.
 
-        Its share takes the place of the progress line, or is a plain line now and then.
+        Its share takes the place of the progress line, and is a plain line every minute.
         """
-        interval = SECONDS_BETWEEN_LINES if self._bar is None else SECONDS_BETWEEN_REDRAWS
-        due = time.monotonic() + interval
+        due = time.monotonic() + SECONDS_BETWEEN_LINES
 
         def update(done: int, total: int | None) -> None:
             nonlocal due
-            if time.monotonic() >= due and total:
-                due = time.monotonic() + interval
-                (self.note if self._bar is None else self._redraw)(f"{what}: {done / total:.0%}")
+            if not total:
+                return
+            line, now = f"{what}: {done / total:.0%}", time.monotonic()
+            if self._bar is not None and now >= self._next_redraw:
+                self._redraw(line)
+            if now >= due:
+                due = now + SECONDS_BETWEEN_LINES
+                self._add_line(line)
 
         yield update
+
+    def _add_line(self, text: str) -> None:
+        """Print a plain line; where the progress line shows its text already, only what copies lines gets it."""
+        if self._bar is None:
+            self.note(text)
+        else:
+            copy_text(text)
 
     @contextmanager
     def tolerate_failures(self) -> Iterator[None]:
@@ -226,7 +237,7 @@ class Reporter:
 
     def _redraw(self, line: str = "") -> None:
         assert self._bar is not None
-        self._next_line = time.monotonic() + SECONDS_BETWEEN_REDRAWS
+        self._next_redraw = time.monotonic() + SECONDS_BETWEEN_REDRAWS
         text = printable(line or self._format_line())
         self._bar.update(self._bar.task_ids[0], completed=self._images, description=text)
         with ignore_closed_output():
