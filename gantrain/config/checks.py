@@ -43,12 +43,13 @@ SHORTEST_SECRET = 6
 class Settings(Config):
     """A config that has been checked, with the objects that its sections describe.
 
-    `objective`: the game. `regularizers`: of the discriminator. `augmentation`: of what D is shown. `data`: the dataset
-    and how it is read. `optimizers`: for each player. `averaging`: the decay of the averaged generator.
-    `execution`: how iterations are computed.
+    `objective`: the game. `tables`: the layers of both networks. `regularizers`: of the discriminator. `augmentation`:
+    of what D is shown. `data`: the dataset and how it is read. `optimizers`: for each player. `averaging`: the decay of
+    the averaged generator. `execution`: how iterations are computed.
     """
 
     objective: Objective | CriticObjective = dataclasses.field(compare=False)
+    tables: networks.Tables
     regularizers: tuple[Regularizer, ...]
     augmentation: Augmentation | None
     data: DatasetSettings
@@ -158,7 +159,7 @@ def check_config(config: Config) -> Settings:
     """Return the settings that a config describes. Raises ConfigError for parts that do not exist or do not fit."""
     regularizers = parse_regularizers(config.regularizer)
     game = build_objective(config, smoothing=sum(one.smoothing for one in regularizers))
-    tables = networks.check(config.architecture)
+    tables = networks.parse_tables(config.architecture)
     check_combinations(game, regularizers, tables, config)
     optimizers = parse_optimizers(config.optimizer)
     dataset = DatasetSettings(**vars(config.dataset))
@@ -173,6 +174,7 @@ def check_config(config: Config) -> Settings:
     return Settings(
         **vars(config),
         objective=game,
+        tables=tables,
         regularizers=regularizers,
         augmentation=parse_augmentation(config.augment),
         data=dataset,
@@ -238,9 +240,8 @@ def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regula
 
 def list_warnings(settings: Settings) -> list[str]:
     """Return a sentence for each choice that may be meant otherwise, or that changes what numbers mean."""
-    tables, arguments = networks.check(settings.architecture), settings.optimizers["discriminator"].arguments
-    unusual = warn_of_unusual_loss(settings)
-    others = warn_of_combinations(settings.objective, settings.regularizers, tables, arguments)
+    arguments, unusual = settings.optimizers["discriminator"].arguments, warn_of_unusual_loss(settings)
+    others = warn_of_combinations(settings.objective, settings.regularizers, settings.tables, arguments)
     return [*([unusual] if unusual else []), *others]
 
 

@@ -59,7 +59,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     settings.objective.prepare()
     optimizers = create_factories(settings.optimizers, device)
     check_device(execution, device)
-    if code := settings.architecture.get("object"):
+    if code := settings.tables.object:
         import_function(code)  # it is called when the shape of the data is known
     else:
         generator, discriminator = describe_networks(settings)
@@ -102,10 +102,10 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
 
 def count_multiply_adds(settings: Settings, shape: tuple[int, ...]) -> float:
     """Return the multiply-adds of a batch in both networks; infinity for networks of the user's own."""
-    if settings.architecture.get("object"):
+    if settings.tables.object:
         return math.inf
-    tables = networks.describe(settings.architecture, shape, settings.latent.size)
-    return sum(row.multiply_adds for rows in tables for row in rows) * settings.train.batch_size
+    players = networks.describe(settings.tables, shape, settings.latent.size)
+    return sum(row.multiply_adds for rows in players for row in rows) * settings.train.batch_size
 
 
 def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
@@ -140,7 +140,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
     augmentations = [] if settings.augmentation is None else [settings.augmentation]
     with preserve_randomness(torch.device("cpu")):
         torch.manual_seed(stream_seed(settings.seed, "init"))
-        generator, discriminator = networks.build(settings.architecture, shape, settings.latent.size)
+        generator, discriminator = networks.build(settings.tables, shape, settings.latent.size)
     generator, discriminator = generator.to(run.device), discriminator.to(run.device)
     return State(
         generator,
@@ -179,7 +179,7 @@ def describe_networks(settings: Settings) -> tuple[list[LayerSummary], list[Laye
     refusals = []
     for shape in settings.data.shapes:
         try:
-            return networks.describe(settings.architecture, shape, settings.latent.size)
+            return networks.describe(settings.tables, shape, settings.latent.size)
         except ConfigError as error:
             refusals.append(error)
     raise refusals[0]

@@ -103,7 +103,7 @@ def check_shapes(settings: Settings, loaded: InitialWeights) -> None:
     for shape in settings.data.shapes:
         try:
             with torch.device("meta"):
-                generator, discriminator = networks.build(settings.architecture, shape, settings.latent.size)
+                generator, discriminator = networks.build(settings.tables, shape, settings.latent.size)
             return loaded.check({"generator": generator, "discriminator": discriminator})
         except ConfigError:  # the networks are not for this shape
             continue

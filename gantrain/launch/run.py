@@ -177,7 +177,7 @@ def describe_pace(settings: Settings, schedule: Schedule, images: int, rate: flo
     }
     times = ", ".join(f"{name} in {format_minutes(each)}" for name, each in (minutes | {"end": end}).items())
     device = choose_device(settings.device)
-    faster = ["architecture=dcgan32"] if settings.architecture.get("name") == "appendix" else []
+    faster = ["architecture=dcgan32"] if settings.tables.name == "appendix" else []
     if settings.precision == "float32" and device.type == "cpu" and has_fast_bf16(device):
         faster.append("precision=bf16")
     hint = f"; faster: {' '.join(faster)}" if device.type == "cpu" and end > SLOW_MINUTES and faster else ""

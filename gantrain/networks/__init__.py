@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gantrain.networks.tables import Tables, read_tables
+from gantrain.networks.tables import Tables, parse_tables
 
 if TYPE_CHECKING:
     import rich.table
@@ -28,55 +28,54 @@ if TYPE_CHECKING:
 
     from gantrain.networks.summary import LayerSummary
 
-__all__ = ["build", "check", "describe", "render_tables"]
+__all__ = ["Tables", "build", "describe", "parse_tables", "render_tables"]
 
-# Every function reads its tables before it imports torch, which takes longer than to find a spelling mistake.
+Architecture = Tables | Mapping[str, Any] | str
+"""Parsed tables, tables as they stand in a file, or the name of a file in conf/architecture."""
+
+# Every function parses its tables before it imports torch, which takes longer than to find a spelling mistake.
 
 
-def build(
-    architecture: Mapping[str, Any] | str, shape: tuple[int, ...], latent_size: int
-) -> tuple[nn.Module, nn.Module]:
+def fit_tables(architecture: Architecture, data_shape: tuple[int, ...]) -> Tables:
+    """Return the tables of an architecture for data of a shape. Raises ConfigError as `parse_tables`."""
+    tables = architecture if isinstance(architecture, Tables) else parse_tables(architecture)
+    return tables.fit(data_shape)
+
+
+def build(architecture: Architecture, shape: tuple[int, ...], latent_size: int) -> tuple[nn.Module, nn.Module]:
     """Return the generator (latents `[B, L]` → samples `[B, *shape]`) and the discriminator (samples → `[B]`).
 
         generator, discriminator = gantrain.networks.build("mlp", shape=(2,), latent_size=2)
 
     `architecture` is a pair of tables, or the name of one in conf/architecture. Weights are drawn from torch's default
-    generator. If `architecture["object"]` names a function of the user's own, "package:function", it is called with
+    generator. If its `object` names a function of the user's own, "package:function", it is called with
     `data_shape` and `latent_size` and returns the pair; its discriminator may return `[B, 1]`.
 
     Raises:
         ConfigError: A name or word is unknown, a row does not fit its input, the generator does not end in `shape`, or
             the discriminator not in one number.
     """
-    tables = read_tables(architecture, shape)
+    tables = fit_tables(architecture, shape)
     from gantrain.networks import builder
 
     return builder.build_networks(tables, shape, latent_size)
 
 
-def check(architecture: Mapping[str, Any]) -> Tables:
-    """Return the tables as they are before the data's shape is known.
-
-    Raises ConfigError for unknown words and impossible values.
-    """
-    return read_tables(architecture, data_shape=(1, 1, 1))
-
-
 def describe(
-    architecture: Mapping[str, Any] | str, data_shape: tuple[int, ...], latent_size: int
+    architecture: Architecture, data_shape: tuple[int, ...], latent_size: int
 ) -> tuple[list[LayerSummary], list[LayerSummary]]:
     """Return the generator's and the discriminator's layers with output shape, parameters and multiply-adds per sample.
 
     No weights are allocated for tables. Raises ConfigError as `build` does.
     """
-    tables = read_tables(architecture, data_shape)
+    tables = fit_tables(architecture, data_shape)
     from gantrain.networks import summary
 
     return summary.summarize(tables, data_shape, latent_size)
 
 
 def render_tables(
-    architecture: Mapping[str, Any], data_shape: tuple[int, ...], latent_size: int, width: int
+    architecture: Architecture, data_shape: tuple[int, ...], latent_size: int, width: int
 ) -> list[rich.table.Table]:
     """Return the result of `describe` as rich tables no wider than `width`, one a network if it fits."""
     layers = describe(architecture, data_shape, latent_size)

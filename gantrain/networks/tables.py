@@ -40,7 +40,8 @@ MAXOUT_COUNTS = ("after", "before")
 class Row:
     """One layer. An operation with a column `kernel` or `features` needs a value for it.
 
-    `start` is the initial value of all weights; without it they are drawn.
+    `follows_data` stands for `features: data`, which `Tables.fit` resolves. `start` is the initial value of all
+    weights; without it they are drawn.
     """
 
     op: str
@@ -48,6 +49,7 @@ class Row:
     stride: int = 1
     padding: int = 0
     features: int = 0
+    follows_data: bool = False
     bias: bool = True
     start: float | None = None
     resample: str = "none"
@@ -76,6 +78,18 @@ class Tables:
     generator: tuple[Row, ...] = ()
     discriminator: tuple[Row, ...] = ()
 
+    def fit(self, data_shape: Shape) -> Tables:
+        """Return the tables for data of a shape: `features: data` is their channels, or the number of their numbers."""
+        channels, numbers = data_shape[0], math.prod(data_shape)
+
+        def fit_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
+            return tuple(
+                replace(row, features=channels if row.op in IMAGE_OPS else numbers) if row.follows_data else row
+                for row in rows
+            )
+
+        return replace(self, generator=fit_rows(self.generator), discriminator=fit_rows(self.discriminator))
+
 
 def load_architecture(name: str) -> dict[str, Any]:
     """Return the tables called `name` in `conf/architecture`. Raises ConfigError if there are none."""
@@ -88,10 +102,10 @@ def load_architecture(name: str) -> dict[str, Any]:
     return tables
 
 
-def read_tables(architecture: Mapping[str, Any] | str, data_shape: Shape) -> Tables:
-    """Return an architecture, or the one of that name, with every word checked and `features: data` resolved.
+def parse_tables(architecture: Mapping[str, Any] | str) -> Tables:
+    """Return an architecture, or the one of that name, with every word checked.
 
-    Raises ConfigError.
+    Raises ConfigError for unknown words and impossible values.
     """
     if isinstance(architecture, str):
         architecture = load_architecture(architecture)
@@ -101,26 +115,24 @@ def read_tables(architecture: Mapping[str, Any] | str, data_shape: Shape) -> Tab
         SETTINGS[key].check(f"architecture.{key}", value)
     tables = Tables(
         **settings,
-        generator=_read_rows("generator", architecture, data_shape),
-        discriminator=_read_rows("discriminator", architecture, data_shape),
+        generator=_parse_rows("generator", architecture),
+        discriminator=_parse_rows("discriminator", architecture),
     )
     if tables.init_std is not None and any(row.start is not None for row in tables.generator + tables.discriminator):
         raise ConfigError("architecture.init_std draws all weights, also those of a row with a start; give one of them")
     return tables
 
 
-def _read_rows(network: str, architecture: Mapping[str, Any], data_shape: Shape) -> tuple[Row, ...]:
+def _parse_rows(network: str, architecture: Mapping[str, Any]) -> tuple[Row, ...]:
     rows = architecture.get(network) or ()
     if not isinstance(rows, (list, tuple)) or not (rows or architecture.get("object")):
         raise ConfigError(
             f"architecture.{network} has to be a list of at least one row; conf/architecture has examples"
         )
-    return tuple(
-        _read_row(f"architecture.{network} row {number}", row, data_shape) for number, row in enumerate(rows, start=1)
-    )
+    return tuple(_parse_row(f"architecture.{network} row {number}", row) for number, row in enumerate(rows, start=1))
 
 
-def _read_row(where: str, row: Mapping[str, Any], data_shape: Shape) -> Row:
+def _parse_row(where: str, row: Mapping[str, Any]) -> Row:
     """Return a row with its columns and values checked; every message begins with `where`."""
     if not isinstance(row, Mapping) or "op" not in row:
         raise ConfigError(f"{where} is {row!r}; a row is {{op: …, …}}, with one of the operations {', '.join(OPS)}")
@@ -132,9 +144,7 @@ def _read_row(where: str, row: Mapping[str, Any], data_shape: Shape) -> Row:
             raise ConfigError(f"{where}: {row['op']} needs {column}")
     for column, value in row.items():
         CELLS[column].check(f"{where}: {column}", value)
-    if row.get("features") == "data":
-        return Row(**{**row, "features": data_shape[0] if row["op"] in IMAGE_OPS else math.prod(data_shape)})
-    return Row(**row)
+    return Row(**{**row, "features": 0, "follows_data": True} if row.get("features") == "data" else row)
 
 
 def check_keys(where: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:
