@@ -85,7 +85,7 @@ def stand_in() -> None:
 
     torch.Generator = Generator
     for module in (classifier_training, precision):
-        module.multiplies_bf16 = lambda _: False  # on either device: it has no autocast
+        module.has_fast_bf16 = lambda _: False  # on either device: it has no autocast
     for module in (build, evaluate, sample):
         module.choose_device = lambda name: torch.device(NAME if name == "cuda" else "cpu")
     loop.Iteration = lambda state, *given: Iteration(state, *given, guard_on_device=can_guard_on_device(state))

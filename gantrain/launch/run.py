@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain.config.checks import RunConfig, Settings, list_warnings
 from gantrain.console import copy_text, say
-from gantrain.devices import choose_device, limit_threads
+from gantrain.devices import limit_threads
 from gantrain.errors import (
     CheckpointError,
     DataError,
@@ -79,7 +79,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             generator = {"architecture": settings.architecture, "latent": dict(vars(settings.latent))}
             origin = conceal_secrets(summary.get("init"), secrets)
             provenance = {"config": config.document, "generator": generator, "init": origin}
-            reporter = build_reporter(config, setup, folder, state.images)
+            reporter = build_reporter(config, setup, folder, state)
             with recorded_progress(summary, state, reporter, folder), reporter:
                 loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
             say(describe_results(folder))
@@ -137,15 +137,15 @@ def refuse_other_data(dataset: Dataset, saved: str | None) -> None:
         )
 
 
-def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, start_images: int) -> Reporter:
-    """Return the run's reporter; opening it removes what an interrupted process reported after `start_images`."""
+def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, state: State) -> Reporter:
+    """Return the run's reporter; opening it removes what an interrupted process reported after the state's clock."""
     from gantrain.reporting.reporter import Reporter
 
     split, document = "" if setup.data.has_held_out else "training_", config.document
     tensorboard = partial(
         TensorBoard,
         folder.path,
-        start_images,
+        state.images,
         config_text=config.to_yaml(),
         hparams=select_hyperparameters(document),
         suprema={name: top for name, d in CATALOGUE.items() if math.isfinite(top := properties.supremum(d))},
@@ -155,14 +155,14 @@ def build_reporter(config: RunConfig, setup: TrainingSetup, folder: RunFolder, s
     return Reporter(
         folder.path,
         total_images=setup.schedule.images,
-        start_images=start_images,
+        start_images=state.images,
         bound=f"{split}{setup.objective.headline}",
-        forecast=partial(describe_pace, config.settings, setup.schedule),
+        forecast=partial(describe_pace, config.settings, setup.schedule, state.device),
         loggers=[known[name] for name in dict.fromkeys(config.settings.logger)],
     )
 
 
-def describe_pace(settings: Settings, schedule: Schedule, images: int, rate: float) -> str:
+def describe_pace(settings: Settings, schedule: Schedule, device: torch.device, images: int, rate: float) -> str:
     """Return a sentence on what comes when after `images` at `rate` images per second, and what would be faster."""
     from gantrain.precision import has_fast_bf16
 
@@ -176,7 +176,6 @@ def describe_pace(settings: Settings, schedule: Schedule, images: int, rate: flo
         name: min((interval - images % interval) / rate / 60, limit) for name, (interval, limit) in limits.items()
     }
     times = ", ".join(f"{name} in {format_minutes(each)}" for name, each in (minutes | {"end": end}).items())
-    device = choose_device(settings.device)
     faster = ["architecture=dcgan32"] if settings.tables.name == "appendix" else []
     if settings.precision == "float32" and device.type == "cpu" and has_fast_bf16(device):
         faster.append("precision=bf16")

@@ -9,7 +9,6 @@ import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +62,10 @@ class RunFolder:
 
     @property
     def had_checkpoint(self) -> bool:
-        """Whether the summary or the reports show that a checkpoint was once written."""
+        """Whether the summary, or the age of a checkpoint in the reports, shows that one was once written."""
         summary = self.read_summary()
-        ages = [age for row in self.read_reports() if isinstance(age := row.get(CHECKPOINT_AGE), int | float)]
-        # Before the first checkpoint, the age is that of the run and only grows.
-        was_renewed = any(later < earlier for earlier, later in pairwise(ages))
-        return was_renewed or any(key in summary for key in ("checkpoint", "resumed_at_images"))
+        has_age = any(CHECKPOINT_AGE in row for row in self.read_reports())
+        return has_age or any(key in summary for key in ("checkpoint", "resumed_at_images"))
 
     def refuse_links(self) -> None:
         """Raise CheckpointError if one of the run's files is a link or a special file."""

@@ -164,9 +164,10 @@ class Writer:
         shown, self.reported_images = images - self.reported_images, images
         rates = {
             "speed/images_per_second": shown / max(seconds, 1e-9),
-            CHECKPOINT_AGE: now - self.saved,
             "system/memory_bytes": measure_peak_memory(),
         }
+        if self.good is not None:
+            rates[CHECKPOINT_AGE] = now - self.saved
         with self.reporter.tolerate_failures():
             rates["system/free_disk_bytes"] = float(shutil.disk_usage(self.folder.path).free)
         if self.state.device.type == "cuda":
