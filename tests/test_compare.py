@@ -687,7 +687,7 @@ def test_a_heatmap_has_the_means_of_all_finished_runs(tmp_path: Path) -> None:
         make_run(tmp_path / f"{number}", settings, evaluation={"metrics": {"quality/precision": value}})
     axes = Figure().subplots()
     plots.heatmap_panels(compare([tmp_path]))["quality/precision ↑"](axes)
-    assert [text.get_text() for text in axes.texts] == ["1.5", "—", "5", "—"]
+    assert [text.get_text() for text in axes.texts] == ["1.5\n± 0.71", "—", "5", "—"]
 
 
 def test_critics_have_rows_and_columns_of_their_own(tmp_path: Path) -> None:
