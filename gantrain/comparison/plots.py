@@ -256,7 +256,7 @@ def _draw_heatmap(comparison: Comparison, metric: str, axes: Axes) -> None:
         deviation = f"\n± {error:.2g}" if (error := cell.deviation(metric)) else ""
         text = f"{means[y, x]:.3g}{deviation}" if estimate else "—"
         if len(columns) <= MAX_NUMBERED_COLUMNS:
-            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=9)
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=min(9, 46 / len(columns)))
     mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap="viridis", alpha=0.5)  # so that numbers can be read
     axes.figure.colorbar(mesh, ax=axes)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
