@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gantrain.commands import evaluate as evaluate_command
 from gantrain.comparison import comparison
-from gantrain.comparison.tables import run_rows
+from gantrain.comparison.rows import finding_rows, run_rows
 from gantrain.config.checks import Settings, parse_document
 from gantrain.config.compose import create_composer
 from gantrain.config.overrides import check_no_sweep, parse_into, parse_train, quote
@@ -149,6 +149,11 @@ class Comparison(comparison.Comparison):
         """The rows of compare.csv, one a run, with numbers as numbers; a data frame if pandas is installed."""
         return to_table(run_rows(self))
 
+    @property
+    def tests(self) -> Rows:
+        """The tests of compare.json, one a row: differences from the baseline and trends."""
+        return to_table(finding_rows(self))
+
 
 @system_errors()
 def train(*, config_dir: str | Path | None = None, **settings: Any) -> Run:
@@ -224,10 +229,14 @@ def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
 
 
 @system_errors()
-def compare(*runs: str | PathLike[str]) -> Comparison:
-    """Return a comparison of runs, and of those in and below folders. Raises DataError if no run can be read there."""
+def compare(*runs: str | PathLike[str], baseline: str | int | None = None) -> Comparison:
+    """Return a comparison of runs, and of those in and below folders.
+
+    `baseline` is the label or number of the configuration that differences are measured from. Raises DataError if no
+    run can be read there, ConfigError if no configuration has this label or number.
+    """
     folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    found = comparison.compare(folders)
+    found = comparison.compare(folders, None if baseline is None else str(baseline))
     add_notes(found, folders)
     for note in found.notes:
         say(note)

@@ -26,7 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import gantrain
 from gantrain.api import to_text
-from gantrain.comparison.tables import csv_text
+from gantrain.comparison.rows import csv_text
 from gantrain.config.compose import create_composer
 from gantrain.config.groups import options
 from gantrain.config.overrides import parse
@@ -145,7 +145,7 @@ def test_code_of_the_users_own_is_named_each_time(tmp_path: Path, monkeypatch: p
 def test_evaluate_returns_what_is_written(run: gantrain.Run, tmp_path: Path) -> None:
     found = gantrain.evaluate(run, metrics=["modes"], count=100, seed=1)
     assert found == json.loads((run.path / "evaluation.json").read_text())
-    assert found["metrics"].keys() == {"quality/high_quality_share", "diversity/modes"}
+    assert found["metrics"].keys() == {"quality/high_quality_share", "diversity/modes", "diversity/modes_assigned"}
     assert (found["count"], found["seed"], found["images"]) == (100, 1, 40)
     older = gantrain.load(run.path / "checkpoints/images_000000000020.pt")
     assert gantrain.evaluate(older, metrics="modes", count=100, out=tmp_path)["images"] == 20

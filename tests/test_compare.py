@@ -30,6 +30,7 @@ from gantrain import console
 from gantrain.comparison import plots, report, tables
 from gantrain.comparison.comparison import compare
 from gantrain.comparison.configurations import Estimate
+from gantrain.comparison.rows import csv_text
 from gantrain.comparison.runs import command_lines, provenance, read_run, read_runs
 from gantrain.comparison.untrusted import LARGEST_BYTES
 from gantrain.console import split_columns
@@ -361,7 +362,7 @@ def test_where_there_is_an_evaluation_it_alone_tells_of_samples(tmp_path: Path) 
 
 def test_the_table_has_every_run_and_metric_in_full_precision(tmp_path: Path) -> None:
     found = compare([make_sweep(tmp_path)])
-    rows = list(csv.DictReader(io.StringIO(tables.csv_text(found))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(found))))
     assert [row["run"] for row in rows] == [str(run.path) for run in found.runs]
     assert [(row["gen_div"], row["seed"]) for row in rows] == [("kl", "0"), ("kl", "1"), ("js", "0"), ("js", "1")]
     for row, run in zip(rows, found.runs, strict=True):
@@ -373,7 +374,7 @@ def test_the_table_has_every_run_and_metric_in_full_precision(tmp_path: Path) ->
 def test_a_spreadsheet_sees_no_formula(tmp_path: Path) -> None:
     for name, label in (("a", "=cmd|'/C calc'!A0"), ("b", "@SUM(1)"), ("c", "-1.5")):
         make_run(tmp_path / name, {"dataset": {"label": label}})
-    rows = csv.DictReader(io.StringIO(tables.csv_text(compare([tmp_path]))))
+    rows = csv.DictReader(io.StringIO(csv_text(compare([tmp_path]))))
     assert [row["dataset.label"] for row in rows] == ["'=cmd|'/C calc'!A0", "'@SUM(1)", "-1.5"]
 
 
@@ -406,11 +407,12 @@ def test_a_comparison_is_shown_and_written(gantrain: Gantrain, tmp_path: Path) -
     assert (answer.code, answer.err) == (0, "")
     assert "failed: s/9-broken (neyman): inf at 5\n" in answer.out
     assert "fid_classifier ↓" in answer.out
-    assert answer.out.count(" *") == 3
+    assert " *" not in answer.out, "two seeds decide nothing"
+    assert "more seeds would decide" in answer.out
     assert answer.out.endswith("the report is s/report.html\n")
     written = {path.name for path in (tmp_path / "s").iterdir() if path.is_file()}
     figures = {f"compare-{name}.{kind}" for name in ("curves", "plane", "classes") for kind in ("png", "svg")}
-    assert written == {"compare.csv", "report.html"} | figures
+    assert written == {"compare.csv", "compare.json", "report.html"} | figures
     before = {name: (tmp_path / "s" / name).read_bytes() for name in written}
     report.write_report(compare([Path("s")]), Path("again"))
     assert before == {name: (tmp_path / "again" / name).read_bytes() for name in written}, "the same bytes"
@@ -573,7 +575,7 @@ def test_sixty_runs_have_sixty_grids_and_twenty_rows(tmp_path: Path) -> None:
     make_sweep(tmp_path, ",".join(f"alpha_{index}" for index in range(20)), seeds=3)
     page = page_of(tmp_path)
     assert page.tags.count("img") == 61
-    assert page.text.count("8: alpha_7") == 3 + 3, "its grids, and a row in each table"
+    assert page.text.count("8: alpha_7") == 3 + 3 + 3, "its grids, a row in each table, and its differences"
 
 
 def test_configurations_look_different_and_alike_in_what_they_share(tmp_path: Path) -> None:
@@ -685,7 +687,7 @@ def test_a_heatmap_has_the_means_of_all_finished_runs(tmp_path: Path) -> None:
         make_run(tmp_path / f"{number}", settings, evaluation={"metrics": {"quality/precision": value}})
     axes = Figure().subplots()
     plots.heatmap_panels(compare([tmp_path]))["quality/precision ↑"](axes)
-    assert [text.get_text() for text in axes.texts] == ["1.5", "—", "5", "—"]
+    assert [text.get_text() for text in axes.texts] == ["1.5\n± 0.71", "—", "5", "—"]
 
 
 def test_critics_have_rows_and_columns_of_their_own(tmp_path: Path) -> None:
@@ -746,7 +748,7 @@ def test_every_table_says_which_divergence_the_generator_follows(
     rows = [" ".join(line.split()) for line in printed(tmp_path / "s")]
     assert sum("G follows gen_weights R1 weight" in row for row in rows) == 3, "quality, diversity and training"
     assert sum("kl, order 0.31 normalise, spread 0.5 2.5" in row and row.endswith("0.312 ± 0.088") for row in rows) == 3
-    (kl, *_) = csv.DictReader(io.StringIO(tables.csv_text(found)))
+    (kl, *_) = csv.DictReader(io.StringIO(csv_text(found)))
     assert (kl["G follows"], kl["R1 weight"], kl["weights/effective_order"]) == ("kl, order 0.25", "2.5", "0.25")
     page = page_of(tmp_path / "s").text
     assert page.count("kl, order 0.31") == 3

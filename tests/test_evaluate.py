@@ -118,6 +118,7 @@ def test_a_run_is_evaluated_into_its_folder(trained: Path, gantrain: Callable[..
         *("quality/inception_score_classifier", "quality/precision", "quality/density"),
         *("diversity/recall", "diversity/coverage", "diversity/class_entropy", "diversity/class_tv"),
         *("diversity/class_kl", "diversity/missing_classes", "diversity/pairwise_distance", "diversity/support_size"),
+        "diversity/support_ratio",
     }  # fmt: skip
     assert all(name in answer.out for name in found["metrics"] if not name.endswith("_error"))
     assert {whose: sum(counts.values()) for whose, counts in found["class_histogram"].items()} == {

@@ -238,7 +238,7 @@ def test_evaluation_through_it(file: Path, gantrain: Callable[..., Answer], rand
     assert set(found["metrics"]) == {
         *("quality/fid_inception", "quality/kid_inception", "quality/kid_inception_error", "quality/inception_score"),
         *("quality/precision", "quality/density", "diversity/recall", "diversity/coverage"),
-        *("diversity/pairwise_distance", "diversity/support_size"),
+        *("diversity/pairwise_distance", "diversity/support_size", "diversity/support_ratio"),
     }
     (x, _), (y, logits) = (random_network(part.repeat(1, 3, 1, 1)) for part in (digits.held[:COUNT], samples))
     x, y = x.double(), y.double()

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg, special, stats
+from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
 from gantrain import data
+from gantrain.console import no_progress
 from gantrain.evaluation import classes, distances, formulas
 from gantrain.evaluation import metrics as catalogue
-from gantrain.evaluation.features import Features
+from gantrain.evaluation.features import Features, point_extractor
 
 
 def cloud(count: int, size: int = 6, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -138,8 +140,6 @@ def test_samples_that_are_all_the_same_have_no_diversity() -> None:
 
 
 def test_the_mean_distance_equals_scipys() -> None:
-    from scipy.spatial.distance import pdist
-
     x = cloud(130)
     assert distances.mean_distance(x) == pytest.approx(pdist(x.numpy()).mean(), rel=1e-12)
 
@@ -152,13 +152,13 @@ def test_the_support_size_of_equally_likely_images_is_their_number(size: int) ->
     draws = torch.randint(0, size, (600,), generator=random)
     noise = torch.randint(0, 2, (600, 64), generator=random, dtype=torch.uint8)
     samples = images[draws].clamp(max=254) + noise
-    assert distances.support_size(samples, real) == pytest.approx(size, rel=0.1)
+    assert distances.support_size(samples, real).size == pytest.approx(size, rel=0.1)
 
 
 def test_without_a_duplicate_the_support_is_at_least_the_number_of_pairs() -> None:
     random = torch.Generator().manual_seed(0)
     real, samples = torch.randint(0, 256, (2, 40, 64), generator=random, dtype=torch.uint8)
-    assert distances.support_size(samples, real) == 40 * 39 / 2
+    assert distances.support_size(samples, real).size == 40 * 39 / 2
 
 
 @pytest.mark.parametrize("different", [1, 4, 200])
@@ -169,7 +169,21 @@ def test_where_data_repeat_themselves_equal_samples_are_duplicates(different: in
     real[:4] = real[0]
     samples = images[:different].repeat(200 // different, 1)
     equal = different * math.comb(200 // different, 2)
-    assert distances.support_size(samples, real) == math.comb(200, 2) / max(equal, 1)
+    size, ratio = distances.support_size(samples, real)
+    assert size == math.comb(200, 2) / max(equal, 1)
+    assert ratio == pytest.approx(math.comb(4, 2) / max(equal, 1)), "four equal images are six pairs"
+
+
+@pytest.mark.parametrize("count", [100, 150, 400])
+def test_the_support_ratio_is_that_of_two_birthday_estimates(count: int) -> None:
+    random = np.random.default_rng(0)
+    samples, real = (random.integers(0, 4, (n, 5), dtype=np.uint8).astype(float) for n in (count, 150))
+    nearest = (squareform(pdist(real, "sqeuclidean")) + np.diag(np.full(150, np.inf))).min(1)
+    threshold = np.quantile(nearest, 0.01) + 1e-9
+    of_samples, own = (np.mean(pdist(each, "sqeuclidean") <= threshold) for each in (samples, real))
+    found = distances.support_size(*(torch.from_numpy(each.astype(np.uint8)) for each in (samples, real)))
+    assert found.size == pytest.approx(1 / of_samples)
+    assert found.ratio == pytest.approx(own / of_samples)
 
 
 def test_the_nearest_images_equal_brute_force() -> None:
@@ -225,11 +239,24 @@ def test_modes_are_found_by_a_single_point_within_three_deviations() -> None:
     means, std = torch.tensor(ring.mixture.means), ring.mixture.stds[0]
     points = means[[0, 0, 3, 5]] + torch.tensor([[0.0, 0], [2.9 * std, 0], [0, 2.9 * std], [0, 3.1 * std]])
     assert classes.count_modes(points, ring.mixture).tolist() == [2, 0, 0, 1, 0, 0, 0, 0]
-    real = Features(ring.held_out(500), classes.count_modes(ring.held_out(500), ring.mixture))
+    extract = point_extractor(ring).extract
     found = formulas.measure(
-        real, Features(points, classes.count_modes(points, ring.mixture)), {"modes": catalogue.POINTS["modes"]}
+        extract(ring.held_out(500), no_progress), extract(points, no_progress), {"modes": catalogue.POINTS["modes"]}
     )
-    assert found == {"quality/high_quality_share": 0.75, "diversity/modes": 2}
+    assert found == {"quality/high_quality_share": 0.75, "diversity/modes": 2, "diversity/modes_assigned": 3}
+
+
+def test_a_point_is_assigned_to_the_mode_with_the_largest_responsibility() -> None:
+    """However far it is, and also if another mode is nearer in its standard deviations."""
+    mixture = data.mixtures.Mixture((0.7, 0.2, 0.1), ((0.0, 0.0), (3.0, 0.0), (-5.0, 4.0)), (0.5, 2.0, 1.0))
+    points = torch.randn(500, 2, generator=torch.Generator().manual_seed(0)) * 4
+    densities = [
+        weight * stats.multivariate_normal(mean, std**2).pdf(points.numpy())
+        for weight, mean, std in zip(*mixture, strict=True)
+    ]
+    expected = np.bincount(np.argmax(densities, 0), minlength=3)
+    assert classes.assign_modes(points, mixture).tolist() == expected.tolist()
+    assert classes.assign_modes(points, mixture).sum() == 500
 
 
 # Laws of all
@@ -258,7 +285,10 @@ def test_neither_order_nor_block_changes_a_number(name: str, monkeypatch: pytest
 
 
 def test_every_number_has_a_group_and_belongs_to_one_metric() -> None:
-    for metrics in (catalogue.IMAGES, catalogue.POINTS):
-        names = list(formulas.measure(features_of(50, 0), features_of(50, 1), metrics))
+    ring = data.load("ring")
+    assert isinstance(ring, data.Density)
+    points = point_extractor(ring).extract(ring.held_out(50), no_progress)
+    for metrics, features in ((catalogue.IMAGES, features_of(50, 0)), (catalogue.POINTS, points)):
+        names = list(formulas.measure(features, features, metrics))
         assert len(names) == sum(len(metric.directions) for metric in metrics.values())
         assert all(name.startswith(("quality/", "diversity/")) for name in names)

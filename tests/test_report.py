@@ -286,7 +286,7 @@ def test_a_pipe_gets_plain_lines(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("error", "shown"), [(0.0123, "bound 0.08 ± 0.01"), (math.inf, "bound 0.08")])
+@pytest.mark.parametrize(("error", "shown"), [(0.0123, "bound 0.08 ± 0.01"), (math.inf, "bound 0.08 (heavy tail)")])
 def test_a_bound_is_shown_with_its_error_unless_that_is_infinite(tmp_path, error, shown):
     console = pipe()
     with Reporter(tmp_path, 200_000, console=console, bound="bound/gan") as reporter:

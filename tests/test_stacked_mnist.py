@@ -199,7 +199,7 @@ def test_a_run_is_trained_evaluated_and_compared(
     assert set(found["metrics"]) == set(found["reference"]) == {
         *("quality/fid_classifier", "quality/kid_classifier", "quality/kid_classifier_error"),
         *("quality/inception_score_classifier", "quality/precision", "quality/density", "diversity/recall"),
-        *("diversity/coverage", "diversity/pairwise_distance", "diversity/support_size"),
+        *("diversity/coverage", "diversity/pairwise_distance", "diversity/support_size", "diversity/support_ratio"),
         *("diversity/modes", "diversity/modes_kl"),
     }  # fmt: skip
     single = data.load("mnist", root=root)

@@ -21,9 +21,10 @@ from gantrain.errors import CheckFailedError, DivergedError
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
-from gantrain.theory import cases, quadrature, verification
+from gantrain.theory import cases, findings, quadrature, verification
 from gantrain.theory.cases import CASES
-from gantrain.theory.verification import ALLOWED_ERRORS, PARTS, Finding, Reading, Training
+from gantrain.theory.findings import ALLOWED_ERRORS, Finding, Reading
+from gantrain.theory.verification import PARTS, Training
 
 GAN = Objective(divergences.gan, divergences.gan)
 MLP = yaml.safe_load((CONF / "architecture" / "mlp.yaml").read_text(encoding="utf-8"))
@@ -78,14 +79,14 @@ def exact_ratio():
 
     def readings(case):
         runs = [measure(case.log_ratio, case, s) for s in (0, 1)]
-        return {name: verification.average_over_seeds([run[name] for run in runs]) for name in runs[0]}
+        return {name: findings.average_over_seeds([run[name] for run in runs]) for name in runs[0]}
 
     return {name: readings(case) for name, case in CASES.items()}
 
 
 def exact_bounds(case, known, seeds=(0, 1), draws=20_000):
     runs = [verification.measure_exact_ratio(known, case, seed=seed, draws=draws) for seed in seeds]
-    return {name: verification.average_over_seeds([run[name] for run in runs]) for name in known}
+    return {name: findings.average_over_seeds([run[name] for run in runs]) for name in known}
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +159,10 @@ def test_the_error_is_the_larger_of_parts_and_seeds():
     apart = alike + np.array([[0], [5], [10]])
     over_seeds = apart.mean(1).std(ddof=1) / math.sqrt(3)
     over_parts = alike[0].std(ddof=1) / math.sqrt(PARTS)
-    found = verification.average_over_seeds(apart.tolist())
+    found = findings.average_over_seeds(apart.tolist())
     assert (found.mean, found.standard_error) == pytest.approx((apart.mean(), over_seeds))
-    assert verification.average_over_seeds(alike[:1].tolist()).standard_error == pytest.approx(over_parts)
-    assert verification.average_over_seeds([alike[0].tolist()] * 3).standard_error == pytest.approx(
+    assert findings.average_over_seeds(alike[:1].tolist()).standard_error == pytest.approx(over_parts)
+    assert findings.average_over_seeds([alike[0].tolist()] * 3).standard_error == pytest.approx(
         over_parts / math.sqrt(3)
     )
 
@@ -192,14 +193,14 @@ def test_a_bound_exceeds_beyond_five_of_its_largest_error(bound, error, variance
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_exact_ratio_reaches_the_truth_and_exceeds_nowhere(exact_ratio, at_exact_ratio, truths, case):
-    findings = verification.compare_with_truth(truths[case], exact_ratio[case], at_exact_ratio[case], draws=40_000)
-    assert [each.name for each in findings] == list(CATALOGUE)
-    for each in findings:
+    found = findings.compare_with_truth(truths[case], exact_ratio[case], at_exact_ratio[case], draws=40_000)
+    assert [each.name for each in found] == list(CATALOGUE)
+    for each in found:
         assert not each.exceeds, each
         assert not each.deviates, each
         assert each.at_exact_ratio.mean == pytest.approx(each.bound.mean, rel=1e-9), "the same draws"
         assert math.isinf(each.true) or abs(each.bound.mean - each.true) < each.allowed_error(each.bound), each
-    command.check_bounds({case: findings})
+    command.check_bounds({case: found})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -223,17 +224,17 @@ def test_a_ratio_that_is_wrong_has_a_lower_bound_and_a_known_error():
 @pytest.mark.parametrize("factor", [0.5, 1.5])
 def test_against_a_wrong_truth_the_check_fails(exact_ratio, at_exact_ratio, truths, case, factor):
     wrong = {name: true._replace(value=factor * true.value) for name, true in truths[case].items()}
-    findings = verification.compare_with_truth(wrong, exact_ratio[case], at_exact_ratio[case], draws=40_000)
-    judged = {each.name for each in findings if math.isfinite(each.exact_ratio_standard_error)}
-    exceeding, deviating = ({each.name for each in findings if getattr(each, rule)} for rule in ("exceeds", "deviates"))
-    found = {"kl", "gan", "squared_hellinger", "le_cam", "total_variation"}
-    assert found <= deviating <= judged
+    found = findings.compare_with_truth(wrong, exact_ratio[case], at_exact_ratio[case], draws=40_000)
+    judged = {each.name for each in found if math.isfinite(each.exact_ratio_standard_error)}
+    exceeding, deviating = ({each.name for each in found if getattr(each, rule)} for rule in ("exceeds", "deviates"))
+    certain = {"kl", "gan", "squared_hellinger", "le_cam", "total_variation"}
+    assert certain <= deviating <= judged
     assert exceeding == (deviating if factor < 1 else set()), "the bound of the trained discriminator is one-sided"
     count = len(exceeding) + len(deviating)
     with pytest.raises(
         CheckFailedError, match=rf"^{count} of {2 * len(CATALOGUE)} bounds .*{case} kl: .* at the exact ratio"
     ) as refusal:
-        command.check_bounds({case: findings})
+        command.check_bounds({case: found})
     assert refusal.value.exit_code == 9
     assert "\n" not in str(refusal.value)
 
@@ -265,6 +266,45 @@ def test_training_that_is_not_finite_stops():
     absurd = Training(images=20_000, batch_size=200, lr=1e30)
     with pytest.raises(DivergedError, match="lower lr=1e\\+30"):
         verification.train_discriminator(CASES["gaussians"], GAN, MLP, training=absurd, seed=0)
+
+
+def test_where_the_variance_is_infinite_the_table_has_a_heavy_tail_in_place_of_an_error(at_exact_ratio, truths):
+    exact = at_exact_ratio["mixture"]
+    readings = {f"{group}/{name}": exact[name] for group in ("bound", "estimate") for name in CATALOGUE}
+    found = findings.compare_with_truth(truths["mixture"], readings, exact, draws=40_000)
+    table = command.tabulate_divergences(found)
+    heads, *rows = zip(*([str(column.header), *map(str, column.cells)] for column in table.columns), strict=True)
+    assert heads[7:10] == ("exact ±", "estimate,\nno bound", "±")
+    cells = {row[0]: row for row in rows}
+    heavy = f"heavy tail\nk {1 - 0.8**2 / 1.85**2:.2g}"
+    for name, row in cells.items():
+        assert ([row[4], row[7]] == [heavy] * 2) == math.isinf(truths["mixture"][name].variance), name
+        assert (row[9] == heavy) == (name == "neyman")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_tails_of_the_weights_have_moments_up_to_one_over_k(case):
+    p, q = CASES[case].p, CASES[case].q
+    for first, second, k in ((p, q, cases.tail_shapes(p, q)[0]), (q, p, cases.tail_shapes(p, q)[1])):
+        # E_first[(second/first)^s] = ∫ first^(1−s) second^s
+        assert quadrature.is_integrable(1 - 0.99 / max(k, 1e-3), first, second)
+        assert k == 0 or not quadrature.is_integrable(1 - 1.01 / k, first, second)
+
+
+@pytest.mark.parametrize("case", LINE)
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "pearson", "neyman", "jeffreys", "js"])
+def test_the_plug_in_has_an_infinite_variance_where_its_integral_grows_with_the_interval(truths, case, name):
+    p, q, end = LINE[case]
+
+    def square(reach):
+        def integrand(x):
+            u = p(x) / q(x)
+            excess = f(name, u) - f(name, 1) - df(name, 1) * (u - 1)
+            return q(x) * excess**2 if u <= 1 else p(x) * (excess / u) ** 2
+
+        return sum(integrate.quad(integrand, *piece, limit=200)[0] for piece in pairwise(np.linspace(-reach, reach, 9)))
+
+    assert truths[case][name].plug_in_is_heavy == (square(end / 2 + 2) > 3 * square(end / 2))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,7 +395,7 @@ def test_the_truth_follows_from_f_alone(truths, case, name):
         assert value == true.value
     if math.isfinite(true.variance):
         exact = exact_bounds(CASES[case], {name: wrong}, draws=100_000)
-        found = verification.compare_with_truth(
+        found = findings.compare_with_truth(
             {name: true}, {f"bound/{name}": exact[name], f"estimate/{name}": exact[name]}, exact, draws=200_000
         )
         assert found[0].deviates, "half of the bound"

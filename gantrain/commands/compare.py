@@ -14,7 +14,7 @@ from gantrain.launch.sweep_folder import add_notes
 
 HELP = """Compare runs: a table, compare.csv, figures, and report.html, one page that needs no network.
 
-  gantrain compare DIR… [out=DIR]
+  gantrain compare DIR… [baseline=CONFIGURATION] [out=DIR]
 
 Examples
   gantrain compare sweeps/2026-11-22_10-00-00        a sweep; its report is written beside its runs
@@ -22,8 +22,12 @@ Examples
   gantrain compare RUN RUN RUN
 
 Runs that differ only in seed are one configuration, named after the settings that differ: mean ± standard deviation
-over its finished runs. * marks the best mean of a column that has a better direction (↑ or ↓), out of configurations
-of which every run has it; (error …) is that of one measurement. Metrics of quality and diversity are shown for runs
+over its finished runs; (error …) is that of one measurement. Where a metric has a better direction (↑ or ↓), a table
+has the differences from the baseline, paired by seed, with 95 % intervals and Holm's p-value over the table. * marks
+what is better with p ≤ .05; below the best mean that is not, a line says how many more seeds would decide. baseline is
+the number or label of a configuration, such as baseline=kl; the first one without a failed run by default. A setting
+with three or more ordered values, such as gen_div=alpha_0.25,alpha_0.5,alpha_0.75, is tested for a trend (Page).
+Metrics of quality and diversity are shown for runs
 that were evaluated; training data is what training examples, if possible as many, get in place of samples. Runs with
 generator weights have the columns weights/…, means over the last tenth of each run, and in "G follows" the divergence
 with the effective order of its weights (kl, order 0.31). A sweep is compared when it ends; before that, its runs that
@@ -35,6 +39,7 @@ a single run and for more than one DIR."""
 class Options:
     """Options of `gantrain compare`."""
 
+    baseline: str | None = None
     out: str | None = None
 
 
@@ -52,7 +57,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigError("compare needs runs, sweeps, or a tree that holds them: gantrain compare DIR… [out=DIR]")
     from gantrain.comparison.report import write_report
 
-    comparison = compare(folders)
+    comparison = compare(folders, options.baseline)
     add_notes(comparison, folders)
     print_tables(comparison)
     for path, label, status, reason in comparison.failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
 from gantrain.theory import verification
 from gantrain.theory.cases import CASES, true_ratio_values
+from gantrain.theory.findings import ALLOWED_ERRORS, Finding
 from gantrain.theory.formula_checks import find_formula_errors
-from gantrain.theory.verification import ALLOWED_ERRORS, PARTS, Finding, Result, Training
+from gantrain.theory.verification import PARTS, Result, Training
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,8 +40,8 @@ Examples
   gantrain verify disc_div=kl out=verification  another divergence trains D; verify.json and log_ratio.png are written
   gantrain verify images=0                      without training: the exact log-ratio takes D's place
 
-Per divergence: the true value, the bound that D reaches and the plug-in estimate, and the bound of the exact log-ratio
-on the same draws; then the ratio's calibration and its error against the true log-ratio.
+Per divergence: the true value, the bound that D reaches, the bound of the exact log-ratio on the same draws, and the
+plug-in estimate, which is no bound; then the ratio's calibration and its error against the true log-ratio.
 
 The true value is computed from f(u) alone. Exits with 9 at once when a formula of a bound, or the slope that trains,
 contradicts f(u); at the end when a bound exceeds the true value by more than its error allows, or the bound of the
@@ -49,12 +51,15 @@ Cases, in which images are draws of p:
 {cases}"""
 
 NOTES = f"""true: D_f(p‖q) − f(1), 0 for p = q; ∞ if p or q has tails too heavy for the other.
-bound: E_p[real(r)] − E_q[fake(r)] − f(1), at most true but for chance. plug-in: of the recalibrated r, no bound.
+bound: E_p[real(r)] − E_q[fake(r)] − f(1), at most true but for chance.
 at exact r: the bound with the exact log-ratio on the same draws, equal to true but for chance.
-±: standard error, over {PARTS} parts of the held-out draws or over seeds, the larger; exact ±: the bound's, were r \
-exact. Where exact ± is far larger, rare draws carry the average: ± is too small, and the plug-in's too.
+estimate, no bound: the two-sided plug-in of the recalibrated r, on either side of true.
+±: standard error, over {PARTS} parts of the held-out draws or over seeds, the larger; exact ±: that at exact r, by \
+quadrature. Where exact ± is far larger than ±, rare draws carry the average, and ± is too small.
+heavy tail: the variance at exact r is infinite, so no ± holds. k is the Pareto k of the tail of the exact weights w, \
+e^r on draws of q or e^−r on draws of p, the larger: E[w^s] is infinite for s > 1/k.
 EXCEEDS: the bound is above true by more than {ALLOWED_ERRORS:g} of the largest standard error. DEVIATES: at exact \
-r it is that far from true. Where exact ± is ∞ nothing can: not judged."""
+r it is that far from true. With a heavy tail nothing can: not judged."""
 
 ARCHITECTURE = "mlp"
 PIPE_WIDTH = 140
@@ -167,17 +172,23 @@ def describe_training(options: Options) -> str:
 
 def tabulate_divergences(findings: Sequence[Finding]) -> Table:
     """Return a table with a row a divergence: truth, bound, plug-in estimate and verdict."""
-    right = ["true", "bound", "±", "exact ±", "reached", "at exact r", "plug-in", "plug-in ±"]
+    right = ["true", "bound", "±", "reached", "at exact r", "exact ±", "estimate,\nno bound"]
     rows = []
     for each in findings:
         share = each.bound.mean / each.true
-        errors = [_format_error(each.bound.standard_error), _format_error(each.exact_ratio_standard_error)]
-        reached = f"{share:.1%}" if share > 0 else ""
-        plug_in = [_format_value(each.plug_in.mean), _format_error(each.plug_in.standard_error)]
-        exact = _format_value(each.at_exact_ratio.mean)
-        numbers = [_format_value(each.bound.mean), *errors, reached, exact, *plug_in]
+        heavy = f"heavy tail\nk {_format_error(each.pareto_k)}"
+        is_heavy = math.isinf(each.exact_ratio_standard_error)
+        numbers = [
+            _format_value(each.bound.mean),
+            heavy if is_heavy else _format_error(each.bound.standard_error),
+            f"{share:.1%}" if share > 0 else "",
+            _format_value(each.at_exact_ratio.mean),
+            heavy if is_heavy else _format_error(each.exact_ratio_standard_error),
+            _format_value(each.plug_in.mean),
+            heavy if each.plug_in_is_heavy else _format_error(each.plug_in.standard_error),
+        ]
         rows.append([each.name, _format_value(each.true), each.true_by, *numbers, each.verdict])
-    return build_table(["divergence", right[0], "true, by", *right[1:], "verdict"], rows, right=right)
+    return build_table(["divergence", right[0], "true, by", *right[1:], "±", "verdict"], rows, right=right)
 
 
 def tabulate_ratio(result: Result) -> Table:

@@ -1,17 +1,19 @@
 """Comparison of runs: configurations, their metrics as mean ± standard deviation over seeds, and which are best.
 
 Only finished runs count towards a number; the standard deviation is the sample's, with n − 1. A lower bound on a
-divergence, a loss or a calibration is not a score: neither a lower nor a higher value is better, so nothing is marked
-as best. Metrics of sample quality and diversity have a direction, and are ranked only if all runs were measured in the
-same way and on the same data.
+divergence, a loss or a calibration is not a score: neither a lower nor a higher value is better, so nothing is marked.
+Metrics of sample quality and diversity have a direction, and are compared with those of a baseline, seed by seed, only
+if all runs were measured in the same way and on the same data.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +22,14 @@ from gantrain.comparison.configurations import (
     FOLLOWED,
     Configuration,
     Estimate,
+    choose_baseline,
     error_metric,
     format_estimate,
     group_runs,
 )
 from gantrain.comparison.labels import compared_settings, name_discriminator
 from gantrain.comparison.runs import BOUNDS, EFFECTIVE_ORDER, WEIGHTS, Run, read_runs
+from gantrain.comparison.statistics import BETTER, WORSE, Difference, F, Trend, find_differences, find_trends
 from gantrain.comparison.untrusted import clean_text, finite_number
 from gantrain.errors import DataError
 from gantrain.evaluation.evaluation import CONDITIONS, name_reference
@@ -55,6 +59,7 @@ class Comparison:
         differing: `keys`, and the settings that differ because they follow from one of them.
         unreadable: Folders that cannot be read, with the reason.
         notes: Sentences about runs that were left out or cannot be ranked.
+        baseline: The configuration from which differences are measured.
     """
 
     configurations: list[Configuration]
@@ -62,6 +67,7 @@ class Comparison:
     differing: list[str]
     unreadable: dict[Path, str]
     notes: list[str]
+    baseline: Configuration
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -192,6 +198,44 @@ class Comparison:
         top = max(sign * mean for _, mean in found)
         return [configuration for configuration, mean in found if sign * mean == top]
 
+    @cached_property
+    def differences(self) -> dict[str, list[Difference]]:
+        """Differences from the baseline by group of metrics, of those that have a better direction."""
+        return self._test(lambda metrics: find_differences(self.configurations, self.baseline, metrics))
+
+    @cached_property
+    def trends(self) -> dict[str, list[Trend]]:
+        """Trends along ordered settings by group of metrics, of those that have a better direction."""
+        return self._test(lambda metrics: find_trends(self.configurations, metrics))
+
+    def _test(self, find: Callable[[list[str]], list[F]]) -> dict[str, list[F]]:
+        ranked = {group: list(filter(better_direction, names)) for group, names in self.columns.items()}
+        found = {group: find(metrics) for group, metrics in ranked.items() if metrics and self.is_rankable}
+        return {group: findings for group, findings in found.items() if findings}
+
+    def _differences_in(self, metric: str) -> list[Difference]:
+        return [each for each in itertools.chain(*self.differences.values()) if each.metric == metric]
+
+    def find_better(self, metric: str) -> list[Configuration]:
+        """Return the configurations that are better than the baseline, or the baseline if all others are worse.
+
+        Only those of which every run has the metric: the survivors of failures would look better than they are.
+        """
+        found = self._differences_in(metric)
+        better = [each.configuration for each in found if each.verdict == BETTER]
+        if found and all(each.verdict == WORSE for each in found):
+            better = [self.baseline]
+        return [c for c in better if (estimate := c.estimate(metric)) is not None and estimate.n == len(c.runs)]
+
+    def describe_doubt(self, configuration: Configuration, metric: str) -> str:
+        """Return what would decide about the best mean; empty for another one, or if it is decided."""
+        if configuration not in self.best(metric):
+            return ""
+        found = self._differences_in(metric)
+        own = [each for each in found if each.configuration is configuration] or found
+        undecided = [each for each in own if each.doubt]
+        return max(undecided, key=lambda each: each.more_seeds or math.inf).doubt if undecided else ""
+
 
 def direction_arrow(metric: str) -> str:
     """Return ` ↑`, ` ↓` or nothing, for the end of a metric's name."""
@@ -202,8 +246,11 @@ def direction_arrow(metric: str) -> str:
 # Which runs are compared
 
 
-def compare(folders: Iterable[Path]) -> Comparison:
-    """Compare the runs in and below `folders`. Raises DataError if none can be read."""
+def compare(folders: Iterable[Path], baseline: str | None = None) -> Comparison:
+    """Compare the runs in and below `folders` with a baseline, see `choose_baseline`.
+
+    Raises DataError if no run can be read, ConfigError for a baseline that is none of the configurations.
+    """
     folders = list(folders)
     found, unreadable = read_runs(folders)
     if not found:
@@ -213,7 +260,10 @@ def compare(folders: Iterable[Path]) -> Comparison:
             f"summary.json{reasons}"
         )
     runs, notes = keep_newest(found)
-    comparison = Comparison(*group_runs(runs), unreadable, [*notes, *early_evaluation_notes(runs)])
+    configurations, keys, differing = group_runs(runs)
+    chosen = choose_baseline(configurations, baseline)
+    notes += early_evaluation_notes(runs)
+    comparison = Comparison(configurations, keys, differing, unreadable, notes, chosen)
     if not comparison.is_rankable:
         comparison.notes.append(NOT_RANKABLE)
     return comparison

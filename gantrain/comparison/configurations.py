@@ -21,6 +21,7 @@ from gantrain.comparison.labels import (
 )
 from gantrain.comparison.runs import EFFECTIVE_ORDER, Run, natural_key
 from gantrain.console import LARGEST_IN_FULL, format_number
+from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives.critic_objective import OWN
 
 ROUNDING = 1e-12  # a smaller deviation, relative to the mean, is rounding error
@@ -177,6 +178,24 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Configuration], list[str], lis
     ]
     # A key such as optimizer.betas.0 is part of a list, which is shown only if it tells configurations apart.
     return configurations, keys, [key for key in differing if key in keys or not re.search(r"\.[0-9]", key)]
+
+
+def choose_baseline(configurations: Sequence[Configuration], chosen: str | None = None) -> Configuration:
+    """Return the configuration with a label or a number, or the only one whose label has all words of `chosen`.
+
+    By default it is the first one of which every run finished, or else the first. Raises ConfigError.
+    """
+    if chosen is None:
+        return next((each for each in configurations if len(each.finished) == len(each.runs)), configurations[0])
+    words = set(chosen.split())
+    for found in (
+        [each for each in configurations if each.label == chosen],
+        [each for each in configurations if str(each.number) == chosen],
+        [each for each in configurations if words and words <= {*each.label.split()}],
+    ):
+        if len(found) == 1:
+            return found[0]
+    raise ConfigError(describe_choice("baseline", chosen, (each.name for each in configurations)))
 
 
 def describe_weights(run: Run, order: float | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from gantrain import plotting
 from gantrain.comparison.comparison import Comparison, direction_arrow
 from gantrain.comparison.configurations import Configuration, Estimate, error_metric
 from gantrain.comparison.labels import name_discriminator
+from gantrain.comparison.runs import Run
 from gantrain.evaluation.metrics import better_direction
 from gantrain.objectives.critic_objective import OWN
 from gantrain.plotting import DASHES, INK
@@ -241,25 +242,23 @@ def heatmap_panels(comparison: Comparison) -> Panels:
 
 
 def _draw_heatmap(comparison: Comparison, metric: str, axes: Axes) -> None:
-    """Draw the mean over all finished runs with the same two divergences."""
+    """Draw the mean over all finished runs with the same two divergences, and its deviation over them."""
     import numpy as np
 
-    values: dict[tuple[str, str], list[float]] = {}
+    cells: dict[tuple[str, str], list[Run]] = {}
     for run in comparison.runs:
-        found = values.setdefault((name_discriminator(run), run.setting("gen_div.name")), [])
-        if run.is_finished and metric in run.metrics:
-            found.append(run.metrics[metric])
-    rows, columns = (list(dict.fromkeys(names)) for names in zip(*values, strict=True))
+        cells.setdefault((name_discriminator(run), run.setting("gen_div.name")), []).append(run)
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
     means = np.full((len(rows), len(columns)), math.nan)
-    for (row, column), found in values.items():
-        if found:
-            means[rows.index(row), columns.index(column)] = math.fsum(found) / len(found)
+    for y, x in np.ndindex(means.shape):
+        cell = Configuration(0, "", {}, cells.get((rows[y], columns[x]), []))
+        means[y, x] = estimate.mean if (estimate := cell.estimate(metric)) else math.nan
+        deviation = f"\n± {error:.2g}" if (error := cell.deviation(metric)) else ""
+        text = f"{means[y, x]:.3g}{deviation}" if estimate else "—"
+        if len(columns) <= MAX_NUMBERED_COLUMNS:
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=min(9, 46 / len(columns)))
     mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap="viridis", alpha=0.5)  # so that numbers can be read
     axes.figure.colorbar(mesh, ax=axes)
-    if len(columns) <= MAX_NUMBERED_COLUMNS:
-        for (row, column), mean in np.ndenumerate(means):
-            text = "—" if math.isnan(mean) else f"{mean:.3g}"
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9)
     axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.set(xlabel="gen_div", ylabel="disc_div or critic" if OWN in columns else "disc_div")

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gantrain.comparison import tables
+from gantrain.comparison import rows, tables
 from gantrain.comparison.comparison import Comparison
 from gantrain.comparison.configurations import error_metric
 from gantrain.comparison.labels import short_key
@@ -22,13 +22,13 @@ from gantrain.comparison.untrusted import clean_text
 from gantrain.console import printable
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.evaluation import REFERENCE
-from gantrain.files import convert_write_errors, write_file
+from gantrain.files import convert_write_errors, write_file, write_json
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
-    """Write compare.csv, the figures and report.html into the folder `out`; return the path of the page.
+    """Write compare.csv, compare.json, the figures and report.html into the folder `out`; return the path of the page.
 
     Raises:
         ConfigError: `out` is a file, or lies below one.
@@ -40,7 +40,8 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     figures = encode_plots(comparison)
     with convert_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
-        write_file(out / "compare.csv", tables.csv_text(comparison))
+        write_file(out / "compare.csv", rows.csv_text(comparison))
+        write_json(out / "compare.json", rows.tests_document(comparison))
         for name, files in figures.items():
             for kind, data in files.items():
                 write_file(out / f"compare-{name}.{kind}", data)
@@ -67,6 +68,7 @@ def render_page(comparison: Comparison, figures: Mapping[str, Mapping[str, bytes
         overview=_overview(comparison),
         commands=["gantrain train " + shlex.join(arguments) for arguments in command_lines(comparison.runs)],
         tables=list(tables.metric_tables(comparison)),
+        tests={group: list(tables.finding_tables(comparison, group)) for group in comparison.columns},
         reference=REFERENCE,
         samples=_read_samples(comparison),
         figures={name: _data_uri(files["svg"], "svg+xml") for name, files in figures.items()},

@@ -1,19 +1,18 @@
-"""Tables of a comparison: the rows that terminal and page share, rich tables, and compare.csv."""
+"""Tables of a comparison: the rows that terminal and page share, and rich tables."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import console
 from gantrain.comparison.comparison import Comparison, direction_arrow
-from gantrain.comparison.configurations import Configuration, describe_weights
+from gantrain.comparison.configurations import Configuration
 from gantrain.comparison.labels import FIRST_KEYS, short_key
-from gantrain.comparison.runs import EFFECTIVE_ORDER, provenance
-from gantrain.comparison.untrusted import format_setting
+from gantrain.comparison.runs import provenance
+from gantrain.comparison.statistics import LEVEL, Finding
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,12 +23,12 @@ NO_BOUND = " (estimate, no bound)"
 
 
 class Row(NamedTuple):
-    """A configuration, or None for training examples in place of samples; `best` says which numbers are marked."""
+    """A configuration, or None for training examples in place of samples; `marks` says which numbers are marked."""
 
     configuration: Configuration | None
     descriptions: list[str]
     numbers: list[str]
-    best: list[bool]
+    marks: list[bool]
 
 
 class MetricTable(NamedTuple):
@@ -42,30 +41,71 @@ class MetricTable(NamedTuple):
     @property
     def heads(self) -> list[str]:
         """Heads of the columns of numbers."""
-        return [
-            metric.removeprefix(f"{self.group}/") + direction_arrow(metric) + NO_BOUND * metric.startswith(ESTIMATES)
-            for metric in self.metrics
-        ]
+        return [name_column(self.group, metric) + NO_BOUND * metric.startswith(ESTIMATES) for metric in self.metrics]
 
 
 def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
     """Yield a table for each group of metrics, one row a configuration; training examples in place of samples last."""
     for group, names in (comparison.columns or {"no run finished": []}).items():
         metrics = [*names, *comparison.weight_metrics]
-        best = {metric: comparison.best(metric) for metric in names}
+        better = {metric: comparison.find_better(metric) for metric in names}
         rows = [
             Row(
-                configuration,
-                [configuration.descriptions[head] or "—" for head in comparison.descriptions],
-                [configuration.format_metric(metric) for metric in metrics],
-                [configuration in best.get(metric, ()) for metric in metrics],
+                each,
+                [each.descriptions[head] or "—" for head in comparison.descriptions],
+                ["\n".join(filter(None, [each.format_metric(m), comparison.describe_doubt(each, m)])) for m in metrics],
+                [each in better.get(metric, ()) for metric in metrics],
             )
-            for configuration in comparison.configurations
+            for each in comparison.configurations
         ]
         if any(metric in comparison.reference for metric in names):
             numbers = [comparison.format_reference(metric) for metric in metrics]
             rows.append(Row(None, [""] * len(comparison.descriptions), numbers, [False] * len(metrics)))
         yield MetricTable(group, metrics, rows)
+
+
+class FindingTable(NamedTuple):
+    """The tests of one group of metrics; the last column but one has Holm's p, the last what it decides."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def finding_tables(comparison: Comparison, group: str, *, is_narrow: bool = False) -> Iterator[FindingTable]:
+    """Yield the differences from the baseline and the trends of a group of metrics; none of single seeds.
+
+    Configurations have their numbers only if `is_narrow`.
+    """
+
+    def build_rows(findings: Iterable[Finding], describe: Callable[[Any], list[str]]) -> list[list[str]]:
+        return [
+            [name_column(group, each.metric), *describe(each), format_p(each.holm_p), each.verdict] for each in findings
+        ]
+
+    differences, trends = (found.get(group, []) for found in (comparison.differences, comparison.trends))
+    if any(each.seeds > 1 for each in differences):
+        heads = ["metric", "#" if is_narrow else "configuration", "difference", "Holm's p", "verdict"]
+        name = attrgetter("configuration.number" if is_narrow else "configuration.name")
+        rows = build_rows(differences, lambda each: [str(name(each)), each.text])
+        yield FindingTable(
+            f"{group}: differences from {comparison.baseline.name}, paired by seed, and {1 - LEVEL:.0%} intervals",
+            heads,
+            rows,
+        )
+    if any(each.seeds > 1 for each in trends):
+        rows = build_rows(trends, lambda each: [each.text])
+        yield FindingTable(f"{group}: trends", ["metric", "along", "Holm's p", "verdict"], rows)
+
+
+def name_column(group: str, metric: str) -> str:
+    """Return the head of a metric's column: its name without the group, with the better direction."""
+    return metric.removeprefix(f"{group}/") + direction_arrow(metric)
+
+
+def format_p(p: float | None) -> str:
+    """Return a p-value with three digits, a dash for None."""
+    return "—" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,14 +130,15 @@ def rich_tables(comparison: Comparison) -> Iterator[Table]:
     keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
     for table in metric_tables(comparison):
         names, numbers = [["#", *keys, "seeds", *comparison.descriptions]], [table.heads]
-        for configuration, descriptions, cells, best in table.rows:
+        for configuration, descriptions, cells, marks in table.rows:
             if configuration is None:
                 names.append(["", comparison.reference_name, *[""] * len(keys), *descriptions])
             else:
                 values = list(configuration.values.values()) or [configuration.label]
                 names.append([str(configuration.number), *values, configuration.seeds, *descriptions])
-            numbers.append(_mark_best(cells, best))
+            numbers.append(_mark_cells(cells, marks))
         yield from _split_table(table.group, names, numbers, width)
+        yield from _list_tests(comparison, table.group)
 
 
 def _tables_by_folder(comparison: Comparison, width: int) -> Iterator[Table]:
@@ -111,10 +152,11 @@ def _tables_by_folder(comparison: Comparison, width: int) -> Iterator[Table]:
     names = [["#", "run"], *([each[0], folder] for each, folder in zip(settings, folders, strict=True))]
     tables, count = list(metric_tables(comparison)), len(comparison.weight_metrics)
     for table in tables:
-        rows = [_mark_best(row.numbers, row.best) for row in table.rows]
+        rows = [_mark_cells(row.numbers, row.marks) for row in table.rows]
         numbers = [each[: len(table.metrics) - count] for each in [table.heads, *rows]]
         reference = [["", comparison.reference_name]] if table.rows[-1].configuration is None else []
         yield from _split_table(table.group, [*names, *reference], numbers, width, keeps_empty=False)
+        yield from _list_tests(comparison, table.group)
     if comparison.descriptions:
         first = len(tables[0].metrics) - count
         rows = [[*row.descriptions, *row.numbers[first:]] for row in tables[0].rows if row.configuration]
@@ -136,8 +178,13 @@ def _split_table(
         yield console.build_table(heads, rows, right=[head for head, *_ in part], title=title)
 
 
-def _mark_best(cells: list[str], best: list[bool]) -> list[str]:
-    return [f"{cell} *" if is_best else cell for cell, is_best in zip(cells, best, strict=True)]
+def _list_tests(comparison: Comparison, group: str) -> Iterator[Table]:
+    for title, heads, rows in finding_tables(comparison, group, is_narrow=True):
+        yield console.build_table(heads, rows, right=["difference", "Holm's p"], title=title)
+
+
+def _mark_cells(cells: list[str], marks: list[bool]) -> list[str]:
+    return [f"{cell} *" if is_marked else cell for cell, is_marked in zip(cells, marks, strict=True)]
 
 
 def fold_path(path: str, width: int) -> str:
@@ -148,55 +195,3 @@ def fold_path(path: str, width: int) -> str:
 
 def _transpose(rows: list[list[str]]) -> list[list[str]]:
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# compare.csv
-
-
-def run_rows(comparison: Comparison) -> list[dict[str, str | int | float | None]]:
-    """Return a row for each run: the settings that differ as text, provenance, and all metrics as unrounded numbers.
-
-    All rows have the same keys; a value that a run lacks is None.
-    """
-    facts = list(dict.fromkeys(name for run in comparison.runs for name in provenance(run)))
-    metrics = list(dict.fromkeys(name for run in comparison.runs for name in run.metrics))
-    rows: list[dict[str, str | int | float | None]] = []
-    for configuration in comparison.configurations:
-        for run in configuration.runs:
-            described, made = describe_weights(run, run.weights.get(EFFECTIVE_ORDER)), provenance(run)
-            about: dict[str, str | int | float | None] = {
-                "run": str(run.path),
-                "configuration": configuration.label,
-                **{short_key(key): value for key, value in configuration.values.items()},
-                "seed": _whole_number(run.seed),
-                "status": run.status,
-                "reason": run.reason,
-                "images": _whole_number(format_setting(run.fact("images"))),
-                **{head: described[head] for head in comparison.descriptions},
-            }
-            rows.append(
-                about | {name: made.get(name) for name in facts} | {name: run.metrics.get(name) for name in metrics}
-            )
-    return rows
-
-
-def _whole_number(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"\d{1,18}", text) else text
-
-
-def csv_text(comparison: Comparison) -> str:
-    """Return compare.csv, which has the rows of `run_rows`."""
-    rows, text = run_rows(comparison), io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_csv_cell, rows[0]))
-    for row in rows:
-        writer.writerow(map(_csv_cell, row.values()))
-    return text.getvalue()
-
-
-def _csv_cell(value: str | float | None) -> str:
-    """Return a value as text; a text that a spreadsheet would take for a formula is quoted."""
-    if not isinstance(value, str):
-        return "" if value is None else repr(value)
-    return f"'{value}" if value[:1] in tuple("=+@-") and not re.fullmatch(r"[-+.0-9e]+", value) else value

@@ -69,14 +69,16 @@ class Mixture(NamedTuple):
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
         """Return log p(x): `[N, d]` → `[N]`, on the line `[N]` → `[N]` too; in the precision and on the device of x."""
+        return self.log_components(x[:, None] if x.dim() == 1 else x).logsumexp(1)
+
+    def log_components(self, x: torch.Tensor) -> torch.Tensor:
+        """Return log wₖ N(x; μₖ, σₖ² I), the log responsibilities but for log p(x): `[N, d]` → `[N, K]`."""
         import torch
 
-        if x.dim() == 1:
-            x = x[:, None]
         weights, means, stds = (torch.tensor(part, dtype=x.dtype, device=x.device) for part in self)
         distances = (x[:, None, :] - means).square().sum(-1) / stds.square()  # [N, K]
         log_norms = self.dimensions * (stds.log() + 0.5 * math.log(2 * math.pi))  # [K]
-        return torch.logsumexp(weights.log() - log_norms - distances / 2, dim=1)
+        return weights.log() - log_norms - distances / 2
 
     def sample(self, count: int, generator: torch.Generator, device: torch.device | str | None = None) -> torch.Tensor:
         """Return independent draws: float32 `[count, d]`, on `device`, which is the generator's by default."""

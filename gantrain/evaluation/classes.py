@@ -69,11 +69,19 @@ def _shares(counts: Tensor) -> Tensor:
 def count_modes(points: Tensor, mixture: Mixture) -> Tensor:
     """Count the points `[N, d]` within 3σ of each mode, where it is their nearest one: int64 `[K]`.
 
-    The protocol of ALI and VEEGAN (Dumoulin et al. 2016, arXiv 1606.00704; Srivastava et al. 2017, arXiv 1705.07761): a
-    mode is found if at least one point is this near, and such points are of high quality. 1 − e^(−9/2) = 98.9 % of the
-    draws of a Gaussian in the plane are.
+    The protocol of VEEGAN (Srivastava et al. 2017, arXiv 1705.07761): a mode is found if at least one point is this
+    near, and such points are of high quality. 1 − e^(−9/2) = 98.9 % of the draws of a Gaussian in the plane are.
     """
     means = torch.tensor(mixture.means, dtype=torch.float64)
     stds = torch.tensor(mixture.stds, dtype=torch.float64)
     deviations, mode = (torch.cdist(points.double(), means) / stds).min(1)
     return mode[deviations <= HIGH_QUALITY].bincount(minlength=len(means))
+
+
+def assign_modes(points: Tensor, mixture: Mixture) -> Tensor:
+    """Count the points `[N, d]` of which each mode has the largest responsibility, however far they are: int64 `[K]`.
+
+    The protocol of ALI (Dumoulin et al. 2016, arXiv 1606.00704, section 4.5), in which a mode is dropped if no sample
+    is assigned to it.
+    """
+    return mixture.log_components(points.double()).argmax(1).bincount(minlength=len(mixture.means))

@@ -146,18 +146,32 @@ def mean_distance(points: Tensor) -> float:
     return total / (len(points) * (len(points) - 1))
 
 
-def support_size(samples: Tensor, real: Tensor) -> float:
+class SupportSize(NamedTuple):
+    """Estimated number of different samples, and its ratio to that of different real images."""
+
+    size: float
+    ratio: float
+
+
+def support_size(samples: Tensor, real: Tensor) -> SupportSize:
     """Return how many different samples there are if all are equally likely: pairs by pairs that are duplicates.
 
     n draws from S equally likely ones hold n(n − 1)/2S equal pairs on average, the birthday paradox (Arora and Zhang
     2017, arXiv 1706.08224, who judged by eye). Here a pair is a duplicate if it is as close as the closest 1 % of real
-    images are to their nearest other one; without duplicates the number of pairs is a lower bound. Images, samples
-    `[M, P]` and real `[N, P]`, are given by their 8-bit pixels.
+    images are to their nearest other one; without duplicates the number of pairs is a lower bound. The same estimate of
+    the real images, which should be as many as the samples, is what the ratio is to. Images, samples `[M, P]` and real
+    `[N, P]`, are given by their 8-bit pixels.
     """
     nearest = torch.cat([rows.amin(1) for rows in _squared_distances(real)])
     threshold = nearest.quantile(DUPLICATE_SHARE)
-    duplicates = sum(int((rows <= threshold).sum()) for rows in _squared_distances(samples)) / 2
-    return len(samples) * (len(samples) - 1) / 2 / max(duplicates, 1)
+
+    def estimate_size(images: Tensor, count: int) -> float:
+        duplicates = sum(int((rows <= threshold).sum()) for rows in _squared_distances(images)) / 2
+        return count * (count - 1) / 2 / max(duplicates, 1)
+
+    size = estimate_size(samples, len(samples))
+    close = real[nearest <= threshold]  # all other images are in no duplicate pair
+    return SupportSize(size, size / estimate_size(close, len(real)))
 
 
 def _squared_distances(pixels: Tensor) -> Iterator[Tensor]:

@@ -67,6 +67,7 @@ class Features(NamedTuple):
     probabilities: Tensor | None = None  # float64 [N, K], of images
     pixels: Tensor | None = None  # uint8 [N, P], of images
     network: str = CLASSIFIER  # that extracted the vectors
+    assigned: Tensor | None = None  # int64 [K], how many of the N points are assigned to each mode by responsibility
 
 
 class FeatureExtractor(NamedTuple):
@@ -226,7 +227,8 @@ def point_extractor(density: Density) -> FeatureExtractor:
     from gantrain.evaluation import classes
 
     def extract(points: Tensor, progress: Progress) -> Features:
-        return Features(points.double(), classes.count_modes(points, density.mixture))
+        assigned = classes.assign_modes(points, density.mixture)
+        return Features(points.double(), classes.count_modes(points, density.mixture), assigned=assigned)
 
     modes = [str(number) for number in range(len(density.mixture.means))]
     description = {"name": "points", "dataset": density.label, "checksum": density.fingerprint}

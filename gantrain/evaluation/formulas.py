@@ -28,10 +28,10 @@ def _compare_classes(real: Features, samples: Features) -> list[float]:
 
 
 def _count_modes(real: Features, samples: Features) -> list[float]:
-    """Return the share of good points and the number of modes found; of stacked images, that number and the KL."""
+    """Return the share of good points, modes found and modes assigned; of stacked images, modes found and the KL."""
     found = float((samples.counts > 0).sum())
-    if samples.pixels is None:
-        return [float(samples.counts.sum()) / len(samples.vectors), found]
+    if samples.assigned is not None:
+        return [float(samples.counts.sum()) / len(samples.vectors), found, float((samples.assigned > 0).sum())]
     return [found, classes.kl_divergence(samples.counts, samples.counts.new_ones(samples.counts.shape))]
 
 
@@ -46,5 +46,5 @@ FORMULAS: dict[str, Callable[[Any, Any], Sequence[float]]] = {
     "pairwise_distance": lambda real, samples: [
         distances.mean_distance(samples.vectors) / distances.mean_distance(real.vectors)
     ],
-    "support_size": lambda real, samples: [distances.support_size(samples.pixels, real.pixels)],
+    "support_size": lambda real, samples: distances.support_size(samples.pixels, real.pixels),
 }

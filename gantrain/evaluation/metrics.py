@@ -53,7 +53,10 @@ CLASSES = Metric(
 PAIRWISE_DISTANCE = Metric({"diversity/pairwise_distance": NEITHER})
 
 POINTS = {
-    "modes": Metric({"quality/high_quality_share": HIGHER, "diversity/modes": HIGHER}, needs_classes=True),
+    "modes": Metric(
+        {"quality/high_quality_share": HIGHER, "diversity/modes": HIGHER, "diversity/modes_assigned": HIGHER},
+        needs_classes=True,
+    ),
     "prdc": PRDC,
     "classes": CLASSES,
     "pairwise_distance": PAIRWISE_DISTANCE,
@@ -65,7 +68,7 @@ IMAGES = {
     "prdc": PRDC,
     "classes": CLASSES,
     "pairwise_distance": PAIRWISE_DISTANCE,
-    "support_size": Metric({"diversity/support_size": NEITHER}),
+    "support_size": Metric({"diversity/support_size": NEITHER, "diversity/support_ratio": NEITHER}),
 }
 # Images whose channels are images of their own. Real images may lack some of the 1,000 classes, so samples are compared
 # with equal shares.

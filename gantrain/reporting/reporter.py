@@ -224,7 +224,8 @@ class Reporter:
         if self.bound in self.latest:
             label = "bound" if "bound/" in self.bound else self.bound.rpartition("/")[2]
             error = self.latest.get(f"{self.bound}_error", math.nan)
-            parts.append(f"{label} {self.latest[self.bound]:.3g}" + (f" ± {error:.1g}" if math.isfinite(error) else ""))
+            note = " (heavy tail)" if math.isinf(error) else "" if math.isnan(error) else f" ± {error:.1g}"
+            parts.append(f"{label} {self.latest[self.bound]:.3g}{note}")
         return "  ".join(parts)
 
     def _is_due(self, images: int) -> bool:

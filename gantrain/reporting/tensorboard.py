@@ -40,6 +40,7 @@ CHARTS = {
     },
     "diversity": {
         "recall, coverage, distance of two samples": ["Multiline", ["diversity/(recall|coverage|pairwise_distance)"]],
+        "support size as a ratio to the data's": ["Multiline", ["diversity/support_ratio"]],
         "classes": ["Multiline", ["diversity/class_.*"]],
         "modes found, classes missing": ["Multiline", ["diversity/(modes.*|missing_classes)"]],
     },

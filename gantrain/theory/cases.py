@@ -48,11 +48,17 @@ CASES: dict[str, Case] = {
 
 
 class Truth(NamedTuple):
-    """D_f(p‖q) − f(1), how it was computed, and Var_p[real(r*)] + Var_q[fake(r*)]; either number may be inf."""
+    """D_f(p‖q) − f(1), how it was computed, and Var_p[real(r*)] + Var_q[fake(r*)]; either number may be inf.
+
+    `pareto_k` is the larger one of `tail_shapes`. `plug_in_is_heavy` says whether the two-sided plug-in estimate has an
+    infinite variance at r*.
+    """
 
     value: float
     method: str
     variance: float
+    pareto_k: float
+    plug_in_is_heavy: bool
 
 
 def gaussian_power(c: float, p: Mixture, q: Mixture) -> float:
@@ -86,7 +92,20 @@ GAUSSIAN_CLOSED_FORMS: dict[str, Callable[[Mixture, Mixture], float]] = {
 def compute_truth(divergence: Divergence, p: Mixture, q: Mixture) -> Truth:
     """Return the exact divergence, and the variance of the bound's held-out estimates at the exact ratio."""
     value, method = true_value(divergence, p, q)
-    return Truth(value, method, _variance(divergence, "real", p, q) + _variance(divergence, "fake", p, q))
+    variance = _variance(divergence, "real", p, q) + _variance(divergence, "fake", p, q)
+    low, high = quadrature.growth_exponents(divergence, "f")
+    powers = 2 * low, 2 * high - 1  # of u, in E_q[F²; u ≤ 1] and E_p[F²/u²; u > 1] = E_q[F²/u; u > 1]
+    is_heavy = not all(quadrature.is_integrable(power, p, q) for power in powers)
+    return Truth(value, method, variance, max(tail_shapes(p, q)), is_heavy)
+
+
+def tail_shapes(p: Mixture, q: Mixture) -> tuple[float, float]:
+    """Return Pareto's k of the weights e^−r* on draws of p and of e^r* on draws of q, 0 for a tail without a power.
+
+    E_p[(q/p)^s] is finite for s < 1/k = 1/(1 − σ_p²/σ_q²), with the largest σ of both; E_q[(p/q)^s] alike.
+    """
+    ratio = (max(p.stds) / max(q.stds)) ** 2
+    return max(0.0, 1 - ratio), max(0.0, 1 - 1 / ratio)
 
 
 @cache
