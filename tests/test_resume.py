@@ -415,6 +415,16 @@ def test_a_config_that_no_run_has_is_refused(spoil, whole, tmp_path, capsys):
     assert ("no dataset" if spoil == "lacks dataset" else "nested more than") in message
 
 
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "dataset: 3"])
+def test_a_damaged_config_of_the_folder_is_made_anew(text, stopped, capsys):
+    config = stopped / ".hydra/config.yaml"
+    before = config.read_bytes()
+    config.write_text(text)
+    assert main(["resume", str(stopped)]) == 0
+    assert "config.yaml is not the config of a run; it is made anew" in capsys.readouterr().out
+    assert yaml.safe_load(config.read_text()).keys() == yaml.safe_load(before).keys()
+
+
 def test_a_stray_file_with_a_high_number_counts_no_images(stopped, capsys):
     name = checkpoints.file_name(999_999_999_999)
     shutil.copy(checkpoints.list_files(stopped / "checkpoints")[0], stopped / "checkpoints" / name)

@@ -29,13 +29,14 @@ from gantrain.runs.log import keep_log
 
 MOST_NAMED = 20  # runs of a sweep that a message lists
 LONGEST_SHOWN = 80
+REMEDY = "remove it, or start a new run"  # for a checkpoint of another origin
 DEEPEST = 4  # levels at which runs are looked for; those of one dataset lie three below the folder `runs`
 # Groups whose name decides what they are; the other keys of their sections are settings of the run.
 NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
 # Sections that the config of every run has.
 SECTIONS = ("dataset", "architecture", "disc_div", "gen_div", "optimizer", "latent", "train")
 
-Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.newest returns
+Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.load_newest returns
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
 FREE = (
@@ -201,10 +202,10 @@ def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:
     try:
         tree = normalise_tree(OmegaConf.create(dict(bundle["config"])))
     except (GantrainError, OmegaConfBaseException, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{path}: its config is not that of a run: {one_line(str(error))}") from error
+        raise CheckpointError(f"{path}: its config is not that of a run: {one_line(str(error))}; {REMEDY}") from error
     saved = to_plain(tree)
     if missing := [section for section in SECTIONS if not isinstance(saved.get(section), Mapping)]:
-        raise CheckpointError(f"{path}: its config has no {', '.join(missing)}, which that of a run has")
+        raise CheckpointError(f"{path}: its config has no {', '.join(missing)}, which that of a run has; {REMEDY}")
     return saved
 
 
@@ -214,10 +215,11 @@ def read_own_config(folder: RunFolder) -> dict[str, Any] | None:
         return None
     try:
         check_yaml_file(folder.config, folder.path)
-        own = to_plain(normalise_tree(OmegaConf.create(yaml.safe_load(folder.config.read_text(encoding="utf-8")))))
+        found = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        own = to_plain(normalise_tree(OmegaConf.create(found))) if isinstance(found, dict) else {}
         if all(isinstance(own.get(section), Mapping) for section in SECTIONS):
             return own
-    except (AssertionError, AttributeError, GantrainError, OmegaConfBaseException, ValueError, yaml.YAMLError):
+    except (GantrainError, OmegaConfBaseException, ValueError, yaml.YAMLError):
         pass
     say(f"{folder.config} is not the config of a run; it is made anew")
     return None
@@ -229,7 +231,7 @@ def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> N
         return
     own.setdefault("gen_weights", {"normalise": False})  # of runs from before there were such weights
     if fixed := describe_fixed(find_changes(own, {"gen_weights": own["gen_weights"], **saved})):
-        raise CheckpointError(f"{path} is of another run than {folder.config}:\n{fixed}\nremove it, or start a new run")
+        raise CheckpointError(f"{path} is of another run than {folder.config}:\n{fixed}\n{REMEDY}")
 
 
 def keep_weights(wanted: DictConfig, saved: Mapping[str, Any]) -> None:
