@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import shlex
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from gantrain.console import discard_output, one_line, replace_unencodable, say
@@ -20,6 +17,7 @@ from gantrain.errors import (
     MemoryExhaustedError,
     StorageError,
     UntypedCodeError,
+    describe_broken_package,
     describe_choice,
     is_out_of_memory,
 )
@@ -39,8 +37,6 @@ COMMANDS = {
     "architecture": "print a network's table with shapes and parameter counts",
     "fit": "fit one Gaussian to a mixture under each divergence, by quadrature",
 }
-
-REPAIR = "python -m pip install --force-reinstall {}"
 
 OVERVIEW = """gantrain trains GANs whose discriminator and generator each target a divergence of your choice.
 
@@ -77,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
             return refuse(f"out of memory: {said}\n{remedy}", MemoryExhaustedError.exit_code)
         if isinstance(error, OSError):
             return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
-        if isinstance(error, ImportError) and (package := find_broken_package(error)):
-            return refuse(f"{package} cannot be imported: {said}; repair it: {REPAIR.format(package)}", 1)
+        if isinstance(error, ImportError) and (broken := describe_broken_package(error)):
+            return refuse(broken, GantrainError.exit_code)
         return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
     return 0
 
@@ -125,18 +121,6 @@ def complete(arguments: list[str]) -> None:
         print(*(command for command in COMMANDS if command.startswith(name)))
     elif name == "train":
         print(*train.complete(rest))
-    return None
-
-
-def find_broken_package(error: ImportError) -> str | None:
-    """Return the package that gantrain requires and that could not be imported, or None if it was another."""
-    name = (error.name or "").partition(".")[0]
-    with suppress(PackageNotFoundError):
-        required = {
-            re.split(r"[^\w-]", text)[0].lower() for text in requires("gantrain") or () if "extra ==" not in text
-        }
-        packages = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core"}
-        return package if (package := packages.get(name, name)) in required else None
     return None
 
 

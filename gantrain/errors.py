@@ -7,7 +7,11 @@ A message states the rule, the value found and the way out, on one screen. The c
 from __future__ import annotations
 
 import difflib
+import re
+import traceback
 from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 
 
 class GantrainError(Exception):
@@ -90,6 +94,28 @@ def is_out_of_memory(error: Exception) -> bool:
     reported = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     loading = isinstance(error, ImportError | OSError) and any(words in str(error) for words in NOT_LOADED)
     return reported or loading or isinstance(error, MemoryError)
+
+
+# Packages whose modules have another name.
+PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "hydra": "hydra-core"}
+
+
+def describe_broken_package(error: ImportError) -> str | None:
+    """Return that a package which gantrain requires cannot be imported, and what repairs it; None for another one.
+
+    An error without a name, as numpy raises it, is that of the module that raised it.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = error.name or (frames[-1].f_globals.get("__name__", "") if frames else "")
+    name = module.partition(".")[0]
+    package = PACKAGES.get(name, name)
+    with suppress(PackageNotFoundError):
+        required = [text for text in requires("gantrain") or () if "extra ==" not in text]
+        if package in {re.split(r"[^\w-]", text)[0].lower() for text in required}:
+            reason = str(error).strip().partition("\n")[0]
+            repair = f"python -m pip install --force-reinstall {package}"
+            return f"{package} cannot be imported: {reason}; repair it: {repair}"
+    return None
 
 
 SIMILARITY = 0.5  # of two names that may be one: one wrong letter in two is above it

@@ -341,15 +341,23 @@ def test_a_deleted_working_directory(tmp_path: Path) -> None:
     assert summary(tmp_path / "run")["status"] == "finished"
 
 
-@pytest.mark.parametrize(("name", "package"), [("torch", "torch"), ("PIL", "pillow"), ("omegaconf", "omegaconf")])
+@pytest.mark.parametrize("place", ["gantrain.cli.dispatch", "gantrain.launch.run.build"])
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("torch", "torch"), ("PIL._imaging", "pillow"), ("omegaconf", "omegaconf"), ("numpy.core", "numpy")],
+)
 def test_a_broken_package_is_named_with_its_repair(
-    gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+    gantrain: Gantrain, monkeypatch: pytest.MonkeyPatch, place: str, module: str, package: str
 ) -> None:
-    def fail(arguments: list[str]) -> None:
-        raise ImportError("no such symbol", name=f"{name}.inner")
+    """Also one that a run needs later, and one whose error names no module, as numpy's own."""
 
-    monkeypatch.setattr("gantrain.cli.dispatch", fail)
-    answer = gantrain("train")
+    def fail(*arguments: object) -> None:
+        if package == "numpy":
+            exec("raise ImportError('\\n\\nno such symbol\\nadvice')", {"__name__": module})
+        raise ImportError("no such symbol", name=module)
+
+    monkeypatch.setattr(place, fail)
+    answer = gantrain("train", "run_dir=run")
     assert (answer.code, len(answer.err.splitlines())) == (1, 1)
     assert f"{package} cannot be imported: no such symbol" in answer.err
     assert f"pip install --force-reinstall {package}" in answer.err

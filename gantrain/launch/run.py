@@ -22,6 +22,7 @@ from gantrain.errors import (
     GantrainError,
     MemoryExhaustedError,
     StorageError,
+    describe_broken_package,
     is_out_of_memory,
 )
 from gantrain.files import describe_os_error, make_folder, replace_non_finite, write_file
@@ -242,7 +243,10 @@ def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> 
 
 @contextmanager
 def known_errors(folder: RunFolder) -> Iterator[None]:
-    """Raise failures of memory and storage as GantrainError; the traceback of any other error goes into `train.log`."""
+    """Raise failures of memory, storage and packages as GantrainError.
+
+    The traceback of any other error goes into `train.log`.
+    """
     try:
         yield
     except GantrainError:
@@ -256,6 +260,8 @@ def known_errors(folder: RunFolder) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError):
             raise StorageError(f"{error.filename or folder.path}: {describe_os_error(error)}") from error
+        if isinstance(error, ImportError) and (broken := describe_broken_package(error)):
+            raise GantrainError(broken) from error
         copy_text(traceback.format_exc())
         raise GantrainError(
             f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"
