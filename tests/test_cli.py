@@ -370,6 +370,16 @@ def test_settings_of_matplotlib_cost_a_picture_at_most(tmp_path: Path, settings:
     assert (done.returncode, summary(tmp_path / "run")["status"]) == (0, "finished"), done.stderr
     assert done.stdout.count("matplotlib cannot be loaded, look at MPLBACKEND and matplotlibrc") == bool(settings)
     assert (tmp_path / "run/losses.png").exists() != bool(settings)
+    if settings:
+        done = process("compare", "run", cwd=tmp_path)
+        assert (done.returncode, "look at MPLBACKEND and matplotlibrc" in done.stderr) == (2, True)
+
+
+def test_a_name_outside_the_locale_costs_the_event_file_at_most(tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = process("train", *TINY, "run_dir=é", cwd=tmp_path, env=os.environ | ascii_only, encoding="latin-1")
+    assert (done.returncode, summary(tmp_path / "é")["status"]) == (0, "finished"), done.stderr
+    assert done.stdout.count("TensorBoard takes only names in UTF-8") == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -45,16 +45,19 @@ PLANES = (("recall", "precision"), ("coverage", "density"), ("class_entropy", r"
 
 
 def encode_plots(comparison: Comparison) -> dict[str, dict[str, bytes]]:
-    """Return every figure for which there are numbers, by name (`plane`, …) and then by kind (`png`, `svg`)."""
-    groups = {
-        "plane": plane_panels(comparison),
-        "parts": part_panels(comparison),
-        "curves": curve_panels(comparison),
-        "heatmap": heatmap_panels(comparison),
-        "classes": class_panels(comparison),
-    }
+    """Return every figure for which there are numbers, by name (`plane`, …) and then by kind (`png`, `svg`).
+
+    Raises DrawingError.
+    """
     # A label from a config is not read as a formula, and may hold letters that the font lacks.
     with plotting.use_style({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
+        groups = {
+            "plane": plane_panels(comparison),
+            "parts": part_panels(comparison),
+            "curves": curve_panels(comparison),
+            "heatmap": heatmap_panels(comparison),
+            "classes": class_panels(comparison),
+        }
         figures = {
             name: _draw_figure(panels, comparison, has_legend=name in ("plane", "parts", "curves"))
             for name, panels in groups.items()

@@ -32,6 +32,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
 
     Raises:
         ConfigError: `out` is a file, or lies below one.
+        DrawingError: Matplotlib cannot be loaded.
         StorageError: A file cannot be written.
     """
     existing = next(path for path in (out, *out.parents) if path.exists())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -130,7 +131,10 @@ def open_writer(folder: Path, purge_step: int | None) -> SummaryWriter:
 
     silence_writer_threads()
     order_before_now(folder)
-    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=NEVER)
+    try:
+        return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=NEVER)
+    except UnicodeEncodeError as error:  # a name typed in a locale without its letters
+        raise OSError(errno.EILSEQ, "TensorBoard takes only names in UTF-8", str(folder)) from error
 
 
 def order_before_now(folder: Path) -> None:
