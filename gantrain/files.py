@@ -31,6 +31,7 @@ REMEDIES = {
     errno.EACCES: "make it writable",
     errno.EPERM: "make it writable",
     errno.ENOENT: "put it back in its place",
+    errno.EISDIR: "there is a folder where a file is wanted",
     errno.EEXIST: "there is a file where a folder is wanted",
     errno.ENOTDIR: "there is a file where a folder is wanted",
 }

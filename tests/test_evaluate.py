@@ -336,6 +336,19 @@ def test_the_runs_of_a_sweep_have_the_numbers_of_each_by_itself_from_data_read_o
     assert "diversity/modes" in (sweep / "compare.csv").read_text().splitlines()[0]
 
 
+def test_a_run_that_was_killed_before_its_checkpoint_is_named(gantrain: Callable[..., Answer], sweep: Path) -> None:
+    runs = sorted(path.parent for path in sweep.glob("*/checkpoints"))
+    for run in runs:
+        (run / "summary.json").write_text('{"status": "running"}')
+    shutil.rmtree(runs[0] / "checkpoints")
+    answer = gantrain("evaluate", sweep, "count=120", "metrics=prdc", "reference=false")
+    assert (answer.code, answer.out.count("\nended without a word: ")) == (0, len(runs))
+    for run in runs[1:]:
+        shutil.rmtree(run / "checkpoints")
+    answer = gantrain("sample", sweep)
+    assert (answer.code, f"has a checkpoint; go on with: gantrain resume {sweep}" in answer.err) == (4, True)
+
+
 def test_a_damaged_run_of_a_sweep_costs_no_other(gantrain: Callable[..., Answer], sweep: Path) -> None:
     damaged, *others = sorted(path.parent for path in sweep.glob("*/checkpoints"))
     for path in (damaged / "checkpoints").iterdir():

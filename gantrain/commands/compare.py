@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantrain.comparison.comparison import compare
-from gantrain.comparison.tables import print_tables
+from gantrain.comparison.tables import print_failures, print_tables
 from gantrain.config import overrides
 from gantrain.console import say
 from gantrain.errors import ConfigError
@@ -60,8 +60,7 @@ def run(arguments: list[str]) -> None:
     comparison = compare(folders, options.baseline)
     add_notes(comparison, folders)
     print_tables(comparison)
-    for path, label, status, reason in comparison.failures:
-        say(f"{status}: {path}{f' ({label})' if label else ''}: {reason.splitlines()[0]}")
+    print_failures(comparison)
     for note in comparison.notes:
         say(note)
     is_tree = len(folders) == 1 and comparison.runs[0].path != folders[0]

@@ -121,6 +121,12 @@ def print_tables(comparison: Comparison) -> None:
             console.say(f"quality and diversity are measured in features: {features}")
 
 
+def print_failures(comparison: Comparison) -> None:
+    """Print a line for each run that does not count, with its status and reason."""
+    for path, label, status, reason in comparison.failures:
+        console.say(f"{status}: {path}{f' ({label})' if label else ''}: {reason.splitlines()[0]}")
+
+
 def rich_tables(comparison: Comparison) -> Iterator[Table]:
     """Yield the tables for a terminal of its width."""
     width = console.make_console().width

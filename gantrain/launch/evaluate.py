@@ -150,7 +150,7 @@ def evaluate_sweep(root: Path, evaluate_run: Callable[[Path], None]) -> None:
             failed[run.parent.name] = error
             say(f"failed: {error}", error=True)
     say("")
-    compare_sweep(root)
+    compare_sweep(root, names_failures=True)
     if failed:
         count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
         code = next(iter(failed.values())).exit_code

@@ -62,7 +62,7 @@ def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
     folder, values = RunFolder(path), single_values(arguments)
     refuse_sweep(path, "resume")
     if not checkpoints.list_files(folder.checkpoints):  # before anything is written there
-        raise CheckpointError(explain_missing_checkpoints(folder))
+        raise CheckpointError(explain_missing_checkpoints(folder, "resume"))
     folder.refuse_links()
     with folder.lock():
         found = checkpoints.load_newest(folder.checkpoints)
@@ -70,8 +70,8 @@ def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
         continue_run(folder, wanted, [argument.text for argument in arguments], found=found)
 
 
-def explain_missing_checkpoints(folder: RunFolder) -> str:
-    """Return why the run in a folder without checkpoints cannot be resumed, and what to do."""
+def explain_missing_checkpoints(folder: RunFolder, command: str) -> str:
+    """Return why a command cannot take the run in a folder without checkpoints, and what to do."""
     path = folder.path
     if not path.exists():
         return f"{path} does not exist; give the folder of a run or a sweep"
@@ -79,8 +79,10 @@ def explain_missing_checkpoints(folder: RunFolder) -> str:
         return f"no checkpoint is left in {folder.checkpoints}; put a copy of one there, with its .sha256"
     if folder.has_begun or folder.config.exists():
         return f"the run in {path} ended before its first checkpoint; start it again with:\n  {start_command(path)}"
+    if is_sweep(path):
+        return f"no run of the sweep {path} has a checkpoint; go on with: gantrain resume {shlex.quote(str(path))}"
     around = next((parent for parent in path.parents if (parent / "checkpoints").is_dir()), None)
-    meant = f"; did you mean gantrain resume {shlex.quote(str(around))}?" if around else ""
+    meant = f"; did you mean gantrain {command} {shlex.quote(str(around))}?" if around else ""
     return f"{path} is not a run folder with checkpoints{meant}"
 
 
@@ -113,12 +115,12 @@ def refuse_sweep(path: Path, command: str) -> None:
     """Raise CheckpointError for a folder with runs in or below it, with the commands for them.
 
     They are those of sweeps, unless the command is for single runs. The folder of a run that wrote no checkpoint is
-    refused with what to do.
+    refused with what to do, and for `sample` every folder without a run.
     """
     if (path / "checkpoints").is_dir():
         return
     if (folder := RunFolder(path)).config.exists():
-        raise CheckpointError(explain_missing_checkpoints(folder))
+        raise CheckpointError(explain_missing_checkpoints(folder, command))
     runs = sorted(find_runs(path))
     if runs:
         sweeps = {run.parent for run in runs if command != "sample" and run.parent != path and is_sweep(run.parent)}
@@ -126,6 +128,8 @@ def refuse_sweep(path: Path, command: str) -> None:
         names = "\n".join(f"  gantrain {command} {shlex.quote(one_line(str(place)))}" for place in places[:MOST_NAMED])
         more = f"\n  and {len(places) - MOST_NAMED:,} more" if len(places) > MOST_NAMED else ""
         raise CheckpointError(f"{path} is no run, but holds {len(runs):,} of them; give one:\n{names}{more}")
+    if command == "sample" and path.is_dir():  # a folder that is evaluated may hold images
+        raise CheckpointError(explain_missing_checkpoints(folder, command))
 
 
 def find_runs(parent: Path) -> Iterator[Path]:

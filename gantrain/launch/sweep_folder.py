@@ -20,7 +20,7 @@ import yaml
 
 from gantrain.comparison.comparison import MOST_NAMED, Comparison, compare
 from gantrain.comparison.runs import Run, find_run_folders
-from gantrain.comparison.tables import print_tables
+from gantrain.comparison.tables import print_failures, print_tables
 from gantrain.comparison.untrusted import clean_text
 from gantrain.config.compose import MOST_JOBS, SEARCH_PATH, expand_choice
 from gantrain.config.overrides import parse, quote, split_sweep
@@ -239,14 +239,19 @@ def hide_interpolations(text: str) -> str:
     return text
 
 
-def compare_sweep(root: Path) -> None:
-    """Compare the runs of a sweep and print the tables. An error is only printed: it must not fail the sweep."""
+def compare_sweep(root: Path, *, names_failures: bool = False) -> None:
+    """Compare the runs of a sweep and print the tables, and with `names_failures` the runs that do not count.
+
+    An error is only printed: it must not fail the sweep.
+    """
     from gantrain.comparison.report import write_report
 
     try:
         comparison = compare([root])
         add_notes(comparison, [root])
         print_tables(comparison)
+        if names_failures:
+            print_failures(comparison)
         for note in comparison.notes:
             say(note)
         say(f"the report is {write_report(comparison, root)}")

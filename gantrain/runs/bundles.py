@@ -77,7 +77,8 @@ def load_verified(path: Path, kind: str, *, remedy: str) -> tuple[Any, str]:
     import torch
 
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there")
+        fault = "is not a regular file" if os.path.lexists(path) else "is not there"
+        raise CheckpointError(f"{path} {fault}; give another")
     recorded = read_checksums(path)
     try:
         with path.open("rb") as file:
