@@ -683,7 +683,9 @@ def write_refused(folder_path: Path) -> None:
     (folder_path / "cut.npz").write_bytes((folder_path / "two.npz").read_bytes()[:-9])
     (folder_path / "words.csv").write_text("x,y\n1,two\n")
     (folder_path / "ragged.csv").write_text("1,2\n1,2,3\n")
-    (folder_path / "data.mat").write_bytes(b"")
+    for name in ("data.mat", "empty.csv", "images.zip"):
+        (folder_path / name).write_bytes(b"")
+    (folder_path / "images").mkdir()
     os.mkfifo(folder_path / "pipe.npy")
 
 
@@ -707,6 +709,9 @@ REFUSED = {
     "data.mat": r"give a \.npy, \.npz or \.csv file",
     "pipe.npy": "no file of an array",
     "missing.npy": "does not exist",
+    "empty.csv": r"float64 \[0, 1\]; images",
+    "images": r"images in it are read by dataset=folder dataset\.path=\S+images",
+    "images.zip": "images in it are read by dataset=folder",
 }
 
 

@@ -6,6 +6,7 @@ the line. Nothing in a file is unpickled.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,7 +165,9 @@ def _open_errors(path: Path) -> Iterator[tuple[Path, str]]:
             is_archive = found.suffix.lower() in (".zip", *ARCHIVES)
             fault = "is an archive, which has to be unpacked" if is_archive else "is no file of an array"
             fault = fault if found.exists() else "does not exist"
-            raise DataError(f"{path} {fault}; give a .npy, .npz or .csv file")
+            has_images = found.is_dir() or (found.exists() and found.suffix.lower() == ".zip")
+            images = f"; images in it are read by dataset=folder dataset.path={path}" if has_images else ""
+            raise DataError(f"{path} {fault}; give a .npy, .npz or .csv file{images}")
         _check_size(found)
         yield found, name
     except DataError:
@@ -220,8 +223,10 @@ def _load_numbers(path: Path) -> np.ndarray:
 
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline().rstrip("\n").split(",")
+    skipped = 0 if _are_numbers(first) else 1
     try:
-        return np.loadtxt(path, delimiter=",", skiprows=0 if _are_numbers(first) else 1, ndmin=2, encoding="utf-8-sig")
+        with warnings.catch_warnings(action="ignore"):  # of an empty file, which its shape tells
+            return np.loadtxt(path, delimiter=",", skiprows=skipped, ndmin=2, encoding="utf-8-sig")
     except ValueError as error:
         raise DataError(f"{path} must hold numbers with commas between them: {one_line(str(error))}") from error
 

@@ -135,7 +135,8 @@ def build_reference_set(
     real = real[:count]  # with fewer samples than real examples, coverage would say nothing
     if min(count, len(real)) < MIN_COUNT:
         raise DataError(
-            f"{count:,} samples and {len(real):,} real examples are too few; at least {MIN_COUNT} of both are needed"
+            f"{count:,} samples and {len(real):,} real examples are too few; at least {MIN_COUNT} of both are needed: "
+            "count=N, and as many images that are held out, or split=training"
         )
     needs_classes = any(metric.needs_classes for metric in metrics.values())
     extractor = build_extractor(
