@@ -83,11 +83,11 @@ def dispatch(arguments: list[str]) -> None:
     """Run the command that the first argument names. Raises GantrainError."""
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         return complete(arguments[1:])
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print(OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())))
         return None
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version", "version"):
         print(f"gantrain {VERSION}")
         return None
     name, rest = arguments[0], arguments[1:]

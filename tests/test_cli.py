@@ -148,6 +148,8 @@ def test_every_command_has_help_with_examples(gantrain: Gantrain, command: str) 
 
 def test_the_version(gantrain: Gantrain) -> None:
     assert re.fullmatch(r"gantrain \d+\.\d+\.\d+(\.dev\d+)?\n", gantrain("--version").out)
+    assert gantrain("version") == gantrain("-V") == gantrain("--version")
+    assert gantrain("help") == gantrain("--help")
     assert "gantrain --version" in gantrain("--help").out
 
 
@@ -584,6 +586,8 @@ def test_what_cannot_be_restored_is_refused(gantrain: Gantrain, finished: Path, 
         answer = gantrain(command, source)
         assert (answer.code, answer.out) == (4, "")
         assert source in answer.err
+    answer = gantrain(command, finished / "checkpoints")
+    assert (answer.code, f"did you mean gantrain {command} {finished}?" in answer.err) == (4, True)
     damaged = shutil.copytree(finished, tmp_path / "damaged")
     for path in damaged.glob("checkpoints/*.pt"):
         content = bytearray(path.read_bytes())
@@ -810,6 +814,8 @@ def test_samples_go_beside_the_grids_by_default(gantrain: Gantrain, finished: Pa
 
 def test_one_array_of_samples_for_evaluators(gantrain: Gantrain, finished: Path, tmp_path: Path) -> None:
     """The file is whole or absent, and an older one stays."""
+    answer = gantrain("sample", finished, "out=new/X.npy")
+    assert (answer.code, "out=new/X.npz" in answer.err) == (2, True)
     wanted = ["sample", finished, "count=5", "seed=3", "out=new/X.npz"]
     answer = gantrain(*wanted)
     assert (answer.code, answer.err, "in new/X.npz" in answer.out) == (0, "", True)

@@ -34,6 +34,7 @@ when the run kept one, with batch norm in evaluation mode. out defaults to RUN/s
 
 GRID_IMAGES = 256
 ARRAY = ".npz"  # suffix of an `out` that is one file
+OTHER_FILES = (".npy", ".png", ".jpg", ".zip", ".csv", ".pt")  # which would be folders
 
 
 @dataclass
@@ -65,6 +66,8 @@ def run(arguments: list[str]) -> None:
     out = Path(options.out) if options.out else folder.samples / f"seed{options.seed}"
     if options.out is None:
         folder.refuse_links()
+    if out.suffix in OTHER_FILES and not out.is_dir():
+        raise ConfigError(f"out={out}: samples become the files of a folder, or one file, out={out.with_suffix(ARRAY)}")
     if out.suffix == ARRAY and out.exists():
         raise ConfigError(f"out={out} exists; delete it, or give another out=FILE{ARRAY}")
     check_older_samples(out, options.count)
