@@ -421,7 +421,7 @@ def test_a_damaged_config_of_the_folder_is_made_anew(text, stopped, capsys):
     before = config.read_bytes()
     config.write_text(text)
     assert main(["resume", str(stopped)]) == 0
-    assert "config.yaml is not the config of a run; it is made anew" in capsys.readouterr().out
+    assert "config.yaml is not the config of a run, and is passed over" in capsys.readouterr().out
     assert yaml.safe_load(config.read_text()).keys() == yaml.safe_load(before).keys()
 
 

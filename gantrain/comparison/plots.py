@@ -45,10 +45,7 @@ PLANES = (("recall", "precision"), ("coverage", "density"), ("class_entropy", r"
 
 
 def encode_plots(comparison: Comparison) -> dict[str, dict[str, bytes]]:
-    """Return every figure for which there are numbers, by name (`plane`, …) and then by kind (`png`, `svg`).
-
-    Raises DrawingError.
-    """
+    """Return every figure that has numbers, by name (`plane`, …) and then kind (`png`, `svg`). Raises DrawingError."""
     # A label from a config is not read as a formula, and may hold letters that the font lacks.
     with plotting.use_style({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
         groups = {

@@ -225,7 +225,7 @@ def read_own_config(folder: RunFolder) -> dict[str, Any] | None:
             return own
     except (GantrainError, OmegaConfBaseException, ValueError, yaml.YAMLError):
         pass
-    say(f"{folder.config} is not the config of a run; it is made anew")
+    say(f"{folder.config} is not the config of a run, and is passed over")
     return None
 
 
