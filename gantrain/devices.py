@@ -6,7 +6,8 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
@@ -66,3 +67,33 @@ def measure_peak_memory() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def measure_free_memory() -> float:
+    """Return the bytes of memory that this process may still take; infinity where the system does not say.
+
+    The least of what the machine has left, the limit of the control group (of a container or a batch system), and what
+    `ulimit -v` and `ulimit -d` leave.
+    """
+    found = [math.inf]
+    with suppress(OSError, ValueError, KeyError):
+        found.append(_read_kilobytes("/proc/meminfo")["MemAvailable"])
+    with suppress(OSError, ValueError):
+        own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        for path in ("memory.max", f"{own}/memory.max", "memory/memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # the word "max" is no limit
+                found.append(float(Path("/sys/fs/cgroup", path).read_text()))
+    with suppress(OSError, ValueError, KeyError, ImportError):
+        import resource
+
+        taken = _read_kilobytes("/proc/self/status")
+        for limit, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+            soft, _ = resource.getrlimit(limit)
+            found.append(math.inf if soft == resource.RLIM_INFINITY else soft - taken[key])
+    return min(found)
+
+
+def _read_kilobytes(path: str) -> dict[str, float]:
+    """Return the sizes in a file of /proc, in bytes."""
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {words[0].rstrip(":"): 1024 * float(words[1]) for words in lines if words[-1] == "kB"}
