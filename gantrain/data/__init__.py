@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
 from gantrain.data import arrays, decoding, folder, labels, levels, memory_map, mixtures, published
-from gantrain.data.images import Batch, Images, Labels, Points, Splits, choose_held_out, divide, resize
+from gantrain.data.images import Batch, Images, Labels, Points, Splits, choose_held_out
 from gantrain.data.memory_map import Chosen, Kept
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.distributed import WHOLE, Part
@@ -75,8 +75,7 @@ class ImageSource(NamedTuple):
     channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
     stacks: str | None = None  # the dataset whose images are the channels of this one's
     options: Mapping[str, str] = MappingProxyType({})  # the reader's further arguments, and the settings that they are
-    # Returns, before they are read, how many images there are at most, and the files that hold them. The reader then
-    # takes `allocate`, so that memory need not hold all images at once.
+    # Returns how many images there are at most, and their files. The reader then takes `allocate`, and reads by parts.
     survey: Callable[[Path], tuple[int, list[Path]]] | None = None
 
 
@@ -94,22 +93,8 @@ IMAGES: dict[str, ImageSource] = {
     "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
     "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
     "celeba": ImageSource(published.read_celeba, size=64, flip=True, survey=published.survey_celeba),
-    "folder": ImageSource(
-        folder.read,
-        size=32,
-        flip=True,
-        channels=(3, 1),
-        options=MappingProxyType({"labels": "labels", "fit": "fit", "limits": "range"}),
-        survey=folder.survey,
-    ),
-    "array": ImageSource(
-        arrays.read,
-        size=32,
-        flip=True,
-        channels=(3, 1),
-        options=MappingProxyType({"fit": "fit", "limits": "range"}),
-        survey=arrays.survey,
-    ),
+    "folder": ImageSource(folder.read, 32, True, (3, 1), options={"labels": "labels", **FITTING}, survey=folder.survey),
+    "array": ImageSource(arrays.read, 32, True, (3, 1), options=FITTING, survey=arrays.survey),
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
@@ -257,9 +242,8 @@ def load_dataset(
 
     device, source = torch.device(device), IMAGES[name]
     kept, residence = _read_images(settings, device)
-    is_near = residence == memory_map.DEVICE
-    train, held = (part.to(device) if is_near else part for part in kept[:2])
-    is_apart = residence == memory_map.MEMORY_MAP or train.device != device
+    train, held = (part.to(device) if residence == memory_map.DEVICE else part for part in kept[:2])
+    is_apart = residence == memory_map.MEMORY_MAP or train.device.type != device.type
     options: dict[str, Any] = {"seed": seed, "device": device if is_apart else None}
     if train.dim() == 2:
         return Points(name, label, train, held, **options)
@@ -275,7 +259,7 @@ def load_dataset(
         **options,
     )
     if kept.fingerprint is not None:
-        images.fingerprint = kept.fingerprint
+        images.fingerprint, images.advise = kept.fingerprint, kept.advise
     return images
 
 
@@ -292,16 +276,12 @@ def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[Kept,
         return splits, choose_held_out(splits, settings.held_out)
 
     if residence == memory_map.MEMORY_MAP:
-        if source.survey is arrays.survey and not count:
+        if source.survey and not count:
             raise ConfigError(f"dataset.resident={residence} is for images, and {path} holds points")
         key = (settings.name, path.resolve(), size, settings.held_out, settings.on_bad, *options.values())
         file = memory_map.MemoryMap(settings.name, key, files)
         return file.obtain(partial(read, allocate=file.allocate) if source.survey else read, size), residence
-    splits, chosen = read()
-    parts = divide(splits.train, splits.test, chosen)
-    train, held = (resize(part, size) if part.dim() > 2 else part for part in parts)
-    classes = splits.labels and splits.labels.divide(chosen)
-    return Kept(train, held, classes, splits.test is not None, splits.skipped), residence
+    return Kept.from_splits(*read(), size), residence
 
 
 def is_endless(name: str) -> bool:

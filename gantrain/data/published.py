@@ -185,9 +185,9 @@ def find_celeba(root: Path) -> tuple[Path, bool]:
 
 
 def survey_celeba(root: Path) -> tuple[int, list[Path]]:
-    """Return how many of CelebA's images are read at most, and the files that hold them, if they are there."""
-    path, _ = find_celeba(root)
-    return CELEBA_COUNT, survey(path)[1] if path.exists() else []
+    """Return how many of CelebA's images are read at most, and the files that hold them, or will."""
+    path, is_unpacked = find_celeba(root)
+    return CELEBA_COUNT, survey(path)[1] if is_unpacked else [path]
 
 
 def read_celeba(root: Path, size: int, on_bad: str, *, allocate: Allocate = allocate_memory) -> Splits:
