@@ -259,7 +259,7 @@ def load_dataset(
         **options,
     )
     if kept.fingerprint is not None:
-        images.fingerprint, images.advise = kept.fingerprint, kept.advise
+        images.fingerprint = kept.fingerprint
     return images
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gantrain.devices import request_rows
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import DataError
 from gantrain.seeding import stream_generator
@@ -116,7 +117,6 @@ class Examples:
         self.has_held_out = len(held) > 0
         self.skipped = skipped
         self.device = device or train.device
-        self.advise: Callable[[Sequence[int]], None] | None = None  # told which training examples are read next
         self._ahead = ReadAhead(self._read) if device else None
         self._splits = train, held
         self.split = "training" if not self.has_held_out else "test" if is_test else "held out"  # what held_out gives
@@ -150,8 +150,7 @@ class Examples:
         import torch
 
         rows = part.take(self._indices(clock, batch_size)).numpy()
-        if self.advise is not None:
-            self.advise(rows.tolist())
+        request_rows(self.train, rows.tolist())
         found = torch.from_numpy(np.take(self.train.numpy(), rows, axis=0))
         return found.pin_memory() if self.device.type == "cuda" else found
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import os
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.console import say, show_progress
 from gantrain.data.images import PART, Labels, Splits, compute_fingerprint, divide, resize
-from gantrain.devices import measure_free_memory
+from gantrain.devices import measure_free_memory, request_rows
 from gantrain.errors import StorageError
 from gantrain.files import cache_folder, convert_write_errors, replace_file, safe_name, write_file
 
@@ -42,10 +41,7 @@ Chosen = tuple[slice | Sequence[int], Sequence[int]]  # of `choose_held_out`
 
 
 class Kept(NamedTuple):
-    """Training and held-out examples with their labels.
-
-    Of a file there are its `fingerprint`, and `advise`, a function that lets the system read some training images.
-    """
+    """Training and held-out examples with their labels, and their fingerprint if it is known."""
 
     train: torch.Tensor
     held: torch.Tensor
@@ -53,7 +49,6 @@ class Kept(NamedTuple):
     is_test: bool
     skipped: int
     fingerprint: str | None = None
-    advise: Callable[[Sequence[int]], None] | None = None
 
     @classmethod
     def from_splits(cls, splits: Splits, chosen: Chosen, size: int) -> Kept:
@@ -136,7 +131,7 @@ class MemoryMap:
             return None
         try:
             facts = self._read_facts()
-            (train, held), advise = _map_splits(self.path, facts["shapes"])
+            train, held = _map_splits(self.path, facts["shapes"])
             if compute_fingerprint(train, held) != facts["fingerprint"]:
                 raise ValueError("is damaged")
         except (OSError, ValueError) as error:
@@ -144,7 +139,7 @@ class MemoryMap:
             say(f"{self.path} {reason}; it is written again")
             return None
         labels = facts["labels"] and Labels.from_lists(**facts["labels"])
-        return Kept(train, held, labels, facts["is_test"], facts["skipped"], facts["fingerprint"], advise)
+        return Kept(train, held, labels, facts["is_test"], facts["skipped"], facts["fingerprint"])
 
     def _read_facts(self) -> dict[str, Any]:
         checksum, _, text = self.facts.read_text(encoding="utf-8").partition("\n")
@@ -172,7 +167,8 @@ class MemoryMap:
             for part, order, shape in zip(images, orders, shapes, strict=True):
                 digest.update(repr(shape).encode())
                 for start in range(0, len(order), PART):
-                    rows = resize(part[list(order[start : start + PART])], size).contiguous().numpy()
+                    request_rows(part, places := list(order[start : start + PART]))
+                    rows = resize(part[places], size).contiguous().numpy()
                     digest.update(rows.data)
                     file.write(rows.data)
                     update(done := done + len(rows), sum(map(len, orders)))
@@ -200,7 +196,7 @@ class MemoryMap:
                 began = time.monotonic()
                 file.write(bytes(min(PROBE, size)))
                 os.fsync(file.fileno())
-                seconds = estimate() + COPIES * (time.monotonic() - began) * size / min(PROBE, size)
+                seconds = COPIES * (time.monotonic() - began) * size / min(PROBE, size) + estimate()
                 say(
                     f"dataset.resident=memory_map: {shape[0]:,} images are written to {self.path}, once: "
                     f"{size / 1e6:,.1f} MB of disk, twice that until it is done, in about {seconds / 60:.1f} min"
@@ -219,33 +215,18 @@ def check_space(path: Path, size: int) -> None:
         )
 
 
-def _map_splits(
-    path: Path, shapes: Sequence[Sequence[int]]
-) -> tuple[list[torch.Tensor], Callable[[Sequence[int]], None]]:
-    """Return the images in a file as tensors, which must not be written to, and the function that advises the system.
-
-    It then reads the images of a batch side by side, and not one after the other as they are looked at. Raises OSError,
-    ValueError.
-    """
+def _map_splits(path: Path, shapes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Return the images in a file as tensors, which must not be written to. Raises OSError, ValueError."""
+    import numpy as np
     import torch
 
     sizes = [math.prod(shape) for shape in shapes]
     if path.stat().st_size != sum(sizes):
         raise ValueError("is damaged")
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")
-        parts = torch.frombuffer(mapped, dtype=torch.uint8).split(sizes)
-    size = math.prod(shapes[0][1:])
-
-    def advise(rows: Sequence[int]) -> None:
-        for start in (row * size for row in rows):
-            page = start - start % mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
-
-    views = [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
-    return views, advise if hasattr(mmap, "MADV_WILLNEED") else lambda rows: None
+        parts = torch.from_numpy(np.memmap(path, np.uint8, "r")).split(sizes)
+    return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _digest_sources(files: Sequence[Path]) -> str:
