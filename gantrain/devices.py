@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain.errors import ConfigError, describe_choice
@@ -66,3 +68,50 @@ def measure_peak_memory() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def request_rows(rows: torch.Tensor, indices: Sequence[int]) -> None:
+    """Let the system read some rows of a tensor in a mapped file from the disk, all at once; on Linux only.
+
+    They would be read one after the other as they are looked at, many times slower from a cold disk.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    size = rows.stride(0) * rows.itemsize
+    for start in (rows.data_ptr() + index * size for index in indices):
+        page = start - start % mmap.PAGESIZE
+        madvise(page, start + size - page, mmap.MADV_WILLNEED)
+
+
+def measure_free_memory() -> float:
+    """Return the bytes of memory that this process may still take; infinity where the system does not say.
+
+    The least of what the machine has left, the limit of the control group (of a container or a batch system), and what
+    `ulimit -v` and `ulimit -d` leave.
+    """
+    found = [math.inf]
+    with suppress(OSError, ValueError, KeyError):
+        found.append(_read_kilobytes("/proc/meminfo")["MemAvailable"])
+    with suppress(OSError, ValueError):
+        own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        for path in ("memory.max", f"{own}/memory.max", "memory/memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # the word "max" is no limit
+                found.append(float(Path("/sys/fs/cgroup", path).read_text()))
+    with suppress(OSError, ValueError, KeyError, ImportError):
+        import resource
+
+        taken = _read_kilobytes("/proc/self/status")
+        for limit, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+            soft, _ = resource.getrlimit(limit)
+            found.append(math.inf if soft == resource.RLIM_INFINITY else soft - taken[key])
+    return min(found)
+
+
+def _read_kilobytes(path: str) -> dict[str, float]:
+    """Return the sizes in a file of /proc, in bytes."""
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {words[0].rstrip(":"): 1024 * float(words[1]) for words in lines if words[-1] == "kB"}

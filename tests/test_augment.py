@@ -17,7 +17,7 @@ from torch.nn import functional
 from gantrain import data, networks
 from gantrain.augmentation import transforms
 from gantrain.augmentation.augmentations import ADA, AUGMENTATIONS, MEASURES, Augmentation, DiffAugment, Outputs
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.distributed import Part
 from gantrain.errors import ConfigError
 from gantrain.files import CONF

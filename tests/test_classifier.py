@@ -221,7 +221,7 @@ def test_every_epoch_shows_every_image_once_with_its_label() -> None:
     images = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 1, 8, 8)
     batches = list(
         classifier_training.iterate_batches(
-            images, torch.arange(50), ClassifierTraining(2, 3, batch_size=16), mirrored=True
+            images, torch.arange(50), torch.arange(50), ClassifierTraining(2, 3, batch_size=16), mirrored=True
         )
     )
     assert [len(batch) for batch, _ in batches] == [13, 13, 12, 12] * 3

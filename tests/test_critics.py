@@ -14,7 +14,7 @@ from support.formulas import slope
 from test_iteration import assert_goes_on, assert_same, experiment, new_state
 from torch import Tensor
 
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.errors import ConfigError
 from gantrain.objectives.critic_objective import CriticObjective, find_constant
 from gantrain.objectives.critics import CRITICS, Critic, LeastSquares, Relativistic

@@ -598,7 +598,7 @@ def test_no_altered_byte_of_a_png_alters_the_picture_in_silence() -> None:
 
 def test_images_that_do_not_fit_into_memory_are_told_by_size(photographs: Path) -> None:
     with pytest.raises(MemoryExhaustedError, match=r"lower dataset\.size"):
-        data.load("folder", path=photographs, size=10**7)
+        data.load("folder", path=photographs, size=10**7, resident="device")
 
 
 # Arrays

@@ -11,7 +11,7 @@ from support.tolerance import assert_close_to_largest
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.data.mixtures import Density, ring
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import CheckpointError
@@ -44,8 +44,8 @@ class Points(nn.Module):
 class Labelled(Density):
     """A ring whose points have the class 0 or 1."""
 
-    def batch(self, clock: int, batch_size: int) -> Batch:
-        images = super().batch(clock, batch_size).images
+    def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
+        images = super().batch(clock, batch_size, part).images
         return Batch(images, (images[:, 0] > 0).long())
 
 

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gantrain import data
 from gantrain import networks as architectures
 from gantrain.augmentation.augmentations import ADA, DiffAugment
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences

@@ -11,7 +11,7 @@ from test_divergences import SMOOTH
 from torch import Tensor
 
 from gantrain import networks
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.distributed import Part
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective

@@ -20,6 +20,7 @@ NOT_COMPARED = (
     "resume",
     "device",
     "dataset.root",
+    "dataset.resident",
     "train.report_every_images",
     "train.sample_every_images",
     "train.checkpoint_every_images",

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantrain.data import decoding, labels
+from gantrain.data import decoding, labels, memory_map
 from gantrain.devices import DEVICES
 from gantrain.errors import ConfigError
 from gantrain.evaluation import evaluation, features
@@ -74,6 +74,9 @@ class DatasetConfig:
     fit: str = choice("crop", decoding.FITS, "how images become square, for dataset=folder and array")
     range: Any = setting(
         None, "values that become black and white, [BLACK,WHITE]; auto: the least and the greatest of the data"
+    )
+    resident: str = choice(
+        "auto", memory_map.RESIDENCES, "where images are kept; auto: on the device, or where there is room for them"
     )
     weights: list[float] | None = setting(None, "weights of the Gaussians, for dataset=mixture1d")
     means: list[float] | None = setting(None, "their means")

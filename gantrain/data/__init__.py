@@ -1,9 +1,9 @@
 """Datasets: the real examples that the discriminator sees.
 
-A set of images lives as one uint8 tensor on the device and is read as an endless stream that the clock (images shown to
-D so far) indexes (`images.py`, read first); draws from a known density know their exact log-density (`mixtures.py`).
-`published.py` reads the sets of the literature, `folder.py` and `decoding.py` image files. All datasets fulfil one
-contract, `Dataset`, so that training never asks which one it has.
+A set of images lives as one uint8 tensor, on the device or in a file (`memory_map.py`), and is read as an endless
+stream that the clock (images shown to D so far) indexes (`images.py`, read first); draws from a known density know
+their exact log-density (`mixtures.py`). `published.py` reads the sets of the literature, `folder.py` and `decoding.py`
+image files. All datasets fulfil one contract, `Dataset`, so that training never asks which one it has.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
-from gantrain.data import arrays, decoding, folder, labels, levels, mixtures, published
-from gantrain.data.batch import Batch
-from gantrain.data.images import Images, Labels, Points, Splits, choose_held_out, divide, resize
+from gantrain.data import arrays, decoding, folder, labels, levels, memory_map, mixtures, published
+from gantrain.data.images import Batch, Images, Labels, Points, Splits, choose_held_out
+from gantrain.data.memory_map import Chosen, Kept
 from gantrain.data.mixtures import Density, Mixture, PointMass
+from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError, describe_choice
 
 if TYPE_CHECKING:
@@ -49,11 +50,17 @@ class Dataset(Protocol):
     shape: tuple[int, ...]  # (C, H, W), or (d,) for a density
     size: int | None  # training examples; None if they are drawn without end
     has_held_out: bool  # False if `held_out` can only repeat training examples
-    fingerprint: str  # a short digest of the content, independent of file names and of order on disk
     skipped: int  # damaged files left out under on_bad=skip
 
-    def batch(self, clock: int, batch_size: int) -> Batch:
-        """Training examples clock … clock + B − 1 of the endless stream: float32 `[B, *shape]`, pixels in [0, 1]."""
+    @property
+    def fingerprint(self) -> str:
+        """A short digest of the content, independent of file names and of order on disk."""
+
+    def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
+        """Training examples clock … clock + B − 1 of the endless stream: float32 `[B, *shape]`, pixels in [0, 1].
+
+        Of these only the rows that belong to `part`, `[B / ranks, *shape]`.
+        """
 
     def held_out(self, count: int) -> torch.Tensor:
         """Return at most `count` held-out examples, always the same: float32 `[min(count, available), *shape]`."""
@@ -68,6 +75,8 @@ class ImageSource(NamedTuple):
     channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
     stacks: str | None = None  # the dataset whose images are the channels of this one's
     options: Mapping[str, str] = MappingProxyType({})  # the reader's further arguments, and the settings that they are
+    # Returns how many images there are at most, and their files. The reader then takes `allocate`, and reads by parts.
+    survey: Callable[[Path], tuple[int, list[Path]]] | None = None
 
 
 IN_PATHS = ("folder", "array")  # looked for at dataset.path
@@ -83,17 +92,9 @@ IMAGES: dict[str, ImageSource] = {
     "cifar100": ImageSource(partial(published.read_torchvision, "cifar100"), size=32, flip=True),
     "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
     "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
-    "celeba": ImageSource(published.read_celeba, size=64, flip=True),
-    "folder": ImageSource(
-        folder.read,
-        size=32,
-        flip=True,
-        channels=(3, 1),
-        options=MappingProxyType({"labels": "labels", "fit": "fit", "limits": "range"}),
-    ),
-    "array": ImageSource(
-        arrays.read, size=32, flip=True, channels=(3, 1), options=MappingProxyType({"fit": "fit", "limits": "range"})
-    ),
+    "celeba": ImageSource(published.read_celeba, size=64, flip=True, survey=published.survey_celeba),
+    "folder": ImageSource(folder.read, 32, True, (3, 1), options={"labels": "labels", **FITTING}, survey=folder.survey),
+    "array": ImageSource(arrays.read, 32, True, (3, 1), options=FITTING, survey=arrays.survey),
 }
 
 DENSITIES: dict[str, Callable[..., Mixture]] = {
@@ -122,6 +123,7 @@ class DatasetSettings:
     - `fit`: how an image that is not square becomes one, one of `gantrain.data.decoding.FITS`.
     - `range`: the values in image files that become black and white, or `auto` for the darkest and brightest of all; by
       default the whole range of the files' type.
+    - `resident`: where images are kept, one of `gantrain.data.memory_map.RESIDENCES`. What is trained is the same.
     - `weights`, `means`, `stds`: the components of `mixture1d`.
     - `label`: the name in reports; by default `name`.
 
@@ -139,6 +141,7 @@ class DatasetSettings:
     labels: str = labels.AUTO
     fit: str = decoding.CROP
     range: Sequence[float] | str | None = None
+    resident: str = memory_map.AUTO
     weights: Sequence[float] | None = None
     means: Sequence[float] | None = None
     stds: Sequence[float] | None = None
@@ -147,8 +150,11 @@ class DatasetSettings:
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise ConfigError(describe_choice("dataset", self.name, DATASETS))
-        if self.on_bad not in ("error", "skip"):
-            raise ConfigError(describe_choice("dataset.on_bad", self.on_bad, ("error", "skip")))
+        for key, choices in (("on_bad", ("error", "skip")), ("resident", memory_map.RESIDENCES)):
+            if getattr(self, key) not in choices:
+                raise ConfigError(describe_choice(f"dataset.{key}", getattr(self, key), choices))
+        if self.resident != memory_map.AUTO and is_endless(self.name):
+            raise ConfigError(f"dataset.resident={self.resident} is for images; dataset={self.name} is drawn as needed")
         self._check_files()
         if self.name in IN_PATHS and not str(self.path or ""):
             what = "FOLDER, a folder of images or a .zip of them" if self.name == "folder" else "X.npy, X.npz or X.csv"
@@ -232,26 +238,50 @@ def load_dataset(
         return Density(name, label, settings.build_mixture(), seed=seed, device=device)
     if name in POINT_MASSES:
         return PointMass(name, label, POINT_MASSES[name], device=device)
-    source = IMAGES[name]
-    size = settings.size or source.size
-    options = {argument: getattr(settings, key) for argument, key in source.options.items()}
-    splits = source.read(Path(settings.path or settings.root).expanduser(), size, settings.on_bad, **options)
-    chosen = choose_held_out(splits, settings.held_out)
-    train, held = divide(splits.train, splits.test, chosen)
+    import torch
+
+    device, source = torch.device(device), IMAGES[name]
+    kept, residence = _read_images(settings, device)
+    train, held = (part.to(device) if residence == memory_map.DEVICE else part for part in kept[:2])
+    is_apart = residence == memory_map.MEMORY_MAP or train.device.type != device.type
+    options: dict[str, Any] = {"seed": seed, "device": device if is_apart else None}
     if train.dim() == 2:
-        return Points(name, label, train.to(device), held.to(device), seed=seed)
-    classes = splits.labels and Labels(splits.labels.classes, *divide(splits.labels.train, splits.labels.test, chosen))
-    return Images(
+        return Points(name, label, train, held, **options)
+    images = Images(
         name,
         label,
-        resize(train, size).to(device),
-        resize(held, size).to(device),
-        labels=classes,
-        is_test=splits.test is not None,
+        train,
+        held,
+        labels=kept.labels,
+        is_test=kept.is_test,
         flip=source.flip if settings.flip is None else settings.flip,
-        skipped=splits.skipped,
-        seed=seed,
+        skipped=kept.skipped,
+        **options,
     )
+    if kept.fingerprint is not None:
+        images.fingerprint = kept.fingerprint
+    return images
+
+
+def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[Kept, str]:
+    """Return the images or points, on the CPU, and where they are to be kept. Raises as `load_dataset`."""
+    source, path = IMAGES[settings.name], Path(settings.path or settings.root).expanduser()
+    size = settings.size or source.size
+    options: dict[str, Any] = {argument: getattr(settings, key) for argument, key in source.options.items()}
+    count, files = source.survey(path) if source.survey else (0, [])
+    residence = memory_map.choose_residence(settings.resident, count * max(source.channels) * size**2, device)
+
+    def read(**more: Any) -> tuple[Splits, Chosen]:
+        splits = source.read(path, size, settings.on_bad, **options, **more)
+        return splits, choose_held_out(splits, settings.held_out)
+
+    if residence == memory_map.MEMORY_MAP:
+        if source.survey and not count:
+            raise ConfigError(f"dataset.resident={residence} is for images, and {path} holds points")
+        key = (settings.name, path.resolve(), size, settings.held_out, settings.on_bad, *options.values())
+        file = memory_map.MemoryMap(settings.name, key, files)
+        return file.obtain(partial(read, allocate=file.allocate) if source.survey else read, size), residence
+    return Kept.from_splits(*read(), size), residence
 
 
 def is_endless(name: str) -> bool:

@@ -6,6 +6,8 @@ the line. Nothing in a file is unpickled.
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain.console import one_line, say
-from gantrain.data.decoding import CROP, PAD, STRETCH, Found
+from gantrain.data.decoding import CROP, PAD, STRETCH, Allocate, Found, allocate_memory
 from gantrain.data.folder import ARCHIVES
-from gantrain.data.images import Splits, check_distinct, resize
+from gantrain.data.images import PART, Splits, check_distinct, resize
 from gantrain.data.levels import Levels, Limits, Values, describe_darkness, find_limits, measure, to_8_bits
-from gantrain.errors import DataError
+from gantrain.errors import DataError, GantrainError, is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".npy", ".npz", ".csv")
 FORMS = "images [N, C, H, W], [N, H, W, C] or [N, H, W] with 1 or 3 channels, or points [N, d]"
 CHANNELS = (1, 3)
-MAX_BYTES = 8 * 2**30
+MAX_BYTES = 8 * 2**30  # of an array that is loaded into memory
 MAX_ITEM_BYTES = 8  # torch has no longer numbers
-PART = 1024  # images converted at a time, to bound the memory
 WHITES = {"|b1": 1, "|u1": 255, "<u2": 65535, ">u2": 65535}
 
 Shape = tuple[int, ...]
@@ -53,18 +54,34 @@ def is_images(shape: Shape) -> bool:
 KINDS = (is_images, is_points, is_line)  # in the order in which they are looked for
 
 
-def read(path: Path, size: int, on_bad: str, *, fit: str = CROP, limits: Limits | str | None = None) -> Splits:
+def survey(path: Path) -> tuple[int, list[Path]]:
+    """Return how many images the array at `path` has, 0 of points, and its file. Raises as `load_array`."""
+    shape = _find_shape(path)
+    return shape[0] if is_images(shape) else 0, [split_name(path)[0]]
+
+
+def read(
+    path: Path,
+    size: int,
+    on_bad: str,
+    *,
+    fit: str = CROP,
+    limits: Limits | str | None = None,
+    allocate: Allocate = allocate_memory,
+) -> Splits:
     """Read the images in an array, as 8-bit squares of `size` pixels, or its points, float32 `[N, d]`.
 
-    `fit` and `limits` are those of `decode_all`. Raises DataError if there are none, or if values are not finite.
+    `fit`, `limits` and `allocate` are those of `decode_all`. Raises DataError if there are none, or if values are not
+    finite.
     """
     import numpy as np
     import torch
 
-    array = load_array(path, KINDS)
+    array = load_array(path, KINDS, None if allocate is allocate_memory else allocate)
     if array.size == 0 or not any(is_kind(array.shape) for is_kind in KINDS):
         raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; {FORMS} are needed")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    parts = (array[at : at + PART] for at in range(0, len(array), PART))
+    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in parts):
         raise DataError(f"{path} holds values that are not finite")
     if array.ndim <= 2:
         return Splits(torch.from_numpy(array.astype(np.float32)).reshape(len(array), -1))
@@ -72,8 +89,7 @@ def read(path: Path, size: int, on_bad: str, *, fit: str = CROP, limits: Limits 
     levels = measure(values)
     try:
         chosen = find_limits([levels]) if isinstance(limits, str) else limits
-        parts = [values._replace(colour=values.colour[at : at + PART]) for at in range(0, len(array), PART)]
-        images = torch.cat([_fit(torch.from_numpy(to_8_bits(part, chosen)), size, fit) for part in parts])
+        images = torch.from_numpy(_convert(values, chosen, size, fit=fit, allocate=allocate))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     notes = list(filter(None, [_describe_shape(values, levels, fit), "" if limits else describe_darkness([levels])]))
@@ -81,6 +97,27 @@ def read(path: Path, size: int, on_bad: str, *, fit: str = CROP, limits: Limits 
     for note in notes:
         say(f"{path}: {note}")
     return Splits(images)
+
+
+def _convert(values: Values, limits: Limits | None, size: int, *, fit: str, allocate: Allocate) -> np.ndarray:
+    """Return images in 8 bits, fitted to squares, a part at a time."""
+    import torch
+
+    def convert(at: int) -> torch.Tensor:
+        part = values.colour[at : at + PART]
+        native = part.astype(part.dtype.newbyteorder("="), copy=False)
+        return _fit(torch.tensor(to_8_bits(values._replace(colour=native), limits)), size, fit)
+
+    def estimate() -> float:
+        began = time.monotonic()
+        convert(0)
+        return (time.monotonic() - began) * math.ceil(count / PART)
+
+    count, channels, *_ = values.colour.shape
+    pixels = allocate((count, channels, size, size), estimate)
+    for at in range(0, count, PART):
+        pixels[at : at + PART] = convert(at).numpy()
+    return pixels
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:
@@ -117,37 +154,64 @@ def _describe_shape(values: Values, levels: Levels, fit: str) -> str:
 # Files
 
 
-def load_array(path: Path, kinds: Sequence[Callable[[Shape], bool]]) -> np.ndarray:
+def load_array(path: Path, kinds: Sequence[Callable[[Shape], bool]], allocate: Allocate | None = None) -> np.ndarray:
     """Load the array in a file; of a .npz the one that is named, else the only one of the first kind that is there.
 
+    With `allocate` a .npy is mapped into memory, not loaded, and the array of a .npz is unpacked into what it makes.
     Which of several arrays it is is printed. Raises DataError for a file that is missing or damaged, would run code or
     fill the memory, or in which no array, or none alone, is of these kinds.
     """
     import numpy as np
 
     with _open_errors(path) as (file, name):
+        if allocate is None or file.suffix == ".csv":
+            _check_size(file)
         if file.suffix == ".csv":
             return _load_numbers(file)
         shapes = read_shapes(file)
         chosen = choose_array(file, name, shapes, kinds)
-        loaded = np.load(file, allow_pickle=False)
-        array = loaded[chosen] if file.suffix == ".npz" else loaded
+        if file.suffix == ".npz" and allocate is not None:
+            array = _unpack(file, chosen, allocate)
+        else:
+            loaded = np.load(file, mmap_mode=None if allocate is None else "r", allow_pickle=False)
+            array = loaded[chosen] if file.suffix == ".npz" else loaded
         if array.dtype.kind not in "fuib" or array.dtype.itemsize > MAX_ITEM_BYTES:
             raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; numbers of up to 64 bits are needed")
     if len(shapes) > 1:
         say(f"{file}: the array {one_line(chosen)} {list(array.shape)}")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array if allocate else array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _unpack(path: Path, name: str, allocate: Allocate) -> np.ndarray:
+    """Return an array of a .npz file, unpacked into what `allocate` makes."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as opened:
+        member: Any = opened
+        shape, is_fortran, dtype = _read_header(member)
+        if dtype.hasobject:
+            raise DataError(f"{path} holds {dtype} {list(shape)}; numbers are needed")
+        content = allocate((math.prod(shape) * dtype.itemsize,), None)
+        rest = content.data
+        while rest and (count := member.readinto(rest)):
+            rest = rest[count:]
+        if rest or member.read(1):  # at the end the checksum is compared
+            raise DataError(f"{path}: the array {one_line(name)} is not as long as it says")
+    return content.view(dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def find_dimensions(path: Path) -> int:
     """Return d if an array is of points `[N, d]`, else 0, without reading all of it. Raises as `load_array`."""
+    shape = _find_shape(path)
+    return (*shape, 1)[1] if len(shape) <= 2 else 0
+
+
+def _find_shape(path: Path) -> Shape:
+    """Return the shape of the array that would be read; the points of a .csv are not counted."""
     with _open_errors(path) as (file, name):
         if file.suffix == ".csv":
             with file.open(encoding="utf-8-sig") as lines:
-                return len(lines.readline().split(","))
+                return 0, len(lines.readline().split(","))
         shapes = read_shapes(file)
-        shape = shapes[choose_array(file, name, shapes, KINDS)]
-    return (*shape, 1)[1] if len(shape) <= 2 else 0
+        return shapes[choose_array(file, name, shapes, KINDS)]
 
 
 def split_name(path: Path) -> tuple[Path, str]:
@@ -168,11 +232,10 @@ def _open_errors(path: Path) -> Iterator[tuple[Path, str]]:
             has_images = found.is_dir() or (found.exists() and found.suffix.lower() == ".zip")
             images = f"; images in it are read by dataset=folder dataset.path={path}" if has_images else ""
             raise DataError(f"{path} {fault}; give a .npy, .npz or .csv file{images}")
-        _check_size(found)
         yield found, name
-    except DataError:
-        raise
     except Exception as error:  # damaged bytes raise many kinds
+        if isinstance(error, GantrainError) or is_out_of_memory(error):
+            raise
         raise DataError(f"{path} is no array that can be read: {one_line(str(error))}") from error
 
 
@@ -183,23 +246,27 @@ def _check_size(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     if size > MAX_BYTES:
-        raise DataError(f"{path} holds {size:,} bytes; {MAX_BYTES:,} are the most")
+        raise DataError(
+            f"{path} holds {size:,} bytes; {MAX_BYTES:,} are the most that is loaded into memory; for images in .npy "
+            "and .npz files there is dataset.resident=memory_map"
+        )
 
 
 def read_shapes(path: Path) -> dict[str, Shape]:
     """Return the shape of the array in a .npy file, or of each in a .npz file by name, without reading them."""
     if path.suffix == ".npy":
         with path.open("rb") as file:
-            return {"": _read_shape(file)}
+            return {"": _read_header(file)[0]}
     with zipfile.ZipFile(path) as archive:
-        return {name.removesuffix(".npy"): _read_shape(archive.open(name)) for name in archive.namelist()}
+        return {name.removesuffix(".npy"): _read_header(archive.open(name))[0] for name in archive.namelist()}
 
 
-def _read_shape(file: Any) -> Shape:
+def _read_header(file: Any) -> tuple[Shape, bool, np.dtype]:
+    """Return the shape of an array in a file, whether the first index runs fastest, and the type of its numbers."""
     from numpy.lib import format
 
     reader = format.read_array_header_1_0 if format.read_magic(file) == (1, 0) else format.read_array_header_2_0
-    return reader(file)[0]
+    return reader(file)
 
 
 def choose_array(path: Path, name: str, shapes: Mapping[str, Shape], kinds: Sequence[Callable[[Shape], bool]]) -> str:

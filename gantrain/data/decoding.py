@@ -17,11 +17,14 @@ is found only if the decoder fails.
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -36,11 +39,16 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 T = TypeVar("T")
+# Makes an array of bytes of a shape. The function in the second place estimates the seconds until it is filled, for
+# arrays that are announced.
+Allocate = Callable[[tuple[int, ...], Callable[[], float] | None], "np.ndarray"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 FITS = CROP, PAD, STRETCH = ("crop", "pad", "stretch")
 MAX_PIXELS = 8192 * 8192  # 256 MB once decoded with four channels
 LARGE_PIXELS = 4096 * 4096  # larger images are decoded one at a time, to bound the memory
+TRIED = 256  # images from which the time of all is estimated
+QUEUED = 4096  # files that wait for a thread; a queue of millions takes gigabytes
 MAX_NAMED = 3  # damaged files that a message names
 REMEDY = "repair or remove them"
 SKIP = f"{REMEDY}, or leave such files out with dataset.on_bad=skip"
@@ -76,6 +84,19 @@ class Pictures(NamedTuple):
     found: list[Found]  # M
 
 
+def allocate_memory(shape: tuple[int, ...], estimate: Callable[[], float] | None) -> np.ndarray:
+    """Return an array in memory. Raises MemoryExhaustedError."""
+    import numpy as np
+
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError as error:
+        raise MemoryExhaustedError(
+            f"{shape[0]:,} images need {math.prod(shape) / 2**30:.1f} GiB of memory at {shape[-1]}×{shape[-1]} pixels; "
+            "lower dataset.size, or choose dataset.resident=memory_map"
+        ) from error
+
+
 def decode_all(
     files: Sequence[File],
     size: int,
@@ -85,6 +106,7 @@ def decode_all(
     fit: str = CROP,
     limits: Limits | str | None = None,
     remedy: str = SKIP,
+    allocate: Allocate = allocate_memory,
 ) -> Pictures:
     """Decode image files in parallel.
 
@@ -95,19 +117,14 @@ def decode_all(
         fit: One of FITS: the central square, the whole image between black bands, or the whole image distorted.
         limits: The values that become black and white; `auto`: the darkest and the brightest in all files.
         remedy: The last line of the error about damaged files.
+        allocate: Makes the array of the pixels.
 
     Raises DataError if every file is damaged, or if one is and `on_bad` is `error`. The error, or a message about
     skipped files, names the first damaged files and counts the others.
     """
     import numpy as np
 
-    try:
-        pixels = np.empty((len(files), 3, size, size), np.uint8)
-    except MemoryError as error:
-        raise MemoryExhaustedError(
-            f"{len(files):,} images need {len(files) * 3 * size**2 / 2**30:.1f} GiB of memory at {size}×{size} pixels; "
-            "lower dataset.size"
-        ) from error
+    pixels = allocate((len(files), 3, size, size), lambda: _estimate_seconds(files, size, fit, limits))
     if isinstance(limits, str):
         ranges, _ = _read_all(files, lambda _, data: measure(open_image(data)))
         limits = find_limits(ranges) if ranges else None
@@ -123,7 +140,20 @@ def decode_all(
         _report_faults(list(faults.values()), len(files), on_bad, where, remedy)
     intact = np.ones(len(files), bool)
     intact[list(faults)] = False
-    return Pictures(pixels[intact] if faults else pixels, intact, found)
+    if faults:  # in place: there may be more pixels than memory
+        for index, place_before in enumerate(intact.nonzero()[0]):
+            pixels[index] = pixels[place_before]
+    return Pictures(pixels[: len(found)], intact, found)
+
+
+def _estimate_seconds(files: Sequence[File], size: int, fit: str, limits: Limits | str | None) -> float:
+    """Return about how long it takes to decode the files, from some of them."""
+    passes, tried = (2, (0.0, 1.0)) if isinstance(limits, str) else (1, limits)
+    some = files[:: max(len(files) // TRIED, 1)]
+    for each in (some[:1], some):  # the first image waits for libraries to be imported
+        began = time.monotonic()
+        _read_all(each, lambda _, data: decode(data, size, fit=fit, limits=tried))
+    return passes * (time.monotonic() - began) * len(files) / max(len(some), 1)
 
 
 def _read_all(files: Sequence[File], work: Callable[[int, bytes], T]) -> tuple[list[T], dict[int, str]]:
@@ -141,7 +171,8 @@ def _read_all(files: Sequence[File], work: Callable[[int, bytes], T]) -> tuple[l
         with warnings.catch_warnings(), show_progress("reading images", error=True) as update:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_image` counts pixels
             warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags
-            for index, (result, fault) in enumerate(pool.map(attempt, range(len(files)))):
+            queues = (range(len(files))[start : start + QUEUED] for start in range(0, len(files), QUEUED))
+            for index, (result, fault) in enumerate(chain.from_iterable(pool.map(attempt, each) for each in queues)):
                 if fault:
                     faults[index] = fault
                 else:

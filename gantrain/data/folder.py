@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from gantrain.console import one_line, say
-from gantrain.data.decoding import CROP, File, Found, decode_all
-from gantrain.data.images import Labels, Splits, check_distinct, order_by_content
+from gantrain.data.decoding import CROP, Allocate, File, Found, allocate_memory, decode_all
+from gantrain.data.images import Labels, Splits, check_distinct
 from gantrain.data.labels import AUTO, LISTING, find_splits, label_images
 from gantrain.data.levels import Limits, check_depth, describe_darkness
 from gantrain.errors import DataError
@@ -34,14 +34,27 @@ MAX_RATIO = 100  # uncompressed to compressed; image files are compressed alread
 RATIO_COUNTS_FROM = 2**20  # bytes; a smaller member is no bomb, whatever its ratio
 
 
+def survey(path: Path) -> tuple[int, list[Path]]:
+    """Return how many images there are under `path` at most, and the files that hold them. Raises as `read`."""
+    files = image_files(path)
+    return len(files), [path / file.name for file in files] if path.is_dir() else [path]
+
+
 def read(
-    path: Path, size: int, on_bad: str, *, labels: str = AUTO, fit: str = CROP, limits: Limits | str | None = None
+    path: Path,
+    size: int,
+    on_bad: str,
+    *,
+    labels: str = AUTO,
+    fit: str = CROP,
+    limits: Limits | str | None = None,
+    allocate: Allocate = allocate_memory,
 ) -> Splits:
     """Read the images under `path`, with one channel if all are grey, else three.
 
-    `gantrain.data.labels` says which folders are splits or classes; `labels` is one of its KINDS. `fit` and `limits`
-    are those of `decode_all`. What is decided is printed. Raises DataError if `path` is missing, unreadable or without
-    images, if one is damaged and `on_bad` is `error`, and for images that are all the same.
+    `gantrain.data.labels` says which folders are splits or classes; `labels` is one of its KINDS. `fit`, `limits` and
+    `allocate` are those of `decode_all`. What is decided is printed. Raises DataError if `path` is missing, unreadable
+    or without images, if one is damaged and `on_bad` is `error`, and for images that are all the same.
     """
     import torch
 
@@ -52,14 +65,14 @@ def read(
         raise DataError(f"{path} holds no files; dataset.path must be a folder of images or a .zip of them")
     folders = find_splits([file.name for file in files])
     files = [files[index] for index in (*folders.train, *(folders.test or ()))]
-    pictures = decode_all(files, size, on_bad, path, fit=fit, limits=limits)
+    pictures = decode_all(files, size, on_bad, path, fit=fit, limits=limits, allocate=allocate)
     names = [file.name for file, whole in zip(files, pictures.intact, strict=True) if whole]
     notes = [folders.description, *_describe_pictures(names, pictures.found, fit, is_scaled=limits is not None)]
     notes = list(filter(None, notes))
     images = torch.from_numpy(pictures.pixels)
     check_distinct(images, path, notes)
     grey = torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
-    images = images[:, :1].contiguous() if grey else images
+    images = images[:, :1] if grey else images  # a view: a copy might not fit into memory
     classes, note = label_images(names, listings, labels, folders.level)
     for sentence in (*notes, *filter(None, [note])):
         say(f"{path}: {sentence}")
@@ -84,13 +97,12 @@ def _describe_pictures(names: Sequence[str], found: Sequence[Found], fit: str, *
 
 
 def _split(images: torch.Tensor, labels: Labels | None, count: int | None, skipped: int) -> Splits:
-    """Return the first `count` images as the training split, ordered by content, and the others as the test split."""
+    """Return the first `count` images as the training split, and the others as the test split."""
     if count is None:
         return Splits(images, labels=labels, skipped=skipped)
-    order = order_by_content(images[:count])  # so that file names have no influence
     if labels is not None:
-        labels = Labels(labels.classes, labels.train[order], labels.train[count:])
-    return Splits(images[order], images[count:], labels, skipped)
+        labels = Labels(labels.classes, labels.train[:count], labels.train[count:])
+    return Splits(images[:count], images[count:], labels, skipped, has_order=False)  # file names have no influence
 
 
 def image_files(path: Path) -> list[File]:

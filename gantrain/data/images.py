@@ -1,23 +1,40 @@
-"""Images as one uint8 tensor on the device, read as an endless stream.
+"""Images as one uint8 tensor, read as an endless stream.
 
 Epoch e shows every training image once, in a permutation that (seed, e) alone decides; epochs follow each other without
 a gap. Position c of the stream is therefore known without having read positions 0 … c − 1, and a run that resumes at
-clock c goes on with the images it would have seen.
+clock c goes on with the images it would have seen. The tensor lies on the device, or in the host's memory or a file,
+from where a thread reads one batch ahead.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gantrain.data.batch import Batch
+from gantrain.devices import request_rows
+from gantrain.distributed import WHOLE, Part
 from gantrain.errors import DataError
 from gantrain.seeding import stream_generator
 
 if TYPE_CHECKING:
     import torch
+
+PART = 1024  # images that are copied or converted at a time, to bound the memory
+
+
+class Batch(NamedTuple):
+    """Examples, float32 `[B, *shape]`, and their classes, int64 `[B]`; None where networks are given no classes."""
+
+    images: torch.Tensor
+    labels: torch.Tensor | None = None
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """Return the batch with `function` applied to the images and to the labels, if there are any."""
+        return Batch(function(self.images), None if self.labels is None else function(self.labels))
 
 
 class Labels(NamedTuple):
@@ -27,6 +44,22 @@ class Labels(NamedTuple):
     train: torch.Tensor
     test: torch.Tensor | None = None
 
+    def divide(self, chosen: tuple[slice | Sequence[int], Sequence[int]]) -> Labels:
+        """Return the labels of the training and held-out images that `choose_held_out` chose."""
+        return Labels(self.classes, *divide(self.train, self.test, chosen))
+
+    def to_lists(self) -> dict[str, list[Any]]:
+        """Return the labels as plain data."""
+        assert self.test is not None
+        return {"classes": list(self.classes), "train": self.train.tolist(), "test": self.test.tolist()}
+
+    @classmethod
+    def from_lists(cls, classes: Sequence[str], train: Sequence[int], test: Sequence[int]) -> Labels:
+        """Return labels that `to_lists` made plain."""
+        import torch
+
+        return cls(tuple(classes), *(torch.tensor(part, dtype=torch.int64) for part in (train, test)))
+
 
 class Splits(NamedTuple):
     """Images as a reader found them, uint8 `[N, C, H, W]` on the CPU, and their labels if they have any."""
@@ -35,13 +68,34 @@ class Splits(NamedTuple):
     test: torch.Tensor | None = None
     labels: Labels | None = None
     skipped: int = 0  # damaged files that were left out
+    has_order: bool = True  # that the training images keep beside a test split; if not, they are ordered by content
+
+
+class ReadAhead:
+    """Reads batches on a thread: while a caller computes with one, the batch that follows it is read.
+
+    `read` gets clock, batch size and part, and decides alone what a batch is: reading ahead changes only the time.
+    """
+
+    def __init__(self, read: Callable[[int, int, Part], torch.Tensor]) -> None:
+        self._read = read
+        self._pool = ThreadPoolExecutor(1, "read-ahead")
+        self._next: tuple[tuple[int, int, Part], Future[torch.Tensor]] | None = None
+
+    def get(self, clock: int, batch_size: int, part: Part) -> torch.Tensor:
+        """Return what `read` does."""
+        wanted, following = (clock, batch_size, part), (clock + batch_size, batch_size, part)
+        is_ready = self._next is not None and self._next[0] == wanted
+        found = self._next[1] if self._next and is_ready else self._pool.submit(self._read, *wanted)
+        self._next = following, self._pool.submit(self._read, *following)
+        return found.result()
 
 
 class Examples:
-    """Examples that are stored on the device, read as an endless stream.
+    """Stored examples, read as an endless stream.
 
-    `train` and `held` are `[N, *shape]` on the device on which batches are made; `held` may be empty, and is the test
-    split if `is_test`.
+    `train` and `held` are `[N, *shape]`; `held` may be empty, and is the test split if `is_test`. Batches are made on
+    their device, or on `device`: from host memory or a file, where they are read ahead.
     """
 
     def __init__(
@@ -54,27 +108,51 @@ class Examples:
         is_test: bool = False,
         skipped: int = 0,
         seed: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         self.name = name
         self.label = label
         self.shape: tuple[int, ...] = tuple(train.shape[1:])
         self.size: int | None = len(train)
         self.has_held_out = len(held) > 0
-        self.fingerprint = _fingerprint(train, held)
         self.skipped = skipped
+        self.device = device or train.device
+        self._ahead = ReadAhead(self._read) if device else None
+        self._splits = train, held
         self.split = "training" if not self.has_held_out else "test" if is_test else "held out"  # what held_out gives
         self.train = train
         self.held = held if self.has_held_out else train
         self._seed = seed
         self._orders: dict[int, torch.Tensor] = {}
 
-    def batch(self, clock: int, batch_size: int) -> Batch:
-        """Examples clock … clock + B − 1 of the stream: `[B, *shape]`."""
-        return Batch(self.train[self._indices(clock, batch_size)])
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short digest of the content; that of a file is known without reading it again."""
+        return compute_fingerprint(*self._splits)
+
+    def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
+        """Examples clock … clock + B − 1 of the stream, or a part of them: `[B, *shape]`."""
+        return Batch(self._take(clock, batch_size, part))
 
     def held_out(self, count: int) -> torch.Tensor:
         """Return the first `count` held-out examples, or training examples if none are held out."""
-        return self.held[:count]
+        return self.held[:count].to(self.device)
+
+    def _take(self, clock: int, batch_size: int, part: Part) -> torch.Tensor:
+        """The stored examples of a batch, or of a part of it, on the device."""
+        if self._ahead is None:
+            return self.train[part.take(self._indices(clock, batch_size))]
+        return self._ahead.get(clock, batch_size, part).to(self.device, non_blocking=True)
+
+    def _read(self, clock: int, batch_size: int, part: Part) -> torch.Tensor:
+        """The same on the CPU, and of no more than this part. NumPy: a thread would get OpenMP threads of its own."""
+        import numpy as np
+        import torch
+
+        rows = part.take(self._indices(clock, batch_size)).numpy()
+        request_rows(self.train, rows.tolist())
+        found = torch.from_numpy(np.take(self.train.numpy(), rows, axis=0))
+        return found.pin_memory() if self.device.type == "cuda" else found
 
     def _indices(self, clock: int, batch_size: int) -> torch.Tensor:
         """Indices of the training examples at positions clock … clock + B − 1 of the stream: int64 `[B]`."""
@@ -123,14 +201,16 @@ class Images(Examples):
         self.flip = flip
         self._labels = labels
 
-    def batch(self, clock: int, batch_size: int) -> Batch:
-        """Images clock … clock + B − 1 of the stream: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
-        images = pixels(self.train[self._indices(clock, batch_size)])
-        return Batch(self._mirror_half(images, clock) if self.flip else images)
+    def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
+        """Images clock … clock + B − 1, or a part of them: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
+        images = pixels(self._take(clock, batch_size, part))
+        if self.flip:
+            images = images.flip(-1).where(part.take(self._toss(clock, batch_size)), images)
+        return Batch(images)
 
     def held_out(self, count: int) -> torch.Tensor:
         """Return the first `count` held-out images, or training images if none are held out: `[≤ count, C, H, W]`."""
-        return pixels(self.held[:count])
+        return pixels(super().held_out(count))
 
     def labels(self) -> Labels | None:
         """Return the labels of `train` and `held`, in their order; None if the dataset has none."""
@@ -138,13 +218,13 @@ class Images(Examples):
             return self._labels
         return self._labels._replace(test=self._labels.train)
 
-    def _mirror_half(self, images: torch.Tensor, clock: int) -> torch.Tensor:
+    def _toss(self, clock: int, batch_size: int) -> torch.Tensor:
+        """Which images of a batch are mirrored: bool `[B, 1, 1, 1]`."""
         import torch
 
-        generator = stream_generator(self._seed, "flip", clock, device=images.device)
-        size = (len(images), 1, 1, 1)
-        coins = torch.randint(2, size, dtype=torch.bool, generator=generator, device=images.device)
-        return torch.where(coins, images.flip(-1), images)
+        generator = stream_generator(self._seed, "flip", clock, device=self.device)
+        size = (batch_size, 1, 1, 1)
+        return torch.randint(2, size, dtype=torch.bool, generator=generator, device=self.device)
 
 
 def choose_held_out(splits: Splits, held_out: int | None) -> tuple[slice | Sequence[int], Sequence[int]]:
@@ -153,12 +233,13 @@ def choose_held_out(splits: Splits, held_out: int | None) -> tuple[slice | Seque
     Held-out images are ordered by a hash of their content, so that the first k of them are a fair sample even where
     the files are sorted by class. Without a test split the first `held_out` training images in that order are held
     out, by default min(10 %, 1,000), and the others are trained on in that order: file names and the order on disk
-    have no influence.
+    have no influence. With one, they keep the order that they have, if it has a meaning.
 
     Raises DataError if nothing would be left to train on.
     """
     if splits.test is not None:
-        return slice(None), order_by_content(splits.test)[:held_out]
+        train = slice(None) if splits.has_order else order_by_content(splits.train)
+        return train, order_by_content(splits.test)[:held_out]
     count = min(len(splits.train) // 10, 1000) if held_out is None else held_out
     if count >= len(splits.train):
         raise DataError(f"dataset.held_out={count} leaves no training image of {len(splits.train)}; lower it")
@@ -175,7 +256,7 @@ def divide(
 
 def check_distinct(images: torch.Tensor, where: Path, notes: Sequence[str]) -> None:
     """Raise DataError, with `notes` on why it may be, for several images that are all the same."""
-    if len(images) > 1 and bool((images == images[:1]).all()):
+    if len(images) > 1 and all(bool((part == images[:1]).all()) for part in images.split(PART)):
         raise DataError("\n".join([f"the {len(images):,} images in {where} are all the same", *notes]))
 
 
@@ -189,7 +270,7 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     # In parts: float32 copies of a large set would not fit in memory.
     parts = [
         interpolate(part.float(), (size, size), mode="bicubic", antialias=True).round().clamp(0, 255).byte()
-        for part in images.split(1024)
+        for part in images.split(PART)
     ]
     return torch.cat(parts)
 
@@ -201,11 +282,13 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
 
 def order_by_content(images: torch.Tensor) -> list[int]:
     """Return the indices of the images, sorted by a hash of their pixels."""
-    keys = [hashlib.blake2b(image, digest_size=16).digest() for image in images.contiguous().numpy()]
+    parts = (part.contiguous().numpy() for part in images.split(PART))
+    keys = [hashlib.blake2b(image, digest_size=16).digest() for part in parts for image in part]
     return sorted(range(len(keys)), key=keys.__getitem__)
 
 
-def _fingerprint(*splits: torch.Tensor) -> str:
+def compute_fingerprint(*splits: torch.Tensor) -> str:
+    """Return a digest of the shapes and the content of splits of examples."""
     digest = hashlib.blake2b(digest_size=8)
     for images in splits:
         digest.update(repr(tuple(images.shape)).encode())

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from gantrain.data.batch import Batch
+from gantrain.data.images import Batch
+from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError
 from gantrain.seeding import stream_generator
 
@@ -166,10 +167,10 @@ class Density:
         self._seed = seed
         self._device = device
 
-    def batch(self, clock: int, batch_size: int) -> Batch:
-        """Draws clock … clock + B − 1: float32 `[B, d]`."""
+    def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
+        """Draws clock … clock + B − 1, or a part of them: float32 `[B, d]`."""
         generator = stream_generator(self._seed, "batch", clock, device=self._device)
-        return Batch(self.mixture.sample(batch_size, generator, self._device))
+        return Batch(part.take(self.mixture.sample(batch_size, generator, self._device)))
 
     def held_out(self, count: int) -> torch.Tensor:
         """Return draws that training never sees, the same for the same count: float32 `[count, d]`."""
@@ -195,9 +196,9 @@ class PointMass:
         self.fingerprint = hashlib.blake2b(f"origin {dimensions}".encode(), digest_size=8).hexdigest()
         self._device = device
 
-    def batch(self, clock: int, batch_size: int) -> Batch:
-        """Zeros, at every clock: float32 `[B, d]`."""
-        return Batch(self.held_out(batch_size))
+    def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
+        """Zeros, at every clock: float32 `[B, d]`, or a part of them."""
+        return Batch(part.take(self.held_out(batch_size)))
 
     def held_out(self, count: int) -> torch.Tensor:
         """Return zeros: float32 `[count, d]`."""

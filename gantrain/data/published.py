@@ -27,9 +27,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gantrain.data.decoding import File, decode_all
+from gantrain.data.decoding import Allocate, File, allocate_memory, decode_all
 from gantrain.data.fetching import Published, compare, compare_all, open_published
-from gantrain.data.folder import image_files
+from gantrain.data.folder import image_files, survey
 from gantrain.data.images import Labels, Splits, resize
 from gantrain.seeding import stream_generator
 
@@ -78,6 +78,7 @@ UNPACKED_MD5 = {
     "bb300cfdad3c16e7a12a480ee83cd310": "15d484375f8d13e6eb1aabb0c3f46965",
 }
 
+CELEBA_COUNT = 162_770 + 19_962  # training and test images
 _DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 # torchvision's own class needs gdown for the download, and files of attributes that are not used here.
 CELEBA_PARTITION = Published(
@@ -176,20 +177,30 @@ def read_stacked_mnist(root: Path, size: int, on_bad: str) -> Splits:
     return Splits(images[0], images[1], Labels(classes, *numbers))
 
 
-def read_celeba(root: Path, size: int, on_bad: str) -> Splits:
+def find_celeba(root: Path) -> tuple[Path, bool]:
+    """Return where CelebA's pictures are, or will be, and whether that is a folder."""
+    unpacked = root / Path(CELEBA_IMAGES.path).with_suffix("")
+    is_unpacked = os.path.isdir(unpacked)
+    return unpacked if is_unpacked else root / CELEBA_IMAGES.path, is_unpacked
+
+
+def survey_celeba(root: Path) -> tuple[int, list[Path]]:
+    """Return how many of CelebA's images are read at most, and the files that hold them, or will."""
+    path, is_unpacked = find_celeba(root)
+    return CELEBA_COUNT, survey(path)[1] if is_unpacked else [path]
+
+
+def read_celeba(root: Path, size: int, on_bad: str, *, allocate: Allocate = allocate_memory) -> Splits:
     """Read CelebA, aligned and cropped, its central square, from the zip or the folder `celeba/img_align_celeba/`."""
     import torch
 
-    unpacked = root / Path(CELEBA_IMAGES.path).with_suffix("")
-    is_unpacked = os.path.isdir(unpacked)
-    path = unpacked if is_unpacked else root / CELEBA_IMAGES.path
-
+    path, is_unpacked = find_celeba(root)
     with open_published([CELEBA_PARTITION] if is_unpacked else [CELEBA_PARTITION, CELEBA_IMAGES], root) as folder:
         compare(folder / CELEBA_PARTITION.path, CELEBA_PARTITION.md5)
         listing = (folder / CELEBA_PARTITION.path).read_text(encoding="ascii")
         files = {Path(file.name).name: file for file in image_files(path)}
         parts = [_select_split(files, listing, split) for split in ("0", "2")]
-    train, test = (decode_all(part, size, on_bad, path) for part in parts)
+    train, test = (decode_all(part, size, on_bad, path, allocate=allocate) for part in parts)
     skipped = int((~train.intact).sum() + (~test.intact).sum())
     return Splits(torch.from_numpy(train.pixels), torch.from_numpy(test.pixels), skipped=skipped)
 

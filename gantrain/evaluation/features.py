@@ -131,7 +131,7 @@ def _find_classifier(
     else:
         wanted, examples = choose_classifier_data(dataset_settings), images
         if replace(dataset_settings, flip=None) != wanted or images.flip != data.IMAGES[images.name].flip:
-            examples = load_images(wanted, images.train.device)
+            examples = load_images(wanted, images.device)
         stored = obtain_classifier(
             examples, classifier.cache_path(examples), settings.train_classifier, progress=progress
         )

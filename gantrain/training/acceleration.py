@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.errors import ConfigError, GantrainError
 from gantrain.training.losses import Losses
 from gantrain.training.setup import Execution

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.errors import ConfigError
 from gantrain.precision import allow_tf32, choose_precision, has_fast_bf16
 from gantrain.schedules import ScheduledNumbers
@@ -104,7 +104,7 @@ class Iteration:
         """
         state, schedule = self.state, self.setup.schedule
         clocks = [state.images + step * schedule.batch_size for step in range(schedule.discriminator_steps)]
-        batches = [self.setup.data.batch(clock, schedule.batch_size).map(self.setup.part.take) for clock in clocks]
+        batches = [self.setup.data.batch(clock, schedule.batch_size, self.setup.part) for clock in clocks]
         images = clocks[-1] + schedule.batch_size
         self.averaging.fill_(1 - schedule.decay(images))
         self.scheduled.set(state.images)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gantrain.augmentation.augmentations import Augmentation, Outputs
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.distributed import WHOLE, Part
 from gantrain.networks.builder import Network
 from gantrain.objectives.objective import Game, Statistics

@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from gantrain.data.batch import Batch
+from gantrain.data import Batch
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import DivergedError
 from gantrain.networks.latents import Latents
