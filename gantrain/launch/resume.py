@@ -238,6 +238,9 @@ def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> N
     if (own := read_own_config(folder)) is None:
         return
     own.setdefault("gen_weights", {"normalise": False})  # of runs from before there were such weights
+    begun = OmegaConf.create(own)
+    keep_weights(begun, saved)  # Hydra writes the file anew where submitit queues a job again
+    own = to_plain(begun)
     if fixed := describe_fixed(find_changes(own, {"gen_weights": own["gen_weights"], **saved})):
         raise CheckpointError(f"{path} is of another run than {folder.config}:\n{fixed}\nremove it, or start a new run")
 
