@@ -142,7 +142,7 @@ def restore(state: State, setup: TrainingSetup, bundle: Mapping[str, Any]) -> No
     except CheckpointError as error:
         raise CheckpointError(f"{error}; restore what the run was trained with, or start a new run") from error
     for key, value in describe_machine(state.device).items():
-        if (before := bundle["made_with"].get(key)) != value:
+        if (before := bundle["made_with"].get(key, value)) != value:
             say(f"{key} was {before} and is {value}: the last digits of what follows may differ")
 
 
@@ -253,6 +253,7 @@ def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> 
         "samples_from": "averaged generator" if settings.ema else "generator",
         "seed": settings.seed,
         "device": made["device"],
+        "devices": made["devices"],
         "threads": made["threads"],
         "versions": {**describe_version(), "python": platform.python_version(), "torch": made["torch"]},
     }
