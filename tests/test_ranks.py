@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import ranks
+from support.ranks import cases, processes, run_in_processes, search_path
 from support.tolerance import assert_close_to_largest
 from support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -25,42 +23,6 @@ TINY = (
     *("train.report_every_images=200", "train.sample_every_images=600", "train.checkpoint_every_images=200"),
     *("train.checkpoint_min_seconds=0", "architecture=mlp_digits", "logger=[]"),
 )
-
-
-@contextmanager
-def processes(count: int, *command: object) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start processes as srun does, each with its number in its environment, and kill those that are left."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": search_path()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-
-
-def search_path() -> str:
-    """The folders from which processes import the package and the tests."""
-    return os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-
-
-def run_in_processes(count: int, *command: object) -> list[tuple[int, str, str]]:
-    """The exit code, the output and the errors of each process."""
-    with processes(count, *command) as started:
-        ends = [process.communicate(timeout=PATIENCE_SECONDS) for process in started]
-        return [(process.returncode, *end) for process, end in zip(started, ends, strict=True)]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -80,7 +42,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("name", [name for name, _ in ranks.cases()])
+@pytest.mark.parametrize("name", [name for name, _ in cases()])
 def test_two_processes_train_as_one(compared: dict[str, Any], name: str) -> None:
     """Each has half of every batch; all losses, penalties and moments are those of the whole one."""
     found = compared[name]
@@ -133,9 +95,6 @@ def test_a_run_that_diverges_ends_all_processes_with_its_code(tmp_path: Path) ->
     assert "not finite" in first[2]
     assert "Traceback" not in first[2]
     assert (other[0], other[1]) == (0, "")
-    first, other = run_in_processes(2, *typed)
-    assert (first[0], other[0]) == (6, 0)
-    assert "already holds a run" in first[2]
 
 
 def test_a_killed_process_ends_the_run_and_the_run_goes_on(gantrain, tmp_path: Path) -> None:

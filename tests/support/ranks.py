@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import socket
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +36,9 @@ from gantrain.regularizers.regularizers import REGULARIZERS, Consistency, LabelS
 from gantrain.training.iteration import Iteration
 from gantrain.training.setup import UPDATES, Execution, Schedule, TrainingSetup
 from gantrain.training.state import State, averaged, create_regularizer_states
+from support.waiting import PATIENCE_SECONDS
 
+TESTS = Path(__file__).parents[1]
 BATCH = 12
 ROW = {"op": "linear", "features": 16, "activation": "leaky_relu"}
 LAST = ROW | {"features": 1, "activation": "linear"}
@@ -170,6 +176,49 @@ def main(path: Path, iterations: int) -> None:
         found = {name: compare(case(), part, iterations) for name, case in cases()}
         if part.is_first:
             path.write_text(json.dumps(found))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+
+
+@contextmanager
+def processes(
+    count: int, *command: object, folders: Sequence[Path | None] = ()
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start processes as srun does, each with its number in its environment, and kill those that are left."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": search_path()},
+            cwd=folders[rank] if folders else None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def search_path() -> str:
+    """The folders from which processes import the package and the tests."""
+    return os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+
+
+def run_in_processes(count: int, *command: object, folders: Sequence[Path | None] = ()) -> list[tuple[int, str, str]]:
+    """The exit code, the output and the errors of each process."""
+    with processes(count, *command, folders=folders) as started:
+        ends = [process.communicate(timeout=PATIENCE_SECONDS) for process in started]
+        return [(process.returncode, *end) for process, end in zip(started, ends, strict=True)]
 
 
 if __name__ == "__main__":
