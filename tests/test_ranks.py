@@ -97,7 +97,7 @@ def test_a_run_that_diverges_ends_all_processes_with_its_code(tmp_path: Path) ->
     assert (other[0], other[1]) == (0, "")
 
 
-def test_a_killed_process_ends_the_run_and_the_run_goes_on(gantrain, tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with processes(2, "-m", "gantrain", "train", *TINY, "train.images=100000", f"run_dir={folder}") as (first, other):
         wait_until(lambda: list(folder.glob("checkpoints/*.pt")) or first.poll() is not None)
@@ -107,8 +107,6 @@ def test_a_killed_process_ends_the_run_and_the_run_goes_on(gantrain, tmp_path: P
     assert "another process of this run ended without a word" in err
     assert "the last good checkpoint is" in err
     assert "Traceback" not in err
-    reached = read_summary(folder)["images"]
-    assert gantrain("resume", folder, f"train.images={reached + 100}").code == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
