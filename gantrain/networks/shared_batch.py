@@ -103,7 +103,10 @@ class SharedBatchNorm(_BatchNorm):
             return
         if self.is_counting and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        share = self.momentum
+        if share is None:  # the mean of all batches
+            assert self.num_batches_tracked is not None
+            share = 1 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
 
