@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from gantrain.console import discard_output, one_line, replace_unencodable, say
+from gantrain.distributed import is_follower
 from gantrain.errors import (
     ConfigError,
     GantrainError,
@@ -140,7 +141,12 @@ def leave_missing_folder(arguments: list[str]) -> None:
 
 
 def refuse(message: str, exit_code: int) -> int:
-    """Print an error message to standard error, and return the exit code."""
+    """Print an error message to standard error, and return the exit code.
+
+    Of several processes of a run, the first one does so for all.
+    """
+    if is_follower():
+        return 0
     say(f"gantrain: {message}", error=True)
     return exit_code
 

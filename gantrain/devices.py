@@ -46,6 +46,32 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_processes(devices: int | str, device: str) -> int:
+    """Return how many processes train on `devices` of the kind `device`; `auto` is all of CUDA's, and one of others.
+
+    Raises ConfigError if this machine has fewer.
+    """
+    if devices == 1:
+        return 1
+    import torch
+
+    kind, present = choose_device(device).type, torch.cuda.device_count()
+    if devices == "auto":
+        return present if kind == "cuda" and ":" not in device else 1
+    if ":" in device or kind == "mps":
+        raise ConfigError(
+            f"devices={devices} trains on several devices, and device={device} is one; leave one of them out"
+        )
+    if kind == "cuda" and int(devices) > present:
+        raise ConfigError(f"devices={devices} are more than this machine has: {present} of device=cuda")
+    return int(devices)
+
+
 @contextmanager
 def limit_threads(device: torch.device, multiply_adds: float) -> Iterator[None]:
     """Use one thread in the block if a batch has few multiply-adds, unless the user set the number of threads."""

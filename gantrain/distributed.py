@@ -1,22 +1,45 @@
-"""The part of a batch that one process of several trains on."""
+"""Several processes that train one run: the part of a batch that each has, and what they tell each other.
+
+torchrun or srun starts them, and the environment numbers them. Every process draws the same random numbers, judges its
+own rows of the global batch, gathers D's outputs, computes the loss of the global batch from them, and adds up the
+gradients, so that the numbers of a run do not depend on how many processes share it, but for rounding. The first
+process alone writes.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gantrain.errors import ConfigError, GantrainError, LostProcessError, build_error, is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PATIENCE = timedelta(days=30)  # of processes that wait while the first one evaluates or writes
+FAILURE = "gantrain/failure"  # key under which a process that fails leaves the reason
+CONTROL: list[Any] = []  # the process group of what is agreed on, on the CPU, while there are several processes
 
 
 class Part(NamedTuple):
     """The rows of a global batch that belong to process `rank` of `ranks`.
 
-    Every process draws the whole batch from the same streams and takes its rows, so that the numbers of a run do not
-    depend on how many processes share it. The batch has to be divisible by `ranks`.
+    Every process draws the whole batch from the same streams and takes its rows. The batch has to be divisible by
+    `ranks`. With one process, nothing is sent and every method returns what it is given.
     """
 
     rank: int = 0
     ranks: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
 
     def take(self, rows: Tensor) -> Tensor:
         """Return this process's rows `[B / ranks, …]` of `rows` `[B, …]`."""
@@ -27,5 +50,179 @@ class Part(NamedTuple):
             raise ValueError(f"a batch of {len(rows)} cannot be divided among {self.ranks} processes")
         return rows[self.rank * size : (self.rank + 1) * size]
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows `[B, …]` of all processes, of which this one has `rows` `[B / ranks, …]`.
+
+        Only its own rows have a gradient: where every process computes the same loss of all rows, the gradients of the
+        processes add up to that of the loss.
+        """
+        if self.ranks == 1:
+            return rows
+        from gantrain import collectives
+
+        return collectives.gather(rows, self)
+
+    def gather_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `gather` of two tensors of the same shape, which are sent together."""
+        if self.ranks == 1:
+            return first, second
+        import torch
+
+        first, second = self.gather(torch.stack([first, second], 1)).unbind(1)
+        return first, second
+
+    def agree(self, *numbers: int) -> list[int]:
+        """Return the greatest of each of the numbers that the processes call this with."""
+        if self.ranks == 1:
+            return list(numbers)
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(numbers)
+        with watch():
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=CONTROL[0])
+        return [int(number) for number in found]
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        self.agree(0)
+
+    def broadcast(self, value: Any = None) -> Any:
+        """Return the first process's `value`, of tensors and plain data, on the CPU."""
+        if self.ranks == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        packed = io.BytesIO()
+        if self.is_first:
+            torch.save(value, packed)
+        sent = [packed.getvalue()]
+        with watch():
+            dist.broadcast_object_list(sent, group=CONTROL[0])
+        return torch.load(io.BytesIO(sent[0]), map_location="cpu", weights_only=True)
+
+    @contextmanager
+    def agree_on_errors(self) -> Iterator[None]:
+        """Raise the first error of any process in the block in all of them, at its end."""
+        if self.ranks == 1:
+            yield
+            return
+        import torch.distributed as dist
+
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:  # of any kind: the others wait
+            own = error
+        found: list[Any] = [None] * self.ranks
+        failure: Any = own and describe_failure(own, self.rank)
+        with watch():
+            dist.all_gather_object(found, failure, group=CONTROL[0])
+        if own is not None:
+            raise own
+        for failure in found:
+            if failure is not None:
+                raise build_error(**failure)
+
 
 WHOLE = Part()
+
+
+def is_several() -> bool:
+    """Return whether the environment makes this process one of several, as torchrun does."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def is_follower() -> bool:
+    """Return whether the environment makes this process one that follows the first one of a run."""
+    return is_several() and os.environ.get("RANK", "0") != "0"
+
+
+def current_part() -> Part:
+    """Return the part of the batch of this process, `WHOLE` unless it has joined others."""
+    if not CONTROL:
+        return WHOLE
+    import torch.distributed as dist
+
+    return Part(dist.get_rank(), dist.get_world_size())
+
+
+def local_rank() -> int:
+    """Return the number of this process on its machine, which is that of its device."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def join() -> Iterator[Part]:
+    """Join the processes that torchrun or srun has started, if the environment says so, to the end of the block.
+
+    Raises ConfigError if it is incomplete.
+    """
+    if CONTROL or not is_several():
+        yield current_part()
+        return
+    import torch
+    import torch.distributed as dist
+
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except ValueError as error:
+        raise ConfigError(f"WORLD_SIZE is set, but {error}; start the processes with torchrun") from error
+    CONTROL.append(dist.new_group(backend="gloo", timeout=PATIENCE))
+    try:
+        yield current_part()
+    finally:
+        CONTROL.clear()
+        with suppress(Exception):  # of connections that others have closed
+            dist.destroy_process_group()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes that fail
+
+
+@contextmanager
+def watch() -> Iterator[None]:
+    """Raise what ended another process in place of the error of a connection that it closed.
+
+    Raises LostProcessError if it left no reason.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo and NCCL have no class of their own for it
+        raise find_failure() from error
+
+
+def find_failure() -> GantrainError:
+    """Return the error that another process has left, or that it left none."""
+    import torch.distributed as dist
+
+    with suppress(Exception):  # the store is gone with the process that had it
+        store = dist.distributed_c10d._get_default_store()
+        if store.check([FAILURE]):
+            return build_error(**json.loads(store.get(FAILURE)))
+    return LostProcessError(
+        "another process of this run ended without a word, as when the system kills it because memory runs out"
+    )
+
+
+def leave_failure(error: Exception, rank: int) -> None:
+    """Tell the other processes why this one ends."""
+    import torch.distributed as dist
+
+    with suppress(Exception):
+        store = dist.distributed_c10d._get_default_store()
+        if not isinstance(error, LostProcessError) and not store.check([FAILURE]):
+            store.set(FAILURE, json.dumps(describe_failure(error, rank)))
+
+
+def describe_failure(error: Exception, rank: int) -> dict[str, Any]:
+    """Return the exit code and the message of an error in process `rank`, as `build_error` takes them."""
+    if isinstance(error, GantrainError):
+        return {"exit_code": error.exit_code, "message": f"process {rank}: {error}"}
+    said = str(error).partition("\n")[0]
+    if is_out_of_memory(error):
+        remedy = "lower train.batch_size, or choose a smaller architecture"
+        return {"exit_code": 8, "message": f"process {rank}: out of memory: {said}\n{remedy}"}
+    return {"exit_code": 1, "message": f"process {rank}: internal error: {type(error).__name__}: {said}"}

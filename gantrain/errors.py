@@ -83,6 +83,18 @@ class CheckFailedError(GantrainError):
     exit_code = 9
 
 
+class LostProcessError(GantrainError):
+    """Another process of the run that ended without a word; the code is that of a process which is killed."""
+
+    exit_code = 137
+
+
+def build_error(exit_code: int, message: str) -> GantrainError:
+    """Return the error with this exit code that another process has met."""
+    kinds = {kind.exit_code: kind for kind in GantrainError.__subclasses__() if kind.__init__ is Exception.__init__}
+    return kinds.get(exit_code, GantrainError)(message)
+
+
 # How CUDA, its libraries, MPS and the CPU report exhausted memory; torch has no exception class for most of them.
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 # How the loader of libraries does, as under `ulimit -v`.

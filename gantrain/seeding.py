@@ -56,8 +56,15 @@ def preserve_randomness(device: torch.device) -> Iterator[None]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return what the last digits of a result depend on beside its seed: device, threads, version of torch."""
+    """Return what the last digits of a result depend on beside its seed: devices, threads, version of torch."""
     import torch
 
+    from gantrain.distributed import current_part
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    return {
+        "device": name,
+        "devices": current_part().ranks,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }

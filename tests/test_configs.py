@@ -164,7 +164,7 @@ def fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
 
 
 NUMBERS = {key: item for key, item in fields(Config) if isinstance(item.metadata.get("accepted"), Numbers)}
-WHOLE = [key for key, item in NUMBERS.items() if "int" in item.type]
+WHOLE = [key for key, item in NUMBERS.items() if "int" in item.type or item.metadata["accepted"].whole]
 CHOICES = {
     key: item.metadata["accepted"].options
     for key, item in fields(Config)

@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-from support.tolerance import assert_close_to_largest
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -107,19 +106,6 @@ def test_the_parts_of_a_batch_are_the_batch(ranks: int) -> None:
     assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
     with pytest.raises(ValueError, match="20 cannot be divided among 3"):
         Part(0, 3).take(batch.images)
-
-
-def test_the_gradients_of_two_ranks_average_to_that_of_one() -> None:
-    """With plain gradient descent one iteration moves D by the mean of what it moves on the ranks."""
-
-    def move(part: Part) -> Tensor:
-        state = new_state()
-        before = nn.utils.parameters_to_vector(state.discriminator.parameters()).clone()
-        state.discriminator_optimizer = torch.optim.SGD(state.discriminator.parameters(), lr=0.1)
-        play(state, part=part, iterations=1)
-        return nn.utils.parameters_to_vector(state.discriminator.parameters()) - before
-
-    assert_close_to_largest((move(Part(0, 2)) + move(Part(1, 2))) / 2, move(Part()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ SMALL = {
     "ranges",
     "schedules",
     "distributed",
+    "collectives",
     "inference",
     "version",
 }
@@ -63,6 +64,8 @@ NEEDS_TORCH = {
     "gantrain.networks.spectral_norm",
     "gantrain.networks.builder",
     "gantrain.networks.summary",
+    "gantrain.networks.shared_batch",
+    "gantrain.collectives",
     "gantrain.evaluation.classifier",
     "gantrain.evaluation.classifier_training",
     "gantrain.training.acceleration",

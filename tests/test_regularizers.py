@@ -343,24 +343,6 @@ def test_two_passes_are_compared_without_dropout(regularizer: Regularizer) -> No
     )
 
 
-@pytest.mark.parametrize(
-    "regularizer",
-    [*SLOPES[:3], R1(sigma=0.1), Dragan(spread=0.0), Consistency(fake_weight=1.0), InstanceNoise(0.5)],
-    ids=str,
-)
-def test_the_parts_of_a_batch_come_to_the_gradient_of_the_whole(regularizer: Regularizer) -> None:
-    """Random numbers are drawn for the whole batch, whichever rows a process has."""
-    network, real, fake = Small(), points(8, 1, 8, 8), points(8, 1, 8, 8)
-
-    def gradient(part: Part) -> Tensor:
-        torch.manual_seed(1)
-        ours = Losses(Objective("gan", "gan"), (regularizer,), part=part)
-        loss, _ = ours.discriminator_loss(network, Batch(part.take(real)), part.take(fake))
-        return torch.autograd.grad(loss, network[1].weight)[0]
-
-    torch.testing.assert_close((gradient(Part(0, 2)) + gradient(Part(1, 2))) / 2, gradient(Part()))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Penalties on outputs
 

@@ -187,6 +187,13 @@ class Config:
 
     seed: int = number(0, "random seed of weights, latents and the order of the data", at_least=0, at_most=2**63 - 1)
     device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
+    devices: Any = field(
+        default=1,
+        metadata={
+            "about": "number of devices that train together, each a part of the batch; auto: all CUDA devices",
+            "accepted": Numbers(whole=True, at_least=1, at_most=4096, also=("auto",)),
+        },
+    )
     run_dir: str | None = setting(None, "run folder; by default runs/<dataset>/<divergences>/<date_time>-s<seed>")
     resume: str = choice("never", ("never", "auto"), "auto: continue the run in run_dir, if there is one")
     init: str | None = setting(None, "run folder or checkpoint with whose weights the networks begin")

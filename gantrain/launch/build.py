@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from gantrain import data, networks
 from gantrain.config.checks import RunConfig, Settings
 from gantrain.console import show_progress
-from gantrain.devices import choose_device
+from gantrain.devices import choose_device, count_processes
+from gantrain.distributed import WHOLE, Part, current_part, local_rank
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
 from gantrain.launch.initial_weights import InitialWeights
 from gantrain.networks.tables import mixes_samples
@@ -34,13 +35,16 @@ if TYPE_CHECKING:
 class PreparedRun:
     """A run whose settings fit this machine: its device, and for each player a function that makes its optimizer.
 
-    `weights` are those that a new run begins with, if they are not drawn.
+    `weights` are those that a new run begins with, if they are not drawn. `part` is the share of this process, and
+    `processes` how many train the run: they are those that it has joined, or that it will start.
     """
 
     config: RunConfig
     device: torch.device
     optimizers: Mapping[str, Callable[[nn.Module], Optimizer]]
     weights: InitialWeights | None = None
+    part: Part = WHOLE
+    processes: int = 1
 
 
 def prepare(config: RunConfig) -> PreparedRun:
@@ -49,12 +53,18 @@ def prepare(config: RunConfig) -> PreparedRun:
     Raises ConfigError for a device or an optimizer that is not available, and for networks that fit neither the data
     nor the way in which they are to be trained.
     """
+    import torch
+
     from gantrain.networks.builder import import_function
     from gantrain.precision import choose_precision
     from gantrain.training.acceleration import check_device, check_networks
 
     settings = config.settings
-    device, execution = choose_device(settings.device), settings.execution
+    device, execution, part = choose_device(settings.device), settings.execution, current_part()
+    processes = choose_processes(settings, part)
+    if part.ranks > 1 and device.type == "cuda":
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
     check_images(settings)
     settings.objective.prepare()
     optimizers = create_factories(settings.optimizers, device)
@@ -71,7 +81,7 @@ def prepare(config: RunConfig) -> PreparedRun:
             has_held_out = settings.dataset.held_out != 0
             shape = settings.data.shapes[0]
             settings.augmentation.refuse_unfit(shape, has_held_out=has_held_out, is_samplewise=is_samplewise)
-    return PreparedRun(config, device, optimizers)
+    return PreparedRun(config, device, optimizers, part=part, processes=processes)
 
 
 def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
@@ -94,6 +104,7 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
         settings.seed,
         settings.execution,
         settings.regularizers,
+        run.part,
         augmentation=settings.augmentation,
         optimizer_ramps={player: each.ramps for player, each in settings.optimizers.items() if each.ramps},
     )
@@ -142,6 +153,11 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
         torch.manual_seed(stream_seed(settings.seed, "init"))
         generator, discriminator = networks.build(settings.tables, shape, settings.latent.size)
     generator, discriminator = generator.to(run.device), discriminator.to(run.device)
+    if run.part.ranks > 1:
+        from gantrain.networks.shared_batch import share_batch
+
+        for network in (generator, discriminator):
+            share_batch(network, run.part, settings.train.batch_size)
     return State(
         generator,
         discriminator,
@@ -193,6 +209,25 @@ def check_images(settings: Settings) -> None:
                 f"regularizer={one.name} mirrors and shifts images, and dataset={settings.dataset.name} has points; "
                 "leave it out, or choose images"
             )
+
+
+def choose_processes(settings: Settings, part: Part) -> int:
+    """Return the number of processes of a run: those that this one has joined, or that it will start.
+
+    Raises ConfigError if they cannot train it.
+    """
+    processes = count_processes(settings.devices, settings.device) if part.ranks == 1 else part.ranks
+    if part.ranks > 1 and settings.devices not in (1, "auto", part.ranks):
+        raise ConfigError(f"devices={settings.devices}, but {part.ranks} processes were started; leave devices out")
+    if size := settings.train.batch_size % processes:
+        whole = settings.train.batch_size - size
+        raise ConfigError(
+            f"train.batch_size={settings.train.batch_size} cannot be divided among {processes} devices; choose "
+            f"train.batch_size={max(whole, processes)} or {whole + processes}, or another number of devices"
+        )
+    if processes > 1 and settings.graph == "on":
+        raise ConfigError("graph=on is for one device: a graph cannot hold what processes tell each other")
+    return processes
 
 
 def check_batch_norm(batch_size: int, layers: Iterable[LayerSummary]) -> None:

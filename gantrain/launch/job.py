@@ -21,9 +21,10 @@ from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition
 from gantrain.config.overrides import Argument
 from gantrain.console import say
 from gantrain.data.arrays import split_name
+from gantrain.distributed import join
 from gantrain.errors import BusyError, ConfigError, DataError, GantrainError, StorageError
 from gantrain.files import convert_write_errors, deny_writing_by_others, make_folder, refuse_replaced, safe_name
-from gantrain.launch import run
+from gantrain.launch import worker
 from gantrain.launch.build import PreparedRun, prepare
 from gantrain.launch.initial_weights import load_initial_weights
 from gantrain.launch.resume import continue_run, is_resumed
@@ -56,11 +57,23 @@ class JobResult:
 def train_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> JobResult:
     """Train the run that was composed, or go on with it under resume=auto.
 
-    Raises GantrainError for an error that is found before the run begins.
+    Of several processes that torchrun has started, the first one does so, and the others follow it. Raises
+    GantrainError for an error that is found before the run begins.
     """
+    with join() as part:
+        if part.is_first:
+            return begin_once(composer, arguments, composed)
+        worker.follow()
+    return JobResult(Path(str(composed.tree.run_dir)))
+
+
+def begin_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> JobResult:
+    """Train the run that was composed, or go on with it, in this process. Raises GantrainError."""
     overrides = [argument.text for argument in arguments]
     prepared = prepare(validate(composed.tree, overrides))
     settings = prepared.config.settings
+    if prepared.part.ranks > 1 and not settings.run_dir:
+        raise ConfigError("processes that torchrun has started share a folder; give it, as in run_dir=runs/NAME")
     check_data_path(settings.dataset.path, settings.run_dir or default_folder(settings)[0])
     if not (settings.run_dir and RunFolder(settings.run_dir).has_progress):  # a run that goes on needs no other one
         prepared = replace(prepared, weights=load_initial_weights(settings))
@@ -86,7 +99,7 @@ def run_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepa
         callbacks = Callbacks(whole)
         callbacks.on_run_start(config=whole, config_name=CONFIG_NAME)
         job = run_job(
-            lambda _: get_result(folder, lambda: run.train(prepared, folder)),
+            lambda _: get_result(folder, lambda: worker.train(prepared, folder)),
             whole,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
@@ -193,7 +206,7 @@ def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> N
             with keep_summary(folder, find_secrets(tree)):  # which records the error
                 raise
         with keep_log(folder, prepared.config.find_secrets()):
-            run.train(prepared, folder)
+            worker.train(prepared, folder)
 
 
 def save_hydra_files(tree: DictConfig, folder: RunFolder) -> None:

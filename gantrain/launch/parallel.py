@@ -29,7 +29,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantrain.console import ignore_closed_output, printable, say
-from gantrain.devices import check_device_name, choose_device
+from gantrain.devices import check_device_name, choose_device, count_cores
 from gantrain.errors import ConfigError
 from gantrain.files import refuse_replaced
 from gantrain.launch.job import JobResult
@@ -88,7 +88,8 @@ def launch(
     Raises Interrupted if a signal came, after the runs were saved.
     """
     setup_globals()
-    workers = build_workers(jobs, devices or [own_device(config)], is_assigned=bool(devices))[: len(job_overrides)]
+    names, processes = devices or [own_device(config)], config.devices if isinstance(config.devices, int) else 1
+    workers = build_workers(jobs, names, processes, is_assigned=bool(devices))[: len(job_overrides)]
     say(f"{len(job_overrides)} runs on {', '.join(dict.fromkeys(w.device for w in workers))}, {len(workers)} at once")
     configs = (compose_job(context, config, each, number) for number, each in enumerate(job_overrides, first_number))
     job = partial(run_in_worker, context=context, task_function=task_function)
@@ -134,9 +135,10 @@ def compose_job(context: HydraContext, config: DictConfig, overrides: Sequence[s
     return composed
 
 
-def build_workers(jobs: int, devices: Sequence[str], *, is_assigned: bool) -> list[Worker]:
-    """Return workers for `jobs` at once on each device, in an order that fills all devices evenly."""
-    numbers = {device: jobs or (count_cores() if device == "cpu" else 1) for device in devices}
+def build_workers(jobs: int, devices: Sequence[str], processes: int, *, is_assigned: bool) -> list[Worker]:
+    """Return workers for `jobs` of some processes at once on each device, in an order that fills all devices evenly."""
+    cores = max(count_cores() // processes, 1)
+    numbers = {device: jobs or (cores if device == "cpu" else 1) for device in devices}
     return [Worker(name, is_assigned) for n in range(max(numbers.values())) for name in devices if n < numbers[name]]
 
 
@@ -146,11 +148,6 @@ def own_device(config: DictConfig) -> str:
         return str(choose_device(str(config.device)))
     except ConfigError:
         return "cpu"
-
-
-def count_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Worker:

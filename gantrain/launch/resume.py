@@ -18,9 +18,10 @@ from gantrain.config.groups import GROUPS
 from gantrain.config.overrides import Argument, single_values
 from gantrain.config.trust import check_yaml_file
 from gantrain.console import one_line, say
+from gantrain.distributed import join
 from gantrain.errors import CheckpointError, ConfigError, GantrainError
 from gantrain.files import deny_writing_by_others, iterate_leaves
-from gantrain.launch import run
+from gantrain.launch import worker
 from gantrain.launch.build import prepare
 from gantrain.launch.sweep_folder import is_sweep, start_command
 from gantrain.runs import checkpoints
@@ -40,7 +41,7 @@ Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.load_newest r
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
 FREE = (
-    *("device", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric"),
+    *("device", "devices", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric"),
     *("dataset.root", "dataset.path", "dataset.resident", "train.images", "train.epochs", "train.held_out_images"),
     *("train.report_every_images", "train.sample_every_images", "train.checkpoint_every_images"),
     *("train.checkpoint_min_seconds", "train.checkpoint_max_minutes", "train.keep_checkpoints"),
@@ -59,6 +60,15 @@ def check_own_folder(path: Path, arguments: Iterable[Argument]) -> None:
 @deny_writing_by_others()
 def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
     """Go on with the run in the folder `path`, with what the arguments change. Raises GantrainError."""
+    with join() as part:
+        if part.is_first:
+            begin_again(path, arguments)
+        else:
+            worker.follow()
+
+
+def begin_again(path: Path, arguments: Sequence[Argument]) -> None:
+    """Go on with the run in the folder `path` in this process. Raises GantrainError."""
     folder, values = RunFolder(path), single_values(arguments)
     refuse_sweep(path, "resume")
     if not checkpoints.list_files(folder.checkpoints):  # before anything is written there
@@ -198,7 +208,7 @@ def continue_run(
         for problem in problems:
             say(f"passed over: {problem}")
         say(f"resuming from {path.name}, at {reached:,} images{again}")
-        run.train(prepared, folder, bundle)
+        worker.train(prepared, folder, bundle)
 
 
 def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,6 +244,9 @@ def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> N
     if (own := read_own_config(folder)) is None:
         return
     own.setdefault("gen_weights", {"normalise": False})  # of runs from before there were such weights
+    begun = OmegaConf.create(own)
+    keep_weights(begun, saved)  # Hydra writes the file anew where submitit queues a job again
+    own = to_plain(begun)
     if fixed := describe_fixed(find_changes(own, {"gen_weights": own["gen_weights"], **saved})):
         raise CheckpointError(f"{path} is of another run than {folder.config}:\n{fixed}\n{REMEDY}")
 

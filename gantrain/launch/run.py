@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gantrain.config.checks import RunConfig, Settings, list_warnings
 from gantrain.console import copy_text, say
 from gantrain.devices import limit_threads
+from gantrain.distributed import Part
 from gantrain.errors import (
     CheckpointError,
     DataError,
@@ -62,14 +63,16 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
 
     config, settings, secrets = run.config, run.config.settings, run.config.find_secrets()
     with current_stop() as stop, keep_summary(folder, secrets) as summary, known_errors(folder):
-        setup, state = build(run)
+        with run.part.agree_on_errors():
+            setup, state = build(run)
         with limit_threads(run.device, count_multiply_adds(settings, setup.data.shape)):
             begin(run, state, setup, summary, bundle)
             summary |= describe_run(settings, setup.data, state.device)
             checkpoints.check_space(folder.path, estimate_bytes(state))
             folder.write_summary(conceal_secrets(summary, secrets))  # what a run that is killed is known by
             size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
-            say(f"{folder.path}: {setup.data.label}{size}, on {summary['device']}")
+            several = f"{run.processes} × " if run.processes > 1 else ""
+            say(f"{folder.path}: {setup.data.label}{size}, on {several}{summary['device']}")
             players = [*describe_objective(setup.objective), describe_regularizers(setup.regularizers)]
             say("\n".join(filter(None, [*players, *list_warnings(settings)])))
             setup = replace(setup, evaluation=build_evaluation(settings, setup.data))
@@ -81,6 +84,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             origin = conceal_secrets(summary.get("init"), secrets)
             provenance = {"config": config.document, "generator": generator, "init": origin}
             reporter = build_reporter(config, setup, folder, state)
+            share_state(state, setup.part)
             with recorded_progress(summary, state, reporter, folder), reporter:
                 loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
             say(describe_results(folder))
@@ -106,6 +110,20 @@ def begin(
         summary["init"] = origin
 
 
+def share_state(state: State, part: Part) -> None:
+    """Give all processes the state of the first one."""
+    if part.ranks == 1:
+        return
+    shared = part.broadcast({"images": state.images, "state": state.state_dict()} if part.is_first else None)
+    if part.is_first:
+        return
+    if shared["images"]:
+        state.load_state_dict(shared["state"], shared["images"])
+        return
+    for name, network in state.networks.items():  # there is nothing else before the first step
+        network.load_state_dict(shared["state"][name])
+
+
 def keep_weighting(config: RunConfig, setup: TrainingSetup) -> RunConfig:
     """Return the config with the weighting that its default stands for, so that a resumed run has the same one."""
     if "gen_weights" not in config.tree:
@@ -125,7 +143,7 @@ def restore(state: State, setup: TrainingSetup, bundle: Mapping[str, Any]) -> No
     except CheckpointError as error:
         raise CheckpointError(f"{error}; restore what the run was trained with, or start a new run") from error
     for key, value in describe_machine(state.device).items():
-        if (before := bundle["made_with"].get(key)) != value:
+        if (before := bundle["made_with"].get(key, value)) != value:
             say(f"{key} was {before} and is {value}: the last digits of what follows may differ")
 
 
@@ -236,6 +254,7 @@ def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> 
         "samples_from": "averaged generator" if settings.ema else "generator",
         "seed": settings.seed,
         "device": made["device"],
+        "devices": made["devices"],
         "threads": made["threads"],
         "versions": {**describe_version(), "python": platform.python_version(), "torch": made["torch"]},
     }

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from gantrain.config.checks import parse_config
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, check_jobs, composition_errors, create_composer
 from gantrain.config.overrides import Argument, parse, parse_train, quote, split_sweep
+from gantrain.distributed import is_several
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, UntypedCodeError
 from gantrain.files import convert_write_errors, deny_writing_by_others
 from gantrain.launch import sweep_folder
@@ -69,6 +70,8 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     Raises ConfigError if no run could train, BusyError or CheckpointError for a folder that holds something else, and
     Interrupted when a signal ends the sweep.
     """
+    if is_several():
+        raise ConfigError("a sweep starts the processes of its runs itself: give devices=N in place of torchrun")
     single, listed = split_sweep(arguments)
     overrides = [argument.text for argument in arguments]
     is_complete = composed.mode != RunMode.MULTIRUN  # else a file lists more values
@@ -80,11 +83,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
     with convert_write_errors(f"run_dir={root}"):
         root.mkdir(parents=True, exist_ok=True)
-    own = [
-        "hydra.mode=MULTIRUN",
-        f"hydra.sweep.dir={quote(root)}",
-        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(quote(one.key) for one in single)}]",
-    ]
+    own = own_overrides(root, single)
     again = f"gantrain resume {shlex.quote(str(root))}"
     folder = RunFolder(root)
     folder.refuse_progress()
@@ -107,6 +106,15 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
         except SweepReplaced as error:
             raise StorageError(str(error)) from None
     return collect_results(root, [result for result in returned if isinstance(result, JobResult)])
+
+
+def own_overrides(root: Path, single: Sequence[Argument]) -> list[str]:
+    """Return overrides of Hydra's keys for a sweep in `root`, whose runs are named by all but the `single` values."""
+    return [
+        "hydra.mode=MULTIRUN",
+        f"hydra.sweep.dir={quote(root)}",
+        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(quote(one.key) for one in single)}]",
+    ]
 
 
 def collect_results(root: Path, returned: Sequence[JobResult]) -> SweepResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,15 +28,19 @@ class Dropouts:
         self.groups: dict[float, list[tuple[int, Shape]]] = {}
         for number, rate, shape in layers:
             self.groups.setdefault(rate, []).append((number, shape))
+        self.ranks = 1
+        self.share: Callable[[Tensor, int], Tensor] = take_all
 
     def masks(self, x: Tensor) -> dict[int, Tensor]:
         """Return a flat mask of 0 and 1/(1 − rate) for each layer, for a batch like `x` `[B, …]`.
 
-        The masks have the precision of the layers and are drawn from torch's default generator.
+        They are drawn from torch's default generator for `ranks` such batches, of which `share` takes the rows of this
+        process, and have the precision of the layers.
         """
         rounded = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if rounded else x.dtype
-        sizes = {rate: [len(x) * math.prod(shape) for _, shape in layers] for rate, layers in self.groups.items()}
+        count = self.ranks * len(x)
+        sizes = {rate: [count * math.prod(shape) for _, shape in layers] for rate, layers in self.groups.items()}
         width = 32 if x.device.type == "mps" else 64  # MPS draws 32 random bits for an integer
         words = {rate: -(-sum(each) * count_bits(rate) // width) for rate, each in sizes.items()}
         # The fewest calls of the random number generator.
@@ -45,8 +49,13 @@ class Dropouts:
         masks: dict[int, Tensor] = {}
         for part, (rate, layers) in zip(drawn.split(list(words.values())), self.groups.items(), strict=True):
             parts = draw_mask(rate, part, sum(sizes[rate]), dtype).split(sizes[rate])
-            masks |= {number: each for (number, _), each in zip(layers, parts, strict=True)}
+            masks |= {number: self.share(each, count) for (number, _), each in zip(layers, parts, strict=True)}
         return masks
+
+
+def take_all(mask: Tensor, rows: int) -> Tensor:
+    """Return the flat mask of `rows` samples, all of which are this process's."""
+    return mask
 
 
 def count_bits(rate: float) -> int:

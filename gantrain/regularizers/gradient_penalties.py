@@ -171,9 +171,10 @@ class R1(Regularizer):
         x = x[: math.ceil(self.share * len(x))]
         if self.sigma:
             beside = x + self.sigma * draw_like(torch.randn_like, x, part)
-            mean_square = ((discriminator(beside) - discriminator(x)) / self.sigma).square().mean()
+            squares = ((discriminator(beside) - discriminator(x)) / self.sigma).square()
         else:
-            mean_square = input_gradient(discriminator, x).square().sum(1).mean()
+            squares = input_gradient(discriminator, x).square().sum(1)
+        mean_square = part.gather(squares).mean()
         return Penalty(self.weight / 2 * mean_square, mean_square.detach().sqrt())
 
 
@@ -219,7 +220,7 @@ class GradientPenalty(Regularizer):
         import torch
 
         # torch's norm has the gradient 0 at 0.
-        norms = input_gradient(discriminator, self.choose_points(real, fake, part)).norm(dim=1)
+        norms = part.gather(input_gradient(discriminator, self.choose_points(real, fake, part)).norm(dim=1))
         excess = norms - self.target
         value = self.weight * (torch.relu(excess) if self.one_sided else excess).square().mean()
         return Penalty(value, norms.detach().square().mean().sqrt())
@@ -246,5 +247,6 @@ class Dragan(GradientPenalty):
         """Return points [B, …] near data."""
         import torch
 
-        size = draw_like(torch.rand_like, one_each(real), part) * self.spread * real.std(correction=0)
+        size = draw_like(torch.rand_like, one_each(real), part) * self.spread
+        size = size * part.gather(real).std(correction=0)
         return real + size * draw_like(torch.rand_like, real, part)

@@ -148,7 +148,7 @@ class Consistency(Regularizer):
         self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
     ) -> Penalty:
         def compare(x: Tensor) -> Tensor:
-            return (discriminator(x) - discriminator(mirror_and_shift(x, part))).square().mean()
+            return part.gather((discriminator(x) - discriminator(mirror_and_shift(x, part))).square()).mean()
 
         value = self.weight * compare(real)
         return Penalty(value + self.fake_weight * compare(fake.detach()) if self.fake_weight else value)

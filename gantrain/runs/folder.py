@@ -8,7 +8,7 @@ import shlex
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,10 @@ class RunFolder:
                 yield
         finally:
             lock.release()
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Write into the folder in the block, while the process that has started this one has its lock."""
+        return hold_folder(self.path, self._lock)
 
     def _read_holder(self) -> str:
         holder = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
@@ -25,7 +26,8 @@ class StopRequest:
     The exception is raised at once, or after `defer` when the loop calls `raise_if_asked` between steps. A second
     SIGINT then raises KeyboardInterrupt at once, which is safe because files are whole at any moment. Inside another
     block the outer object is used, so a signal ends a run and the sweep that it belongs to. A signal that is ignored,
-    as under nohup, stays ignored, and a handler of SIGUSR1, such as submitit's, stays in place.
+    as under nohup, stays ignored, and a handler of SIGUSR1, such as submitit's, stays in place; that of the signal
+    `preemption`, if one is given, has its turn when the block has ended.
     """
 
     SIGNALS = tuple(
@@ -33,7 +35,8 @@ class StopRequest:
     )
     active: ClassVar[StopRequest | None] = None
 
-    def __init__(self) -> None:
+    def __init__(self, preemption: signal.Signals | None = None) -> None:
+        self.preemption = preemption
         self.number: int | None = None
         self.deferred = False
         self.previous: dict[int, Any] = {}
@@ -44,6 +47,7 @@ class StopRequest:
             return StopRequest.active
         StopRequest.active = self
         handled = [number for number in self.SIGNALS if self._is_free(number)]
+        handled += [] if self.preemption is None else [self.preemption]
         self.previous = {number: signal.signal(number, self._receive) for number in handled}
         return self
 
@@ -54,6 +58,8 @@ class StopRequest:
             StopRequest.active = None
         elif StopRequest.active is not None:
             StopRequest.active.deferred = self.deferred  # as before the inner block
+        if self.number is not None and self.number == self.preemption:
+            signal.raise_signal(self.number)
 
     @staticmethod
     def _is_free(number: signal.Signals) -> bool:
@@ -88,5 +94,11 @@ class StopRequest:
 
 
 def current_stop() -> AbstractContextManager[StopRequest]:
-    """Return the request of the command that this process runs; called from Python, one to which no signal comes."""
+    """Return the request of the command that this process runs; called from Python, one to which no signal comes.
+
+    A job of submitit has its own: a signal that Slurm sends before it takes the machine ends the run, saved, before
+    submitit queues the job again.
+    """
+    if StopRequest.active is None and "SUBMITIT_EXECUTOR" in os.environ:
+        return StopRequest(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
     return nullcontext(StopRequest()) if StopRequest.active is None else StopRequest()

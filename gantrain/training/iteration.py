@@ -72,6 +72,8 @@ class Iteration:
             optimizer = getattr(state, f"{player}_optimizer")
             self.scheduled.bind_optimizer(optimizer, ramps, is_fused=guard_on_device)  # only those can be guarded
         self.execution = setup.execution
+        if setup.part.ranks > 1:  # a graph cannot hold what processes tell each other on the CPU
+            self.execution = replace(self.execution, graph="off")
         if self.scheduled.has_host_numbers and self.execution.graph != "off":
             if self.execution.graph == "on":
                 raise ConfigError(

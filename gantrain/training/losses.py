@@ -1,6 +1,7 @@
 """The losses of both players on a batch: networks, regularizers and the game put together.
 
-Networks are called in `generate` and `discriminate` alone.
+Networks are called in `generate` and `discriminate` alone. Several processes gather D's outputs, so that each computes
+the losses of the global batch, however these couple its samples.
 """
 
 from __future__ import annotations
@@ -127,20 +128,22 @@ class Losses:
         """Return G's loss on samples [B, …] with a graph to G; `real` has their labels, and the data of some games."""
         x, labels = self.disturb(fake), None if real is None else real.labels
         if not self.needs_real:
-            return self.game.generator_loss(discriminate(discriminator, x, labels))
+            return self.game.generator_loss(self.part.gather(discriminate(discriminator, x, labels)))
         assert real is not None
         if not self.by_hook["penalize_features"]:
-            v_fake = discriminate(discriminator, x, labels)
+            v_fake = self.part.gather(discriminate(discriminator, x, labels))
             with torch.no_grad():
-                v_real = discriminate(discriminator, self.disturb(real.images), labels)
+                v_real = self.part.gather(discriminate(discriminator, self.disturb(real.images), labels))
             return self.game.generator_loss(v_fake, v_real)
         return self.match_features(discriminator, x, real)
 
     def match_features(self, discriminator: nn.Module, fake: Tensor, real: Batch) -> tuple[Tensor, Statistics]:
         """Return G's loss with the penalties on D's features, for what D is shown of samples [B, …]."""
-        v_fake, features = discriminate_with_features(discriminator, fake, real.labels)
+        found = discriminate_with_features(discriminator, fake, real.labels)
+        v_fake, features = map(self.part.gather, found)
         with torch.no_grad():
-            v_real, wanted = discriminate_with_features(discriminator, self.disturb(real.images), real.labels)
+            found = discriminate_with_features(discriminator, self.disturb(real.images), real.labels)
+            v_real, wanted = map(self.part.gather, found)
         loss, statistics = self.game.generator_loss(v_fake, v_real if self.game.needs_real else None)
         for one in self.by_hook["penalize_features"]:
             if (penalty := one.penalize_features(wanted, features)) is not None:
@@ -149,13 +152,17 @@ class Losses:
         return loss, statistics
 
     def outputs(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """Return D's raw outputs [B] on data and on samples, in one pass where it judges each sample alone."""
+        """Return D's raw outputs on data and on samples, of all processes, [B] each.
+
+        They are from one pass where D judges each sample alone.
+        """
         images, fake, labels = self.disturb(real.images), self.disturb(fake), real.labels
         if not getattr(discriminator, "is_samplewise", False):
-            return discriminate(discriminator, images, labels), discriminate(discriminator, fake, labels)
+            v_real = discriminate(discriminator, images, labels)
+            return self.part.gather_both(v_real, discriminate(discriminator, fake, labels))
         both = None if labels is None else torch.cat([labels, labels])
         v_real, v_fake = discriminate(discriminator, torch.cat([images, fake]), both).split([len(images), len(fake)])
-        return v_real, v_fake
+        return self.part.gather_both(v_real, v_fake)
 
     def disturb(self, x: Tensor) -> Tensor:
         """Return `x` [B, …] as it is shown to D: augmented, then as the regularizers disturb it."""
@@ -175,11 +182,11 @@ class Losses:
         if self.augmentation is None:
             return {}
         with torch.no_grad():
-            v_held_out, images = None, len(v_real) * self.part.ranks
+            v_held_out, images, ranks = None, len(v_real), self.part.ranks
             if self.held_out is not None:
-                count = math.ceil(len(v_real) * self.augmentation.held_out_share) * self.part.ranks
+                count = math.ceil(images / ranks * self.augmentation.held_out_share) * ranks
                 chosen = self.part.take(torch.randint(len(self.held_out), (count,), device=v_real.device))
-                v_held_out = discriminate(discriminator, self.disturb(self.held_out[chosen]), None)
+                v_held_out = self.part.gather(discriminate(discriminator, self.disturb(self.held_out[chosen]), None))
             outputs = Outputs(self.game.margin(v_real, v_fake), v_real, v_fake, v_held_out)
             return self.augmentation.adjust(outputs, images, self.states.get(self.augmentation.name))
 

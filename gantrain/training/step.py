@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from gantrain.collectives import add_gradients
 from gantrain.data import Batch
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import DivergedError
@@ -120,11 +121,12 @@ class Step:
         game, fake = self.losses.game, self.samples(real)
         x = fake.detach().requires_grad_()
         with self.autocast():
-            v = torch.cat(self.losses.outputs(self.state.discriminator, real, x))
-            adjusted = self.losses.adjust_augmentation(self.state.discriminator, *v.split(len(fake)))
+            both = self.losses.outputs(self.state.discriminator, real, x)  # of all processes, as are the losses
+            v, size = torch.cat(both), len(both[0])
+            adjusted = self.losses.adjust_augmentation(self.state.discriminator, *v.split(size))
             penalty = self.losses.penalty(self.state.discriminator, real, x.detach(), self.skip_penalties())
         outputs = v.detach().requires_grad_()
-        v_real, v_fake = outputs.split(len(fake))
+        v_real, v_fake = outputs.split(size)
         loss, statistics = self.losses.judge(v_real, v_fake)
         generator_loss, generator_statistics = game.generator_loss(v_fake, v_real.detach() if game.needs_real else None)
         (downhill,), (generator_downhill,) = (torch.autograd.grad(each, outputs) for each in (loss, generator_loss))
@@ -132,13 +134,13 @@ class Step:
 
         self.clear_gradients()
         parameters = trainable_parameters(self.state.discriminator)
-        scale, shared = find_shared_scale(downhill[len(fake) :], game.coordinate(v_fake.detach()))
+        scale, shared = find_shared_scale(downhill[size:], game.coordinate(v_fake.detach()))
         shared &= not game.is_flat
         if not game.is_flat and (self.guard is not None or shared):
             torch.autograd.backward(v, downhill * scale, inputs=[*parameters, x])
             torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], scale)
             assert x.grad is not None
-            factor = (generator_downhill / (downhill * scale))[len(fake) :]
+            factor = self.part.take((generator_downhill / (downhill * scale))[size:])
             at_samples = x.grad * factor.view(-1, *[1] * (x.dim() - 1))
         else:
             (at_samples,) = torch.autograd.grad(v, x, generator_downhill, retain_graph=True)
@@ -171,6 +173,8 @@ class Step:
 
         In that case raise DivergedError, or trip the guard; so does a boolean `valid` that is False on the device.
         """
+        if self.part.ranks > 1:
+            add_gradients([getattr(self.state, player) for player in players])
         norms = {f"grad_norm/{player}": compute_gradient_norm(getattr(self.state, player)) for player in players}
         statistics = {**statistics, **norms}
         optimizers = [getattr(self.state, f"{player}_optimizer") for player in players]

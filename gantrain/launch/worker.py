@@ -1,0 +1,220 @@
+"""One run on several devices: `gantrain train devices=4`, or processes that torchrun or srun has started.
+
+The process of the command holds the run folder and starts `torchrun`, which starts a process for each device. The first
+of them trains, writes and reports as the only process of a run does, and ends with the command; the others follow it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import OmegaConf
+
+from gantrain.config.checks import validate
+from gantrain.console import copy_text, ignore_closed_output, printable
+from gantrain.devices import limit_threads
+from gantrain.distributed import current_part, is_follower, join, leave_failure
+from gantrain.errors import GantrainError, LostProcessError, build_error
+from gantrain.files import write_json
+from gantrain.launch import run
+from gantrain.launch.build import PreparedRun, build, count_multiply_adds, prepare
+from gantrain.launch.initial_weights import load_initial_weights
+from gantrain.runs import checkpoints
+from gantrain.runs.folder import RunFolder
+from gantrain.runs.log import keep_log
+from gantrain.runs.signals import Interrupted, StopRequest, current_stop
+
+PACKAGE = Path(__file__).parents[1]
+SECONDS_BETWEEN_LOOKS = 0.1  # at signals, while the processes train
+ORDER, RESULT, LOG = "order.json", "result.json", "torchrun.log"
+# What an outer torchrun has set for this process, and is not that of the processes that it starts.
+OUTER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def train(prepared: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None = None) -> None:
+    """Train in `folder`, which this process holds, on one device or on several, from a `bundle` if there is one.
+
+    Raises GantrainError or Interrupted.
+    """
+    if prepared.part.ranks == 1 and prepared.processes > 1:
+        train_in_processes(prepared, folder, bundle)
+        return
+    if prepared.part.ranks > 1:
+        prepared.part.broadcast(describe_order(prepared))
+    run.train(prepared, folder, bundle)
+
+
+def describe_order(prepared: PreparedRun) -> dict[str, Any]:
+    """Return what another process has to know to train the same run, without values from the environment."""
+    code = prepared.config.settings.architecture.get("object")
+    typed = [f"architecture.object={code}"] if code else []
+    return {"config": prepared.config.to_yaml(), "overrides": typed}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the process of the command
+
+
+def train_in_processes(prepared: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None) -> None:
+    """Let a process for each device train, pass signals on to the first one, and raise what it raised."""
+    order = describe_order(prepared) | {"folder": str(folder.path), "images": bundle and bundle["images"]}
+    with tempfile.TemporaryDirectory(prefix="gantrain-") as name, current_stop() as stop:
+        stop.defer()
+        place, passed_on = Path(name), None
+        write_json(place / ORDER, order | {"has_own_threads": "OMP_NUM_THREADS" in os.environ})
+        with start_processes(prepared.processes, place) as agent:
+            while agent.poll() is None:
+                if stop.number != passed_on:
+                    passed_on = stop.number
+                    send(agent, f"{passed_on}\n")
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+        raise_result(place, folder)
+
+
+@contextmanager
+def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start torchrun with `count` processes that do what is ordered in `place`; they end with the block, or before.
+
+    What they print is printed by this process, unless that has a terminal, which they write to themselves.
+    """
+    import torch
+
+    threads = str(max(torch.get_num_threads() // count, 1))
+    environment = {key: value for key, value in os.environ.items() if key not in OUTER} | {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
+        "PYTHONIOENCODING": "utf-8",
+    }
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    with (place / LOG).open("wb") as log:
+        agent = subprocess.Popen(
+            [sys.executable, *torchrun, "-m", "gantrain.launch.worker", str(place)],
+            stdin=subprocess.PIPE,
+            stdout=None if sys.stdout.isatty() else subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # a terminal's interrupts come to this process alone
+        )
+    reader = threading.Thread(target=copy_output, args=(agent.stdout,), daemon=True)
+    reader.start()
+    try:
+        yield agent
+    finally:
+        assert agent.stdin is not None
+        with suppress(OSError):
+            agent.stdin.close()  # at which the first process ends, if it has not
+        agent.wait()
+        reader.join()
+
+
+def send(agent: subprocess.Popen[bytes], text: str) -> None:
+    """Write to the standard input of the processes, if they are still there."""
+    assert agent.stdin is not None
+    with suppress(OSError):
+        agent.stdin.write(text.encode())
+        agent.stdin.flush()
+
+
+def copy_output(stream: IO[bytes] | None) -> None:
+    """Print every line of `stream`; the run's log has it from the process that wrote it."""
+    for line in stream or ():
+        with ignore_closed_output():
+            print(printable(line.decode(errors="replace").rstrip("\n")), flush=True)
+
+
+def raise_result(place: Path, folder: RunFolder) -> None:
+    """Raise what ended the first process, if it did not finish."""
+    if not (place / RESULT).exists():
+        copy_text((place / LOG).read_text(encoding="utf-8", errors="replace"))
+        raise LostProcessError(
+            f"a process of this run ended without a word, as when the system kills it because memory runs out; what "
+            f"torchrun said is in {folder.log}; go on with: gantrain resume {shlex.quote(str(folder.path))}"
+        )
+    result = json.loads((place / RESULT).read_text(encoding="utf-8"))
+    if result["signal"]:
+        raise Interrupted(result["message"], result["signal"])
+    if result["exit_code"]:
+        raise build_error(result["exit_code"], result["message"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a process for a device
+
+
+def main(place: Path) -> None:
+    """Do what is ordered in `place`, as the first process or as one that follows it."""
+    order = json.loads((place / ORDER).read_text(encoding="utf-8"))
+    if not order["has_own_threads"]:
+        del os.environ["OMP_NUM_THREADS"]  # which has had its effect; small networks then get a single thread
+    with StopRequest():
+        if not is_follower():
+            threading.Thread(target=obey_parent, daemon=True).start()
+        with join() as part:
+            if part.is_first:
+                lead(order, place / RESULT)
+            else:
+                follow()
+
+
+def obey_parent() -> None:
+    """Send this process the signals whose numbers come from the process of the command, and end with that."""
+    while numbers := os.read(0, 100):  # unbuffered: no lock is held when this process ends
+        for number in numbers.split():
+            os.kill(os.getpid(), int(number))
+    os._exit(LostProcessError.exit_code)
+
+
+def lead(order: Mapping[str, Any], path: Path) -> None:
+    """Train as ordered, in the folder that the process of the command holds, and write to `path` how that ended."""
+    result = {"exit_code": 0, "signal": 0, "message": ""}
+    folder = RunFolder(order["folder"])
+    try:
+        prepared, bundle = prepare(validate(OmegaConf.create(order["config"]), order["overrides"])), None
+        if order["images"] is None:
+            prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
+        else:
+            bundle = checkpoints.load(folder.checkpoints / checkpoints.file_name(order["images"]))
+        with folder.hold(), keep_log(folder, prepared.config.find_secrets()):
+            train(prepared, folder, bundle)
+    except GantrainError as error:
+        result |= {"exit_code": error.exit_code, "message": str(error)}
+    except Interrupted as stop:
+        result |= {"signal": stop.number, "message": str(stop)}
+    write_json(path, result)
+
+
+def follow() -> None:
+    """Train with the first process, which says what, and end with it; nothing is written."""
+    from gantrain.training import loop
+
+    part = current_part()
+    try:
+        with current_stop() as stop:
+            order = part.broadcast()
+            with part.agree_on_errors():
+                prepared = prepare(validate(OmegaConf.create(order["config"]), order["overrides"]))
+                setup, state = build(prepared)
+            with limit_threads(prepared.device, count_multiply_adds(prepared.config.settings, setup.data.shape)):
+                run.share_state(state, part)
+                stop.defer()
+                loop.train(state, setup, None, None, stop=stop)
+    except Interrupted:  # as the first process was
+        pass
+    except Exception as error:  # of any kind: the first process tells it
+        leave_failure(error, part.rank)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

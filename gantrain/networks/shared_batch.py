@@ -1,0 +1,114 @@
+"""Layers that couple the samples of a batch, for a batch that several processes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from gantrain.collectives import sum_over_processes
+from gantrain.distributed import Part
+from gantrain.networks.builder import Network
+from gantrain.networks.fast_layers import BatchNorm
+from gantrain.networks.layers import MinibatchDiscrimination, MinibatchStddev
+
+
+def share_batch(network: nn.Module, part: Part, batch_size: int) -> None:
+    """Let the layers of a network see the global batch of `batch_size`, of which this process has its part.
+
+    Batch norm has the moments of all rows, dropout the masks that are drawn for all of them, and a layer that compares
+    samples compares all. In evaluation mode nothing is sent.
+    """
+    rows = batch_size // part.ranks
+
+    def repeat(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return (torch.cat([inputs[0]] * part.ranks),) if module.training else None
+
+    def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return (collect_rows(inputs[0], part),) if module.training else None
+
+    def take(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        return take_blocks(output, part, rows) if module.training else None
+
+    def take_mask(mask: Tensor, count: int) -> Tensor:
+        return take_blocks(mask.view(count, -1), part, rows).flatten()
+
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            SharedBatchNorm.replace(module, part)
+        elif isinstance(module, Network):
+            module.dropouts.ranks, module.dropouts.share = part.ranks, take_mask
+        elif isinstance(module, _DropoutNd | MinibatchStddev | MinibatchDiscrimination):
+            module.register_forward_pre_hook(repeat if isinstance(module, _DropoutNd) else collect)
+            module.register_forward_hook(take)
+
+
+def take_blocks(rows: Tensor, part: Part, size: int) -> Tensor:
+    """Return this process's rows of a pass: of each of its blocks, if data and samples went through it together.
+
+    `size` is the number of a process's rows in one block; other numbers of rows are one block.
+    """
+    blocks = max(len(rows) // (size * part.ranks), 1)
+    return torch.cat([part.take(block) for block in rows.chunk(blocks)]) if blocks > 1 else part.take(rows)
+
+
+def collect_rows(x: Tensor, part: Part) -> Tensor:
+    """Return the rows `[B, …]` of all processes, of which each goes on with its own; their gradients are added up."""
+    places = [x if rank == part.rank else torch.zeros_like(x) for rank in range(part.ranks)]
+    return sum_over_processes(torch.cat(places))
+
+
+class SharedBatchNorm(_BatchNorm):
+    """Batch norm with the moments of the rows of all processes, in place of a layer of one process.
+
+    torch's SyncBatchNorm is for CUDA alone, and cannot be differentiated twice.
+    """
+
+    ranks: int
+    is_counting: bool  # as torch's own layers do
+
+    @staticmethod
+    def replace(module: nn.Module, part: Part) -> None:
+        """Turn a batch norm into one of all processes, with the same parameters and statistics."""
+        is_counting = not isinstance(module, BatchNorm)
+        module.__class__ = SharedBatchNorm
+        assert isinstance(module, SharedBatchNorm)
+        module.ranks, module.is_counting = part.ranks, is_counting
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training or self.running_mean is None):
+            arguments = (self.running_mean, self.running_var, self.weight, self.bias)
+            return functional.batch_norm(x, *arguments, training=False, eps=self.eps)
+        axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
+        count = self.ranks * x.numel() // x.shape[1]
+        with torch.autocast(x.device.type, enabled=False):
+            y = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+            mean = sum_over_processes(y.sum(axes)) / count
+            y = y - mean.view(shape)
+            variance = sum_over_processes(y.square().sum(axes)) / count
+            if self.training and self.track_running_stats:
+                self.follow(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+            y = y * (variance + self.eps).rsqrt().view(shape)
+            if self.affine:
+                y = y * self.weight.view(shape) + self.bias.view(shape)
+            return y.to(x.dtype)
+
+    def follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards those of a batch, as torch does."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        if self.is_counting and self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+        share = self.momentum
+        if share is None:  # the mean of all batches
+            assert self.num_batches_tracked is not None
+            share = 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Accept any shape: the layer that this replaces has checked it."""

@@ -1,0 +1,134 @@
+"""One run on several devices: the numbers are those of one process, and so are its ends, messages and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.ranks import cases, processes, run_in_processes, search_path
+from support.tolerance import assert_close_to_largest
+from support.waiting import PATIENCE_SECONDS, wait_until
+
+TESTS = Path(__file__).parent
+TINY = (
+    *("device=cpu", "train.images=600", "train.batch_size=20", "train.held_out_images=40", "optimizer=sgd"),
+    *("train.report_every_images=200", "train.sample_every_images=600", "train.checkpoint_every_images=200"),
+    *("train.checkpoint_min_seconds=0", "architecture=mlp_digits", "logger=[]"),
+)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes found of each case."""
+    path = tmp_path_factory.mktemp("ranks") / "found.json"
+    ends = run_in_processes(2, TESTS / "support" / "ranks.py", path, 5)
+    assert [code for code, *_ in ends] == [0, 0], ends
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", [name for name, _ in cases()])
+def test_two_processes_train_as_one(compared: dict[str, Any], name: str) -> None:
+    """Each has half of every batch; all losses, penalties and moments are those of the whole one."""
+    found = compared[name]
+    assert found["same_bits"]
+    if "bf16" in name:  # whose products are rounded in another order, and to 3 digits
+        assert found["statistics"] < 0.05
+    else:
+        assert found["apart"] < 2e-5
+        assert found["statistics"] < 5e-6
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ends
+
+
+def read_weights(folder: Path) -> torch.Tensor:
+    """The parameters and buffers of the networks in a run's last checkpoint."""
+    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["state"]
+    return torch.cat([v.double().flatten() for name in ("generator", "discriminator") for v in state[name].values()])
+
+
+def test_a_stopped_run_goes_on_with_another_number_of_devices(gantrain, tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    command = [sys.executable, "-m", "gantrain", "train", *TINY, "train.images=100000", f"run_dir={two}", "devices=2"]
+    environment = os.environ | {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            wait_until(lambda: list(two.glob("checkpoints/*.pt")))
+            run.send_signal(signal.SIGTERM)
+            out, err = run.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            run.kill()
+    assert run.returncode == 143
+    assert err == f"gantrain: stopped by SIGTERM; go on with: gantrain resume {two}\n"
+    assert "on 2 × cpu" in out
+    summary = read_summary(two)
+    assert (summary["status"], summary["exit_code"]) == ("stopped", 143)
+
+    length = f"train.images={summary['images'] + 200}"
+    assert gantrain("resume", two, "devices=1", length).code == 0
+    assert gantrain("train", *TINY, f"run_dir={one}", length).code == 0
+    assert read_summary(two)["images"] == read_summary(one)["images"]
+    assert_close_to_largest(read_weights(two), read_weights(one), 1e-4)
+
+
+def test_a_run_that_diverges_ends_all_processes_with_its_code(tmp_path: Path) -> None:
+    typed = ("-m", "gantrain", "train", *TINY, f"run_dir={tmp_path / 'run'}", "optimizer.lr=1e30")
+    first, other = run_in_processes(2, *typed)
+    assert first[0] == read_summary(tmp_path / "run")["exit_code"] == 5
+    assert "not finite" in first[2]
+    assert "Traceback" not in first[2]
+    assert (other[0], other[1]) == (0, "")
+
+
+def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with processes(2, "-m", "gantrain", "train", *TINY, "train.images=100000", f"run_dir={folder}") as (first, other):
+        wait_until(lambda: list(folder.glob("checkpoints/*.pt")) or first.poll() is not None)
+        other.kill()
+        _, err = first.communicate(timeout=PATIENCE_SECONDS)
+    assert first.returncode == read_summary(folder)["exit_code"] == 137
+    assert "another process of this run ended without a word" in err
+    assert "the last good checkpoint is" in err
+    assert "Traceback" not in err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["devices=0"], "devices=0 must be at least 1"),
+        (["devices=two"], "devices=two must be a whole number, or auto"),
+        (["devices=3"], "train.batch_size=20 cannot be divided among 3 devices; choose train.batch_size=18 or 21"),
+        (["devices=2", "graph=on", "device=cpu"], "graph=on"),
+        (["devices=2", "device=cuda:0"], "device=cuda:0"),
+    ],
+)
+def test_what_several_devices_cannot_train_is_refused(gantrain, typed: Sequence[str], said: str) -> None:
+    answer = gantrain("train", *TINY, *typed)
+    assert answer.code == 2
+    assert said in answer.err
+    assert not Path("runs").exists()
+
+
+def test_devices_of_a_cpu_are_one(gantrain) -> None:
+    assert "on cpu" in gantrain("train", *TINY, "devices=auto", "train.images=40").out
