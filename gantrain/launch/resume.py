@@ -40,7 +40,7 @@ Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.load_newest r
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
 FREE = (
-    *("device", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric"),
+    *("device", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric", "ema_statistics"),
     *("dataset.root", "dataset.path", "dataset.resident", "train.images", "train.epochs", "train.held_out_images"),
     *("train.report_every_images", "train.sample_every_images", "train.checkpoint_every_images"),
     *("train.checkpoint_min_seconds", "train.checkpoint_max_minutes", "train.keep_checkpoints"),
