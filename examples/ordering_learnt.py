@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from ordering import BATCH, DRAWS, GAMES, Game, Mixtures, Problem, Runs, descend, draw_problem, measure, sum_losses
+from ordering import BATCH, DRAWS, GAMES, Game, Mixtures, Problem, Runs, descend, draw_problem, measure
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
 import gantrain
 
-SEEDS, STEPS, SNAPSHOT_STEPS = 10, 3000, 1000
+SEEDS, STEPS, SNAPSHOT_STEPS = 10, 2000, 1000
 HIDDEN, SLOPE = 64, 0.2
 RATE, DISCRIMINATOR_RATE, BETAS = 0.005, 0.002, (0.5, 0.999)
 MOMENTS = (0, 10, 100, 1000)  # of part (c), in steps of G
@@ -93,16 +93,13 @@ def play(problem: Problem, games: Sequence[Game], steps: int, cosine: bool = Tru
         of_d.zero_grad()
         loss.backward()
         of_d.step()
-        descend(of_g, generator_loss(discriminators, q, games, noise)[0], q)
+        descend(of_g, discriminate(discriminators.repeat(1), q, noise), games, q)
     return q.detach(), discriminators
 
 
-def generator_loss(
-    discriminators: Discriminators, q: Mixtures, games: Sequence[Game], noise: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of the losses of G, and D's outputs [G, S, B] on the samples."""
-    r = discriminators(draw_samples(q, noise)).unflatten(0, (len(games), -1))
-    return sum_losses(r.movedim(0, -1), games), r.detach()
+def discriminate(discriminators: Discriminators, q: Mixtures, noise: torch.Generator) -> Tensor:
+    """Return D's outputs [S, B, G] on samples of G."""
+    return discriminators(draw_samples(q, noise)).unflatten(0, (q.means.shape[0], -1)).movedim(0, -1)
 
 
 def run_learnt(dimensions: int) -> Runs:
@@ -120,10 +117,10 @@ def run_snapshot(dimensions: int) -> Runs:
     fixed, found = discriminators.repeat(len(GAMES)), {}
     optimizer = torch.optim.Adam([q.means, q.log_stds], lr=RATE, betas=BETAS)
     for step in range(max(MOMENTS) + 1):
-        loss, r = generator_loss(fixed, q, GAMES, noise)
+        r = discriminate(fixed, q, noise)
         if step in MOMENTS:
-            numbers = measure(problem, q.detach(), draws=DRAWS // 4 if step < max(MOMENTS) else DRAWS)
+            numbers = measure(problem, q.detach(), DRAWS // 4 if step < max(MOMENTS) else DRAWS)
             found |= {f"{name}@{step}": values for name, values in numbers.items()}
-            found[f"output@{step}"] = r.double().mean(-1).tolist()
-        descend(optimizer, loss, q)
+            found[f"output@{step}"] = r.detach().double().mean(1).T.tolist()
+        descend(optimizer, r, GAMES, q)
     return found
