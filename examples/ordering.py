@@ -259,11 +259,10 @@ def integrate(problem: Problem, q: Mixtures, step: float = 0.05, reach: float = 
     forward, reverse = (torch.zeros(seeds, games, dtype=torch.float64) for _ in range(2))
     for part in points.split(CHUNK):
         features = expand(part.expand(seeds, *part.shape))
-        origin = torch.zeros(games, seeds, 2), torch.zeros(games, seeds, 2)
-        log_p, log_q = (
-            log_components(features, *origin, of).logsumexp(-1).double() - math.log(2 * math.pi)
-            for of in (p_like(problem.p, q), q)
-        )
+        origin = torch.zeros(games, seeds, 2)
+        log_q = log_components(features, origin, origin, q).logsumexp(-1).double() - math.log(2 * math.pi)
+        of_p = log_components(features, origin[0], origin[0], problem.p)
+        log_p = of_p.logsumexp(-1, keepdim=True).double() - math.log(2 * math.pi)
         forward += (log_p.exp() * (log_p - log_q)).sum(1) * step**2
         reverse += (log_q.exp() * (log_q - log_p)).sum(1) * step**2
     return {"kl_quadrature": forward.T.tolist(), "reverse_kl_quadrature": reverse.T.tolist()}
