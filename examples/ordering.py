@@ -149,10 +149,6 @@ def p_like(p: Mixtures, q: Mixtures) -> Mixtures:
     return Mixtures(*expanded)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Training with the exact ratio
-
-
 def train_exact(problem: Problem, games: Sequence[Game], steps: int = STEPS) -> Mixtures:
     """Train a generator for each objective and seed, r being computed; return them, [G, S, 2, d]."""
     q, noise = problem.copies(len(games)), torch.Generator().manual_seed(10**6)
@@ -174,10 +170,6 @@ def descend(optimizer: torch.optim.Optimizer, r: Tensor, games: Iterable[Game], 
     optimizer.step()
     with torch.no_grad():
         q.log_stds.clamp_(LEAST, MOST)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Numbers
 
 
 @torch.no_grad()
@@ -266,10 +258,6 @@ def integrate(problem: Problem, q: Mixtures, step: float = 0.05, reach: float = 
         forward += (log_p.exp() * (log_p - log_q)).sum(1) * step**2
         reverse += (log_q.exp() * (log_q - log_p)).sum(1) * step**2
     return {"kl_quadrature": forward.T.tolist(), "reverse_kl_quadrature": reverse.T.tolist()}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Parts
 
 
 def run_exact(dimensions: int) -> Runs:
