@@ -73,11 +73,13 @@ class Run:
         path: The run folder.
         checkpoint: A checkpoint file of the run; by default the newest whole one.
         object: "package:function", for a run whose networks are the user's own: code is imported only if it is named.
+        ema_statistics: `copied` or `standing`, in place of the run's own.
     """
 
     path: Path
     checkpoint: Path | None = None
     object: str | None = None
+    ema_statistics: str | None = None
 
     def __fspath__(self) -> str:
         return str(self.checkpoint or self.path)
@@ -110,12 +112,12 @@ class Run:
         """
         from gantrain.training.generator import restore_generator
 
-        return restore_generator(*self._found, object=self.object)
+        return restore_generator(*self._found, object=self.object, ema_statistics=self.ema_statistics)
 
     @system_errors()
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Return `count` samples on the CPU, the same for the same seed: [count, C, H, W] in [0, 1], or [count, d]."""
-        return self.generator().sample(count, seed)
+        return self._sampled.sample(count, seed)
 
     @system_errors()
     def log_ratio(self, images: Tensor) -> Tensor:
@@ -133,6 +135,10 @@ class Run:
     @cached_property
     def _found(self) -> tuple[Path, dict[str, Any], list[str]]:
         return checkpoints.load_run(self.checkpoint or self.path)
+
+    @cached_property
+    def _sampled(self) -> TrainedGenerator:
+        return self.generator()
 
     @cached_property
     def _discriminator(self) -> TrainedDiscriminator:
@@ -196,14 +202,16 @@ def load(run: str | PathLike[str], **settings: Any) -> Run:
 
         images = gantrain.load("runs/digits/gan-kl/2026-11-22_10-00-00-s0").sample(64)
 
-    `**{"architecture.object": "package:function"}` is needed for the networks of a run that are the user's own. Raises
-    CheckpointError if nothing usable is found, ConfigError for another key.
+    `**{"architecture.object": "package:function"}` is needed for the networks of a run that are the user's own, and
+    `ema_statistics` replaces the run's own. Raises CheckpointError if nothing usable is found, ConfigError for another
+    key.
     """
-    path, object = Path(run), parse_into(CodeOptions, to_arguments(settings)).architecture.object
+    path, options = Path(run), parse_into(CodeOptions, to_arguments(settings))
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
     refuse_sweep(path, "sample")
-    loaded = Run(RunFolder.containing(path).path, None if path.is_dir() else path, object)
+    checkpoint = None if path.is_dir() else path
+    loaded = Run(RunFolder.containing(path).path, checkpoint, options.architecture.object, options.ema_statistics)
     loaded.images  # noqa: B018 (reads the checkpoint)
     return loaded
 
@@ -221,8 +229,9 @@ def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
     """
     path = Path(samples)
     refuse_sweep(path, "evaluate")
-    if isinstance(samples, Run) and samples.object:
-        options = {"architecture.object": samples.object, **options}
+    if isinstance(samples, Run):
+        own = {"architecture.object": samples.object, "ema_statistics": samples.ema_statistics}
+        options = {key: value for key, value in own.items() if value} | options
     evaluate_command.run([str(path), *to_arguments(options)])
     out = options.get("out") or (RunFolder.containing(path).path if is_run(path) else "evaluation")
     return dict(json.loads(Path(out, "evaluation.json").read_text(encoding="utf-8")))

@@ -39,7 +39,8 @@ HELP = """Measure the quality and the diversity of samples by comparing them wit
 
   gantrain evaluate RUN|SWEEP|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out]
                     [reference=true] [features=auto|classifier|inception] [classifier=FILE] [inception=FILE]
-                    [dataset=…] [out=DIR] [architecture.object=package:function] [device=auto]
+                    [ema_statistics=copied|standing] [dataset=…] [out=DIR] [architecture.object=package:function]
+                    [device=auto]
   gantrain evaluate dataset=NAME [train_classifier.epochs=N] [train_classifier.width=N] [train_classifier.seed=0]
                     [classifier=FILE] [device=auto]
 
@@ -62,8 +63,10 @@ Without samples, `gantrain evaluate dataset=NAME` trains or finds the classifier
 images; classifier=FILE is then the file in which it is stored.
 features=inception uses the Inception network of the literature, whose weights are downloaded once, or read from
 inception=FILE. Metrics of classes then need classifier=FILE, or to be named in metrics.
-Samples come from the averaged generator if the run has one. Real images are the test split or the held-out images
-(split=training: training images); N is their number, at most 10,000. The seed selects samples, never real images.
+Samples come from the averaged generator if the run has one, with the batch-norm statistics that the run chose or
+ema_statistics names: copied from the generator, or standing, of samples of the average's own. Real images are the test
+split or the held-out images (split=training: training images); N is their number, at most 10,000. The seed selects
+samples, never real images.
 reference=true also measures as many training images, which shows what a perfect generator would get.
 
 The numbers are printed as a table. evaluation.json and neighbours.png (samples, each with the training images nearest
@@ -193,7 +196,7 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
         out = run_folder(path)
         if options.out is None:
             RunFolder(out).refuse_links()
-        source = open_run(path, options.seed, device, object=options.architecture.object)
+        source = open_run(path, options.seed, device, options)
     else:
         out, source = Path("evaluation"), open_samples(path, options.seed)
     if "dataset" in values:

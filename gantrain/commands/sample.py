@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HELP = """Draw samples from a trained generator.
 
   gantrain sample RUN|CHECKPOINT [count=64] [seed=0] [out=DIR|FILE.npz] [device=auto]
-                  [architecture.object=package:function]
+                  [ema_statistics=copied|standing] [architecture.object=package:function]
 
 Examples
   gantrain sample runs/digits/gan-kl/2026-11-22_10-00-00-s0 count=64 seed=1 out=samples
@@ -29,8 +29,9 @@ Examples
   gantrain sample RUN count=50000 out=samples.npz
 
 Images become 00000.png … and grid.png; points of a density samples.npy and scatter.png. The averaged generator is used
-when the run kept one, with batch norm in evaluation mode. out defaults to RUN/samples/seed<seed>. An out that ends in
-.npz is one file, with the samples as arr_0: images uint8 [N, H, W, C], points float32 [N, d]."""
+when the run kept one, with batch norm in evaluation mode; ema_statistics replaces the statistics that the run chose for
+it. out defaults to RUN/samples/seed<seed>. An out that ends in .npz is one file, with the samples as arr_0: images
+uint8 [N, H, W, C], points float32 [N, d]."""
 
 GRID_IMAGES = 256
 ARRAY = ".npz"  # suffix of an `out` that is one file
@@ -71,7 +72,9 @@ def run(arguments: list[str]) -> None:
     if out.suffix == ARRAY and out.exists():
         raise ConfigError(f"out={out} exists; delete it, or give another out=FILE{ARRAY}")
     check_older_samples(out, options.count)
-    generator = load(source, object=options.architecture.object).to(choose_device(options.device))
+    generator = load(source, object=options.architecture.object, ema_statistics=options.ema_statistics).to(
+        choose_device(options.device)
+    )
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)

@@ -23,7 +23,7 @@ from gantrain.objectives import heads
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.ranges import Choice, Numbers
-from gantrain.training.setup import PRECISIONS, SWITCHES, UPDATES
+from gantrain.training.setup import PRECISIONS, STATISTICS, SWITCHES, UPDATES
 
 LOGGERS = ("tensorboard", "wandb")
 # Sections whose keys depend on their name, and are checked against it.
@@ -176,9 +176,13 @@ class OwnNetworks:
 
 @dataclass
 class CodeOptions:
-    """Options of every command that opens a run: code is imported only if the command names it."""
+    """Options of every command that opens a run: code is imported only if the command names it.
+
+    `ema_statistics` replaces the run's own.
+    """
 
     architecture: OwnNetworks = field(default_factory=OwnNetworks)
+    ema_statistics: str | None = choice(None, (None, *STATISTICS))
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,9 @@ class Config:
     compile: str = choice("auto", SWITCHES, "fuse operations with torch.compile")
     graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
     ema: Any = setting(0.999, "decay of the averaged generator, or {half_life: IMAGES, ramp: SHARE}; 0: no average")
+    ema_statistics: str = choice(
+        "copied", STATISTICS, "batch-norm statistics of the averaged generator: G's, or of samples of its own"
+    )
     logger: list[str] = field(
         default_factory=lambda: ["tensorboard"],
         metadata={

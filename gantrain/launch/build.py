@@ -136,6 +136,7 @@ def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
     return Schedule(
         **train,
         ema=settings.averaging,
+        ema_statistics=settings.ema_statistics,
         is_trained=settings.init is not None,
         evaluate_every_images=settings.evaluate.every_images,
     )

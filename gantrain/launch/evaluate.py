@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import data
+from gantrain.config.schema import CodeOptions
 from gantrain.console import Progress, no_progress, say
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError
 from gantrain.evaluation import evaluation
@@ -48,7 +49,7 @@ def run_folder(path: Path) -> Path:
     return path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
-def open_run(path: Path, seed: int, device: torch.device, *, object: str | None = None) -> SampleSource:
+def open_run(path: Path, seed: int, device: torch.device, options: CodeOptions) -> SampleSource:
     """Load the generator of a run or a checkpoint. Raises CheckpointError if there is none that is whole."""
     from gantrain.evaluation.samples import to_uint8
     from gantrain.training.generator import load
@@ -59,7 +60,7 @@ def open_run(path: Path, seed: int, device: torch.device, *, object: str | None 
             say(f"passed over: {problem}")
     else:
         bundle = checkpoints.load(path)
-    generator = load(path, object=object).to(device)
+    generator = load(path, object=options.architecture.object, ema_statistics=options.ema_statistics).to(device)
 
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
         samples = generator.sample(count, seed)
@@ -72,7 +73,7 @@ def open_run(path: Path, seed: int, device: torch.device, *, object: str | None 
     facts = {
         "images": generator.images,
         "checkpoint": path.name,
-        "samples_from": "averaged generator" if "average" in bundle["state"] else "generator",
+        "samples_from": generator.source,
     }
     return SampleSource(draw, facts, seed, bundle["config"], bundle["data"].get("fingerprint"))
 

@@ -43,6 +43,7 @@ Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.load_newest r
 FREE = (
     *("device", "devices", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric"),
     *("dataset.root", "dataset.path", "dataset.resident", "train.images", "train.epochs", "train.held_out_images"),
+    "ema_statistics",
     *("train.report_every_images", "train.sample_every_images", "train.checkpoint_every_images"),
     *("train.checkpoint_min_seconds", "train.checkpoint_max_minutes", "train.keep_checkpoints"),
     *("evaluate.every_images", "evaluate.count", "evaluate.metrics", "evaluate.features"),

@@ -67,7 +67,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             setup, state = build(run)
         with limit_threads(run.device, count_multiply_adds(settings, setup.data.shape)):
             begin(run, state, setup, summary, bundle)
-            summary |= describe_run(settings, setup.data, state.device)
+            summary |= describe_run(settings, setup.data, state)
             checkpoints.check_space(folder.path, estimate_bytes(state))
             folder.write_summary(conceal_secrets(summary, secrets))  # what a run that is killed is known by
             size = "" if setup.data.size is None else f", {setup.data.size:,} training images"
@@ -240,9 +240,11 @@ def recorded_progress(summary: dict[str, Any], state: State, reporter: Reporter,
         summary["metrics"] = replace_non_finite(reporter.latest)
 
 
-def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+def describe_run(settings: Settings, dataset: Dataset, state: State) -> dict[str, Any]:
     """Return the data, device and versions that the numbers of a run depend on, for `summary.json`."""
-    made = describe_machine(device)
+    from gantrain.training.generator import name_generator
+
+    made = describe_machine(state.device)
     return {
         "data": {
             "label": dataset.label,
@@ -251,7 +253,7 @@ def describe_run(settings: Settings, dataset: Dataset, device: torch.device) -> 
             "skipped_files": dataset.skipped,
             "fingerprint": dataset.fingerprint,
         },
-        "samples_from": "averaged generator" if settings.ema else "generator",
+        "samples_from": name_generator(state.best_generator, state.average is not None, settings.ema_statistics),
         "seed": settings.seed,
         "device": made["device"],
         "devices": made["devices"],

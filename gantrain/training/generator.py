@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain import networks
 from gantrain.errors import CheckpointError, ConfigError, DataError, UntypedCodeError
@@ -16,25 +18,92 @@ from gantrain.networks.latents import Latents
 from gantrain.precision import allow_tf32, as_float32
 from gantrain.runs import checkpoints
 from gantrain.seeding import preserve_randomness, stream_generator
-from gantrain.training.state import evaluating, refuse_mismatch
+from gantrain.training.state import State, evaluating, refuse_mismatch
+
+# From which standing statistics are estimated: the same latents for every generator, in batches as large as samples are
+# drawn in.
+STATISTICS_LATENTS, BATCH = 2048, 256
+STANDING = ", standing statistics"
 
 
 @torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, batch_size: int = 256) -> Tensor:
+def generate(generator: nn.Module, latents: Tensor, batch_size: int = BATCH) -> Tensor:
     """Return samples [N, …] on the CPU for latents [N, L], with batch norm in evaluation mode."""
     with evaluating(generator), allow_tf32(False):
         return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
 
 
+def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of a network that keep running statistics."""
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+
+
+@torch.no_grad()
+def estimate_statistics(generator: nn.Module, latents: Latents) -> None:
+    """Replace the running statistics of batch norm by their means over batches of samples from fixed latents.
+
+    Averaging weights changes what layers put out, and so the statistics that fit (Izmailov et al. 2018, Averaging
+    weights leads to wider optima and better generalization; Brock et al. 2019, BigGAN, whose standing statistics these
+    are). Each batch is normalised by its own, as in training; all else is in evaluation mode.
+    """
+    norms = list_batch_norms(generator)
+    if not norms:
+        return
+    z = latents.draw(STATISTICS_LATENTS, stream_generator(0, "statistics")).to(next(generator.parameters()).device)
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(generator), allow_tf32(False):
+        for number, part in enumerate(z.split(BATCH), 1):
+            for norm in norms:
+                norm.train()
+                norm.momentum = 1 / number  # a running mean of the batches so far
+            generator(part)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def name_generator(network: nn.Module, is_average: bool, statistics: str) -> str:
+    """Return what samples come from, in words: two names are given to samples that cannot be compared."""
+    standing = STANDING if statistics == "standing" and list_batch_norms(network) else ""
+    return f"averaged generator{standing}" if is_average else "generator"
+
+
+class Sampler:
+    """Draws samples while training from the averaged generator, or from G itself where there is none.
+
+    `statistics` are those of the average's batch norm, one of STATISTICS. Standing ones are estimated in a copy, once
+    for each clock, so that the state is left as it is.
+    """
+
+    def __init__(self, state: State, latents: Latents, statistics: str) -> None:
+        self.state, self.latents = state, latents
+        self.source = name_generator(state.best_generator, state.average is not None, statistics)
+        self.is_standing = self.source.endswith(STANDING)
+        self._copy: nn.Module | None = None
+        self._images = -1  # the clock of the copy
+
+    def generate(self, latents: Tensor) -> Tensor:
+        """Return samples [N, …] on the CPU for latents [N, L], of the weights at the state's clock."""
+        if not self.is_standing:
+            return generate(self.state.best_generator, latents)
+        if self._copy is None or self._images != self.state.images:
+            self._copy, self._images = copy.deepcopy(self.state.best_generator), self.state.images
+            estimate_statistics(self._copy, self.latents)
+        return generate(self._copy, latents)
+
+
 class TrainedGenerator(nn.Module):
     """A generator with what is needed to sample from it: its prior, the shape of a sample, and its clock.
 
-    `passed_over` says why newer checkpoints than the one it is from were not used.
+    `source` says in words which generator of the run it is, and `passed_over` why newer checkpoints than the one it is
+    from were not used.
     """
 
-    def __init__(self, network: nn.Module, latents: Latents, shape: tuple[int, ...], images: int) -> None:
+    def __init__(
+        self, network: nn.Module, latents: Latents, shape: tuple[int, ...], images: int, source: str = "generator"
+    ) -> None:
         super().__init__()
         self.network, self.latents, self.shape, self.images = network, latents, shape, images
+        self.source = source
         self.passed_over: list[str] = []
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -69,25 +138,35 @@ class TrainedDiscriminator(nn.Module):
         return torch.cat([as_float32(self(part)) for part in samples.float().cpu().split(batch_size)])
 
 
-def load(run: Path | str, *, object: str | None = None) -> TrainedGenerator:
+def load(run: Path | str, *, object: str | None = None, ema_statistics: str | None = None) -> TrainedGenerator:
     """Return the trained generator of a run folder or a checkpoint file, on the CPU and in evaluation mode.
 
-    It is the averaged generator if the run kept one. `object` ("package:function") must be given again for a run whose
+    It is the averaged generator if the run kept one, with the run's own statistics of batch norm, or those of
+    `ema_statistics`. `object` ("package:function") must be given again for a run whose
     networks are the user's own. Raises CheckpointError if nothing usable is found.
     """
     path = Path(run)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
-    return restore_generator(*checkpoints.load_run(path), object=object)
+    return restore_generator(*checkpoints.load_run(path), object=object, ema_statistics=ema_statistics)
 
 
 def restore_generator(
-    path: Path, bundle: Mapping[str, Any], problems: list[str], *, object: str | None = None
+    path: Path,
+    bundle: Mapping[str, Any],
+    problems: list[str],
+    *,
+    object: str | None = None,
+    ema_statistics: str | None = None,
 ) -> TrainedGenerator:
     """Return the generator of a checkpoint as `load` does; `checkpoints.load_run` returns the other arguments."""
     latents, network, _ = rebuild_networks(path, bundle, object)
     load_weights("generator", network, bundle["state"].get("average", bundle["state"].get("generator")))
-    trained = TrainedGenerator(network, latents, tuple(bundle["data"]["shape"]), bundle["images"])
+    statistics = ema_statistics or bundle["config"].get("ema_statistics", "copied")
+    source = name_generator(network, "average" in bundle["state"], statistics)
+    if source.endswith(STANDING):
+        estimate_statistics(network, latents)
+    trained = TrainedGenerator(network, latents, tuple(bundle["data"]["shape"]), bundle["images"], source)
     trained.passed_over = problems
     return trained.eval()
 

@@ -35,7 +35,7 @@ from gantrain.runs.folder import CHECKPOINT_AGE, RunFolder
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
-from gantrain.training.generator import generate
+from gantrain.training.generator import Sampler
 from gantrain.training.setup import TrainingSetup
 from gantrain.training.state import State, evaluating, parameter_values
 
@@ -64,6 +64,7 @@ class Writer:
         self.state, self.folder, self.reporter = state, folder, reporter
         self.objective, self.data, self.latents = setup.objective, setup.data, setup.latents
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
+        self.sampler = Sampler(state, setup.latents, setup.schedule.ema_statistics)
         self.precision = choose_precision(setup.execution.precision, state.device)
         self.reported = self.saved = self.drawn = time.monotonic()
         self.reported_images, self.ramps = state.images, setup.ramps
@@ -149,7 +150,7 @@ class Writer:
         if self.real_distance == 0:
             return {}
         latents = self.latents.draw_fixed(GRID_IMAGES, self.seed)
-        samples = generate(self.state.best_generator, latents).flatten(1)
+        samples = self.sampler.generate(latents).flatten(1)
         return {"diversity/pixel_distance": mean_distance(samples) / self.real_distance}
 
     @cached_property
@@ -178,7 +179,7 @@ class Writer:
         """Evaluate the generator and return its metrics; NaN if samples cannot be measured, which costs no run."""
         if self.evaluation is None:
             return {}
-        made_by, images = "averaged generator" if self.state.average is not None else "generator", self.state.images
+        made_by, images = self.sampler.source, self.state.images
         try:
             samples = self._draw_evaluated(self.evaluation)
             result = self.evaluation.reference_set.measure(samples, self.reporter.show_progress)
@@ -204,7 +205,7 @@ class Writer:
         Raises FloatingPointError if they are not finite.
         """
         latents = self.latents.draw(evaluated.reference_set.count, stream_generator(evaluated.seed, "sample"))
-        samples = generate(self.state.best_generator, latents)
+        samples = self.sampler.generate(latents)
         if not bool(samples.isfinite().all()):
             raise FloatingPointError("they are not finite")
         return to_uint8(samples) if self.has_images else samples
@@ -235,7 +236,7 @@ class Writer:
         """Draw a grid (or a scatter plot) of samples from the run's fixed latents."""
         path = self.folder.samples / f"images_{self.state.images:012d}.png"
         count = GRID_IMAGES if self.has_images else SCATTER_POINTS
-        samples = generate(self.state.best_generator, self.latents.draw_fixed(count, self.seed))
+        samples = self.sampler.generate(self.latents.draw_fixed(count, self.seed))
         with self.reporter.tolerate_failures():
             make_folder(path.parent)
             self._draw(samples, path, real=None if self.has_images else self.data.held_out(SCATTER_POINTS))

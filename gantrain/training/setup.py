@@ -21,7 +21,8 @@ class Schedule:
     """How long, in what steps, and what is written when; every interval counts images shown to D.
 
     `ema` is the decay of the averaged generator per update of G, or a half-life in images; it is reached by a ramp from
-    random weights, and at once from trained ones (`is_trained`). A checkpoint that is due within
+    random weights, and at once from trained ones (`is_trained`). `ema_statistics` are those of its batch norm. A
+    checkpoint that is due within
     `checkpoint_min_seconds` of the last one is left out, and one is added, with a grid, after `checkpoint_max_minutes`;
     neither changes weights.
     """
@@ -30,6 +31,7 @@ class Schedule:
     batch_size: int = 100
     discriminator_steps: int = 1
     ema: float | Ramp | HalfLife = 0.999
+    ema_statistics: str = "copied"
     is_trained: bool = False
     report_every_images: int = 10_000
     sample_every_images: int = 50_000
@@ -60,6 +62,8 @@ def passed(interval: int | None, begin: int, end: int) -> bool:
 PRECISIONS = ("float32", "tf32", "bf16", "auto")
 UPDATES = ("alternating", "simultaneous")
 SWITCHES = ("auto", "on", "off")
+# Of batch norm in the averaged generator: G's running statistics, or those of the average's own samples.
+STATISTICS = ("copied", "standing")
 
 
 @dataclass(frozen=True)
