@@ -80,8 +80,8 @@ def read(
     array = load_array(path, KINDS, None if allocate is allocate_memory else allocate)
     if array.size == 0 or not any(is_kind(array.shape) for is_kind in KINDS):
         raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; {FORMS} are needed")
-    parts = (array[at : at + PART] for at in range(0, len(array), PART))
-    if array.dtype.kind == "f" and not all(np.isfinite(part).all() for part in parts):
+    starts = range(0, len(array) if array.dtype.kind == "f" else 0, PART)
+    if not all(np.isfinite(array[at : at + PART]).all() for at in starts):
         raise DataError(f"{path} holds values that are not finite")
     if array.ndim <= 2:
         return Splits(torch.from_numpy(array.astype(np.float32)).reshape(len(array), -1))
@@ -104,8 +104,7 @@ def _convert(values: Values, limits: Limits | None, size: int, *, fit: str, allo
     import torch
 
     def convert(at: int) -> torch.Tensor:
-        part = values.colour[at : at + PART]
-        native = part.astype(part.dtype.newbyteorder("="), copy=False)
+        native = (part := values.colour[at : at + PART]).astype(part.dtype.newbyteorder("="), copy=False)
         return _fit(torch.tensor(to_8_bits(values._replace(colour=native), limits)), size, fit)
 
     def estimate() -> float:
@@ -246,10 +245,7 @@ def _check_size(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     if size > MAX_BYTES:
-        raise DataError(
-            f"{path} holds {size:,} bytes; {MAX_BYTES:,} are the most that is loaded into memory; for images in .npy "
-            "and .npz files there is dataset.resident=memory_map"
-        )
+        raise DataError(f"{path} holds {size:,} bytes; {MAX_BYTES:,} are the most without dataset.resident=memory_map")
 
 
 def read_shapes(path: Path) -> dict[str, Shape]:
@@ -290,10 +286,9 @@ def _load_numbers(path: Path) -> np.ndarray:
 
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline().rstrip("\n").split(",")
-    skipped = 0 if _are_numbers(first) else 1
     try:
         with warnings.catch_warnings(action="ignore"):  # of an empty file, which its shape tells
-            return np.loadtxt(path, delimiter=",", skiprows=skipped, ndmin=2, encoding="utf-8-sig")
+            return np.loadtxt(path, delimiter=",", skiprows=int(not _are_numbers(first)), ndmin=2, encoding="utf-8-sig")
     except ValueError as error:
         raise DataError(f"{path} must hold numbers with commas between them: {one_line(str(error))}") from error
 
