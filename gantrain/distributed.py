@@ -153,6 +153,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def count_local_processes() -> int:
+    """Return how many processes of this run share the machine's memory, as torchrun says; srun does not."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 @contextmanager
 def join() -> Iterator[Part]:
     """Join the processes that torchrun or srun has started, if the environment says so, to the end of the block.

@@ -299,6 +299,13 @@ def test_auto_keeps_images_on_a_gpu_or_beside_it(monkeypatch: pytest.MonkeyPatch
     assert memory_map.choose_residence("auto", 1_000_000, torch.device("cuda", 0)) == chosen
 
 
+@pytest.mark.parametrize(("processes", "chosen"), [("1", "device"), ("3", "device"), ("4", "memory_map")])
+def test_the_processes_of_a_run_share_the_memory(monkeypatch: pytest.MonkeyPatch, processes: str, chosen: str) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(memory_map, "measure_free_memory", lambda: 1e9)
+    assert memory_map.choose_residence("auto", 100_000_000, torch.device("cpu")) == chosen
+
+
 def test_a_file_is_for_images(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="dataset=ring is drawn as needed"):
         data.load("ring", resident="memory_map")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gantrain.console import say, show_progress
 from gantrain.data.images import PART, Labels, Splits, compute_fingerprint, divide, resize
 from gantrain.devices import measure_free_memory, request_rows
+from gantrain.distributed import count_local_processes
 from gantrain.errors import StorageError
 from gantrain.files import cache_folder, convert_write_errors, replace_file, safe_name, write_file
 
@@ -69,8 +70,9 @@ def choose_residence(wanted: str, size: int, device: torch.device) -> str:
 
     memory = measure_free_memory()
     on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-    if COPIES * size > SHARE_OF_MEMORY * memory:
-        chosen, where, free = MEMORY_MAP, "memory", memory
+    if COPIES * size * (processes := count_local_processes()) > SHARE_OF_MEMORY * memory:
+        among = f"memory for {processes} processes" if processes > 1 else "memory"
+        chosen, where, free = MEMORY_MAP, among, memory
     elif size > SHARE_OF_GPU * on_device:
         chosen, where, free = HOST, f"{device}'s memory", on_device
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -69,6 +70,19 @@ def test_killed_at_random_moments(tried, times, tmp_path):
             assert code == 0, output
             assert_close_to_largest(weights(folder), weights(whole), 1e-4)
         shutil.rmtree(folder)
+
+
+def test_four_processes_have_the_same_weights_after_fifty_iterations(tried, times, tmp_path):
+    """Of every update, objective, regularizer, augmentation and layer. Apart from one process they are only rounded."""
+    if not times.soak:
+        pytest.skip("tests/test_ranks.py has two processes and five iterations")
+    script, found = Path(__file__).parents[1] / "support" / "ranks.py", tmp_path / "found.json"
+    with tried("fifty iterations of each game on four devices"):
+        ends = run_in_processes(4, script, found, 50)
+        assert [code for code, *_ in ends] == [0] * 4, ends
+        for name, one in json.loads(found.read_text()).items():
+            assert one["same_bits"], name
+            assert one["apart"] < (0.1 if "bf16" in name else 1e-3), (name, one)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
