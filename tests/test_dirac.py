@@ -304,9 +304,9 @@ def test_rows_have_their_start_value():
     assert torch.equal(generator(torch.randn(3, 5)), torch.full((3, 1), START))
     assert torch.equal(discriminator(torch.ones(3, 1)), torch.full((3,), -2.0))
     with pytest.raises(ConfigError, match="init_std"):
-        architectures.check({"name": "tried", "init_std": 0.1} | rows)
+        architectures.parse_tables({"name": "tried", "init_std": 0.1} | rows)
     with pytest.raises(ConfigError, match="bias=1 must be true or false"):
-        architectures.check(TABLE | {"discriminator": [{"op": "linear", "features": 1, "bias": 1}]})
+        architectures.parse_tables(TABLE | {"discriminator": [{"op": "linear", "features": 1, "bias": 1}]})
 
 
 def test_alternating_steps_are_stable_up_to_their_limit():

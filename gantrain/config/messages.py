@@ -20,7 +20,7 @@ from gantrain.config.groups import CHOSEN_BY_YAML, GROUPS, options
 from gantrain.config.schema import REMOVED, Config, describe_kind, keys
 from gantrain.errors import ConfigError, describe_choice, find_nearest
 
-KEY_SIMILARITY = 0.7  # of two keys that may be one
+KEY_SIMILARITY, SHORT = 0.7, 3  # of two keys that may be one, and letters of which one may be wrong
 OPTIONAL_LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # those of the extra `launchers`
 PATH_STARTS = ("/", "./", "../", "~")  # no choice begins like this
 
@@ -57,7 +57,9 @@ def find_nearest_key(key: str, known: Iterable[str]) -> str | None:
         last = name.rpartition(".")[2]
         is_beginning = len(typed) > 2 and last.startswith(typed)
         is_exchange = sorted(typed.lower()) == sorted(last)  # of letters, or of their case
-        part = 1.0 if is_beginning or is_exchange else SequenceMatcher(None, typed, last).ratio()
+        is_slip = len(typed) == len(last) == SHORT and sum(map(str.__ne__, typed, last)) == 1
+        is_same = is_beginning or is_exchange or is_slip
+        part = 1.0 if is_same else SequenceMatcher(None, typed, last).ratio()
         return part, SequenceMatcher(None, key, name).ratio()
 
     def is_similar(name: str) -> bool:

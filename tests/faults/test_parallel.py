@@ -202,12 +202,14 @@ def test_a_sweep_on_devices_goes_on_with_another_choice_of_device(gantrain: Gant
 
 
 def test_workers_fill_devices_evenly() -> None:
-    def devices(jobs: int, *names: str) -> list[str]:
-        return [worker.device for worker in build_workers(jobs, names, is_assigned=True)]
+    def devices(jobs: int, *names: str, processes: int = 1) -> list[str]:
+        return [worker.device for worker in build_workers(jobs, names, processes, is_assigned=True)]
 
     assert devices(0, "cuda:0", "cuda:1") == ["cuda:0", "cuda:1"]
     assert devices(2, "cuda:0", "cuda:1") == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert devices(0, "cpu") == ["cpu"] * count_cores()
+    assert devices(0, "cpu", processes=10**6) == ["cpu"]
+    assert devices(2, "cpu", processes=10**6) == ["cpu"] * 2
     assert devices(0, "cuda", "cpu")[:2] == ["cuda", "cpu"]
 
 

@@ -74,7 +74,7 @@ class Case:
         if part.ranks > 1:
             share_batch(generator, part, BATCH)
             share_batch(discriminator, part, BATCH)
-        sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.5)
+        sgd = partial(torch.optim.SGD, lr=0.1 / iterations, momentum=0.5)  # some games diverge if they go further
         extras = [self.augmentation] if self.augmentation else []
         states = create_regularizer_states([*self.regularizers, *extras])
         optimizers = sgd(generator.parameters()), sgd(discriminator.parameters())
@@ -123,7 +123,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     """Every update, objective, regularizer, augmentation, kind of layer and precision, by a name."""
     for update, (name, critic) in itertools.product(UPDATES, CRITICS.items()):
         yield f"{update} {name}", partial(Case, CriticObjective(critic()), update=update)
-    for update, name in itertools.product(UPDATES, ("gan", "pearson", "reverse_kl")):
+    for update, name in itertools.product(UPDATES, ("gan", "squared_hellinger", "reverse_kl")):
         yield f"{update} {name}", partial(Case, Objective(name, "js"), update=update)
     for name, kind in REGULARIZERS.items():
         yield name, partial(Case, Objective("gan", "kl", smoothing=kind.smoothing), kind())
