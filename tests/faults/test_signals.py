@@ -32,7 +32,7 @@ PHASES = {
     "pruning": ("gantrain.runs.checkpoints:_prune", 4),
 }
 PREPARATION = {
-    "reading the data": "gantrain.data:divide",
+    "reading the data": "gantrain.data.memory_map:divide",
     "building the networks": "gantrain.networks:build",
 }
 
