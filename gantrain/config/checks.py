@@ -143,8 +143,8 @@ def parse_config(tree: DictConfig) -> Config:
     """
     try:
         resolved = OmegaConf.to_container(tree, resolve=True)  # first: merging would not say which key
-        if isinstance(resolved, dict) and "gen_weights" not in resolved:  # stored before there were such weights
-            resolved["gen_weights"] = {"normalise": False}
+        if isinstance(resolved, dict):  # stored before there were these keys: what was done then
+            resolved = {"gen_weights": {"normalise": False}, "ema_statistics": "copied", **resolved}
         merged = OmegaConf.merge(create_node(Config), resolved)
         OmegaConf.to_container(merged, throw_on_missing=True)
         config = OmegaConf.to_object(merged)

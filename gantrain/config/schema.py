@@ -209,7 +209,7 @@ class Config:
     graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
     ema: Any = setting(0.999, "decay of the averaged generator, or {half_life: IMAGES, ramp: SHARE}; 0: no average")
     ema_statistics: str = choice(
-        "copied", STATISTICS, "batch-norm statistics of the averaged generator: G's, or of samples of its own"
+        "standing", STATISTICS, "batch-norm statistics of the averaged generator: G's, or of samples of its own"
     )
     logger: list[str] = field(
         default_factory=lambda: ["tensorboard"],

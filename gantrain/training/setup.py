@@ -31,7 +31,7 @@ class Schedule:
     batch_size: int = 100
     discriminator_steps: int = 1
     ema: float | Ramp | HalfLife = 0.999
-    ema_statistics: str = "copied"
+    ema_statistics: str = "standing"
     is_trained: bool = False
     report_every_images: int = 10_000
     sample_every_images: int = 50_000
