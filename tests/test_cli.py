@@ -424,7 +424,7 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
     assert end["seconds"] > 0
     assert end["images_per_second"] > 0
     assert end["metrics"] == {name: value for name, value in rows[-1].items() if name != "images"}
-    assert (end["seed"], end["device"], end["samples_from"]) == (3, "cpu", "averaged generator")
+    assert (end["seed"], end["device"], end["samples_from"]) == (3, "cpu", "averaged generator, standing statistics")
     assert (end["data"]["label"], end["data"]["held_out"]) == ("digits", True)
     assert (end["versions"]["gantrain"], end["versions"]["torch"]) == (package.__version__, str(torch.__version__))
     assert datetime.fromisoformat(end["started"]) <= datetime.fromisoformat(end["ended"])
@@ -481,7 +481,7 @@ def test_every_kind_of_game_is_played_to_its_end(gantrain: Gantrain, tmp_path: P
     assert ("two_sample/p_value" in last) == (name != "nothing held out")
     assert ("lower_limit/js" in last) == (name not in ("nothing held out", "total variation"))
     assert ("ratio/real_mean" in last) == (name != "total variation")
-    assert end["samples_from"] == ("generator" if has_two_steps else "averaged generator")
+    assert end["samples_from"] == ("generator" if has_two_steps else "averaged generator, standing statistics")
 
 
 @pytest.mark.parametrize("name", ["ring", "mixture1d"])

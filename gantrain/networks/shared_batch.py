@@ -47,6 +47,13 @@ def share_batch(network: nn.Module, part: Part, batch_size: int) -> None:
             module.register_forward_hook(take)
 
 
+def stop_sharing(network: nn.Module) -> None:
+    """Let batch norm have the moments of this process's own rows, for a pass that no other process makes."""
+    for module in network.modules():
+        if isinstance(module, SharedBatchNorm):
+            module.ranks = 1
+
+
 def take_blocks(rows: Tensor, part: Part, size: int) -> Tensor:
     """Return this process's rows of a pass: of each of its blocks, if data and samples went through it together.
 
@@ -84,12 +91,12 @@ class SharedBatchNorm(_BatchNorm):
             arguments = (self.running_mean, self.running_var, self.weight, self.bias)
             return functional.batch_norm(x, *arguments, training=False, eps=self.eps)
         axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        count = self.ranks * x.numel() // x.shape[1]
+        count, add = self.ranks * x.numel() // x.shape[1], sum_over_processes if self.ranks > 1 else torch.clone
         with torch.autocast(x.device.type, enabled=False):
             y = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-            mean = sum_over_processes(y.sum(axes)) / count
+            mean = add(y.sum(axes)) / count
             y = y - mean.view(shape)
-            variance = sum_over_processes(y.square().sum(axes)) / count
+            variance = add(y.square().sum(axes)) / count
             if self.training and self.track_running_stats:
                 self.follow(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
             y = y * (variance + self.eps).rsqrt().view(shape)

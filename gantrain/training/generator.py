@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gantrain import networks
 from gantrain.errors import CheckpointError, ConfigError, DataError, UntypedCodeError
 from gantrain.networks.latents import Latents
+from gantrain.networks.shared_batch import stop_sharing
 from gantrain.precision import allow_tf32, as_float32
 from gantrain.runs import checkpoints
 from gantrain.seeding import preserve_randomness, stream_generator
@@ -87,6 +88,7 @@ class Sampler:
             return generate(self.state.best_generator, latents)
         if self._copy is None or self._images != self.state.images:
             self._copy, self._images = copy.deepcopy(self.state.best_generator), self.state.images
+            stop_sharing(self._copy)  # the first of several processes alone draws samples
             estimate_statistics(self._copy, self.latents)
         return generate(self._copy, latents)
 
