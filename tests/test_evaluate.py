@@ -99,13 +99,14 @@ def measured(gantrain: Callable[..., Answer], tmp_path: Path) -> Evaluate:
 def test_a_run_is_evaluated_into_its_folder(trained: Path, gantrain: Callable[..., Answer]) -> None:
     answer = gantrain("evaluate", trained)
     assert answer.code == 0, answer.err
-    assert "179 samples of the averaged generator at 2,000 images against 179 held-out examples of digits" in answer.out
+    source = "averaged generator, standing statistics"
+    assert f"179 samples of the {source} at 2,000 images against 179 held-out examples of digits" in answer.out
     found = json.loads((trained / "evaluation.json").read_text(encoding="utf-8"))
     told = {key: found[key] for key in ("images", "checkpoint", "samples_from", "count", "split", "seed")}
     assert told == {
         "images": 2000,
         "checkpoint": "images_000000002000.pt",
-        "samples_from": "averaged generator",
+        "samples_from": "averaged generator, standing statistics",
         "count": 179,
         "split": "held out",
         "seed": 0,

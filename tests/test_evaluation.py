@@ -114,7 +114,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 def test_the_end_is_what_the_command_measures_and_one_line_says_how(tmp_path: Path, gantrain: Gantrain) -> None:
     settings = ["seed=3", "evaluate.every_images=1000", "best.metric=quality/precision"]
     answer = gantrain("train", "run_dir=run", *DIGITS, *settings)
-    (line,) = [line for line in answer.out.splitlines() if "averaged generator at 1,000 images" in line]
+    (line,) = [line for line in answer.out.splitlines() if "standing statistics at 1,000 images" in line]
     floor = written(tmp_path / "run")["reference"]
     for words in (
         "quality/precision ",
