@@ -25,8 +25,8 @@ from conftest import Answer
 from matplotlib.figure import Figure
 from PIL import Image
 from support.run_folders import make_run, make_sweep
+from support.terminals import set_console_width
 
-from gantrain import console
 from gantrain.comparison import plots, report, tables
 from gantrain.comparison.comparison import compare
 from gantrain.comparison.configurations import Estimate
@@ -498,14 +498,7 @@ def test_a_comparison_of_mixed_runs_can_be_read(
     mixed: Path, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a terminal, every row has its folder and at most two lines, and every metric its name."""
-    make_console = console.make_console
-
-    def make_terminal(*arguments: Any, **options: Any) -> Any:
-        made = make_console(*arguments, **options)
-        made.width = width
-        return made
-
-    monkeypatch.setattr(console, "make_console", make_terminal)
+    set_console_width(monkeypatch, width)
     found = compare([mixed])
     assert sorted(found.folders) == [
         "digits/gan-js",

@@ -8,15 +8,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Answer
 from scipy import stats
 from support.run_folders import make_run
+from support.terminals import set_console_width
 
-from gantrain import api, console
+from gantrain import api
 from gantrain.comparison import report, statistics, tables
 from gantrain.comparison.comparison import Comparison, compare
 from gantrain.comparison.configurations import Configuration
@@ -454,14 +454,7 @@ def test_differences_can_be_read_in_a_terminal(
     width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Numbers and p-values stay on one line, and no row has more than two."""
-    make_console = console.make_console
-
-    def make_terminal(*arguments: Any, **options: Any) -> Any:
-        made = make_console(*arguments, **options)
-        made.width = width
-        return made
-
-    monkeypatch.setattr(console, "make_console", make_terminal)
+    set_console_width(monkeypatch, width)
     make_alphas(tmp_path)
     found = compare([tmp_path])
     tables.print_tables(found)
