@@ -4,8 +4,8 @@ r"""Part (b) of the experiment that docs/results/ordering.md registers: MNIST wi
 
 chooses a learning rate for each objective on two seeds, trains ten others, measures 10,000 samples of each through two
 classifiers, and prints the table and the tests. MNIST is in the folder ROOT. What is in OUT already is kept, and a run
-that was interrupted goes on, so that the command may be repeated. An estimate is 12 hours of one core in all. Overrides go to
-every run, such as `train.images=2000` for a trial in another OUT.
+that was interrupted goes on, so that the command may be repeated. An estimate is 12 hours of one core in all. Overrides
+go to every run, such as `train.images=2000` for a trial in another OUT.
 """
 
 from __future__ import annotations
