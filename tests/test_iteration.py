@@ -517,7 +517,7 @@ def test_an_iteration_that_is_refused_leaves_the_augmentation_as_it_was(kind):
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
 def test_losses_with_an_augmentation_compile_into_one_graph(kind):
     augmentation, x = AUGMENTATIONS[kind], torch.rand(4, 1, 8, 8)
-    held_out = x if augmentation.held_out_share else None
+    held_out = x if augmentation.count_held_out(1) else None
     losses = replace(
         game(), augmentation=augmentation, states=create_regularizer_states([augmentation]), held_out=held_out
     )

@@ -120,6 +120,10 @@ def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
         (["devices=two"], "devices=two must be a whole number, or auto"),
         (["devices=3"], "train.batch_size=20 cannot be divided among 3 devices; choose train.batch_size=18 or 21"),
         (["devices=2", "graph=on", "device=cpu"], "graph=on"),
+        (
+            ["devices=2", "augment=ada", "augment.measure=held_out"],
+            "augment.measure=held_out compares a batch with 5 held-out images, which 2 devices cannot share",
+        ),
         (["devices=2", "device=cuda:0"], "device=cuda:0"),
     ],
 )

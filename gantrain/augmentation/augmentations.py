@@ -49,10 +49,9 @@ class Augmentation:
     name: ClassVar[str]
     p: float = setting(1.0)
 
-    @property
-    def held_out_share(self) -> float:
-        """How many held-out images `adjust` needs for each image of a batch; 0 for none."""
-        return 0.0
+    def count_held_out(self, batch_size: int) -> int:
+        """Return the number of held-out images that `adjust` needs beside a batch; 0 for none."""
+        return 0
 
     def create_state(self) -> dict[str, Tensor]:
         """Return the tensors that training changes; they travel in the checkpoint."""
@@ -87,12 +86,12 @@ class Augmentation:
                 f"augment={self.name} moves and recolours images, and these data are points of {shape[0]} numbers; "
                 "choose augment=none, or regularizer=instance_noise"
             )
-        if self.held_out_share and not has_held_out:
+        if self.count_held_out(1) and not has_held_out:
             raise ConfigError(
                 "augment.measure=held_out compares training images with held-out ones, and none are held out; "
                 "choose augment.measure=signs, or give dataset.held_out"
             )
-        if self.held_out_share and not is_samplewise:
+        if self.count_held_out(1) and not is_samplewise:
             raise ConfigError(
                 "augment.measure=held_out needs a discriminator that is known to judge each sample alone, so that "
                 "held-out images change no statistics (batch norm); choose augment.measure=signs"
@@ -213,10 +212,10 @@ class ADA(Augmentation):
         """The measure that p follows, or None if p is fixed."""
         return MEASURES[self.measure]
 
-    @property
-    def held_out_share(self) -> float:
-        """As many as a batch has, over the batches between two adjustments, if p follows them."""
-        return 1 / self.interval if self.controller is not None and self.controller.needs_held_out else 0.0
+    def count_held_out(self, batch_size: int) -> int:
+        """Return as many as a batch has, over the batches between two adjustments, if p follows them."""
+        needs_held_out = self.controller is not None and self.controller.needs_held_out
+        return math.ceil(batch_size / self.interval) if needs_held_out else 0
 
     def create_state(self) -> dict[str, Tensor]:
         """Return p, and the sums of the measure's values over the batches since its last adjustment."""

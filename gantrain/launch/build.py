@@ -226,6 +226,13 @@ def choose_processes(settings: Settings, part: Part) -> int:
             f"train.batch_size={settings.train.batch_size} cannot be divided among {processes} devices; choose "
             f"train.batch_size={max(whole, processes)} or {whole + processes}, or another number of devices"
         )
+    count = 0 if settings.augmentation is None else settings.augmentation.count_held_out(settings.train.batch_size)
+    if count % processes:
+        raise ConfigError(
+            f"augment.measure=held_out compares a batch with {count} held-out images, which {processes} devices cannot "
+            "share; choose train.batch_size or augment.interval so that train.batch_size / augment.interval is a "
+            f"multiple of {processes}, or augment.measure=signs"
+        )
     if processes > 1 and settings.graph == "on":
         raise ConfigError("graph=on is for one device: a graph cannot hold what processes tell each other")
     return processes

@@ -96,7 +96,7 @@ class Iteration:
         if augmentation is not None:
             data, is_samplewise = setup.data, getattr(self.state.discriminator, "is_samplewise", None)
             augmentation.refuse_unfit(data.shape, has_held_out=data.has_held_out, is_samplewise=is_samplewise)
-            held_out = data.held_out(setup.schedule.held_out_images) if augmentation.held_out_share else None
+            held_out = data.held_out(setup.schedule.held_out_images) if augmentation.count_held_out(1) else None
         return Losses(setup.objective, regularizers, self.state.regularizers, augmentation, held_out, setup.part)
 
     def play(self) -> None:

@@ -6,7 +6,6 @@ the losses of the global batch, however these couple its samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -182,9 +181,9 @@ class Losses:
         if self.augmentation is None:
             return {}
         with torch.no_grad():
-            v_held_out, images, ranks = None, len(v_real), self.part.ranks
+            v_held_out, images = None, len(v_real)
             if self.held_out is not None:
-                count = math.ceil(images / ranks * self.augmentation.held_out_share) * ranks
+                count = self.augmentation.count_held_out(images)
                 chosen = self.part.take(torch.randint(len(self.held_out), (count,), device=v_real.device))
                 v_held_out = self.part.gather(discriminate(discriminator, self.disturb(self.held_out[chosen]), None))
             outputs = Outputs(self.game.margin(v_real, v_fake), v_real, v_fake, v_held_out)

@@ -137,7 +137,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     yield "relativistic for a divergence", partial(Case, CriticObjective("relativistic", "kl"))
     yield "diffaugment", partial(Case, augmentation=DiffAugment())
     yield "ada", partial(Case, augmentation=ADA(ramp_images=100, interval=2, target=0.1))
-    yield "ada held out", partial(Case, augmentation=ADA(measure="held_out", ramp_images=100, interval=2))
+    yield "ada held out", partial(Case, augmentation=ADA(measure="held_out", ramp_images=100, interval=3))
     for name, table in TABLES.items():
         yield name, partial(Case, table=table)
     yield "batch norm, bf16", partial(Case, table=TABLES["batch norm"], precision="bf16")
