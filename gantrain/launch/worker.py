@@ -80,7 +80,7 @@ def train_in_processes(prepared: PreparedRun, folder: RunFolder, bundle: Mapping
                     passed_on = stop.number
                     send(agent, f"{passed_on}\n")
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-        raise_result(place, folder)
+        raise_result(place, folder, passed_on)
 
 
 @contextmanager
@@ -134,15 +134,18 @@ def copy_output(stream: IO[bytes] | None) -> None:
             print(printable(line.decode(errors="replace").rstrip("\n")), flush=True)
 
 
-def raise_result(place: Path, folder: RunFolder) -> None:
-    """Raise what ended the first process, if it did not finish."""
-    if not (place / RESULT).exists():
+def raise_result(place: Path, folder: RunFolder, passed_on: int | None) -> None:
+    """Raise what ended the first process, if it did not finish; `passed_on` is the signal that it was sent from here.
+
+    Another signal is torchrun's, which ends all processes when one is lost.
+    """
+    result = json.loads((place / RESULT).read_text(encoding="utf-8")) if (place / RESULT).exists() else None
+    if result is None or (result["signal"] and passed_on is None):
         copy_text((place / LOG).read_text(encoding="utf-8", errors="replace"))
         raise LostProcessError(
             f"a process of this run ended without a word, as when the system kills it because memory runs out; what "
             f"torchrun said is in {folder.log}; go on with: gantrain resume {shlex.quote(str(folder.path))}"
         )
-    result = json.loads((place / RESULT).read_text(encoding="utf-8"))
     if result["signal"]:
         raise Interrupted(result["message"], result["signal"])
     if result["exit_code"]:

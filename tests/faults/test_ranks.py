@@ -8,7 +8,8 @@ import random
 import shutil
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,16 @@ def find_family(pid: int) -> list[int]:
         children = Path(f"/proc/{parent}/task/{parent}/children")
         found += map(int, children.read_text().split()) if children.exists() else []
     return found
+
+
+@contextmanager
+def frozen(processes: list[int]) -> Iterator[None]:
+    """Stop processes for the time of the block."""
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
 
 
 def weights(folder: Path) -> torch.Tensor:
@@ -120,8 +131,9 @@ def test_a_checkpoint_that_cannot_be_written_ends_all_processes(tried, times, tm
     with tried("a checkpoint that cannot be written, on two devices"):
         command = Command(tmp_path / "log", *training(folder, 2, ENDLESS), daemon=False)
         command.wait_until(lambda: list(folder.glob("checkpoints/*.pt")))
-        shutil.rmtree(folder / "checkpoints")
-        (folder / "checkpoints").write_text("in the way")
+        with frozen(find_family(command.pid)):
+            shutil.rmtree(folder / "checkpoints")
+            (folder / "checkpoints").write_text("in the way")
         assert command.wait() == 7, command.output
         assert RunFolder(folder).read_summary()["exit_code"] == 7
 
