@@ -25,9 +25,8 @@ from gantrain.errors import ConfigError, UntypedCodeError, describe_choice, sugg
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
-from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import F_DIVERGENCE
-from gantrain.objectives.objective import Objective
+from gantrain.objectives.objective import Game
 from gantrain.ranges import Numbers
 from gantrain.regularizers.gradient_penalties import Regularizer
 from gantrain.regularizers.regularizers import REGULARIZERS, upgrade_section
@@ -48,7 +47,7 @@ class Settings(Config):
     the averaged generator. `execution`: how iterations are computed.
     """
 
-    objective: Objective | CriticObjective = dataclasses.field(compare=False)
+    objective: Game = dataclasses.field(compare=False)
     tables: networks.Tables
     regularizers: tuple[Regularizer, ...]
     augmentation: Augmentation | None

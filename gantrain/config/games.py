@@ -12,19 +12,19 @@ from gantrain.objectives import divergences, weighting
 from gantrain.objectives.critic_objective import OWN, CriticObjective
 from gantrain.objectives.critics import CRITICS, F_DIVERGENCE, Critic
 from gantrain.objectives.divergence import Divergence
-from gantrain.objectives.objective import Objective
+from gantrain.objectives.objective import Game, Objective
 from gantrain.objectives.weighting import Weighting
 from gantrain.ranges import Kind, Numbers
 
 
-def build_objective(config: Config, smoothing: float) -> Objective | CriticObjective:
+def build_objective(config: Config, smoothing: float) -> Game:
     """Return the game that the config describes; `smoothing` is the share of the data that counts as samples.
 
     Raises ConfigError for one that cannot train.
     """
     asked, critic = config.gen_weights, parse_critic(config.critic)
     weights, gen_div = parse_weighting(asked.normalise, asked.spread), parse_gen_div(config)
-    game: Objective | CriticObjective
+    game: Game
     if critic is None:
         disc_div = parse_disc_div(config.disc_div.name)
         gen_div = disc_div if isinstance(gen_div, str) else gen_div

@@ -6,6 +6,7 @@ Beyond the interval on which a formula and its slope are finite it is extended b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,10 @@ Formula = Callable[["Tensor"], "Tensor"]
 
 # Values and slopes up to 2^100 leave float32 (2^128) room to sum a batch and to extend along a tangent.
 LARGEST = 2.0**100
+
+FRACTION = r"\\frac\{([^{}]*)\}\{([^{}]*)\}"
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+SIGNS = {"½": r"\frac{1}{2}", "α": r"\alpha", "log": r"\log", " ": "\\ ", "−": "-"}
 
 
 def softplus(r: Tensor) -> Tensor:
@@ -222,3 +227,17 @@ class Divergence:
     def outside_share(self, part: Part, r: Tensor) -> Tensor:
         """Return the share of `r` at which `evaluate` follows a tangent: a scalar."""
         return share_outside(self.finite_range(part), r)
+
+
+def format_formula(formula: str) -> str:
+    """Return a formula of the catalogue, written in LaTeX, as a line of text; unknown LaTeX is left as it is."""
+
+    def bracket(term: str) -> str:
+        return term if len(term) == 1 else f"({term})"
+
+    for sign, latex in SIGNS.items():
+        formula = formula.replace(latex, sign)
+    formula = re.sub(rf"log ({FRACTION})", r"log(\1)", formula)
+    formula = re.sub(FRACTION, lambda part: f"{bracket(part[1])} / {bracket(part[2])}", formula)
+    formula = re.sub(r"\\sqrt\{(\w)\}", r"√\1", formula)
+    return re.sub(r"\^(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), formula)
