@@ -74,25 +74,21 @@ class Regularizer:
 
     @property
     def needs_fixed_network(self) -> bool:
-        """Whether the penalty compares two passes through D."""
         return False
 
     @property
     def bounds_slope(self) -> bool:
-        """Whether D's slope has a bound, or is pulled to a number above 0."""
         return False
 
     def create_state(self) -> dict[str, Tensor]:
-        """Return the tensors that the hooks read and change in place; they travel in the checkpoint."""
+        """Return the tensors that `penalize_outputs` reads and changes in place; they travel in the checkpoint."""
         return {}
 
-    def disturb(self, x: Tensor, state: State = NO_STATE, part: Part = WHOLE) -> Tensor:
+    def disturb(self, x: Tensor, part: Part = WHOLE) -> Tensor:
         """Return what D is shown in place of `x` [B, …], in both players' steps."""
         return x
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty | None:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty | None:
         """Return the penalty at `real` and `fake` [B, …], or None; D takes the first rows of a batch, or all."""
         return None
 
@@ -156,12 +152,9 @@ class R1(Regularizer):
 
     @property
     def needs_fixed_network(self) -> bool:
-        """Whether the penalty compares two passes through D."""
         return self.sigma > 0
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         return self.penalize_slope(discriminator, real, part)
 
     def penalize_slope(self, discriminator: Discriminator, x: Tensor, part: Part) -> Penalty:
@@ -184,9 +177,7 @@ class R2(R1):
 
     name: ClassVar[str] = "r2"
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         return self.penalize_slope(discriminator, fake.detach(), part)
 
 
@@ -211,12 +202,9 @@ class GradientPenalty(Regularizer):
 
     @property
     def bounds_slope(self) -> bool:
-        """Whether D's slope has a bound, or is pulled to a number above 0."""
         return self.target > 0
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         import torch
 
         # torch's norm has the gradient 0 at 0.
@@ -244,7 +232,6 @@ class Dragan(GradientPenalty):
     spread: float = 0.5
 
     def choose_points(self, real: Tensor, fake: Tensor, part: Part) -> Tensor:
-        """Return points [B, …] near data."""
         import torch
 
         size = draw_like(torch.rand_like, one_each(real), part) * self.spread

@@ -44,7 +44,7 @@ class InstanceNoise(Regularizer):
     name: ClassVar[str] = "instance_noise"
     std: float = 0.1
 
-    def disturb(self, x: Tensor, state: State = NO_STATE, part: Part = WHOLE) -> Tensor:
+    def disturb(self, x: Tensor, part: Part = WHOLE) -> Tensor:
         import torch
 
         return x + self.std * draw_like(torch.randn_like, x, part)
@@ -141,12 +141,9 @@ class Consistency(Regularizer):
 
     @property
     def needs_fixed_network(self) -> bool:
-        """Whether the penalty compares two passes through D."""
         return True
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         def compare(x: Tensor) -> Tensor:
             return part.gather((discriminator(x) - discriminator(mirror_and_shift(x, part))).square()).mean()
 
@@ -184,7 +181,6 @@ class WeightClipping(Regularizer):
 
     @property
     def bounds_slope(self) -> bool:
-        """Whether D's slope has a bound, or is pulled to a number above 0."""
         return True
 
     def constrain(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -168,7 +168,7 @@ class Losses:
         """Return `x` [B, …] as it is shown to D: augmented, then as the regularizers disturb it."""
         x = self.augment(x)
         for one in self.by_hook["disturb"]:
-            x = one.disturb(x, self.states.get(one.name, NO_STATE), self.part)
+            x = one.disturb(x, self.part)
         return x
 
     def augment(self, x: Tensor) -> Tensor:
@@ -210,10 +210,9 @@ class Losses:
         with torch.autocast(fake.device.type, enabled=False):
             for one in self.by_hook["penalty"]:
                 if one.name not in skipped:
-                    state = self.states.get(one.name, NO_STATE)
                     with evaluating(discriminator) if one.needs_fixed_network else nullcontext():
                         judged = judge if one.needs_fixed_network else judge_augmented
-                        penalties.append((one, one.penalty(judged, real.images, fake, state, self.part)))
+                        penalties.append((one, one.penalty(judged, real.images, fake, self.part)))
         if skipped and not penalties:
             nothing = torch.zeros((), device=fake.device)
             return nothing, {"loss/penalty": nothing}
