@@ -11,7 +11,7 @@ from gantrain.objectives import divergences
 from gantrain.objectives.critics import CRITICS, Critic
 from gantrain.objectives.divergence import Divergence, log_sigmoid
 from gantrain.objectives.estimates import Pair
-from gantrain.objectives.objective import DEFAULT_OBJECTIVE, GENERATOR_OBJECTIVES, Game, Statistics
+from gantrain.objectives.objective import DEFAULT_OBJECTIVE, GENERATOR_OBJECTIVES, Game, Loss
 from gantrain.objectives.weighting import OFF, Weighting
 from gantrain.ranges import Choice
 
@@ -84,11 +84,11 @@ class CriticObjective(Game):
             f"choose gen_div=own, the critic's own loss, or {ways_out}"
         )
 
-    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Loss:
         loss = self.critic.discriminator_loss(v_real, v_fake)
         return loss, {"loss/discriminator": loss} | self.critic.describe(v_real.detach(), v_fake.detach())
 
-    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> tuple[Tensor, Statistics]:
+    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> Loss:
         if self.gen_div is None:
             loss = self.critic.generator_loss(v_fake, v_real)
             return loss, {"loss/generator": loss}

@@ -74,20 +74,6 @@ class Range:
         return math.isinf(self.low) and math.isinf(self.high)
 
 
-def find_finite_range(formula: Formula, factors: Sequence[Formula], name: str) -> Range:
-    """Return the interval around r = 0 on which `formula`, its slope and `factors` stay below 2^100 in float32.
-
-    Raises ConfigError, which speaks of the divergence `name`, if there is none.
-    """
-    import torch
-
-    # Independent of the modes and the device of the first caller, since the result is kept.
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
-        low, low_slope = _find_end(formula, factors, name, sign=-1)
-        high, high_slope = _find_end(formula, factors, name, sign=+1)
-    return Range(low, high, low_slope, high_slope)
-
-
 def _find_end(formula: Formula, factors: Sequence[Formula], name: str, sign: int) -> tuple[float, float]:
     """Return the last r of a fine geometric grid from 0 at which everything is finite, and the slope there."""
     import torch
@@ -106,26 +92,6 @@ def _find_end(formula: Formula, factors: Sequence[Formula], name: str, sign: int
     if count == 0:
         raise ConfigError(f"{name} leaves float32's range already beside r = 0; choose a smaller number in it")
     return float(r[count - 1]), float(slopes[count - 1])
-
-
-def extend_linearly(formula: Formula, limits: Range, r: Tensor) -> Tensor:
-    """Evaluate `formula` elementwise inside `limits`, and its tangents at the ends beyond them (C1)."""
-    import torch
-
-    with torch.autocast(r.device.type, enabled=False):
-        if limits.everywhere:
-            return formula(r)
-        above, below = (r - limits.high).relu(), (limits.low - r).relu()
-        # Not clamp, whose gradient is 0 at the ends themselves.
-        inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
-        return formula(inside) + limits.high_slope * above - limits.low_slope * below
-
-
-def share_outside(limits: Range, r: Tensor) -> Tensor:
-    """Return the share of `r` outside `limits`: a scalar."""
-    if limits.everywhere:
-        return r.new_zeros(())
-    return ((r < limits.low) | (r > limits.high)).mean(dtype=r.dtype)
 
 
 @dataclass(frozen=True)
@@ -214,19 +180,37 @@ class Divergence:
 
         Raises ConfigError if there is none around r = 0.
         """
+        import torch
+
         if part not in self.ranges:
             # f's factors too: rounded to 0 or ∞, they would cancel.
             factors = [each for each in (self.ratio, self.real, self.fake) if each is not None] if part == "f" else []
-            self.ranges[part] = find_finite_range(getattr(self, part), factors, self.name)
+            # Independent of the modes and the device of the first caller, since the result is kept.
+            with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+                low, low_slope = _find_end(getattr(self, part), factors, self.name, sign=-1)
+                high, high_slope = _find_end(getattr(self, part), factors, self.name, sign=+1)
+            self.ranges[part] = Range(low, high, low_slope, high_slope)
         return self.ranges[part]
 
     def evaluate(self, part: Part, r: Tensor) -> Tensor:
         """Evaluate a formula elementwise, extended along its tangents beyond `finite_range` (C1)."""
-        return extend_linearly(getattr(self, part), self.finite_range(part), r)
+        import torch
+
+        formula, limits = getattr(self, part), self.finite_range(part)
+        with torch.autocast(r.device.type, enabled=False):
+            if limits.everywhere:
+                return formula(r)
+            above, below = (r - limits.high).relu(), (limits.low - r).relu()
+            # Not clamp, whose gradient is 0 at the ends themselves.
+            inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
+            return formula(inside) + limits.high_slope * above - limits.low_slope * below
 
     def outside_share(self, part: Part, r: Tensor) -> Tensor:
         """Return the share of `r` at which `evaluate` follows a tangent: a scalar."""
-        return share_outside(self.finite_range(part), r)
+        limits = self.finite_range(part)
+        if limits.everywhere:
+            return r.new_zeros(())
+        return ((r < limits.low) | (r > limits.high)).mean(dtype=r.dtype)
 
 
 def format_formula(formula: str) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Statistics = dict[str, "Tensor"]
+Loss = tuple["Tensor", Statistics]  # a scalar to descend, and scalars to report
 
 # gen_objective → the formula of f_G that is averaged over samples, and its sign in the loss.
 GENERATOR_OBJECTIVES: dict[str, tuple[Part, int]] = {
@@ -46,7 +47,7 @@ class Game(ABC):
     Attributes:
         critic_name: What trains D, as in configs.
         gen_div: The divergence that trains G through `gen_objective` and `weighting`; None for the critic's own loss.
-        gen_formulas: Those of `gen_div` in one coordinate of D's outputs, the log-ratio if `has_log_ratio`.
+        gen_formulas: Those of `gen_div` in one coordinate of D's outputs, the log-ratio if D gives one.
         trained: The divergences of both players.
         gives_ratio: Whether the log-ratio follows from D's output.
         missing_ratio: Why `log_ratio` returns None, if it does.
@@ -65,7 +66,6 @@ class Game(ABC):
     weighting: Weighting
     trained: tuple[Divergence, ...]
     gives_ratio: GivesRatio
-    has_log_ratio: bool = True
     missing_ratio: str
     headline: str
     main_divergence: Divergence | None
@@ -78,11 +78,11 @@ class Game(ABC):
     # What the players descend
 
     @abstractmethod
-    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Loss:
         """Return the loss of D, a scalar that may couple the samples of the batch, and what D makes of the batch."""
 
     @abstractmethod
-    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> tuple[Tensor, Statistics]:
+    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> Loss:
         """Return the loss of G, a scalar; `v_real` is None unless `needs_real`."""
 
     @abstractmethod
@@ -110,10 +110,11 @@ class Game(ABC):
     @property
     def has_weights(self) -> bool:
         """Whether G's gradient in the log-ratio is the weight of a divergence: `matched`, and D gives a ratio."""
-        is_matched = self.gen_div is not None and self.gen_objective == "matched" and self.has_log_ratio
-        return is_matched and self.gen_formulas.log_weight is not None
+        if self.gen_div is None or self.gen_objective != "matched" or self.gives_ratio == "no":
+            return False
+        return self.gen_formulas.log_weight is not None
 
-    def divergence_loss(self, s: Tensor) -> tuple[Tensor, Statistics]:
+    def divergence_loss(self, s: Tensor) -> Loss:
         """Return the loss of `gen_objective` at samples with the coordinates `s` [B], and scalars to report.
 
         With weights that are rescaled, the returned loss is −mean(w_β(r) r), whose value means nothing: its gradient
@@ -131,7 +132,7 @@ class Game(ABC):
         return loss, statistics | weight_statistics
 
     def _refuse_flat_loss(self, gen_div: Divergence) -> None:
-        if self.gen_objective != "ratio" and self.has_log_ratio and not gen_div.invertible:
+        if self.gen_objective != "ratio" and self.gives_ratio != "no" and not gen_div.invertible:
             raise ConfigError(
                 f"gen_objective={self.gen_objective} has a zero gradient for gen_div={gen_div.name}, whose f' is a "
                 "step; choose gen_objective=ratio, or another gen_div"
@@ -208,10 +209,10 @@ class Objective(Game):
         self.trained, self.main_divergence = (self.disc_div, self.gen_div), self.disc_div
         self.headline = f"bound/{self.disc_div.name}"
         self.head = heads.get_head(head, self.disc_div)
-        self.has_log_ratio, self.gives_ratio = self.head.has_log_ratio, "yes" if self.head.has_log_ratio else "no"
+        self.gives_ratio = "yes" if self.head.has_log_ratio else "no"
         self.missing_ratio = f"disc_div={self.disc_div.name} with head={self.head.name} gives no log-ratio"
         # f_G written in the coordinate that the head gives.
-        self.gen_formulas = self.gen_div if self.has_log_ratio else self.head.divergence
+        self.gen_formulas = self.gen_div if self.head.has_log_ratio else self.head.divergence
         self._refuse_what_cannot_train()
 
     def _refuse_what_cannot_train(self) -> None:
@@ -237,7 +238,7 @@ class Objective(Game):
         self.head.divergence.finite_range("fake")
         super().prepare()
 
-    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Loss:
         """Return −bound of `disc_div`, in which a share `smoothing` of the data counts as samples."""
         divergence, smoothing = self.head.divergence, self.smoothing
         s_real, s_fake = self.coordinate(v_real), self.coordinate(v_fake)
@@ -257,7 +258,7 @@ class Objective(Game):
             statistics["ratio/invalid_share"] = invalid.mean() / 2
         return statistics
 
-    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> tuple[Tensor, Statistics]:
+    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> Loss:
         return self.divergence_loss(self.coordinate(v_fake))
 
     def coordinate(self, v: Tensor) -> Tensor:

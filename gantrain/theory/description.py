@@ -30,7 +30,7 @@ def describe_objective(objective: Game) -> list[str]:
     part, sign = GENERATOR_OBJECTIVES[objective.gen_objective]
     loss = f"{'−' if sign < 0 else ''}{LOSSES[part]}"
     lines.append(f"G minimises E_q[{loss}] of {gen_div.name}, f(u) = {format_formula(gen_div.formula)}")
-    if not objective.has_log_ratio:
+    if objective.gives_ratio == "no":
         return [*lines, f"r is not recovered: {objective.missing_ratio}, and D's output is T itself"]
     if objective.weighting.is_on:
         lines += _describe_weights(gen_div.name, objective.weighting.spread)
