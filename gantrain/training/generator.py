@@ -27,10 +27,10 @@ STANDING = ", standing statistics"
 
 
 @torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, batch_size: int = BATCH) -> Tensor:
+def generate(generator: nn.Module, latents: Tensor) -> Tensor:
     """Return samples [N, …] on the CPU for latents [N, L], with batch norm in evaluation mode."""
     with evaluating(generator), allow_tf32(False):
-        return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
+        return torch.cat([generator(z).float().cpu() for z in latents.split(BATCH)])
 
 
 @torch.no_grad()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+Factory = Callable[["nn.Module"], "Optimizer"]
+
 PLAYERS = ("discriminator", "generator")
 NEEDS_CLOSURE = ("LBFGS",)
 # Arguments that mean the same in every class, and what they have to be.
@@ -99,9 +101,7 @@ def accepted_values(name: str, default: object) -> Accepted | None:
     return numbers if isinstance(default, int | float) else None
 
 
-def create_factories(
-    settings: Mapping[str, OptimizerSettings], device: torch.device
-) -> dict[str, Callable[[nn.Module], Optimizer]]:
+def create_factories(settings: Mapping[str, OptimizerSettings], device: torch.device) -> dict[str, Factory]:
     """Return for each player a function from a network to its optimizer, tried for one step on `device`.
 
     The fused form, one kernel for all parameters, is taken where the class and the device have it. Raises ConfigError
@@ -110,7 +110,7 @@ def create_factories(
     return {player: create_factory(each.name, each.first_arguments, device) for player, each in settings.items()}
 
 
-def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
+def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Factory:
     """Return a function from a network to the optimizer `name`, fused if possible. Raises ConfigError."""
     if "fused" in signature(name) and given.get("fused") is None and not given.get("foreach"):
         with suppress(ConfigError):
@@ -118,7 +118,7 @@ def create_factory(name: str, given: Mapping[str, Any], device: torch.device) ->
     return try_factory(name, given, device)
 
 
-def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
+def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Factory:
     """Return a function from a network to its optimizer, after one step on `device`. Raises ConfigError."""
     import torch
 
