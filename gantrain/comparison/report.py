@@ -18,6 +18,7 @@ from gantrain.comparison.configurations import error_metric
 from gantrain.comparison.labels import short_key
 from gantrain.comparison.plots import encode_plots
 from gantrain.comparison.runs import Run, command_lines, natural_key, provenance, read_picture
+from gantrain.comparison.statistics import LEVEL
 from gantrain.comparison.untrusted import clean_text
 from gantrain.console import printable
 from gantrain.errors import ConfigError, DataError
@@ -42,7 +43,8 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     with convert_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / "compare.csv", rows.csv_text(comparison))
-        write_json(out / "compare.json", rows.tests_document(comparison))
+        tests = {"baseline": comparison.baseline.label, "level": LEVEL, "tests": rows.finding_rows(comparison)}
+        write_json(out / "compare.json", tests)
         for name, files in figures.items():
             for kind, data in files.items():
                 write_file(out / f"compare-{name}.{kind}", data)

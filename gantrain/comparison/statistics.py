@@ -17,7 +17,6 @@ from typing import Any, ClassVar, TypeVar
 
 from gantrain.comparison.configurations import ROUNDING, Configuration, Estimate
 from gantrain.comparison.labels import short_key
-from gantrain.comparison.runs import Run
 from gantrain.comparison.untrusted import get_nested
 from gantrain.console import format_number
 from gantrain.evaluation.metrics import better_direction
@@ -172,24 +171,20 @@ def adjust_by_holm(findings: Sequence[F]) -> list[F]:
 # What is compared
 
 
-def read_outcome(run: Run, metric: str) -> float | None:
-    """Return a metric of a run, with the sign that makes larger ones better; None if it was not measured.
-
-    It is −inf for a run that failed, or if the evaluation has null: the number was infinite.
-    """
-    value = run.metrics.get(metric)
-    if not run.is_finished:
-        return -math.inf if run.status == "failed" else None
-    if value is not None:
-        return better_direction(metric) * value
-    found = get_nested(run.evaluation, "metrics")
-    return -math.inf if isinstance(found, dict) and metric in found else None
-
-
 def read_outcomes(configuration: Configuration, metric: str) -> dict[str, float]:
-    """Return the outcomes of a configuration's runs by seed, without those that were not measured."""
-    found = ((run.seed, read_outcome(run, metric)) for run in configuration.runs)
-    return {seed: outcome for seed, outcome in found if outcome is not None}
+    """Return a metric of a configuration's runs by seed, with the sign that makes larger ones better.
+
+    It is −inf for a run that failed, or if the evaluation has null: the number was infinite. A run whose metric was not
+    measured is left out.
+    """
+    outcomes = {}
+    for run in configuration.runs:
+        evaluated = get_nested(run.evaluation, "metrics")
+        if run.is_finished and metric in run.metrics:
+            outcomes[run.seed] = better_direction(metric) * run.metrics[metric]
+        elif run.status == "failed" or (run.is_finished and isinstance(evaluated, dict) and metric in evaluated):
+            outcomes[run.seed] = -math.inf
+    return outcomes
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -254,7 +249,7 @@ def rank_differences(found: Difference, changes: Sequence[float]) -> Difference:
     ranks, p = np.sign(nonzero) * rankdata(abs(nonzero)), 1.0
     if len(nonzero) > EXACT_PAIRS:
         p = float(wilcoxon(nonzero, method="asymptotic").pvalue)
-    elif len(nonzero) > 1:
+    elif len(nonzero) > 1:  # much faster than wilcoxon(method=PermutationMethod())
         p = float(permutation_test((ranks,), np.sum, permutation_type="samples", vectorized=True).pvalue)
     return replace(found, test=SIGNED_RANK, p=p, improves=bool(ranks.sum() > 0))
 
