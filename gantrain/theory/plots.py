@@ -36,8 +36,7 @@ SAME_FIT = 1e-6  # difference of means and widths, in standard deviations of the
 def save_divergence_figures(chosen: Sequence[Divergence], folder: Path) -> list[str]:
     """Write every figure of the chosen divergences into `folder`, as NAME.png and NAME.svg; return the names.
 
-    Raises:
-        OSError: A file cannot be written.
+    Raises OSError.
     """
     with plotting.use_style():
         for name, draw in FIGURES.items():
