@@ -129,21 +129,14 @@ def mean_distance(points: Tensor) -> float:
     return total / (len(points) * (len(points) - 1))
 
 
-class SupportSize(NamedTuple):
-    """Estimated number of different samples, and its ratio to that of different real images."""
-
-    size: float
-    ratio: float
-
-
-def support_size(samples: Tensor, real: Tensor) -> SupportSize:
-    """Return how many different samples there are if all are equally likely: pairs by pairs that are duplicates.
+def support_size(samples: Tensor, real: Tensor) -> tuple[float, float]:
+    """Return how many different samples there are if all are equally likely, and the ratio to that of real images.
 
     n draws from S equally likely ones hold n(n − 1)/2S equal pairs on average, the birthday paradox (Arora and Zhang
-    2017, arXiv 1706.08224, who judged by eye). Here a pair is a duplicate if it is as close as the closest 1 % of real
-    images are to their nearest other one; without duplicates the number of pairs is a lower bound. The same estimate of
-    the real images, which should be as many as the samples, is what the ratio is to. Images, samples `[M, P]` and real
-    `[N, P]`, are given by their 8-bit pixels.
+    2017, arXiv 1706.08224, who judged by eye), so that S is all pairs by those that are duplicates. Here a pair is a
+    duplicate if it is as close as the closest 1 % of real images are to their nearest other one; without duplicates the
+    number of pairs is a lower bound. The same estimate of the real images, which should be as many as the samples, is
+    what the ratio is to. Images, samples `[M, P]` and real `[N, P]`, are given by their 8-bit pixels.
     """
     nearest = torch.cat([rows.amin(1) for rows in _squared_distances(real)])
     threshold = nearest.quantile(DUPLICATE_SHARE)
@@ -154,7 +147,7 @@ def support_size(samples: Tensor, real: Tensor) -> SupportSize:
 
     size = estimate_size(samples, len(samples))
     close = real[nearest <= threshold]  # all other images are in no duplicate pair
-    return SupportSize(size, size / estimate_size(close, len(real)))
+    return size, size / estimate_size(close, len(real))
 
 
 def _squared_distances(pixels: Tensor) -> Iterator[Tensor]:
