@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gantrain.comparison import rows, tables
 from gantrain.comparison.comparison import Comparison
@@ -54,8 +57,6 @@ def write_report(comparison: Comparison, out: Path) -> Path:
 
 def render_page(comparison: Comparison, figures: Mapping[str, Mapping[str, bytes]]) -> str:
     """Return the page with these figures, as of `encode_plots`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("gantrain.comparison", "."),
         autoescape=True,
@@ -111,7 +112,7 @@ class Grid(NamedTuple):
 def _read_samples(comparison: Comparison) -> list[tuple[str, list[Grid]]]:
     """Return the newest grids by seed, the seed of most finished runs first, which also shows the data."""
     grids: dict[str, list[Grid]] = {}
-    finished: dict[str, int] = {}
+    finished: Counter[str] = Counter()
     data: dict[str, Grid] = {}
     for configuration in comparison.configurations:
         for run in configuration.runs:
@@ -119,12 +120,13 @@ def _read_samples(comparison: Comparison) -> list[tuple[str, list[Grid]]]:
                 clock = f"{int(name[-16:-4]):,} images"
                 caption = clock if run.is_finished else f"{clock}, {run.status}"
                 grids.setdefault(run.seed, []).append(_read_grid(run, name, configuration.name, caption))
-                finished[run.seed] = finished.get(run.seed, 0) + run.is_finished
+                finished[run.seed] += run.is_finished
                 if (label := clean_text(run.fact("data", "label"))) not in data:
                     data[label] = _read_grid(run, "samples/real.png", "data", label)
-    first, *others = sorted(grids, key=lambda seed: (-finished[seed], natural_key(seed))) or [""]
-    groups = [(first, [*data.values(), *grids.get(first, [])]), *((seed, grids[seed]) for seed in others)]
-    return [(seed, pictures) for seed, pictures in groups if pictures]
+    seeds = sorted(grids, key=lambda seed: (-finished[seed], natural_key(seed)))
+    for seed in seeds[:1]:
+        grids[seed] = [*data.values(), *grids[seed]]
+    return [(seed, grids[seed]) for seed in seeds]
 
 
 def _read_grid(run: Run, name: str, heading: str, caption: str) -> Grid:

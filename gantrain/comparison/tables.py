@@ -41,12 +41,8 @@ class MetricTable(NamedTuple):
 
     group: str
     metrics: list[str]
+    heads: list[str]  # of the columns of numbers
     rows: list[Row]
-
-    @property
-    def heads(self) -> list[str]:
-        """Heads of the columns of numbers."""
-        return [name_column(self.group, metric) + NO_BOUND * metric.startswith(ESTIMATES) for metric in self.metrics]
 
 
 def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
@@ -66,7 +62,8 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
         if any(metric in comparison.reference for metric in names):
             numbers = [comparison.format_reference(metric) for metric in metrics]
             rows.append(Row(None, [""] * len(comparison.descriptions), numbers, [False] * len(metrics)))
-        yield MetricTable(group, metrics, rows)
+        heads = [name_column(group, metric) + NO_BOUND * metric.startswith(ESTIMATES) for metric in metrics]
+        yield MetricTable(group, metrics, heads, rows)
 
 
 class FindingTable(NamedTuple):
