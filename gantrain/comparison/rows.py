@@ -33,7 +33,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, str | int | float | None]
     for configuration in comparison.configurations:
         for run in configuration.runs:
             described, made = describe_weights(run, run.weights.get(EFFECTIVE_ORDER)), provenance(run)
-            about: dict[str, str | int | float | None] = {
+            row: dict[str, str | int | float | None] = {
                 "run": str(run.path),
                 "configuration": configuration.label,
                 "baseline": configuration is comparison.baseline,
@@ -43,10 +43,10 @@ def run_rows(comparison: Comparison) -> list[dict[str, str | int | float | None]
                 "reason": run.reason,
                 "images": _whole_number(format_setting(run.fact("images"))),
                 **{head: described[head] for head in comparison.descriptions},
+                **{name: made.get(name) for name in facts},
+                **{name: run.metrics.get(name) for name in metrics},
             }
-            rows.append(
-                about | {name: made.get(name) for name in facts} | {name: run.metrics.get(name) for name in metrics}
-            )
+            rows.append(row)
     return rows
 
 
