@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from gantrain.errors import ConfigError, describe_choice
+from gantrain.errors import ConfigError, describe_choice, suggest
 
 
 @dataclass(frozen=True)
 class Numbers:
     """Finite numbers in an interval, only whole ones if `whole`; and the values `also`, such as None.
 
-    `at_least` and `at_most` belong to the interval, `above` and `below` do not.
+    `at_least` and `at_most` belong to the interval, `above` and `below` do not. If `follows_clock`, a schedule of such
+    numbers may stand in place of one.
     """
 
     whole: bool = False
@@ -22,6 +24,7 @@ class Numbers:
     below: float = math.inf
     at_most: float = math.inf
     also: tuple[object, ...] = ()
+    follows_clock: bool = False
 
     def check(self, key: str, value: object) -> None:
         """Raise ConfigError for another value."""
@@ -78,7 +81,7 @@ class NumberList:
 
     def check(self, key: str, value: object) -> None:
         """Raise ConfigError for another value."""
-        if not isinstance(value, list) or len(value) != self.length or any(map(is_no_number, value)):
+        if not isinstance(value, list) or len(value) != self.length or not {*map(type, value)} <= {int, float}:
             raise ConfigError(f"{key}={value} must be {self.length} numbers, as in {list(self.example)}")
         for number in value:
             try:
@@ -90,6 +93,19 @@ class NumberList:
 Accepted = Numbers | Choice | Kind | NumberList
 
 
-def is_no_number(value: object) -> bool:
-    """Return whether `value` is neither an int nor a float; True and False are no numbers."""
-    return isinstance(value, bool) or not isinstance(value, int | float)
+def setting(default: Any, accepted: Accepted) -> Any:
+    """Return a field of a dataclass with the values that it accepts."""
+    return field(default=default, metadata={"accepted": accepted})
+
+
+def accepted_by_field(kind: type, default: Accepted | None = None) -> dict[str, Any]:
+    """Return what each field of a dataclass accepts; `default` for those that do not say."""
+    return {item.name: item.metadata.get("accepted", default) for item in fields(kind)}
+
+
+def check_keys(where: str, given: Iterable[object], known: Collection[str]) -> None:
+    """Raise ConfigError for the first key that is not known."""
+    for key in given:
+        if key not in known:
+            listed = f"\n  keys: {', '.join(known)}" if known else ""
+            raise ConfigError(f"{where} has no key {key}{suggest(str(key), known)}{listed}")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gantrain.errors import ConfigError, suggest
-from gantrain.ranges import Choice, Numbers
+from gantrain.errors import ConfigError
+from gantrain.ranges import Accepted, Choice, Numbers, check_keys
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +80,7 @@ def parse_number(key: str, value: Any, accepted: Numbers) -> float | Ramp:
         accepted.check(key, value)
         return value
     form = f"{key}={{from: …, to: …, images: …, shape: {'|'.join(SHAPES)}}}"
-    for name in value.keys() - set(KEYS):
-        raise ConfigError(f"{key} has no key {name}{suggest(str(name), KEYS)}; a schedule is {form}")
+    check_keys(key, value, KEYS)
     for name in KEYS[:3]:
         if name not in value:
             raise ConfigError(f"{key} is a schedule without {name}; it is {form}")
@@ -95,15 +94,22 @@ def parse_number(key: str, value: Any, accepted: Numbers) -> float | Ramp:
     return Ramp(value["from"], value["to"], value["images"], shape)
 
 
+def parse_value(key: str, value: Any, accepted: Accepted | None) -> Any:
+    """Return the value of a key, a `Ramp` for a schedule; not checked if `accepted` is None. Raises ConfigError."""
+    if isinstance(accepted, Numbers) and accepted.follows_clock:
+        return parse_number(key, value, accepted)
+    if is_ramp(value):
+        raise ConfigError(f"{key} is no number that could follow a schedule; give it one value")
+    if accepted is not None:
+        accepted.check(key, value)
+    return value
+
+
 def parse_decay(value: Any) -> float | Ramp | HalfLife:
     """Return the setting `ema`: a decay per update of G, a ramp of it, or a half-life. Raises ConfigError."""
     if not isinstance(value, Mapping) or is_ramp(value):
         return parse_number("ema", value, Numbers(at_least=0, at_most=1))
-    known = [item.name for item in fields(HalfLife)]
-    for name in value.keys() - set(known):
-        raise ConfigError(
-            f"ema has no key {name}{suggest(str(name), known)}; write ema={{half_life: 10000, ramp: 0.05}}"
-        )
+    check_keys("ema", value, [item.name for item in fields(HalfLife)])
     if "half_life" not in value:
         raise ConfigError("ema has no half_life; write ema={half_life: 10000, ramp: 0.05}")
     Numbers(above=0).check("ema.half_life", value["half_life"])

@@ -1,6 +1,6 @@
 """Random streams that need no stored state.
 
-Every random number of a run is a function of (seed, stream name, clock, rank), so a resumed run draws the same numbers
+Every random number of a run is a function of (seed, stream name, clock), so a resumed run draws the same numbers
 as an uninterrupted one, and reporting or sampling cannot shift those of training.
 """
 
@@ -15,19 +15,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def stream_seed(seed: int, stream: str, clock: int = 0, rank: int = 0) -> int:
-    """Return a 63-bit seed for the numbers of `stream` at `clock` (images shown to D) on process `rank`."""
-    key = f"{seed}/{stream}/{clock}/{rank}".encode()
+def stream_seed(seed: int, stream: str, clock: int = 0) -> int:
+    """Return a 63-bit seed for the numbers of `stream` at `clock` (images shown to D), the same in every process."""
+    key = f"{seed}/{stream}/{clock}/0".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1
 
 
-def stream_generator(
-    seed: int, stream: str, clock: int = 0, rank: int = 0, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def stream_generator(seed: int, stream: str, clock: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator on `device`, at the start of the stream's numbers for `clock`."""
     import torch
 
-    return torch.Generator(device).manual_seed(stream_seed(seed, stream, clock, rank))
+    return torch.Generator(device).manual_seed(stream_seed(seed, stream, clock))
 
 
 def seed_default(seed: int, device: torch.device) -> None:

@@ -337,7 +337,10 @@ def test_an_augmentation_has_its_keys_under_its_section(measure: str) -> None:
         (["augment=ada", "augment.p=0.9"], "begins above augment.max_p=0.8"),
         (["augment=ada", "augment.p={from: 0, to: 0.5, images: 100}"], "needs augment.measure=none"),
         (["augment=diffaugment", "augment.p={from: 0, to: 2, images: 100}"], "augment.p.to=2 must be"),
-        (["augment=diffaugment", "augment.color={from: 0, to: 1, images: 100}"], "augment.color={'from'"),
+        (
+            ["augment=diffaugment", "augment.color={from: 0, to: 1, images: 100}"],
+            "augment.color is no number",
+        ),
         (["augment.name=adda"], "did you mean ada"),
         (["augment.name=[ada]"], "did you mean ada"),
         *(

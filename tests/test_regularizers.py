@@ -560,7 +560,7 @@ def test_the_best_output_under_label_smoothing(name: str, smoothing: float) -> N
 def test_the_neutral_regularizer_does_nothing() -> None:
     x = points(3, 2)
     assert Regularizer().smoothing == 0
-    assert Regularizer().penalty(half_square, x, x) is None
+    assert Losses(Objective("gan", "kl"), [Regularizer()]).penalty(half_square, Batch(x), x) is None
 
 
 def test_every_regularizer_has_defaults() -> None:

@@ -28,6 +28,7 @@ from gantrain.theory.verification import PARTS, Training
 
 GAN = Objective(divergences.gan, divergences.gan)
 MLP = yaml.safe_load((CONF / "architecture" / "mlp.yaml").read_text(encoding="utf-8"))
+EVERY = tuple(CATALOGUE.values())
 FAST = ("case=gaussians", "images=10000", "batch_size=200", "held_out=5000", "seeds=2")
 
 
@@ -69,29 +70,19 @@ def expectation(case, integrand):
     return sum(pieces)
 
 
-def measure(discriminator, case, seed=0):
-    return verification.measure_discriminator(discriminator, GAN, case, seed=seed, draws=20_000)
+def measure(discriminator, case, seed=0, known=EVERY, draws=20_000):
+    return verification.measure_discriminator(discriminator, GAN, case, known, seed=seed, draws=draws)
 
 
 @pytest.fixture(scope="module")
 def exact_ratio():
     """The readings over two seeds of the exact log-ratio as the discriminator, for every case."""
-
-    def readings(case):
-        runs = [measure(case.log_ratio, case, s) for s in (0, 1)]
-        return {name: findings.average_over_seeds([run[name] for run in runs]) for name in runs[0]}
-
-    return {name: readings(case) for name, case in CASES.items()}
+    return {name: read_exact_ratio(case) for name, case in CASES.items()}
 
 
-def exact_bounds(case, known, seeds=(0, 1), draws=20_000):
-    runs = [verification.measure_exact_ratio(known, case, seed=seed, draws=draws) for seed in seeds]
-    return {name: findings.average_over_seeds([run[name] for run in runs]) for name in known}
-
-
-@pytest.fixture(scope="module")
-def at_exact_ratio():
-    return {name: exact_bounds(case, CATALOGUE) for name, case in CASES.items()}
+def read_exact_ratio(case, **options):
+    runs = [measure(case.log_ratio, case, seed, **options) for seed in (0, 1)]
+    return {name: findings.average_over_seeds([run[name] for run in runs]) for name in runs[0]}
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +183,8 @@ def test_a_bound_exceeds_beyond_five_of_its_largest_error(bound, error, variance
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_exact_ratio_reaches_the_truth_and_exceeds_nowhere(exact_ratio, at_exact_ratio, truths, case):
-    found = findings.compare_with_truth(truths[case], exact_ratio[case], at_exact_ratio[case], draws=40_000)
+def test_the_exact_ratio_reaches_the_truth_and_exceeds_nowhere(exact_ratio, truths, case):
+    found = findings.compare_with_truth(truths[case], exact_ratio[case], draws=40_000)
     assert [each.name for each in found] == list(CATALOGUE)
     for each in found:
         assert not each.exceeds, each
@@ -222,9 +213,9 @@ def test_a_ratio_that_is_wrong_has_a_lower_bound_and_a_known_error():
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("factor", [0.5, 1.5])
-def test_against_a_wrong_truth_the_check_fails(exact_ratio, at_exact_ratio, truths, case, factor):
+def test_against_a_wrong_truth_the_check_fails(exact_ratio, truths, case, factor):
     wrong = {name: true._replace(value=factor * true.value) for name, true in truths[case].items()}
-    found = findings.compare_with_truth(wrong, exact_ratio[case], at_exact_ratio[case], draws=40_000)
+    found = findings.compare_with_truth(wrong, exact_ratio[case], draws=40_000)
     judged = {each.name for each in found if math.isfinite(each.exact_ratio_standard_error)}
     exceeding, deviating = ({each.name for each in found if getattr(each, rule)} for rule in ("exceeds", "deviates"))
     certain = {"kl", "gan", "squared_hellinger", "le_cam", "total_variation"}
@@ -268,10 +259,12 @@ def test_training_that_is_not_finite_stops():
         verification.train_discriminator(CASES["gaussians"], GAN, MLP, training=absurd, seed=0)
 
 
-def test_where_the_variance_is_infinite_the_table_has_a_heavy_tail_in_place_of_an_error(at_exact_ratio, truths):
-    exact = at_exact_ratio["mixture"]
-    readings = {f"{group}/{name}": exact[name] for group in ("bound", "estimate") for name in CATALOGUE}
-    found = findings.compare_with_truth(truths["mixture"], readings, exact, draws=40_000)
+def test_where_the_variance_is_infinite_the_table_has_a_heavy_tail_in_place_of_an_error(exact_ratio, truths):
+    exact = exact_ratio["mixture"]
+    readings = {
+        f"{group}/{name}": exact[f"exact/{name}"] for group in ("bound", "estimate", "exact") for name in CATALOGUE
+    }
+    found = findings.compare_with_truth(truths["mixture"], readings, draws=40_000)
     table = command.tabulate_divergences(found)
     heads, *rows = zip(*([str(column.header), *map(str, column.cells)] for column in table.columns), strict=True)
     assert heads[7:10] == ("exact ±", "estimate,\nno bound", "±")
@@ -394,8 +387,6 @@ def test_the_truth_follows_from_f_alone(truths, case, name):
         value, _ = cases.true_value(wrong, CASES[case].p, CASES[case].q)
         assert value == true.value
     if math.isfinite(true.variance):
-        exact = exact_bounds(CASES[case], {name: wrong}, draws=100_000)
-        found = findings.compare_with_truth(
-            {name: true}, {f"bound/{name}": exact[name], f"estimate/{name}": exact[name]}, exact, draws=200_000
-        )
+        readings = read_exact_ratio(CASES[case], known=[wrong], draws=100_000)
+        found = findings.compare_with_truth({name: true}, readings, draws=200_000)
         assert found[0].deviates, "half of the bound"

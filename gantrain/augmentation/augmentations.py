@@ -9,27 +9,22 @@ filled with 0 is filled with grey, 0.5, and contrast and luma are mirrored or sc
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from gantrain.distributed import WHOLE, Part
-from gantrain.errors import ConfigError, describe_choice, suggest
-from gantrain.ranges import Choice, Numbers
-from gantrain.schedules import Ramp, parse_number
+from gantrain.errors import ConfigError, describe_choice
+from gantrain.ranges import Choice, Numbers, accepted_by_field, check_keys, setting
+from gantrain.schedules import Ramp, parse_value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 State = Mapping[str, "Tensor"]
 SHARE = Numbers(at_least=0, at_most=1)
-
-
-def setting(default: Any, accepted: Numbers | Choice = SHARE) -> Any:
-    """Return a field with the values that it accepts."""
-    return field(default=default, metadata={"accepted": accepted})
+PROBABILITY = replace(SHARE, follows_clock=True)
 
 
 class Outputs(NamedTuple):
@@ -47,7 +42,7 @@ class Augmentation:
     """The interface of augmentations. Every change of an image is made with probability `p` times its group's share."""
 
     name: ClassVar[str]
-    p: float = setting(1.0)
+    p: float = setting(1.0, PROBABILITY)
 
     def count_held_out(self, batch_size: int) -> int:
         """Return the number of held-out images that `adjust` needs beside a batch; 0 for none."""
@@ -107,9 +102,9 @@ class DiffAugment(Augmentation):
     """
 
     name: ClassVar[str] = "diffaugment"
-    color: float = setting(1.0)
-    translation: float = setting(1.0)
-    cutout: float = setting(1.0)
+    color: float = setting(1.0, SHARE)
+    translation: float = setting(1.0, SHARE)
+    cutout: float = setting(1.0, SHARE)
 
     def transform(self, x: Tensor, part: Part, p: Tensor | float) -> Tensor:
         from gantrain.augmentation import transforms
@@ -158,11 +153,9 @@ def list_means(outputs: Outputs) -> list[Tensor]:
 
 def read_held_out(means: Tensor) -> Tensor:
     """(E v_train − E v_held_out) / (E v_train − E v_fake), or 0 where D does not tell data from samples."""
-    import torch
-
     real, fake, held_out = means.unbind()
     is_told = real > fake
-    return torch.where(is_told, (real - held_out) / torch.where(is_told, real - fake, 1), 0)
+    return ((real - held_out) / (real - fake).where(is_told, 1)).where(is_told, 0)
 
 
 # r_t and r_v of Karras et al. 2020, section 3. The target of r_v is unverified against the paper.
@@ -186,16 +179,16 @@ class ADA(Augmentation):
     """
 
     name: ClassVar[str] = "ada"
-    p: float = setting(0.0)
+    p: float = setting(0.0, PROBABILITY)
     measure: str = setting("signs", Choice(tuple(MEASURES)))
     target: float | None = setting(None, Numbers(at_least=-1, at_most=1, also=(None,)))
     ramp_images: float = setting(500_000, Numbers(above=0))
     interval: int = setting(4, Numbers(whole=True, at_least=1))
-    max_p: float = setting(0.8)
-    blit: float = setting(1.0)
-    geometry: float = setting(1.0)
-    color: float = setting(1.0)
-    cutout: float = setting(0.0)
+    max_p: float = setting(0.8, SHARE)
+    blit: float = setting(1.0, SHARE)
+    geometry: float = setting(1.0, SHARE)
+    color: float = setting(1.0, SHARE)
+    cutout: float = setting(0.0, SHARE)
 
     def __post_init__(self) -> None:
         """Refuse two controllers of p, or a beginning above the greatest p that the one may choose."""
@@ -285,12 +278,6 @@ def parse_augmentation(section: Mapping[str, Any]) -> Augmentation | None:
     if str(name) not in AUGMENTATIONS:
         raise ConfigError(describe_choice("augment", name, [*AUGMENTATIONS, "none"]))
     kind = AUGMENTATIONS[str(name)]
-    known = {item.name: item.metadata["accepted"] for item in dataclasses.fields(kind)}
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"augment={name} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
-        if key != "p":
-            known[key].check(f"augment.{key}", value)
-    if "p" in values:  # the one number that may follow the clock
-        values["p"] = parse_number("augment.p", values["p"], SHARE)
-    return kind(**values)
+    known = accepted_by_field(kind)
+    check_keys(f"augment={name}", values, known)
+    return kind(**{key: parse_value(f"augment.{key}", value, known[key]) for key, value in values.items()})

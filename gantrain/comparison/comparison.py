@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,23 +51,14 @@ NOT_RANKABLE = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Configurations, what differs between them, and what was left out.
+    """Configurations, what differs between them, and what was left out."""
 
-    Attributes:
-        configurations: In the order of their first run.
-        keys: Settings that tell the configurations apart.
-        differing: `keys`, and the settings that differ because they follow from one of them.
-        unreadable: Folders that cannot be read, with the reason.
-        notes: Sentences about runs that were left out or cannot be ranked.
-        baseline: The configuration from which differences are measured.
-    """
-
-    configurations: list[Configuration]
-    keys: list[str]
-    differing: list[str]
-    unreadable: dict[Path, str]
-    notes: list[str]
-    baseline: Configuration
+    configurations: list[Configuration]  # in the order of their first run
+    keys: list[str]  # settings that tell the configurations apart
+    differing: list[str]  # `keys`, and the settings that differ because they follow from one of them
+    unreadable: dict[Path, str]  # folders that cannot be read, with the reason
+    notes: list[str]  # sentences about runs that were left out or cannot be ranked
+    baseline: Configuration  # from which differences are measured
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -191,12 +182,11 @@ class Comparison:
         The others are left out since the survivors of failures would look better than they are. Empty if the metric
         has no better direction, or runs cannot be ranked.
         """
-        estimates = [(c, c.estimate(metric)) for c in self.configurations]
-        found = [(c, e.mean) for c, e in estimates if e is not None and e.n == len(c.runs)]
-        if len(found) < 2 or not (sign := better_direction(metric)) or not self.is_rankable:
+        means = [(c, mean) for c in self.configurations if (mean := c.complete_mean(metric)) is not None]
+        if len(means) < 2 or not (sign := better_direction(metric)) or not self.is_rankable:
             return []
-        top = max(sign * mean for _, mean in found)
-        return [configuration for configuration, mean in found if sign * mean == top]
+        top = max(sign * mean for _, mean in means)
+        return [configuration for configuration, mean in means if sign * mean == top]
 
     @cached_property
     def differences(self) -> dict[str, list[Difference]]:
@@ -225,7 +215,7 @@ class Comparison:
         better = [each.configuration for each in found if each.verdict == BETTER]
         if found and all(each.verdict == WORSE for each in found):
             better = [self.baseline]
-        return [c for c in better if (estimate := c.estimate(metric)) is not None and estimate.n == len(c.runs)]
+        return [configuration for configuration in better if configuration.complete_mean(metric) is not None]
 
     def describe_doubt(self, configuration: Configuration, metric: str) -> str:
         """Return what would decide about the best mean; empty for another one, or if it is decided."""
@@ -262,7 +252,13 @@ def compare(folders: Iterable[Path], baseline: str | None = None) -> Comparison:
     runs, notes = keep_newest(found)
     configurations, keys, differing = group_runs(runs)
     chosen = choose_baseline(configurations, baseline)
-    notes += early_evaluation_notes(runs)
+    if early := [
+        f"{run.path} (at {run.early_clock:,.0f} of {run.fact('images'):,.0f} images)"
+        for run in runs
+        if run.is_finished and run.early_clock is not None
+    ]:
+        more = f" and {len(early) - MOST_NAMED} more" if len(early) > MOST_NAMED else ""
+        notes.append(f"not evaluated at the end of the run: {', '.join(early[:MOST_NAMED])}{more}")
     comparison = Comparison(configurations, keys, differing, unreadable, notes, chosen)
     if not comparison.is_rankable:
         comparison.notes.append(NOT_RANKABLE)
@@ -274,23 +270,10 @@ def keep_newest(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     groups: dict[tuple[str, frozenset[tuple[str, str]]], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.seed, frozenset(compared_settings(run).items())), []).append(run)
-    kept = [max(same, key=lambda run: (run.is_finished, clean_text(run.fact("started")))) for same in groups.values()]
-    notes = [
-        f"{run.path} is left out: {chosen.path} has the same settings and seed"
-        for chosen, same in zip(kept, groups.values(), strict=True)
-        for run in same
-        if run is not chosen
-    ]
+    kept, notes = [], []
+    for same in groups.values():
+        newest = max(same, key=lambda run: (run.is_finished, clean_text(run.fact("started"))))
+        others = [run.path for run in same if run is not newest]
+        notes += [f"{path} is left out: {newest.path} has the same settings and seed" for path in others]
+        kept.append(newest)
     return kept, notes
-
-
-def early_evaluation_notes(runs: Iterable[Run]) -> Iterator[str]:
-    """Yield a note on the finished runs whose evaluation is not of their end, if there are any."""
-    early = [
-        f"{run.path} (at {run.early_clock:,.0f} of {run.fact('images'):,.0f} images)"
-        for run in runs
-        if run.is_finished and run.early_clock is not None
-    ]
-    if early:
-        more = f" and {len(early) - MOST_NAMED} more" if len(early) > MOST_NAMED else ""
-        yield f"not evaluated at the end of the run: {', '.join(early[:MOST_NAMED])}{more}"

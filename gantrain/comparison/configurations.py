@@ -68,12 +68,6 @@ def format_estimate(estimate: Estimate | None, count: str = "", error: float | N
     return "—" if estimate is None else f"{estimate}" + (f" ({notes})" if notes else "")
 
 
-def has_heavy_tail(run: Run, metric: str) -> bool:
-    """Whether the standard error of a metric in the last report is infinite, which is null in summary.json."""
-    reported = run.fact("metrics")
-    return isinstance(reported, dict) and reported.get(error_metric(metric), 0.0) is None
-
-
 def error_metric(metric: str) -> str:
     """Name of the metric that holds the error of measurement of another one."""
     return f"{metric}_error"
@@ -113,6 +107,11 @@ class Configuration:
         values = [run.metrics[metric] for run in self.finished if metric in run.metrics]
         return Estimate.from_values(values) if values else None
 
+    def complete_mean(self, metric: str) -> float | None:
+        """Mean of a metric over seeds; None unless every run finished and has it."""
+        found = self.estimate(metric)
+        return found.mean if found and found.n == len(self.runs) else None
+
     def deviation(self, metric: str) -> float:
         """Standard deviation of a metric over seeds, of a single run the error of its measurement; 0 without either."""
         found, error = self.estimate(metric), self.estimate(error_metric(metric))
@@ -122,7 +121,8 @@ class Configuration:
         """Format the estimate of a metric, with the number of runs if some lack it, and its error of measurement."""
         found, error = self.estimate(metric), self.estimate(error_metric(metric))
         count = f"{found.n} of {len(self.finished)}" if found and found.n < len(self.finished) else ""
-        is_heavy = any(has_heavy_tail(run, metric) for run in self.finished)
+        reported = (run.fact("metrics") for run in self.finished)  # in which an infinite error is null
+        is_heavy = any(isinstance(each, dict) and each.get(error_metric(metric), 0.0) is None for each in reported)
         return format_estimate(found, count, math.inf if is_heavy else error and error.mean)
 
     @property

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gantrain import plotting
 from gantrain.comparison.comparison import Comparison, direction_arrow
 from gantrain.comparison.configurations import Configuration, Estimate, error_metric
@@ -48,22 +50,18 @@ def encode_plots(comparison: Comparison) -> dict[str, dict[str, bytes]]:
     """Return every figure that has numbers, by name (`plane`, …) and then kind (`png`, `svg`). Raises DrawingError."""
     # A label from a config is not read as a formula, and may hold letters that the font lacks.
     with plotting.use_style({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
-        groups = {
-            "plane": plane_panels(comparison),
-            "parts": part_panels(comparison),
-            "curves": curve_panels(comparison),
-            "heatmap": heatmap_panels(comparison),
-            "classes": class_panels(comparison),
-        }
-        figures = {
-            name: _draw_figure(panels, comparison, has_legend=name in ("plane", "parts", "curves"))
-            for name, panels in groups.items()
-            if panels
-        }
-        return {
-            name: {kind: plotting.encode_figure(figure, kind) for kind in ("png", "svg")}
-            for name, figure in figures.items()
-        }
+        figures = {}
+        for name, find_panels, has_legend in (
+            ("plane", plane_panels, True),
+            ("parts", part_panels, True),
+            ("curves", curve_panels, True),
+            ("heatmap", heatmap_panels, False),
+            ("classes", class_panels, False),
+        ):
+            if panels := find_panels(comparison):
+                figure = _draw_figure(panels, comparison, has_legend=has_legend)
+                figures[name] = {kind: plotting.encode_figure(figure, kind) for kind in ("png", "svg")}
+        return figures
 
 
 def _draw_figure(panels: Panels, comparison: Comparison, *, has_legend: bool) -> Figure:
@@ -129,8 +127,6 @@ def curve_panels(comparison: Comparison) -> Panels:
 
 
 def _draw_curves(comparison: Comparison, name: str, axes: Axes) -> None:
-    import numpy as np
-
     alpha = min(0.18, 0.8 / len(comparison.configurations))
     end, means = 0.0, list[float]()
     for configuration, style in zip(comparison.configurations, line_styles(comparison), strict=True):
@@ -243,8 +239,6 @@ def heatmap_panels(comparison: Comparison) -> Panels:
 
 def _draw_heatmap(comparison: Comparison, metric: str, axes: Axes) -> None:
     """Draw the mean over all finished runs with the same two divergences, and its deviation over them."""
-    import numpy as np
-
     cells: dict[tuple[str, str], list[Run]] = {}
     for run in comparison.runs:
         cells.setdefault((name_discriminator(run), run.setting("gen_div.name")), []).append(run)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gantrain.comparison import rows, tables
 from gantrain.comparison.comparison import Comparison
@@ -18,6 +21,7 @@ from gantrain.comparison.configurations import error_metric
 from gantrain.comparison.labels import short_key
 from gantrain.comparison.plots import encode_plots
 from gantrain.comparison.runs import Run, command_lines, natural_key, provenance, read_picture
+from gantrain.comparison.statistics import LEVEL
 from gantrain.comparison.untrusted import clean_text
 from gantrain.console import printable
 from gantrain.errors import ConfigError, DataError
@@ -42,7 +46,8 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     with convert_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / "compare.csv", rows.csv_text(comparison))
-        write_json(out / "compare.json", rows.tests_document(comparison))
+        tests = {"baseline": comparison.baseline.label, "level": LEVEL, "tests": rows.finding_rows(comparison)}
+        write_json(out / "compare.json", tests)
         for name, files in figures.items():
             for kind, data in files.items():
                 write_file(out / f"compare-{name}.{kind}", data)
@@ -52,8 +57,6 @@ def write_report(comparison: Comparison, out: Path) -> Path:
 
 def render_page(comparison: Comparison, figures: Mapping[str, Mapping[str, bytes]]) -> str:
     """Return the page with these figures, as of `encode_plots`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     environment = Environment(
         loader=PackageLoader("gantrain.comparison", "."),
         autoescape=True,
@@ -109,7 +112,7 @@ class Grid(NamedTuple):
 def _read_samples(comparison: Comparison) -> list[tuple[str, list[Grid]]]:
     """Return the newest grids by seed, the seed of most finished runs first, which also shows the data."""
     grids: dict[str, list[Grid]] = {}
-    finished: dict[str, int] = {}
+    finished: Counter[str] = Counter()
     data: dict[str, Grid] = {}
     for configuration in comparison.configurations:
         for run in configuration.runs:
@@ -117,12 +120,13 @@ def _read_samples(comparison: Comparison) -> list[tuple[str, list[Grid]]]:
                 clock = f"{int(name[-16:-4]):,} images"
                 caption = clock if run.is_finished else f"{clock}, {run.status}"
                 grids.setdefault(run.seed, []).append(_read_grid(run, name, configuration.name, caption))
-                finished[run.seed] = finished.get(run.seed, 0) + run.is_finished
+                finished[run.seed] += run.is_finished
                 if (label := clean_text(run.fact("data", "label"))) not in data:
                     data[label] = _read_grid(run, "samples/real.png", "data", label)
-    first, *others = sorted(grids, key=lambda seed: (-finished[seed], natural_key(seed))) or [""]
-    groups = [(first, [*data.values(), *grids.get(first, [])]), *((seed, grids[seed]) for seed in others)]
-    return [(seed, pictures) for seed, pictures in groups if pictures]
+    seeds = sorted(grids, key=lambda seed: (-finished[seed], natural_key(seed)))
+    for seed in seeds[:1]:
+        grids[seed] = [*data.values(), *grids[seed]]
+    return [(seed, grids[seed]) for seed in seeds]
 
 
 def _read_grid(run: Run, name: str, heading: str, caption: str) -> Grid:

@@ -13,7 +13,7 @@ from gantrain.comparison.comparison import Comparison
 from gantrain.comparison.configurations import describe_weights
 from gantrain.comparison.labels import short_key
 from gantrain.comparison.runs import EFFECTIVE_ORDER, provenance
-from gantrain.comparison.statistics import LEVEL, Difference, Finding
+from gantrain.comparison.statistics import Difference, Trend
 from gantrain.comparison.untrusted import format_setting
 
 TEST_KEYS = (
@@ -33,7 +33,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, str | int | float | None]
     for configuration in comparison.configurations:
         for run in configuration.runs:
             described, made = describe_weights(run, run.weights.get(EFFECTIVE_ORDER)), provenance(run)
-            about: dict[str, str | int | float | None] = {
+            row: dict[str, str | int | float | None] = {
                 "run": str(run.path),
                 "configuration": configuration.label,
                 "baseline": configuration is comparison.baseline,
@@ -43,58 +43,39 @@ def run_rows(comparison: Comparison) -> list[dict[str, str | int | float | None]
                 "reason": run.reason,
                 "images": _whole_number(format_setting(run.fact("images"))),
                 **{head: described[head] for head in comparison.descriptions},
+                **{name: made.get(name) for name in facts},
+                **{name: run.metrics.get(name) for name in metrics},
             }
-            rows.append(
-                about | {name: made.get(name) for name in facts} | {name: run.metrics.get(name) for name in metrics}
-            )
+            rows.append(row)
     return rows
 
 
 def finding_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return a row for each test, with unrounded numbers; all rows have the same keys, what a test lacks is None."""
-    baseline = comparison.baseline.label
-    rows = [describe_difference(each, baseline) for each in itertools.chain(*comparison.differences.values())]
-    rows += [
-        describe_test(each)
-        | {"key": short_key(each.key), "configurations": [configuration.label for configuration in each.configurations]}
-        for each in itertools.chain(*comparison.trends.values())
-    ]
-    return [dict.fromkeys(TEST_KEYS) | row for row in rows]
+    """Return a row for each test, with unrounded numbers; all rows have the same keys, what a test lacks is None.
 
-
-def describe_difference(found: Difference, baseline: str) -> dict[str, Any]:
-    """Return the facts of a difference."""
-    (failed, runs), (baseline_failed, baseline_runs) = found.failed, found.baseline_failed
-    return describe_test(found) | {
-        "configuration": found.configuration.label,
-        "baseline": baseline,
-        "difference": found.estimate and found.estimate.mean,
-        "low": found.low,
-        "high": found.high,
-        "failed": failed,
-        "runs": runs,
-        "baseline_failed": baseline_failed,
-        "baseline_runs": baseline_runs,
-    }
-
-
-def describe_test(found: Finding) -> dict[str, Any]:
-    """Return the facts of a test; more seeds than are told are None."""
-    more = found.more_seeds
-    return {
-        "metric": found.metric,
-        "seeds": found.seeds,
-        "test": found.test or None,
-        "p": found.p,
-        "holm_p": found.holm_p,
-        "more_seeds": None if more is None or math.isinf(more) else int(more),
-        "verdict": found.verdict,
-    }
-
-
-def tests_document(comparison: Comparison) -> dict[str, Any]:
-    """Return the content of compare.json."""
-    return {"baseline": comparison.baseline.label, "level": LEVEL, "tests": finding_rows(comparison)}
+    More seeds than are told are None too.
+    """
+    rows = []
+    for found in itertools.chain(*comparison.differences.values(), *comparison.trends.values()):
+        more = found.more_seeds
+        row: dict[str, Any] = {
+            "metric": found.metric,
+            "seeds": found.seeds,
+            "test": found.test or None,
+            "p": found.p,
+            "holm_p": found.holm_p,
+            "more_seeds": None if more is None or math.isinf(more) else int(more),
+            "verdict": found.verdict,
+        }
+        if isinstance(found, Difference):
+            row |= {"configuration": found.configuration.label, "baseline": comparison.baseline.label}
+            row |= {"difference": found.estimate and found.estimate.mean, "low": found.low, "high": found.high}
+            row |= zip(("failed", "runs"), found.failed, strict=True)
+            row |= zip(("baseline_failed", "baseline_runs"), found.baseline_failed, strict=True)
+        elif isinstance(found, Trend):
+            row |= {"key": short_key(found.key), "configurations": [each.label for each in found.configurations]}
+        rows.append(dict.fromkeys(TEST_KEYS) | row)
+    return rows
 
 
 def _whole_number(text: str) -> int | str:

@@ -29,13 +29,13 @@ from gantrain.comparison.untrusted import (
     read_yaml,
 )
 from gantrain.errors import DataError
+from gantrain.evaluation.evaluation import GROUPS
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.runs.folder import KILLED, actual_status
 from gantrain.runs.metrics_file import means_over_last_tenth
 
 STATUSES = ("finished", "stopped", "failed", "running", KILLED)
 REASONS = {"finished": "", "running": "it still trains", KILLED: "killed? gantrain resume goes on with it"}
-SAMPLE_GROUPS = ("quality/", "diversity/")  # metrics that an evaluation measures
 WEIGHTS = "weights/"  # group of the metrics of generator weights, of which a run's value is a mean over its last tenth
 EFFECTIVE_ORDER = f"{WEIGHTS}effective_order"
 BOUNDS = ("bound", "recalibrated_bound")
@@ -88,7 +88,7 @@ class Run:
         If there is an evaluation, all metrics of samples are taken from it. Metrics of weights are those of `weights`.
         """
         reported, evaluated = finite_numbers(self.summary.get("metrics")), self.evaluation.get("metrics")
-        replaced = (WEIGHTS, *SAMPLE_GROUPS) if evaluated else (WEIGHTS,)
+        replaced = (WEIGHTS, *GROUPS) if evaluated else (WEIGHTS,)
         kept = {name: value for name, value in reported.items() if not name.startswith(replaced)}
         return kept | self.weights | finite_numbers(evaluated)
 
@@ -135,13 +135,9 @@ class Run:
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], dict[Path, str]]:
-    """Read the runs in and below `folders`, each once, in the order of their names.
+    """Return the runs in and below `folders`, each once, in the order of their names.
 
-    Returns:
-        The runs, and for every run folder that cannot be read the reason.
-
-    Raises:
-        DataError: One of `folders` is not a folder.
+    Beside them are the reasons for every run folder that cannot be read. Raises DataError unless all are folders.
     """
     found: dict[Path, Path] = {}
     for top in folders:

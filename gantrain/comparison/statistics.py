@@ -17,7 +17,6 @@ from typing import Any, ClassVar, TypeVar
 
 from gantrain.comparison.configurations import ROUNDING, Configuration, Estimate
 from gantrain.comparison.labels import short_key
-from gantrain.comparison.runs import Run
 from gantrain.comparison.untrusted import get_nested
 from gantrain.console import format_number
 from gantrain.evaluation.metrics import better_direction
@@ -35,35 +34,23 @@ ORDERED_VALUE = re.compile(r"(?:([A-Za-z_]\w*)_)?([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE
 class Finding:
     """The result of one test; `p` is None, and `test` empty, where the seeds decide nothing.
 
-    Attributes:
-        metric: Name of the metric.
-        seeds: Number of seeds that were compared.
-        test: `PAIRED_T`, `SIGNED_RANK` or `PAGE`.
-        p: Two-sided p-value.
-        improves: Whether the metric becomes better, if anything.
-        holm_p: `p` adjusted for all tests of the table.
-        more_seeds: About how many more seeds would make `holm_p` at most `LEVEL`, inf if more than `MOST_MORE_SEEDS`;
-            None if it is.
+    `more_seeds` is about how many more seeds would make `holm_p` at most `LEVEL`, inf if more than `MOST_MORE_SEEDS`;
+    None if it is.
     """
 
     words: ClassVar[tuple[str, str]] = (BETTER, WORSE)
     metric: str
-    seeds: int
-    test: str = ""
-    p: float | None = None
-    improves: bool = False
-    holm_p: float | None = None
+    seeds: int  # that were compared
+    test: str = ""  # PAIRED_T, SIGNED_RANK or PAGE
+    p: float | None = None  # two-sided
+    improves: bool = False  # whether the metric becomes better, if anything
+    holm_p: float | None = None  # p adjusted for all tests of the table
     more_seeds: float | None = None
 
     @property
-    def is_decided(self) -> bool:
-        """Whether the adjusted p-value is at most `LEVEL`."""
-        return self.holm_p is not None and self.holm_p <= LEVEL
-
-    @property
     def doubt(self) -> str:
-        """What would decide; empty if it is decided."""
-        if self.is_decided:
+        """What would decide; empty if the adjusted p-value is at most `LEVEL`."""
+        if self.holm_p is not None and self.holm_p <= LEVEL:
             return ""
         if self.more_seeds is None:
             return NOT_DECIDABLE
@@ -156,15 +143,13 @@ F = TypeVar("F", bound=Finding)
 
 def adjust_by_holm(findings: Sequence[F]) -> list[F]:
     """Return the findings of one table with `holm_p` and `more_seeds`; a test that decides nothing counts too."""
-    ordered = sorted(range(len(findings)), key=lambda index: (findings[index].p is None, findings[index].p or 0.0))
+    tested = sorted((found.p, index) for index, found in enumerate(findings) if found.p is not None)
     adjusted, largest = list(findings), 0.0
-    for rank, index in enumerate(ordered):
-        found, factor = findings[index], len(findings) - rank
-        if found.p is not None:
-            largest = max(largest, min(1.0, factor * found.p))
-            adjusted[index] = replace(found, holm_p=largest)
-            if largest > LEVEL:
-                adjusted[index] = replace(adjusted[index], more_seeds=found.seeds_needed(LEVEL / factor))
+    for rank, (p, index) in enumerate(tested):
+        factor = len(findings) - rank
+        largest = max(largest, min(1.0, factor * p))
+        more_seeds = findings[index].seeds_needed(LEVEL / factor) if largest > LEVEL else None
+        adjusted[index] = replace(findings[index], holm_p=largest, more_seeds=more_seeds)
     return adjusted
 
 
@@ -172,24 +157,20 @@ def adjust_by_holm(findings: Sequence[F]) -> list[F]:
 # What is compared
 
 
-def read_outcome(run: Run, metric: str) -> float | None:
-    """Return a metric of a run, with the sign that makes larger ones better; None if it was not measured.
-
-    It is −inf for a run that failed, or if the evaluation has null: the number was infinite.
-    """
-    value = run.metrics.get(metric)
-    if not run.is_finished:
-        return -math.inf if run.status == "failed" else None
-    if value is not None:
-        return better_direction(metric) * value
-    found = get_nested(run.evaluation, "metrics")
-    return -math.inf if isinstance(found, dict) and metric in found else None
-
-
 def read_outcomes(configuration: Configuration, metric: str) -> dict[str, float]:
-    """Return the outcomes of a configuration's runs by seed, without those that were not measured."""
-    found = ((run.seed, read_outcome(run, metric)) for run in configuration.runs)
-    return {seed: outcome for seed, outcome in found if outcome is not None}
+    """Return a metric of a configuration's runs by seed, with the sign that makes larger ones better.
+
+    It is −inf for a run that failed, or if the evaluation has null: the number was infinite. A run whose metric was not
+    measured is left out.
+    """
+    outcomes = {}
+    for run in configuration.runs:
+        evaluated = get_nested(run.evaluation, "metrics")
+        if run.is_finished and metric in run.metrics:
+            outcomes[run.seed] = better_direction(metric) * run.metrics[metric]
+        elif run.status == "failed" or (run.is_finished and isinstance(evaluated, dict) and metric in evaluated):
+            outcomes[run.seed] = -math.inf
+    return outcomes
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -254,7 +235,7 @@ def rank_differences(found: Difference, changes: Sequence[float]) -> Difference:
     ranks, p = np.sign(nonzero) * rankdata(abs(nonzero)), 1.0
     if len(nonzero) > EXACT_PAIRS:
         p = float(wilcoxon(nonzero, method="asymptotic").pvalue)
-    elif len(nonzero) > 1:
+    elif len(nonzero) > 1:  # much faster than wilcoxon(method=PermutationMethod())
         p = float(permutation_test((ranks,), np.sum, permutation_type="samples", vectorized=True).pvalue)
     return replace(found, test=SIGNED_RANK, p=p, improves=bool(ranks.sum() > 0))
 

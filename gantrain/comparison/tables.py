@@ -30,18 +30,19 @@ class Row(NamedTuple):
     numbers: list[str]
     marks: list[bool]
 
+    @property
+    def marked_numbers(self) -> list[str]:
+        """The numbers with a star at the marked ones."""
+        return [f"{cell} *" if is_marked else cell for cell, is_marked in zip(self.numbers, self.marks, strict=True)]
+
 
 class MetricTable(NamedTuple):
     """A group of metrics, with the columns about generator weights that every table shows."""
 
     group: str
     metrics: list[str]
+    heads: list[str]  # of the columns of numbers
     rows: list[Row]
-
-    @property
-    def heads(self) -> list[str]:
-        """Heads of the columns of numbers."""
-        return [name_column(self.group, metric) + NO_BOUND * metric.startswith(ESTIMATES) for metric in self.metrics]
 
 
 def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
@@ -61,7 +62,8 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
         if any(metric in comparison.reference for metric in names):
             numbers = [comparison.format_reference(metric) for metric in metrics]
             rows.append(Row(None, [""] * len(comparison.descriptions), numbers, [False] * len(metrics)))
-        yield MetricTable(group, metrics, rows)
+        heads = [name_column(group, metric) + NO_BOUND * metric.startswith(ESTIMATES) for metric in metrics]
+        yield MetricTable(group, metrics, heads, rows)
 
 
 class FindingTable(NamedTuple):
@@ -128,69 +130,51 @@ def print_failures(comparison: Comparison) -> None:
 
 
 def rich_tables(comparison: Comparison) -> Iterator[Table]:
-    """Yield the tables for a terminal of its width."""
-    width = console.make_console().width
-    if comparison.folders:
-        yield from _tables_by_folder(comparison, width)
-        return
-    keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
-    for table in metric_tables(comparison):
-        names, numbers = [["#", *keys, "seeds", *comparison.descriptions]], [table.heads]
-        for configuration, descriptions, cells, marks in table.rows:
-            if configuration is None:
-                names.append(["", comparison.reference_name, *[""] * len(keys), *descriptions])
-            else:
-                values = list(configuration.values.values()) or [configuration.label]
-                names.append([str(configuration.number), *values, configuration.seeds, *descriptions])
-            numbers.append(_mark_cells(cells, marks))
-        yield from _split_table(table.group, names, numbers, width)
-        yield from _list_tests(comparison, table.group)
+    """Yield the tables for a terminal of its width.
 
-
-def _tables_by_folder(comparison: Comparison, width: int) -> Iterator[Table]:
-    """Yield a table of settings, and for each group of metrics tables whose rows begin with the run's folder.
-
-    The columns about generator weights, which elsewhere every table repeats, are a table of their own.
+    If runs are known by their folders, every row begins with its folder. The settings are a table of their own then,
+    and so are the columns about generator weights, which otherwise every table repeats.
     """
-    settings = [[str(each.number), each.label, each.seeds] for each in comparison.configurations]
-    yield console.build_table(["#", "settings", "seeds"], settings, title="settings")
-    folders = [fold_path(folder, width * 2 // 5) for folder in comparison.folders]
-    names = [["#", "run"], *([each[0], folder] for each, folder in zip(settings, folders, strict=True))]
-    tables, count = list(metric_tables(comparison)), len(comparison.weight_metrics)
+    width, configurations = console.make_console().width, comparison.configurations
+    tables, weights = list(metric_tables(comparison)), len(comparison.weight_metrics) if comparison.folders else 0
+    if comparison.folders:
+        settings = [[str(each.number), each.label, each.seeds] for each in configurations]
+        yield console.build_table(["#", "settings", "seeds"], settings, title="settings")
+        folders = [fold_path(folder, width * 2 // 5) for folder in comparison.folders]
+        names = [["#", "run"], *([each[0], folder] for each, folder in zip(settings, folders, strict=True))]
+    else:
+        keys = list(map(short_key, comparison.keys or FIRST_KEYS[:1]))
+        names = [["#", *keys, "seeds", *comparison.descriptions]]
+        for each, row in zip(configurations, tables[0].rows, strict=False):
+            values = list(each.values.values()) or [each.label]
+            names.append([str(each.number), *values, each.seeds, *row.descriptions])
+    reference = ["", comparison.reference_name, *[""] * (len(names[0]) - 2)]
     for table in tables:
-        rows = [_mark_cells(row.numbers, row.marks) for row in table.rows]
-        numbers = [each[: len(table.metrics) - count] for each in [table.heads, *rows]]
-        reference = [["", comparison.reference_name]] if table.rows[-1].configuration is None else []
-        yield from _split_table(table.group, [*names, *reference], numbers, width, keeps_empty=False)
-        yield from _list_tests(comparison, table.group)
-    if comparison.descriptions:
-        first = len(tables[0].metrics) - count
-        rows = [[*row.descriptions, *row.numbers[first:]] for row in tables[0].rows if row.configuration]
-        heads = [*comparison.descriptions, *tables[0].heads[first:]]
-        yield from _split_table("weights", names, [heads, *rows], width, keeps_empty=False)
+        numbers = [table.heads, *(row.marked_numbers for row in table.rows)]
+        shown = [each[: len(each) - weights] for each in numbers]
+        yield from _split_table(comparison, table.group, [*names, reference][: len(shown)], shown, width)
+        for title, heads, rows in finding_tables(comparison, table.group, is_narrow=True):
+            yield console.build_table(heads, rows, right=["difference", "Holm's p"], title=title)
+    if comparison.folders and comparison.descriptions:
+        first = len(tables[0].metrics) - weights
+        shown = [[*comparison.descriptions, *tables[0].heads[first:]]]
+        shown += [[*row.descriptions, *row.numbers[first:]] for row in tables[0].rows if row.configuration]
+        yield from _split_table(comparison, "weights", names, shown, width)
 
 
 def _split_table(
-    title: str, names: list[list[str]], numbers: list[list[str]], width: int, *, keeps_empty: bool = True
+    comparison: Comparison, title: str, names: list[list[str]], numbers: list[list[str]], width: int
 ) -> Iterator[Table]:
     """Yield tables no wider than `width`, each with the columns of names and some of those of numbers; heads first.
 
-    Unless `keeps_empty`, a row without any number is left out.
+    Of runs that are known by their folders, a row without any number is left out.
     """
     columns = _transpose(names)
     for part in console.split_columns(_transpose(numbers), width - sum(map(console.column_width, columns))):
         heads, *rows = _transpose([*columns, *part])
-        rows = [row for row in rows if keeps_empty or set(row[len(columns) :]) != {"—"}]
+        if comparison.folders:
+            rows = [row for row in rows if set(row[len(columns) :]) != {"—"}]
         yield console.build_table(heads, rows, right=[head for head, *_ in part], title=title)
-
-
-def _list_tests(comparison: Comparison, group: str) -> Iterator[Table]:
-    for title, heads, rows in finding_tables(comparison, group, is_narrow=True):
-        yield console.build_table(heads, rows, right=["difference", "Holm's p"], title=title)
-
-
-def _mark_cells(cells: list[str], marks: list[bool]) -> list[str]:
-    return [f"{cell} *" if is_marked else cell for cell, is_marked in zip(cells, marks, strict=True)]
 
 
 def fold_path(path: str, width: int) -> str:

@@ -21,18 +21,17 @@ from gantrain.config.messages import config_error
 from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
-from gantrain.errors import ConfigError, UntypedCodeError, describe_choice, suggest
+from gantrain.errors import ConfigError, UntypedCodeError, describe_choice
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
-from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import F_DIVERGENCE
-from gantrain.objectives.objective import Objective
-from gantrain.ranges import Numbers
-from gantrain.regularizers.gradient_penalties import Regularizer
-from gantrain.regularizers.regularizers import REGULARIZERS, upgrade_section
+from gantrain.objectives.objective import Game
+from gantrain.ranges import accepted_by_field, check_keys
+from gantrain.regularizers.gradient_penalties import SCHEDULED, Regularizer
+from gantrain.regularizers.regularizers import REGULARIZERS, default_values, upgrade_section
 from gantrain.reporting.wandb import check_installed
-from gantrain.schedules import HalfLife, Ramp, is_ramp, parse_decay, parse_number
+from gantrain.schedules import HalfLife, Ramp, is_ramp, parse_decay, parse_value
 from gantrain.training.optimizers import OptimizerSettings, parse_optimizers
 from gantrain.training.setup import Execution
 
@@ -48,7 +47,7 @@ class Settings(Config):
     the averaged generator. `execution`: how iterations are computed.
     """
 
-    objective: Objective | CriticObjective = dataclasses.field(compare=False)
+    objective: Game = dataclasses.field(compare=False)
     tables: networks.Tables
     regularizers: tuple[Regularizer, ...]
     augmentation: Augmentation | None
@@ -215,27 +214,18 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
             raise ConfigError(f"regularizer.{key} needs the name of a regularizer when there are several: {keys}")
         next(iter(chosen.values()))[key] = section[key]
     for name, values in chosen.items():
-        known = [item.name for item in dataclasses.fields(REGULARIZERS[name])]
-        for key in values.keys() - set(known):
-            raise ConfigError(f"regularizer={name} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
+        check_keys(f"regularizer={name}", values, default_values(name))
     return chosen
 
 
 def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regularizer, ...]:
     """Return the regularizers of a section from `collect_regularizers`. Raises ConfigError for a value out of range."""
-    parsed: dict[str, dict[str, Any]] = {name: {} for name in section}
+    parsed = []
     for name, values in section.items():
-        fields = {item.name: item for item in dataclasses.fields(REGULARIZERS[name])}
-        for key, value in values.items():
-            where, accepted = f"regularizer.{name}.{key}", fields[key].metadata.get("accepted")
-            if accepted is None:
-                parsed[name][key] = parse_number(where, value, Numbers(at_least=0))
-            elif is_ramp(value):
-                raise ConfigError(f"{where} is no number that could follow a schedule; give it one value")
-            else:
-                accepted.check(where, value)
-                parsed[name][key] = value
-    return tuple(REGULARIZERS[name](**values) for name, values in parsed.items())
+        accepted = accepted_by_field(REGULARIZERS[name], SCHEDULED)
+        found = {key: parse_value(f"regularizer.{name}.{key}", value, accepted[key]) for key, value in values.items()}
+        parsed.append(REGULARIZERS[name](**found))
+    return tuple(parsed)
 
 
 def list_warnings(settings: Settings) -> list[str]:

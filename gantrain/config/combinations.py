@@ -11,17 +11,14 @@ from typing import Any
 from gantrain.config.schema import Config
 from gantrain.errors import ConfigError
 from gantrain.networks.tables import BATCH_OPS, OPS, Row, Tables
-from gantrain.objectives.critic_objective import CriticObjective
-from gantrain.objectives.objective import Objective
+from gantrain.objectives.objective import Game
 from gantrain.regularizers.gradient_penalties import Regularizer, overrides
-
-AnyObjective = Objective | CriticObjective
 
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 
 
-def check_combinations(game: AnyObjective, regularizers: Sequence[Regularizer], tables: Tables, config: Config) -> None:
+def check_combinations(game: Game, regularizers: Sequence[Regularizer], tables: Tables, config: Config) -> None:
     """Raise ConfigError for parts that cannot be combined, with the reason and what to choose instead."""
     for one in regularizers:
         check_game(game, one, config.update)
@@ -31,7 +28,7 @@ def check_combinations(game: AnyObjective, regularizers: Sequence[Regularizer], 
         check_batch_row(row, game, config)
 
 
-def check_game(game: AnyObjective, one: Regularizer, update: str) -> None:
+def check_game(game: Game, one: Regularizer, update: str) -> None:
     """Raise ConfigError if a game does not have what a regularizer needs."""
     if one.needs_ratio and game.gives_ratio != "yes":
         raise ConfigError(
@@ -81,7 +78,7 @@ def check_tables(tables: Tables) -> None:
         raise ConfigError(f"op: {row.op} is for the discriminator: a sample has to depend on its own latents alone")
 
 
-def check_batch_row(row: Row, game: AnyObjective, config: Config) -> None:
+def check_batch_row(row: Row, game: Game, config: Config) -> None:
     """Raise ConfigError if the batch or G's loss does not fit a row of D that compares the samples of a batch."""
     if "group" in OPS[row.op] and config.train.batch_size % row.group:
         raise ConfigError(
@@ -114,7 +111,7 @@ def warn_of_unusual_loss(config: Config) -> str | None:
 
 
 def warn_of_combinations(
-    game: AnyObjective, regularizers: Sequence[Regularizer], tables: Tables, arguments: Mapping[str, Any]
+    game: Game, regularizers: Sequence[Regularizer], tables: Tables, arguments: Mapping[str, Any]
 ) -> Iterator[str]:
     """Yield a sentence for each combination that changes what numbers mean, or that is known to train badly.
 
@@ -122,9 +119,9 @@ def warn_of_combinations(
     """
     rows = tables.discriminator
     is_limited = bool(regularizers) or find_row(rows, norm="spectral") is not None
-    if isinstance(game, CriticObjective) and game.critic.is_unbounded and not is_limited:
+    if game.is_unbounded and not is_limited:
         yield (
-            f"Warning: D's loss has no minimum with critic={game.critic.name} unless D's slope is limited, and no "
+            f"Warning: D's loss has no minimum with critic={game.critic_name} unless D's slope is limited, and no "
             "regularizer is chosen; add regularizer=gradient_penalty, unless the architecture limits it"
         )
     if row := find_row(rows, ops=BATCH_OPS):
@@ -142,7 +139,7 @@ def warn_of_combinations(
 
 
 def warn_of_regularizer(
-    game: AnyObjective, one: Regularizer, rows: Sequence[Row], arguments: Mapping[str, Any]
+    game: Game, one: Regularizer, rows: Sequence[Row], arguments: Mapping[str, Any]
 ) -> Iterator[str]:
     """Yield the sentences of `warn_of_combinations` on one regularizer and a discriminator of `rows`."""
     if one.needs_samplewise and find_row(rows, norm="batch"):

@@ -7,24 +7,24 @@ from dataclasses import fields
 from typing import Any
 
 from gantrain.config.schema import Config, GeneratorWeights
-from gantrain.errors import ConfigError, describe_choice, suggest
+from gantrain.errors import ConfigError, describe_choice
 from gantrain.objectives import divergences, weighting
 from gantrain.objectives.critic_objective import OWN, CriticObjective
 from gantrain.objectives.critics import CRITICS, F_DIVERGENCE, Critic
 from gantrain.objectives.divergence import Divergence
-from gantrain.objectives.objective import Objective
+from gantrain.objectives.objective import Game, Objective
 from gantrain.objectives.weighting import Weighting
-from gantrain.ranges import Kind, Numbers
+from gantrain.ranges import check_keys
 
 
-def build_objective(config: Config, smoothing: float) -> Objective | CriticObjective:
+def build_objective(config: Config, smoothing: float) -> Game:
     """Return the game that the config describes; `smoothing` is the share of the data that counts as samples.
 
     Raises ConfigError for one that cannot train.
     """
     asked, critic = config.gen_weights, parse_critic(config.critic)
     weights, gen_div = parse_weighting(asked.normalise, asked.spread), parse_gen_div(config)
-    game: Objective | CriticObjective
+    game: Game
     if critic is None:
         disc_div = parse_disc_div(config.disc_div.name)
         gen_div = disc_div if isinstance(gen_div, str) else gen_div
@@ -45,12 +45,8 @@ def parse_critic(section: Mapping[str, Any]) -> Critic | None:
     name, values = section.get("name"), {key: value for key, value in section.items() if key != "name"}
     if name != F_DIVERGENCE and name not in CRITICS:
         raise ConfigError(describe_choice("critic", name, [F_DIVERGENCE, *CRITICS]))
-    known = {item.name: type(item.default) for item in fields(CRITICS[name])} if name in CRITICS else {}
-    for key, value in values.items():
-        if key not in known:
-            listed = f"\n  keys: {', '.join(known)}" if known else ""
-            raise ConfigError(f"critic={name} has no key {key}{suggest(key, known)}{listed}")
-        (Numbers() if known[key] is float else Kind(known[key])).check(f"critic.{key}", value)
+    known = [item.name for item in fields(CRITICS[name])] if name in CRITICS else []
+    check_keys(f"critic={name}", values, known)
     return CRITICS[name](**values) if name in CRITICS else None
 
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
 from gantrain.data import arrays, decoding, folder, labels, levels, memory_map, mixtures, published
-from gantrain.data.images import Batch, Images, Labels, Points, Splits, choose_held_out
-from gantrain.data.memory_map import Chosen, Kept
+from gantrain.data.images import Batch, Chosen, Images, Labels, Points, Splits, choose_held_out
+from gantrain.data.memory_map import Kept
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.distributed import WHOLE, Part
-from gantrain.errors import ConfigError, describe_choice
+from gantrain.errors import ConfigError
+from gantrain.ranges import Choice, Numbers
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,17 @@ POINT_MASSES = {"dirac": 1}  # name → dimensions
 DATASETS: dict[str, ImageSource | Callable[..., Mixture] | int] = {**IMAGES, **DENSITIES, **POINT_MASSES}
 
 
+# What settings accept, whatever the dataset.
+ACCEPTED: dict[str, Choice | Numbers] = {
+    "on_bad": Choice(("error", "skip")),
+    "resident": Choice(memory_map.RESIDENCES),
+    "labels": Choice(labels.KINDS),
+    "fit": Choice(decoding.FITS),
+    "size": Numbers(whole=True, at_least=1, also=(None,)),
+    "held_out": Numbers(whole=True, at_least=0, also=(None,)),
+}
+
+
 @dataclass(frozen=True)
 class DatasetSettings:
     """The choice of a dataset and of how it is read; None takes the dataset's natural value.
@@ -148,11 +160,9 @@ class DatasetSettings:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in DATASETS:
-            raise ConfigError(describe_choice("dataset", self.name, DATASETS))
-        for key, choices in (("on_bad", ("error", "skip")), ("resident", memory_map.RESIDENCES)):
-            if getattr(self, key) not in choices:
-                raise ConfigError(describe_choice(f"dataset.{key}", getattr(self, key), choices))
+        Choice(tuple(DATASETS)).check("dataset", self.name)
+        for key, accepted in ACCEPTED.items():
+            accepted.check(f"dataset.{key}", getattr(self, key))
         if self.resident != memory_map.AUTO and is_endless(self.name):
             raise ConfigError(f"dataset.resident={self.resident} is for images; dataset={self.name} is drawn as needed")
         self._check_files()
@@ -164,10 +174,6 @@ class DatasetSettings:
                 f"dataset.path={self.path} is for dataset=folder or array; dataset={self.name} is looked for under "
                 "dataset.root"
             )
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"dataset.size={self.size} must be at least 1 pixel")
-        if self.held_out is not None and self.held_out < 0:
-            raise ConfigError(f"dataset.held_out={self.held_out} must be 0 (none) or more")
         if self._components and self.name != "mixture1d":
             key = next(iter(self._components))
             raise ConfigError(f"dataset.{key} is for dataset=mixture1d; dataset={self.name} has its own components")
@@ -181,10 +187,7 @@ class DatasetSettings:
                 )
 
     def _check_files(self) -> None:
-        """Raise ConfigError for settings of image files that are wrong, or for data that are none."""
-        for key, options in (("labels", labels.KINDS), ("fit", decoding.FITS)):
-            if getattr(self, key) not in options:
-                raise ConfigError(describe_choice(f"dataset.{key}", getattr(self, key), options))
+        """Raise ConfigError for a wrong range of image files, or for settings of them where data are none."""
         if not levels.is_range(self.range):
             raise ConfigError(f"dataset.range={self.range} must be auto, or [BLACK,WHITE] with BLACK below WHITE")
         for key, default in (("labels", labels.AUTO), ("fit", decoding.CROP), ("range", None)):
@@ -219,16 +222,15 @@ class DatasetSettings:
         return DENSITIES[self.name](**self._components)
 
 
-def load(
-    name: str, *, seed: int = 0, device: torch.device | str = "cpu", **options: Any
-) -> Images | Points | Density | PointMass:
+AnyDataset = Images | Points | Density | PointMass
+
+
+def load(name: str, *, seed: int = 0, device: torch.device | str = "cpu", **options: Any) -> AnyDataset:
     """Load the dataset `name` onto `device`; `options` are those of `DatasetSettings`. Raises as `load_dataset`."""
     return load_dataset(DatasetSettings(name, **options), seed=seed, device=device)
 
 
-def load_dataset(
-    settings: DatasetSettings, *, seed: int = 0, device: torch.device | str = "cpu"
-) -> Images | Points | Density | PointMass:
+def load_dataset(settings: DatasetSettings, *, seed: int = 0, device: torch.device | str = "cpu") -> AnyDataset:
     """Load a dataset onto `device`; `seed` decides the order of images, or the draws from a density.
 
     Raises DataError for data that are missing or damaged.

@@ -36,22 +36,13 @@ WHITES = {"|b1": 1, "|u1": 255, "<u2": 65535, ">u2": 65535}
 Shape = tuple[int, ...]
 
 
-def is_line(shape: Shape) -> bool:
-    """Return whether an array of this shape may be points on the line."""
-    return len(shape) == 1
-
-
-def is_points(shape: Shape) -> bool:
-    """Return whether an array of this shape may be points in several dimensions."""
-    return len(shape) == 2
-
-
 def is_images(shape: Shape) -> bool:
     """Return whether an array of this shape may be images."""
     return len(shape) == 3 or (len(shape) == 4 and (shape[1] in CHANNELS or shape[3] in CHANNELS))
 
 
-KINDS = (is_images, is_points, is_line)  # in the order in which they are looked for
+# Images, points in several dimensions and points on the line, in the order in which they are looked for.
+KINDS: tuple[Callable[[Shape], bool], ...] = (is_images, lambda shape: len(shape) == 2, lambda shape: len(shape) == 1)
 
 
 def survey(path: Path) -> tuple[int, list[Path]]:
@@ -85,7 +76,7 @@ def read(
         raise DataError(f"{path} holds values that are not finite")
     if array.ndim <= 2:
         return Splits(torch.from_numpy(array.astype(np.float32)).reshape(len(array), -1))
-    values = Values(_channels_first(array), 1 if array.dtype.kind == "f" else WHITES.get(array.dtype.str))
+    values = Values(put_channels_first(array), 1 if array.dtype.kind == "f" else WHITES.get(array.dtype.str))
     levels = measure(values)
     try:
         chosen = find_limits([levels]) if isinstance(limits, str) else limits
@@ -119,8 +110,8 @@ def _convert(values: Values, limits: Limits | None, size: int, *, fit: str, allo
     return pixels
 
 
-def _channels_first(array: np.ndarray) -> np.ndarray:
-    """Return images as `[N, C, H, W]`."""
+def put_channels_first(array: np.ndarray) -> np.ndarray:
+    """Return images `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` as `[N, C, H, W]`."""
     if array.ndim == 3:
         return array[:, None]
     return array if array.shape[1] in CHANNELS else array.transpose(0, 3, 1, 2)

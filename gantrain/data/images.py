@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PART = 1024  # images that are copied or converted at a time, to bound the memory
 
 
+Chosen = tuple[slice | Sequence[int], Sequence[int]]  # of `choose_held_out`
+
+
 class Batch(NamedTuple):
     """Examples, float32 `[B, *shape]`, and their classes, int64 `[B]`; None where networks are given no classes."""
 
@@ -44,7 +47,7 @@ class Labels(NamedTuple):
     train: torch.Tensor
     test: torch.Tensor | None = None
 
-    def divide(self, chosen: tuple[slice | Sequence[int], Sequence[int]]) -> Labels:
+    def divide(self, chosen: Chosen) -> Labels:
         """Return the labels of the training and held-out images that `choose_held_out` chose."""
         return Labels(self.classes, *divide(self.train, self.test, chosen))
 
@@ -203,9 +206,14 @@ class Images(Examples):
 
     def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
         """Images clock … clock + B − 1, or a part of them: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
+        import torch
+
         images = pixels(self._take(clock, batch_size, part))
         if self.flip:
-            images = images.flip(-1).where(part.take(self._toss(clock, batch_size)), images)
+            generator = stream_generator(self._seed, "flip", clock, device=self.device)
+            size = (batch_size, 1, 1, 1)
+            is_mirrored = torch.randint(2, size, dtype=torch.bool, generator=generator, device=self.device)
+            images = images.flip(-1).where(part.take(is_mirrored), images)
         return Batch(images)
 
     def held_out(self, count: int) -> torch.Tensor:
@@ -218,16 +226,8 @@ class Images(Examples):
             return self._labels
         return self._labels._replace(test=self._labels.train)
 
-    def _toss(self, clock: int, batch_size: int) -> torch.Tensor:
-        """Which images of a batch are mirrored: bool `[B, 1, 1, 1]`."""
-        import torch
 
-        generator = stream_generator(self._seed, "flip", clock, device=self.device)
-        size = (batch_size, 1, 1, 1)
-        return torch.randint(2, size, dtype=torch.bool, generator=generator, device=self.device)
-
-
-def choose_held_out(splits: Splits, held_out: int | None) -> tuple[slice | Sequence[int], Sequence[int]]:
+def choose_held_out(splits: Splits, held_out: int | None) -> Chosen:
     """Return the indices of the images for training, and those of the held-out images in the test split.
 
     Held-out images are ordered by a hash of their content, so that the first k of them are a fair sample even where
@@ -247,9 +247,7 @@ def choose_held_out(splits: Splits, held_out: int | None) -> tuple[slice | Seque
     return order[count:], order[:count]
 
 
-def divide(
-    train: torch.Tensor, test: torch.Tensor | None, chosen: tuple[slice | Sequence[int], Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def divide(train: torch.Tensor, test: torch.Tensor | None, chosen: Chosen) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the (training, held-out) images, or their labels, that `choose_held_out` chose."""
     return train[chosen[0]], (train if test is None else test)[chosen[1]]
 

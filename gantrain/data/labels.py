@@ -125,18 +125,14 @@ def read_listings(files: Iterable[File]) -> dict[str, int]:
             entries = json.loads(file.read())["labels"] or []
             parent = PurePosixPath(file.name).parent
             classes |= {(parent / name).as_posix(): label for name, label in entries}
+            if any(type(label) is not int for label in classes.values()):
+                raise TypeError("a class is no number")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise DataError(_describe_form(file)) from error
-        if any(type(label) is not int for label in classes.values()):
-            raise DataError(_describe_form(file))
+            raise DataError(
+                f'{one_line(file.name)} is not of the form {{"labels": [["FILE", CLASS NUMBER], …]}} of StyleGAN\'s '
+                "tools; remove it from the images"
+            ) from error
     return classes
-
-
-def _describe_form(file: File) -> str:
-    return (
-        f'{one_line(file.name)} is not of the form {{"labels": [["FILE", CLASS NUMBER], …]}} of StyleGAN\'s tools; '
-        "remove it from the images"
-    )
 
 
 def label_by_listing(names: Sequence[str], listing: Mapping[str, int]) -> tuple[Labels, str]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.console import say, show_progress
-from gantrain.data.images import PART, Labels, Splits, compute_fingerprint, divide, resize
+from gantrain.data.images import PART, Chosen, Labels, Splits, compute_fingerprint, divide, resize
 from gantrain.devices import measure_free_memory, request_rows
 from gantrain.distributed import count_local_processes
 from gantrain.errors import StorageError
@@ -37,8 +37,6 @@ FORMAT = 1
 COPIES = 2  # of all images, while they are put into their order
 SHARE_OF_MEMORY, SHARE_OF_GPU = 0.75, 0.5  # of what is free that images may take: a GPU holds the networks too
 PROBE = 2**25  # bytes that are written to find how fast the disk is
-
-Chosen = tuple[slice | Sequence[int], Sequence[int]]  # of `choose_held_out`
 
 
 class Kept(NamedTuple):

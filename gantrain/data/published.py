@@ -25,17 +25,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from gantrain.data.arrays import put_channels_first
 from gantrain.data.decoding import Allocate, File, allocate_memory, decode_all
 from gantrain.data.fetching import Published, compare, compare_all, open_published
 from gantrain.data.folder import image_files, survey
 from gantrain.data.images import Labels, Splits, resize
 from gantrain.seeding import stream_generator
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
 
 STACKS = (128_000, 26_000)  # of training and of test images, as in the experiments of PacGAN (arXiv 1712.04086)
 
@@ -110,6 +107,7 @@ def published_files(kind: Any) -> list[Published]:
 
 def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
     """Read a set of `TORCHVISION`, at its own size; a large one at `size`."""
+    import numpy as np
     import torch
     from torchvision import datasets
 
@@ -123,23 +121,12 @@ def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
     with open_published(files, root) as folder:
         compare_all(files, folder)
         parts = [reader(folder, **split) for split in (source.train, source.test)]
-    train, test = (_channels_first(part.data) for part in parts)
+    images = (np.ascontiguousarray(put_channels_first(np.asarray(part.data))) for part in parts)
+    train, test = map(torch.from_numpy, images)
     if source.is_large:
         train, test = resize(train, size), resize(test, size)
     labels = [torch.as_tensor(part.targets if hasattr(part, "targets") else part.labels).long() for part in parts]
     return Splits(train, test, Labels(source.classes, *labels))
-
-
-def _channels_first(pixels: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Uint8 `[N, H, W]`, `[N, H, W, 3]` or `[N, C, H, W]` → `[N, C, H, W]`."""
-    import torch
-
-    images = torch.as_tensor(pixels)
-    if images.dim() == 3:
-        images = images[:, None]
-    if images.shape[-1] == 3:
-        images = images.permute(0, 3, 1, 2)
-    return images.contiguous()
 
 
 def read_digits(root: Path, size: int, on_bad: str) -> Splits:

@@ -20,11 +20,7 @@ def inception_score(probabilities: Tensor) -> float:
     at once. It is high if each sample looks like one class and all classes occur; it never looks at real images.
     """
     probabilities = probabilities.double()
-    return math.exp(float(_entropy(probabilities.mean(0)) - _entropy(probabilities).mean()))
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return torch.special.entr(probabilities).sum(-1)
+    return math.exp(float(entropy(probabilities.mean(0)) - entropy(probabilities).mean()))
 
 
 def count_classes(probabilities: Tensor) -> Tensor:
@@ -32,9 +28,9 @@ def count_classes(probabilities: Tensor) -> Tensor:
     return probabilities.argmax(1).bincount(minlength=probabilities.shape[1])
 
 
-def entropy(counts: Tensor) -> float:
-    """Return −Σ q log q of the shares q of the classes, in nats: log K if K classes are equally frequent."""
-    return float(_entropy(_shares(counts)))
+def entropy(counts: Tensor) -> Tensor:
+    """Return −Σ q log q of the shares q of K classes, in nats: log K if all are equally frequent. `[…, K]` → `[…]`."""
+    return torch.special.entr(_shares(counts)).sum(-1)
 
 
 def total_variation(counts: Tensor, data: Tensor) -> float:
@@ -62,8 +58,8 @@ def find_missing(counts: Tensor, data: Tensor) -> list[int]:
 
 
 def _shares(counts: Tensor) -> Tensor:
-    """Shares of the sum, NaN if it is 0."""
-    return counts.double() / counts.sum()
+    """Shares of the sum over the last dimension, NaN if it is 0."""
+    return counts.double() / counts.sum(-1, keepdim=True)
 
 
 def count_modes(points: Tensor, mixture: Mixture) -> Tensor:

@@ -110,8 +110,9 @@ def make_classifier(
     image = torch.zeros(1, *images.shape, device=network.mean.device)
     with limit_threads(network.mean.device, training.batch_size * count_multiply_adds(network.eval(), image)):
         train_classifier(network, images, labels, training=training, progress=progress)
-        accuracy = measure_accuracy(network, images.held, labels.test)
+        _, probabilities = compute_features(network, images.held)
         created = describe_machine(network.mean.device)
+    is_right, is_known = probabilities.argmax(1) == labels.test, labels.test >= 0
     contents = {
         "dataset": images.label,
         "fingerprint": images.fingerprint,
@@ -119,7 +120,7 @@ def make_classifier(
         "classes": list(labels.classes),
         "mirrored": network.mirrored,
         "training": asdict(training),
-        "accuracy": accuracy,
+        "accuracy": float(is_right[is_known].double().mean()),
         "split": images.split,
         "made_with": created,
         "state": {name: value.cpu() for name, value in network.state_dict().items()},
@@ -208,10 +209,3 @@ def augment(images: Tensor, generator: torch.Generator, *, mirrored: bool) -> Te
     index = torch.arange(count, device=images.device)[:, None, None]
     # Indexed dimensions that are not beside each other come first.
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def measure_accuracy(network: Classifier, images: Tensor, targets: Tensor) -> float:
-    """Return the share of 8-bit images `[N, *shape]` that get their class, of those that have one."""
-    known = targets >= 0
-    _, probabilities = compute_features(network, images)
-    return float((probabilities.argmax(1) == targets)[known].double().mean())

@@ -30,17 +30,10 @@ def frechet_distance(real: Tensor, samples: Tensor) -> float:
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean `[F]`, and R with RᵀR = Σ, the unbiased covariance: centred points or Σ's root, the smaller."""
-    count, size = features.shape
+    """Return the mean `[F]`, and an R with RᵀR = Σ, the unbiased covariance: `[min(N, F), F]`."""
     mean = features.double().mean(0)
-    centred = (features.double() - mean) / (count - 1) ** 0.5
-    return mean, centred if count < size else _root(centred.T @ centred)
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """Return the symmetric square root; eigenvalues that rounding made negative count as 0."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+    centred = (features.double() - mean) / (len(features) - 1) ** 0.5
+    return mean, torch.linalg.qr(centred, mode="r").R
 
 
 def kernel_distance(real: Tensor, samples: Tensor) -> tuple[float, float]:
@@ -52,36 +45,26 @@ def kernel_distance(real: Tensor, samples: Tensor) -> tuple[float, float]:
     negative. With Inception features it is the KID (Bińkowski et al. 2018, arXiv 1801.01401). The error is the
     jackknife's, leaving out one point of either set, which on average is not too small (Efron and Stein 1981).
     """
-    real, samples = real.double(), samples.double()
-    within, between = _row_sums(real, real) - _self_kernel(real), _row_sums(real, samples)
-    other_within, other_between = _row_sums(samples, samples) - _self_kernel(samples), _row_sums(samples, real)
-    n, m = len(real), len(samples)
+    n, m, x, y = len(real), len(samples), real.double(), samples.double()
 
-    def mean_square(sums: Tensor, size: int) -> Tensor:
-        """Return the mean over pairs, `[1 + size]`: of all points, then without each."""
-        total = sums.sum()
-        without = (total - 2 * sums) / ((size - 1) * (size - 2))
-        return torch.cat([total.view(1) / (size * (size - 1)), without])
+    def kernel(products: Tensor) -> Tensor:
+        return (products / x.shape[1] + 1).pow(3)
 
-    def mean_product(sums: Tensor, size: int, other: int) -> Tensor:
-        total = sums.sum()
-        return torch.cat([total.view(1) / (size * other), (total - sums) / ((size - 1) * other)])
+    def row_sums(a: Tensor, b: Tensor) -> Tensor:
+        """Σⱼ k(aᵢ, bⱼ): `[N]`."""
+        return torch.cat([kernel(part @ b.T).sum(1) for part in a.split(BLOCK)])
 
-    within_real, within_samples = mean_square(within, n), mean_square(other_within, m)
-    without_real = within_real[1:] + within_samples[0] - 2 * mean_product(between, n, m)[1:]
-    without_sample = within_real[0] + within_samples[1:] - 2 * mean_product(other_between, m, n)[1:]
-    value = within_real[0] + within_samples[0] - 2 * mean_product(between, n, m)[0]
+    def distance(xx: Tensor, yy: Tensor, xy: Tensor, n: int, m: int) -> Tensor:
+        """MMD² from the sums over all pairs of n and m points."""
+        return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+
+    rows_xx, rows_yy = (row_sums(points, points) - kernel(points.square().sum(1)) for points in (x, y))
+    rows_xy, rows_yx = row_sums(x, y), row_sums(y, x)
+    xx, yy, xy = rows_xx.sum(), rows_yy.sum(), rows_xy.sum()
+    without_real = distance(xx - 2 * rows_xx, yy, xy - rows_xy, n - 1, m)  # [N], without each of them
+    without_sample = distance(xx, yy - 2 * rows_yy, xy - rows_yx, n, m - 1)
     variance = without_real.var(correction=0) * (n - 1) + without_sample.var(correction=0) * (m - 1)
-    return float(value), float(variance.sqrt())
-
-
-def _row_sums(x: Tensor, y: Tensor) -> Tensor:
-    """Σⱼ k(xᵢ, yⱼ): `[N]`."""
-    return torch.cat([(part @ y.T / x.shape[1] + 1).pow(3).sum(1) for part in x.split(BLOCK)])
-
-
-def _self_kernel(x: Tensor) -> Tensor:
-    return (x.square().sum(1) / x.shape[1] + 1).pow(3)
+    return float(distance(xx, yy, xy, n, m)), float(variance.sqrt())
 
 
 def iterate_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -146,21 +129,14 @@ def mean_distance(points: Tensor) -> float:
     return total / (len(points) * (len(points) - 1))
 
 
-class SupportSize(NamedTuple):
-    """Estimated number of different samples, and its ratio to that of different real images."""
-
-    size: float
-    ratio: float
-
-
-def support_size(samples: Tensor, real: Tensor) -> SupportSize:
-    """Return how many different samples there are if all are equally likely: pairs by pairs that are duplicates.
+def support_size(samples: Tensor, real: Tensor) -> tuple[float, float]:
+    """Return how many different samples there are if all are equally likely, and the ratio to that of real images.
 
     n draws from S equally likely ones hold n(n − 1)/2S equal pairs on average, the birthday paradox (Arora and Zhang
-    2017, arXiv 1706.08224, who judged by eye). Here a pair is a duplicate if it is as close as the closest 1 % of real
-    images are to their nearest other one; without duplicates the number of pairs is a lower bound. The same estimate of
-    the real images, which should be as many as the samples, is what the ratio is to. Images, samples `[M, P]` and real
-    `[N, P]`, are given by their 8-bit pixels.
+    2017, arXiv 1706.08224, who judged by eye), so that S is all pairs by those that are duplicates. Here a pair is a
+    duplicate if it is as close as the closest 1 % of real images are to their nearest other one; without duplicates the
+    number of pairs is a lower bound. The same estimate of the real images, which should be as many as the samples, is
+    what the ratio is to. Images, samples `[M, P]` and real `[N, P]`, are given by their 8-bit pixels.
     """
     nearest = torch.cat([rows.amin(1) for rows in _squared_distances(real)])
     threshold = nearest.quantile(DUPLICATE_SHARE)
@@ -171,7 +147,7 @@ def support_size(samples: Tensor, real: Tensor) -> SupportSize:
 
     size = estimate_size(samples, len(samples))
     close = real[nearest <= threshold]  # all other images are in no duplicate pair
-    return SupportSize(size, size / estimate_size(close, len(real)))
+    return size, size / estimate_size(close, len(real))
 
 
 def _squared_distances(pixels: Tensor) -> Iterator[Tensor]:

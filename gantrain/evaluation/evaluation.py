@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gantrain import data
 from gantrain.console import Progress, no_progress
 from gantrain.errors import ConfigError, DataError, describe_choice
-from gantrain.evaluation.features import (
-    EvaluationSettings,
-    FeatureExtractor,
-    Features,
-    build_extractor,
-    choose_network,
-)
+from gantrain.evaluation.features import EvaluationSettings, FeatureExtractor, Features, build_extractor, choose_network
 from gantrain.evaluation.metrics import INCEPTION, Metric, better_direction, metrics_of
 from gantrain.files import make_folder, replace_non_finite, write_json
 
@@ -32,7 +26,7 @@ if TYPE_CHECKING:
     from gantrain.data import Dataset, DatasetSettings
 
 MIN_COUNT = 20  # samples; fewer have too few neighbours
-GROUPS = ("quality/", "diversity/")
+GROUPS = ("quality/", "diversity/")  # of the metrics that an evaluation measures
 ROWS, COLUMNS = 8, 8  # of neighbours.png
 REFERENCE = "training data"  # in place of samples
 CONDITIONS = ("count", "real_count", "split", "features", "samples_from")  # that have to agree to compare two numbers
@@ -114,14 +108,8 @@ def build_reference_set(
 ) -> ReferenceSet:
     """Select real examples and metrics, build the feature extractor and extract the real examples' features.
 
-    Args:
-        dataset: The data, loaded with `dataset_settings`.
-        dataset_settings: What `dataset` was loaded with.
-        settings: What is measured.
-        device: On which features are extracted.
-        count: Number of samples if there are fewer than `settings` ask for.
-        best: A number that has to be among those measured.
-        progress: Shows how far a slow step is.
+    `dataset` was loaded with `dataset_settings`. `count` is the number of samples if they are fewer than `settings` ask
+    for, and `best` a number that has to be among those measured; `progress` shows how far a slow step is.
 
     Raises ConfigError for metrics that the data do not have, DataError for too few examples; a classifier that is
     missing is trained only after these checks.

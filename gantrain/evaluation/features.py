@@ -32,27 +32,16 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is measured, of how many samples, and which network extracts the features of images.
+    """What is measured, of how many samples, and which network extracts the features of images."""
 
-    Args:
-        metrics: Names of metrics; None measures all that the data have.
-        count: Samples and real examples, None for as many as real examples are held out, at most 10,000.
-        split: Split of the real examples, "held_out" or "training".
-        reference: Whether as many training examples are measured in place of samples.
-        features: One of FEATURES.
-        classifier: File of a stored classifier, in place of that of the data.
-        inception: File of Inception's weights, in place of the downloaded ones.
-        train_classifier: Settings of the classifier's training that differ from the default.
-    """
-
-    metrics: Sequence[str] | None = None
-    count: int | None = None
-    split: str = "held_out"
-    reference: bool = True
-    features: str = AUTO
-    classifier: str | None = None
-    inception: str | None = None
-    train_classifier: Mapping[str, int] = field(default_factory=dict)
+    metrics: Sequence[str] | None = None  # names; None measures all that the data have
+    count: int | None = None  # samples and real examples; None for as many as are held out, at most 10,000
+    split: str = "held_out"  # of the real examples, or "training"
+    reference: bool = True  # whether as many training examples are measured in place of samples
+    features: str = AUTO  # one of FEATURES
+    classifier: str | None = None  # file of a stored classifier, in place of that of the data
+    inception: str | None = None  # file of Inception's weights, in place of the downloaded ones
+    train_classifier: Mapping[str, int] = field(default_factory=dict)  # its settings that differ from the default
 
 
 class Features(NamedTuple):
@@ -103,12 +92,9 @@ def build_extractor(
     only if `needs_classes`. Raises ConfigError for a classifier of images of another shape, DataError if the images
     have no labels or the weights cannot be had.
     """
-    if not isinstance(dataset, data.Images):
-        if not isinstance(dataset, data.Density):
-            raise ConfigError(
-                f"dataset={dataset.name} holds points without a known density, for which there are no metrics"
-            )
+    if isinstance(dataset, data.Density):
         return point_extractor(dataset)
+    assert isinstance(dataset, data.Images), "metrics_of refuses other datasets"
     network = None
     if choose_network(settings.features, settings.inception) == INCEPTION:
         from gantrain.evaluation import inception
@@ -197,10 +183,14 @@ def classifier_extractor(stored: StoredClassifier, device: torch.device) -> Feat
         vectors, probabilities = classifier.compute_features(network, images, progress)
         return Features(vectors, classes.count_classes(probabilities), probabilities, images.cpu().flatten(1))
 
-    description = {"name": CLASSIFIER, "dataset": stored.dataset, "accuracy": stored.accuracy}
-    description |= {"accuracy_on": stored.split}
-    description |= {key: stored.training[key] for key in ("width", "epochs") if key in stored.training}
-    description |= {"checksum": stored.checksum[:CHECKSUM_DIGITS]}
+    description = {
+        "name": CLASSIFIER,
+        "dataset": stored.dataset,
+        "accuracy": stored.accuracy,
+        "accuracy_on": stored.split,
+        **{key: stored.training[key] for key in ("width", "epochs") if key in stored.training},
+        "checksum": stored.checksum[:CHECKSUM_DIGITS],
+    }
     return FeatureExtractor(extract, network.classes, description)
 
 

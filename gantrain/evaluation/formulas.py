@@ -20,7 +20,7 @@ def measure(real: Features, samples: Features, metrics: Mapping[str, Metric]) ->
 
 def _compare_classes(real: Features, samples: Features) -> list[float]:
     return [
-        classes.entropy(samples.counts),
+        float(classes.entropy(samples.counts)),
         classes.total_variation(samples.counts, real.counts),
         classes.kl_divergence(samples.counts, real.counts),
         float(len(classes.find_missing(samples.counts, real.counts))),

@@ -18,16 +18,17 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+from torch.hub import download_url_to_file
 
 from gantrain.console import Progress, no_progress, say
 from gantrain.data.fetching import STORAGE_ERRORS
 from gantrain.errors import ConfigError, DataError, StorageError
 from gantrain.files import cache_folder
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+from gantrain.precision import allow_tf32
 
 NAME = "inception-2015-12-05"
 BATCH = 32  # images a step
@@ -54,8 +55,6 @@ def load_inception(weights: Path | None, device: torch.device) -> nn.Module:
     The network maps uint8 `[B, 3, H, W]` to φ(x) `[B, 2048]` and logits `[B, 1008]`. Raises ConfigError if
     torch-fidelity is not installed, DataError if the weights are others or cannot be had.
     """
-    import torch
-
     library_version()
     path = weights or find_weights()
     try:
@@ -88,9 +87,6 @@ def load_inception(weights: Path | None, device: torch.device) -> nn.Module:
 
 def _download(path: Path) -> None:
     """Download the weights beside `path`, compare them with their checksum and rename them."""
-    from filelock import FileLock
-    from torch.hub import download_url_to_file
-
     say(f"downloading the weights of the Inception network to {path.parent}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / ".gantrain.lock"):
@@ -103,10 +99,6 @@ def compute_features(network: nn.Module, images: Tensor, progress: Progress = no
 
     A grey image is taken as three equal channels.
     """
-    import torch
-
-    from gantrain.precision import allow_tf32
-
     device = next(network.parameters()).device
     parts, results = images.split(BATCH), []
     with torch.no_grad(), allow_tf32(False), progress(f"Inception features of {len(images):,} images") as update:

@@ -8,7 +8,6 @@ the network that extracted them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import NamedTuple
 
 from gantrain import data
@@ -30,12 +29,8 @@ class Metric(NamedTuple):
 
     def names(self, network: str = CLASSIFIER) -> list[str]:
         """Return the names of the numbers for features of one network."""
-        return [_name(template, network) for template in self.directions]
-
-
-def _name(template: str, network: str) -> str:
-    # With the Inception network the score has its plain name.
-    return template.format(network=network).replace("score_inception", "score")
+        names = (template.format(network=network) for template in self.directions)
+        return [name.replace("score_inception", "score") for name in names]  # which has a plain name in the literature
 
 
 PRDC = Metric(
@@ -77,6 +72,14 @@ STACKS = {name: metric for name, metric in IMAGES.items() if name != "classes"} 
 }
 
 
+DIRECTIONS = {
+    name: direction
+    for metric in (*POINTS.values(), *IMAGES.values(), *STACKS.values())
+    for network in NETWORKS
+    for name, direction in zip(metric.names(network), metric.directions.values(), strict=True)
+}
+
+
 def metrics_of(dataset: str) -> Mapping[str, Metric]:
     """Return the metrics that samples of a dataset can have, by name. Raises ConfigError if there are none."""
     if dataset in data.IMAGES:
@@ -99,15 +102,4 @@ def number_names(metrics: Iterable[str], dataset: str, network: str = CLASSIFIER
 
 def better_direction(number: str) -> int:
     """Return HIGHER or LOWER, the direction in which a number is better, or NEITHER."""
-    return _directions().get(number, NEITHER)
-
-
-@cache
-def _directions() -> dict[str, int]:
-    metrics = [metric for table in (POINTS, IMAGES, STACKS) for metric in table.values()]
-    return {
-        _name(template, network): direction
-        for metric in metrics
-        for template, direction in metric.directions.items()
-        for network in NETWORKS
-    }
+    return DIRECTIONS.get(number, NEITHER)

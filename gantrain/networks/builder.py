@@ -49,22 +49,19 @@ class Network(nn.Sequential):
         self.is_samplewise = not any(mixes_samples(step.row.op, step.row.norm) for step in steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        masks = self.draw_masks(x)
-        for number, part in enumerate(self):
-            x = part(apply_mask(x, masks[number]) if number in masks else x)
-        return x
-
-    def draw_masks(self, x: Tensor) -> dict[int, Tensor]:
-        """Return the dropout masks of a pass with the batch `x`, by the number of the layer."""
-        return self.dropouts.masks(x) if self.training and self.dropouts.groups else {}
+        return self._apply_layers(x)[0]
 
     def forward_with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output of the network, and what its last row takes, `[B, F]`, without dropout."""
-        masks = self.draw_masks(x)
+        x, features = self._apply_layers(x)
+        return x, features.flatten(1)
+
+    def _apply_layers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        masks = self.dropouts.masks(x) if self.training and self.dropouts.groups else {}
         features = x
         for number, part in enumerate(self):
             if number == self.rows - 1:
-                features = x.flatten(1)
+                features = x
             x = part(apply_mask(x, masks[number]) if number in masks else x)
         return x, features
 

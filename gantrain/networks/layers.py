@@ -25,7 +25,7 @@ def build_layer(row: Row, shape: Shape, tables: Tables) -> nn.Sequential:
         return nn.Sequential(parts)
     width = count_channels(row, tables) or shape[0]
     parts[row.op] = normalise_weights(OPERATIONS[row.op](row, shape[0], width), row)
-    width += count_appended(row)
+    width += {"minibatch_stddev": 1, "minibatch_discrimination": row.kernels}.get(row.op, 0)  # channels appended
     if row.norm not in ("none", "spectral"):
         parts["norm"] = NORMALISATIONS[row.norm](width)
     if row.activation != "linear":
@@ -55,11 +55,6 @@ def count_channels(row: Row, tables: Tables) -> int:
             f"not {row.features}; change features, or use maxout_counts=after"
         )
     return row.features
-
-
-def count_appended(row: Row) -> int:
-    """Return the number of channels that a comparison of the samples of a batch appends to those of its input."""
-    return {"minibatch_stddev": 1, "minibatch_discrimination": row.kernels}.get(row.op, 0)
 
 
 def normalise_weights(layer: nn.Module, row: Row) -> nn.Module:
@@ -193,7 +188,7 @@ class Float32(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return self.layer(x.to(torch.promote_types(x.dtype, torch.float32)))
+            return self.layer(as_float32(x))
 
 
 def _convolution(kind: type[nn.Module], row: Row, inputs: int, outputs: int) -> nn.Module:

@@ -45,19 +45,10 @@ def summarize(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[list
 
 
 def _summarize_row(step: builder.Step) -> LayerSummary:
-    row, columns = step.row, OPS[step.row.op]
-    return LayerSummary(
-        op=row.op,
-        kernel=row.kernel if "kernel" in columns else None,
-        stride=row.stride if "stride" in columns else None,
-        features=row.features if "features" in columns else None,
-        norm=row.norm,
-        dropout=row.dropout,
-        activation=row.activation,
-        output=step.outputs,
-        parameters=count_parameters(step.meta),
-        multiply_adds=count_multiply_adds(step.meta, torch.empty(1, *step.inputs, device="meta")),
-    )
+    columns = [name for name in ("kernel", "stride", "features") if name in OPS[step.row.op]]
+    cost = count_multiply_adds(step.meta, torch.empty(1, *step.inputs, device="meta"))
+    cells = {name: getattr(step.row, name) for name in (*columns, "norm", "dropout", "activation")}
+    return LayerSummary(step.row.op, step.outputs, count_parameters(step.meta), cost, **cells)
 
 
 def _summarize_network(network: nn.Module, shape: Shape) -> LayerSummary:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, replace
 from typing import Any
 
-from gantrain.errors import ConfigError, describe_choice, suggest
+from gantrain.errors import ConfigError, describe_choice
 from gantrain.files import CONF
-from gantrain.ranges import Accepted, Choice, Kind, Numbers
+from gantrain.ranges import Choice, Kind, Numbers, accepted_by_field, check_keys, setting
 
 Shape = tuple[int, ...]
 """The shape of one sample, without the batch: `(C, H, W)` or `(d,)`."""
@@ -32,8 +32,8 @@ VECTOR_OPS = ("linear", "affine", "point", "minibatch_discrimination")
 BATCH_OPS = ("minibatch_stddev", "minibatch_discrimination")  # which compare the samples of a batch
 NORMS = ("none", "batch", "layer", "spectral")
 ACTIVATIONS = ("linear", "relu", "leaky_relu", "softplus", "maxout", "tanh", "sigmoid", "square")
-RESAMPLES = ("none", "up", "down")
-MAXOUT_COUNTS = ("after", "before")
+LARGEST = 65_536  # far above the numbers of published networks
+COUNT = Numbers(whole=True, at_least=1, at_most=LARGEST)
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ class Row:
     weights; without it they are drawn.
     """
 
-    op: str
-    kernel: int = 0
-    stride: int = 1
-    padding: int = 0
-    features: int = 0
+    op: str = setting(MISSING, Choice(tuple(OPS)))
+    kernel: int = setting(0, COUNT)
+    stride: int = setting(1, COUNT)
+    padding: int = setting(0, replace(COUNT, at_least=0))
+    features: int = setting(0, replace(COUNT, also=("data",)))
     follows_data: bool = False
-    bias: bool = True
-    start: float | None = None
-    resample: str = "none"
-    group: int = 4
-    kernels: int = 100
-    dimensions: int = 5
-    norm: str = "none"
-    dropout: float = 0.0
-    activation: str = "linear"
+    bias: bool = setting(True, Kind(bool))
+    start: float | None = setting(None, Numbers(also=(None,)))
+    resample: str = setting("none", Choice(("none", "up", "down")))
+    group: int = setting(4, replace(COUNT, at_least=2))
+    kernels: int = setting(100, COUNT)
+    dimensions: int = setting(5, COUNT)
+    norm: str = setting("none", Choice(NORMS))
+    dropout: float = setting(0.0, Numbers(at_least=0, below=1))
+    activation: str = setting("linear", Choice(ACTIVATIONS))
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Tables:
     `init_std` is the standard deviation of Gaussian weights with zero biases; None is PyTorch's initialisation.
     """
 
-    name: str = "unnamed"
-    object: str | None = None
-    leaky_slope: float = 0.1
-    maxout_pieces: int = 2
-    maxout_counts: str = "after"
-    init_std: float | None = None
+    name: str = setting("unnamed", Kind(str))
+    object: str | None = setting(None, Kind(str, optional=True))
+    leaky_slope: float = setting(0.1, Numbers(at_least=0, below=1))
+    maxout_pieces: int = setting(2, Numbers(whole=True, at_least=2, at_most=64))
+    maxout_counts: str = setting("after", Choice(("after", "before")))
+    init_std: float | None = setting(None, Numbers(above=0, also=(None,)))
     generator: tuple[Row, ...] = ()
     discriminator: tuple[Row, ...] = ()
 
@@ -109,10 +109,11 @@ def parse_tables(architecture: Mapping[str, Any] | str) -> Tables:
     """
     if isinstance(architecture, str):
         architecture = load_architecture(architecture)
-    check_keys("architecture", architecture, [field.name for field in fields(Tables)])
+    accepted = accepted_by_field(Tables)
+    check_keys("architecture", architecture, accepted)
     settings = {key: value for key, value in architecture.items() if key not in ("generator", "discriminator")}
     for key, value in settings.items():
-        SETTINGS[key].check(f"architecture.{key}", value)
+        accepted[key].check(f"architecture.{key}", value)
     tables = Tables(
         **settings,
         generator=_parse_rows("generator", architecture),
@@ -136,50 +137,16 @@ def _parse_row(where: str, row: Mapping[str, Any]) -> Row:
     """Return a row with its columns and values checked; every message begins with `where`."""
     if not isinstance(row, Mapping) or "op" not in row:
         raise ConfigError(f"{where} is {row!r}; a row is {{op: …, …}}, with one of the operations {', '.join(OPS)}")
-    CELLS["op"].check(f"{where}: op", row["op"])
+    accepted = accepted_by_field(Row)
+    accepted["op"].check(f"{where}: op", row["op"])
     own_columns = OPS[row["op"]]
     check_keys(where, row, [*EVERY_ROW, *own_columns])
     for column in ("kernel", "features"):
         if column in own_columns and column not in row:
             raise ConfigError(f"{where}: {row['op']} needs {column}")
     for column, value in row.items():
-        CELLS[column].check(f"{where}: {column}", value)
+        accepted[column].check(f"{where}: {column}", value)
     return Row(**{**row, "features": 0, "follows_data": True} if row.get("features") == "data" else row)
-
-
-def check_keys(where: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise ConfigError for the first key that is not known."""
-    for key in mapping:
-        if key not in known:
-            raise ConfigError(f"{where} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
-
-
-LARGEST = 65_536  # far above the numbers of published networks
-COUNT = Numbers(whole=True, at_least=1, at_most=LARGEST)
-CELLS: dict[str, Accepted] = {
-    "op": Choice(tuple(OPS)),
-    "kernel": COUNT,
-    "stride": COUNT,
-    "padding": Numbers(whole=True, at_least=0, at_most=LARGEST),
-    "features": replace(COUNT, also=("data",)),
-    "bias": Kind(bool),
-    "start": Numbers(also=(None,)),
-    "resample": Choice(RESAMPLES),
-    "group": replace(COUNT, at_least=2),
-    "kernels": COUNT,
-    "dimensions": COUNT,
-    "norm": Choice(NORMS),
-    "dropout": Numbers(at_least=0, below=1),
-    "activation": Choice(ACTIVATIONS),
-}
-SETTINGS: dict[str, Accepted] = {
-    "name": Kind(str),
-    "object": Kind(str, optional=True),
-    "leaky_slope": Numbers(at_least=0, below=1),
-    "maxout_pieces": Numbers(whole=True, at_least=2, at_most=64),
-    "maxout_counts": Choice(MAXOUT_COUNTS),
-    "init_std": Numbers(above=0, also=(None,)),
-}
 
 
 def mixes_samples(op: str, norm: str) -> bool:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from gantrain.errors import ConfigError, describe_choice
-from gantrain.objectives import divergences, estimates
-from gantrain.objectives.critics import CRITICS, Critic, GivesRatio
+from gantrain.errors import ConfigError
+from gantrain.objectives import divergences
+from gantrain.objectives.critics import CRITICS, Critic
 from gantrain.objectives.divergence import Divergence, log_sigmoid
-from gantrain.objectives.divergences import CATALOGUE
-from gantrain.objectives.objective import (
-    DEFAULT_OBJECTIVE,
-    GENERATOR_OBJECTIVES,
-    GeneratorSide,
-    Statistics,
-)
+from gantrain.objectives.estimates import Pair
+from gantrain.objectives.objective import DEFAULT_OBJECTIVE, GENERATOR_OBJECTIVES, Game, Loss
 from gantrain.objectives.weighting import OFF, Weighting
+from gantrain.ranges import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +24,7 @@ NEWTON_STEPS = 12
 NEARLY_LINEAR = 16.0  # width in nats of an interval in which Newton's method converges
 
 
-class CriticObjective(GeneratorSide):
+class CriticObjective(Game):
     """A game in which `critic` trains D, and `gen_div` or the critic's own loss trains G.
 
     Where the critic gives a ratio, `gen_div` may be any divergence, which trains G through `gen_objective` and
@@ -42,70 +39,38 @@ class CriticObjective(GeneratorSide):
         gen_objective: str = DEFAULT_OBJECTIVE,
         weighting: Weighting = OFF,
     ) -> None:
-        if gen_objective not in GENERATOR_OBJECTIVES:
-            raise ConfigError(describe_choice("gen_objective", gen_objective, GENERATOR_OBJECTIVES))
+        Choice(tuple(GENERATOR_OBJECTIVES)).check("gen_objective", gen_objective)
         if isinstance(critic, str):
-            if critic not in CRITICS:
-                raise ConfigError(describe_choice("critic", critic, CRITICS))
+            Choice(tuple(CRITICS)).check("critic", critic)
             critic = CRITICS[critic]()
         self.critic, self.gen_objective, self.weighting = critic, gen_objective, weighting
-        self.gen_div: Divergence | None = None
-        if gen_div != OWN:
-            self._refuse_without_ratio(gen_div if isinstance(gen_div, str) else gen_div.name)
-            self.gen_div = divergences.get(gen_div, "gen_div") if isinstance(gen_div, str) else gen_div
-            self.gen_formulas = self.gen_div
-            self._refuse_flat_loss(self.gen_div)
-        elif gen_objective != DEFAULT_OBJECTIVE:
-            raise ConfigError(
-                f"gen_objective={gen_objective} is a loss that a divergence gives, and gen_div=own is that of "
-                f"critic={critic.name}; choose gen_objective={DEFAULT_OBJECTIVE}{self._or_choose_gen_div()}"
+        self.critic_name, self.gives_ratio, self.headline = critic.name, critic.gives_ratio, critic.headline
+        self.is_flat, self.is_unbounded = critic.is_flat, critic.is_unbounded
+        group, _, name = critic.headline.partition("/")
+        self.main_divergence = divergences.get(name) if group == "bound" else None
+        self.missing_ratio = f"critic={critic.name} gives no log-ratio"
+        if critic.gives_ratio == "up to a constant":
+            self.missing_ratio = (
+                f"critic={critic.name} gives the log-ratio up to a constant, which its outputs on data and on samples "
+                "fix together: see CriticObjective.log_ratios"
             )
+        if gen_div == OWN:
+            self.gen_div, self.trained, self.needs_real = None, (), critic.needs_real
+            self._refuse_other_objective()
+        else:
+            self._refuse_without_ratio(gen_div if isinstance(gen_div, str) else gen_div.name)
+            self.gen_div = self.gen_formulas = divergences.get(gen_div, "gen_div")
+            self.trained, self.needs_real = (self.gen_div,), critic.gives_ratio == "up to a constant"
+            self._refuse_flat_loss(self.gen_div)
         self._refuse_weights("gen_div=own")
 
-    has_log_ratio = True  # of the coordinate in which `gen_formulas` are written
-
-    @property
-    def has_weights(self) -> bool:
-        return self.gen_div is not None and super().has_weights
-
-    @property
-    def needs_real(self) -> bool:
-        """Whether G's loss depends on D's outputs on data."""
-        return self.critic.needs_real if self.gen_div is None else self.critic.gives_ratio == "up to a constant"
-
-    @property
-    def gives_ratio(self) -> GivesRatio:
-        """Whether the log-ratio follows from D's output."""
-        return self.critic.gives_ratio
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether D's gradient at a sample may be exactly 0."""
-        return self.critic.is_flat
-
-    @property
-    def headline(self) -> str:
-        """The number of reports that stands for the others; empty if there is none."""
-        return self.critic.headline
-
-    @property
-    def main_divergence(self) -> Divergence | None:
-        """The divergence of the bound that is the headline, if it is one."""
-        group, _, name = self.headline.partition("/")
-        return divergences.get(name) if group == "bound" else None
-
-    @property
-    def missing_ratio(self) -> str:
-        """Why `log_ratio` is None."""
-        if self.critic.gives_ratio == "no":
-            return f"critic={self.critic.name} gives no log-ratio"
-        return (
-            f"critic={self.critic.name} gives the log-ratio up to a constant, which its outputs on data and on samples "
-            "fix together: see CriticObjective.log_ratios"
-        )
-
-    def _or_choose_gen_div(self) -> str:
-        return ", or a divergence, as in gen_div=kl" if self.critic.reads_every_output else ""
+    def _refuse_other_objective(self) -> None:
+        if self.gen_objective != DEFAULT_OBJECTIVE:
+            or_gen_div = ", or a divergence, as in gen_div=kl" if self.critic.reads_every_output else ""
+            raise ConfigError(
+                f"gen_objective={self.gen_objective} is a loss that a divergence gives, and gen_div=own is that of "
+                f"critic={self.critic.name}; choose gen_objective={DEFAULT_OBJECTIVE}{or_gen_div}"
+            )
 
     def _refuse_without_ratio(self, gen_div: str) -> None:
         if self.critic.reads_every_output:
@@ -119,23 +84,16 @@ class CriticObjective(GeneratorSide):
             f"choose gen_div=own, the critic's own loss, or {ways_out}"
         )
 
-    def prepare(self) -> None:
-        """Find the finite ranges of G's formulas, which a compiler could not see through."""
-        if self.gen_div is not None:
-            self.prepare_generator()
-
-    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
-        """Return the critic's loss of D from its raw outputs [B] on data and on samples, and what they say."""
+    def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Loss:
         loss = self.critic.discriminator_loss(v_real, v_fake)
         return loss, {"loss/discriminator": loss} | self.critic.describe(v_real.detach(), v_fake.detach())
 
-    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> tuple[Tensor, Statistics]:
-        """Return G's loss from D's raw outputs [B] on samples, and on data if `needs_real`, and scalars to report."""
+    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None = None) -> Loss:
         if self.gen_div is None:
             loss = self.critic.generator_loss(v_fake, v_real)
             return loss, {"loss/generator": loss}
         r = self.critic.log_ratio(v_fake)
-        if self.critic.gives_ratio == "up to a constant":
+        if self.gives_ratio == "up to a constant":
             assert v_real is not None
             r = r - find_constant(self.critic.log_ratio(v_real), r)
         return self.divergence_loss(r)
@@ -143,44 +101,37 @@ class CriticObjective(GeneratorSide):
     def coordinate(self, v: Tensor) -> Tensor:
         """Return the log-ratio of `v` [B], its mean 0 if it is known up to a constant; 0 if no loss grows like e^v."""
         r = self.critic.log_ratio(v)
-        return {"yes": r, "up to a constant": r - r.mean(), "no": 0 * v}[self.critic.gives_ratio]
+        return {"yes": r, "up to a constant": r - r.mean(), "no": 0 * v}[self.gives_ratio]
 
     def margin(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
-        """Return a function [B] of outputs on data and on samples that is positive where D takes data for data."""
         return self.critic.log_ratio(v_real) if self.critic.has_zero else v_real - v_fake
 
-    def log_ratio(self, v: Tensor) -> Tensor | None:
-        """Return the log-ratio [B] of `v` [B], or None if the critic gives none, or only up to a constant."""
-        return self.critic.log_ratio(v) if self.critic.gives_ratio == "yes" else None
+    def describe_discriminator(self) -> list[str]:
+        critic = self.critic
+        settings = "".join(f", {key} {str(value).lower()}" for key, value in dataclasses.asdict(critic).items())
+        start = f"D minimises {critic.disc_formula} (critic={critic.name}{settings})"
+        lines = [f"{start}, with the optimal output v: {critic.optimum}"]
+        if self.gen_div is None:
+            lines.append(f"G minimises {critic.gen_formula} and follows, at that v, {critic.minimised}")
+        if critic.gives_ratio == "no":
+            lines.append("r is not recovered: no other loss can train G, and no divergence is reported that needs r")
+        if critic.gives_ratio == "up to a constant":
+            lines.append("r = v − c, and c is the root of E_p[σ(c − v)] = E_q[σ(v − c)] on each batch (Bennett 1976)")
+        return lines
 
     def log_ratios(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the log-ratios of outputs on data [N] and on samples [M], or None if the critic gives none."""
-        if self.critic.gives_ratio == "no":
-            return None
+        if self.gives_ratio != "up to a constant":
+            return super().log_ratios(v_real, v_fake)
         r_real, r_fake = self.critic.log_ratio(v_real), self.critic.log_ratio(v_fake)
-        if self.critic.gives_ratio == "yes":
-            return r_real, r_fake
         constant = find_constant(r_real, r_fake)
         return r_real - constant, r_fake - constant
 
-    def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
-        """Return what D's outputs on held-out data [N] and on samples [M] say about p and q, by name, in float64.
-
-        As `Objective.estimates`, with the means of the log-ratio, where there is a ratio; else what the critic knows.
-        A constant that is fixed on the same draws counts as known in their standard errors.
-        """
-        v_real, v_fake = (v.detach().cpu().double() for v in (v_real, v_fake))
-        if (ratios := self.log_ratios(v_real, v_fake)) is None:
-            return self.critic.estimates(v_real, v_fake)
-        r = estimates.Pair(*ratios)
+    def _measure(self, r: Pair) -> dict[str, float]:
         means = {"ratio/real_mean": float(r.real.mean()), "ratio/fake_mean": float(r.fake.mean())}
-        parts = ("js",) if self.gen_div is None else ("js", self.gen_div.name)
-        return means | estimates.measure(r, self.divergences, parts)
+        return means | super()._measure(r)
 
-    @property
-    def divergences(self) -> dict[str, Divergence]:
-        """The divergences that reports have numbers of: the catalogue and that of G, by name."""
-        return ({} if self.gen_div is None else {self.gen_div.name: self.gen_div}) | CATALOGUE
+    def _estimate(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
+        return self.critic.estimates(v_real, v_fake)
 
 
 def find_constant(v_real: Tensor, v_fake: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from gantrain.errors import ConfigError
 from gantrain.inference import average
 from gantrain.objectives.divergence import softplus
 from gantrain.objectives.heads import Head, least_squares_head
-from gantrain.ranges import Choice
+from gantrain.ranges import Choice, Kind, Numbers, accepted_by_field, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,11 @@ class Critic:
     gen_formula: ClassVar[str]
     minimised: ClassVar[str]
     reference: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for settings that the critic does not accept."""
+        for key, accepted in accepted_by_field(type(self)).items():
+            accepted.check(f"critic.{key}", getattr(self, key))
 
     def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
         """Return the loss of D."""
@@ -105,11 +110,7 @@ class Relativistic(Critic):
     minimised = "JSD(p×q ‖ q×p) of pairs, in the non-saturating form"
     reference = "Jolicoeur-Martineau 2018, arXiv 1807.00734; R3GAN, Huang et al. 2024, arXiv 2501.05441"
 
-    pairs: str = "one"
-
-    def __post_init__(self) -> None:
-        """Refuse other values of `pairs`."""
-        Choice(("one", "all")).check("critic.pairs", self.pairs)
+    pairs: str = setting("one", Choice(("one", "all")))
 
     def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
         return softplus(-self._subtract(v_real, v_fake)).mean()
@@ -162,13 +163,14 @@ class LeastSquares(Critic):
     minimised = "for c = b the f-divergence with f″(u) = (b − a)² / (u (1 + u)³)"
     reference = "Mao et al. 2017, arXiv 1611.04076"
 
-    a: float = 0.0
-    b: float = 1.0
-    c: float = 1.0
-    squash: bool = False
+    a: float = setting(0.0, Numbers())
+    b: float = setting(1.0, Numbers())
+    c: float = setting(1.0, Numbers())
+    squash: bool = setting(False, Kind(bool))
 
     def __post_init__(self) -> None:
-        """Refuse labels from which G would learn the wrong way, or nothing."""
+        """Refuse labels from which G would learn the wrong way, or nothing, too."""
+        super().__post_init__()
         if (self.c - self.a) * (self.b - self.a) <= 0:
             raise ConfigError(
                 f"critic.c={self.c:g} is the output that G wants for its samples, so it lies on the side of "

@@ -6,6 +6,7 @@ Beyond the interval on which a formula and its slope are finite it is extended b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,10 @@ Formula = Callable[["Tensor"], "Tensor"]
 
 # Values and slopes up to 2^100 leave float32 (2^128) room to sum a batch and to extend along a tangent.
 LARGEST = 2.0**100
+
+FRACTION = r"\\frac\{([^{}]*)\}\{([^{}]*)\}"
+SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+SIGNS = {"½": r"\frac{1}{2}", "α": r"\alpha", "log": r"\log", " ": "\\ ", "−": "-"}
 
 
 def softplus(r: Tensor) -> Tensor:
@@ -69,20 +74,6 @@ class Range:
         return math.isinf(self.low) and math.isinf(self.high)
 
 
-def find_finite_range(formula: Formula, factors: Sequence[Formula], name: str) -> Range:
-    """Return the interval around r = 0 on which `formula`, its slope and `factors` stay below 2^100 in float32.
-
-    Raises ConfigError, which speaks of the divergence `name`, if there is none.
-    """
-    import torch
-
-    # Independent of the modes and the device of the first caller, since the result is kept.
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
-        low, low_slope = _find_end(formula, factors, name, sign=-1)
-        high, high_slope = _find_end(formula, factors, name, sign=+1)
-    return Range(low, high, low_slope, high_slope)
-
-
 def _find_end(formula: Formula, factors: Sequence[Formula], name: str, sign: int) -> tuple[float, float]:
     """Return the last r of a fine geometric grid from 0 at which everything is finite, and the slope there."""
     import torch
@@ -101,26 +92,6 @@ def _find_end(formula: Formula, factors: Sequence[Formula], name: str, sign: int
     if count == 0:
         raise ConfigError(f"{name} leaves float32's range already beside r = 0; choose a smaller number in it")
     return float(r[count - 1]), float(slopes[count - 1])
-
-
-def extend_linearly(formula: Formula, limits: Range, r: Tensor) -> Tensor:
-    """Evaluate `formula` elementwise inside `limits`, and its tangents at the ends beyond them (C1)."""
-    import torch
-
-    with torch.autocast(r.device.type, enabled=False):
-        if limits.everywhere:
-            return formula(r)
-        above, below = (r - limits.high).relu(), (limits.low - r).relu()
-        # Not clamp, whose gradient is 0 at the ends themselves.
-        inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
-        return formula(inside) + limits.high_slope * above - limits.low_slope * below
-
-
-def share_outside(limits: Range, r: Tensor) -> Tensor:
-    """Return the share of `r` outside `limits`: a scalar."""
-    if limits.everywhere:
-        return r.new_zeros(())
-    return ((r < limits.low) | (r > limits.high)).mean(dtype=r.dtype)
 
 
 @dataclass(frozen=True)
@@ -209,16 +180,48 @@ class Divergence:
 
         Raises ConfigError if there is none around r = 0.
         """
+        import torch
+
         if part not in self.ranges:
             # f's factors too: rounded to 0 or ∞, they would cancel.
             factors = [each for each in (self.ratio, self.real, self.fake) if each is not None] if part == "f" else []
-            self.ranges[part] = find_finite_range(getattr(self, part), factors, self.name)
+            # Independent of the modes and the device of the first caller, since the result is kept.
+            with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+                low, low_slope = _find_end(getattr(self, part), factors, self.name, sign=-1)
+                high, high_slope = _find_end(getattr(self, part), factors, self.name, sign=+1)
+            self.ranges[part] = Range(low, high, low_slope, high_slope)
         return self.ranges[part]
 
     def evaluate(self, part: Part, r: Tensor) -> Tensor:
         """Evaluate a formula elementwise, extended along its tangents beyond `finite_range` (C1)."""
-        return extend_linearly(getattr(self, part), self.finite_range(part), r)
+        import torch
+
+        formula, limits = getattr(self, part), self.finite_range(part)
+        with torch.autocast(r.device.type, enabled=False):
+            if limits.everywhere:
+                return formula(r)
+            above, below = (r - limits.high).relu(), (limits.low - r).relu()
+            # Not clamp, whose gradient is 0 at the ends themselves.
+            inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
+            return formula(inside) + limits.high_slope * above - limits.low_slope * below
 
     def outside_share(self, part: Part, r: Tensor) -> Tensor:
         """Return the share of `r` at which `evaluate` follows a tangent: a scalar."""
-        return share_outside(self.finite_range(part), r)
+        limits = self.finite_range(part)
+        if limits.everywhere:
+            return r.new_zeros(())
+        return ((r < limits.low) | (r > limits.high)).mean(dtype=r.dtype)
+
+
+def format_formula(formula: str) -> str:
+    """Return a formula of the catalogue, written in LaTeX, as a line of text; unknown LaTeX is left as it is."""
+
+    def bracket(term: str) -> str:
+        return term if len(term) == 1 else f"({term})"
+
+    for sign, latex in SIGNS.items():
+        formula = formula.replace(latex, sign)
+    formula = re.sub(rf"log ({FRACTION})", r"log(\1)", formula)
+    formula = re.sub(FRACTION, lambda part: f"{bracket(part[1])} / {bracket(part[2])}", formula)
+    formula = re.sub(r"\\sqrt\{(\w)\}", r"√\1", formula)
+    return re.sub(r"\^(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), formula)

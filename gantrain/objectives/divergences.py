@@ -191,8 +191,13 @@ PATTERNS = (*(f"{family}_<number>" for family in FAMILIES), "dual_<name>")
 
 
 @cache
-def get(name: str, key: str = "divergence") -> Divergence:
-    """The divergence called `name`, of CATALOGUE or PATTERNS. Raises ConfigError, which speaks of `key`, for others."""
+def get(name: Divergence | str, key: str = "divergence") -> Divergence:
+    """The divergence called `name`, of CATALOGUE or PATTERNS; a divergence is returned as it is.
+
+    Raises ConfigError, which speaks of `key`, for other names.
+    """
+    if isinstance(name, Divergence):
+        return name
     if name in CATALOGUE:
         return CATALOGUE[name]
     if name.startswith("dual_"):

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gantrain.errors import ConfigError, describe_choice
+from gantrain.errors import ConfigError
 from gantrain.objectives.divergence import Divergence, Formula, softplus
 from gantrain.objectives.divergences import le_cam, pearson, total_variation
+from gantrain.ranges import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,14 +48,6 @@ def _jeffreys_log_ratio(v: Tensor) -> Tensor:
         for _ in range(12):
             r = r - (1 + r - (-r).exp() - v) * r.sigmoid()
     return r - (1 + r - (-r).exp() - v) * r.sigmoid()
-
-
-def _ratio_log(v: Tensor) -> Tensor:
-    return softplus(v).clamp(1 / RATIO_CLIP, RATIO_CLIP).log()
-
-
-def _ratio_clipped(v: Tensor) -> Tensor:
-    return (softplus(v) < 1 / RATIO_CLIP) | (softplus(v) > RATIO_CLIP)
 
 
 def _identity(v: Tensor) -> Tensor:
@@ -145,7 +138,12 @@ def _ratio_head(disc_div: Divergence) -> Head:
             f"head=ratio needs an invertible f', which disc_div={disc_div.name} does not have; choose head=log_ratio "
             "with disc_div=total_variation, or another disc_div"
         )
-    return Head("ratio", disc_div, coordinate=_ratio_log, invalid=_ratio_clipped)
+    return Head(
+        "ratio",
+        disc_div,
+        coordinate=lambda v: softplus(v).clamp(1 / RATIO_CLIP, RATIO_CLIP).log(),
+        invalid=lambda v: (softplus(v) < 1 / RATIO_CLIP) | (softplus(v) > RATIO_CLIP),
+    )
 
 
 HEADS: dict[str, Callable[[Divergence], Head]] = {
@@ -161,6 +159,5 @@ def get_head(name: str, disc_div: Divergence) -> Head:
     `log_ratio`: v is r. `nowozin`: T = g_f(v) with the published activations. `ratio`: softplus(v), clipped to
     [e^−10, e^10], is u itself (b-GAN, Uehara et al. 2016). Raises ConfigError where the pair does not exist.
     """
-    if name not in HEADS:
-        raise ConfigError(describe_choice("head", name, HEADS))
+    Choice(tuple(HEADS)).check("head", name)
     return HEADS[name](disc_div)

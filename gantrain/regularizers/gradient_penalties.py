@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gantrain.distributed import WHOLE, Part
-from gantrain.ranges import Accepted, Kind, Numbers
+from gantrain.ranges import Kind, Numbers, setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,11 +33,7 @@ State = Mapping[str, "Tensor"]
 NO_STATE: State = MappingProxyType({})
 
 
-def key(default: Any, accepted: Accepted) -> Any:
-    """Return a field that accepts these values, and no schedule."""
-    return field(default=default, metadata={"accepted": accepted})
-
-
+SCHEDULED = Numbers(at_least=0, follows_clock=True)  # of fields that do not say what they accept
 CONSTANT = Numbers(at_least=0)
 SHARE = Numbers(above=0, at_most=1)
 COUNT = Numbers(whole=True, at_least=1)
@@ -50,7 +46,7 @@ class Regularizer:
     `name` is its name in configs and reports, `smoothing` the share of the data that counts as samples, and `every` the
     number of D's updates of which one has the penalty, that many times as large. `adversarial` is the weight of the
     game's own loss in G's. Hooks draw random numbers from torch's default generator, for the whole batch, of which they
-    take their `part`.
+    take their `part`. A hook is called only if a subclass has it.
 
     What it needs, and what it does to D, decides what it can be combined with:
         needs_images: Its hooks take images, not points.
@@ -74,35 +70,31 @@ class Regularizer:
 
     @property
     def needs_fixed_network(self) -> bool:
-        """Whether the penalty compares two passes through D."""
         return False
 
     @property
     def bounds_slope(self) -> bool:
-        """Whether D's slope has a bound, or is pulled to a number above 0."""
         return False
 
     def create_state(self) -> dict[str, Tensor]:
-        """Return the tensors that the hooks read and change in place; they travel in the checkpoint."""
+        """Return the tensors that `penalize_outputs` reads and changes in place; they travel in the checkpoint."""
         return {}
 
-    def disturb(self, x: Tensor, state: State = NO_STATE, part: Part = WHOLE) -> Tensor:
+    def disturb(self, x: Tensor, part: Part = WHOLE) -> Tensor:
         """Return what D is shown in place of `x` [B, …], in both players' steps."""
         return x
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty | None:
-        """Return the penalty at `real` and `fake` [B, …], or None; D takes the first rows of a batch, or all."""
-        return None
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
+        """Return the penalty at `real` and `fake` [B, …]; D takes the first rows of a batch, or all."""
+        raise NotImplementedError
 
-    def penalize_outputs(self, v_real: Tensor, v_fake: Tensor, state: State = NO_STATE) -> Penalty | None:
-        """Return the penalty on D's outputs [B] in its own update, or None; log-ratios if it `needs_ratio`."""
-        return None
+    def penalize_outputs(self, v_real: Tensor, v_fake: Tensor, state: State = NO_STATE) -> Penalty:
+        """Return the penalty on D's outputs [B] in its own update; log-ratios if it `needs_ratio`."""
+        raise NotImplementedError
 
-    def penalize_features(self, real: Tensor, fake: Tensor) -> Penalty | None:
-        """Return the penalty of G on D's last hidden layer [B, F], or None; `real` has no graph."""
-        return None
+    def penalize_features(self, real: Tensor, fake: Tensor) -> Penalty:
+        """Return the penalty of G on D's last hidden layer [B, F]; `real` has no graph."""
+        raise NotImplementedError
 
     def constrain(self, parameters: Sequence[nn.Parameter]) -> None:
         """Change D's parameters in place after each of its updates; called without a graph."""
@@ -113,11 +105,12 @@ def overrides(regularizer: Regularizer, hook: str) -> bool:
     return getattr(type(regularizer), hook) is not getattr(Regularizer, hook)
 
 
-def draw_like(function: Callable[[Tensor], Tensor], x: Tensor, part: Part) -> Tensor:
-    """Return this process's rows of what `function`, such as torch.randn_like, draws for the whole batch of `x`."""
+def draw_like(x: Tensor, part: Part, *, normal: bool = False) -> Tensor:
+    """Return this process's rows of numbers that are drawn for the whole batch of `x`, in [0, 1) or `normal`."""
     import torch
 
-    return part.take(function(x if part.ranks == 1 else torch.cat([x] * part.ranks)))
+    whole = x if part.ranks == 1 else torch.cat([x] * part.ranks)
+    return part.take(torch.randn_like(whole) if normal else torch.rand_like(whole))
 
 
 def one_each(x: Tensor) -> Tensor:
@@ -150,27 +143,22 @@ class R1(Regularizer):
     name: ClassVar[str] = "r1"
     needs_samplewise: ClassVar[bool] = True
     weight: float = 10.0
-    every: int = key(1, COUNT)
-    sigma: float = key(0.0, CONSTANT)
-    share: float = key(1.0, SHARE)
+    every: int = setting(1, COUNT)
+    sigma: float = setting(0.0, CONSTANT)
+    share: float = setting(1.0, SHARE)
 
     @property
     def needs_fixed_network(self) -> bool:
-        """Whether the penalty compares two passes through D."""
         return self.sigma > 0
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         return self.penalize_slope(discriminator, real, part)
 
     def penalize_slope(self, discriminator: Discriminator, x: Tensor, part: Part) -> Penalty:
         """Return (weight/2) E‖∇ₓ v(x)‖² for points [B, …]."""
-        import torch
-
         x = x[: math.ceil(self.share * len(x))]
         if self.sigma:
-            beside = x + self.sigma * draw_like(torch.randn_like, x, part)
+            beside = x + self.sigma * draw_like(x, part, normal=True)
             squares = ((discriminator(beside) - discriminator(x)) / self.sigma).square()
         else:
             squares = input_gradient(discriminator, x).square().sum(1)
@@ -184,9 +172,7 @@ class R2(R1):
 
     name: ClassVar[str] = "r2"
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         return self.penalize_slope(discriminator, fake.detach(), part)
 
 
@@ -205,31 +191,24 @@ class GradientPenalty(Regularizer):
     name: ClassVar[str] = "gradient_penalty"
     needs_samplewise: ClassVar[bool] = True
     weight: float = 10.0
-    every: int = key(1, COUNT)
-    target: float = key(1.0, CONSTANT)
-    one_sided: bool = key(False, Kind(bool))
+    every: int = setting(1, COUNT)
+    target: float = setting(1.0, CONSTANT)
+    one_sided: bool = setting(False, Kind(bool))
 
     @property
     def bounds_slope(self) -> bool:
-        """Whether D's slope has a bound, or is pulled to a number above 0."""
         return self.target > 0
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
-        import torch
-
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         # torch's norm has the gradient 0 at 0.
         norms = part.gather(input_gradient(discriminator, self.choose_points(real, fake, part)).norm(dim=1))
         excess = norms - self.target
-        value = self.weight * (torch.relu(excess) if self.one_sided else excess).square().mean()
+        value = self.weight * (excess.relu() if self.one_sided else excess).square().mean()
         return Penalty(value, norms.detach().square().mean().sqrt())
 
     def choose_points(self, real: Tensor, fake: Tensor, part: Part) -> Tensor:
         """Return the points [B, …] where the penalty is taken: between data and samples, with one share a sample."""
-        import torch
-
-        return torch.lerp(fake, real, draw_like(torch.rand_like, one_each(real), part))
+        return fake.lerp(real, draw_like(one_each(real), part))
 
 
 @dataclass(frozen=True)
@@ -244,9 +223,6 @@ class Dragan(GradientPenalty):
     spread: float = 0.5
 
     def choose_points(self, real: Tensor, fake: Tensor, part: Part) -> Tensor:
-        """Return points [B, …] near data."""
-        import torch
-
-        size = draw_like(torch.rand_like, one_each(real), part) * self.spread
+        size = draw_like(one_each(real), part) * self.spread
         size = size * part.gather(real).std(correction=0)
-        return real + size * draw_like(torch.rand_like, real, part)
+        return real + size * draw_like(real, part)

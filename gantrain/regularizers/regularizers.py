@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError
-from gantrain.ranges import Numbers
+from gantrain.ranges import Numbers, setting
 from gantrain.regularizers.gradient_penalties import (
     CONSTANT,
     COUNT,
@@ -26,7 +26,6 @@ from gantrain.regularizers.gradient_penalties import (
     Regularizer,
     State,
     draw_like,
-    key,
 )
 from gantrain.schedules import Ramp
 
@@ -44,10 +43,8 @@ class InstanceNoise(Regularizer):
     name: ClassVar[str] = "instance_noise"
     std: float = 0.1
 
-    def disturb(self, x: Tensor, state: State = NO_STATE, part: Part = WHOLE) -> Tensor:
-        import torch
-
-        return x + self.std * draw_like(torch.randn_like, x, part)
+    def disturb(self, x: Tensor, part: Part = WHOLE) -> Tensor:
+        return x + self.std * draw_like(x, part, normal=True)
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class LeCam(Regularizer):
     name: ClassVar[str] = "lecam"
     needs_level: ClassVar[bool] = True
     weight: float = 0.3
-    decay: float = key(0.99, Numbers(at_least=0, below=1))
+    decay: float = setting(0.99, Numbers(at_least=0, below=1))
 
     def create_state(self) -> dict[str, Tensor]:
         import torch
@@ -101,7 +98,7 @@ class LeCam(Regularizer):
             for average, v in ((state["real"], v_real), (state["fake"], v_fake)):
                 average += (v.mean() - average) * (1 - self.decay) / seen
             a_real, a_fake = state["real"].clone(), state["fake"].clone()
-        above, below = torch.relu(v_real - a_fake), torch.relu(a_real - v_fake)
+        above, below = (v_real - a_fake).relu(), (a_real - v_fake).relu()
         return Penalty(self.weight * (above.square().mean() + below.square().mean()))
 
 
@@ -136,17 +133,14 @@ class Consistency(Regularizer):
     name: ClassVar[str] = "consistency"
     needs_images: ClassVar[bool] = True
     weight: float = 10.0
-    fake_weight: float = key(0.0, CONSTANT)
-    every: int = key(1, COUNT)
+    fake_weight: float = setting(0.0, CONSTANT)
+    every: int = setting(1, COUNT)
 
     @property
     def needs_fixed_network(self) -> bool:
-        """Whether the penalty compares two passes through D."""
         return True
 
-    def penalty(
-        self, discriminator: Discriminator, real: Tensor, fake: Tensor, state: State = NO_STATE, part: Part = WHOLE
-    ) -> Penalty:
+    def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         def compare(x: Tensor) -> Tensor:
             return part.gather((discriminator(x) - discriminator(mirror_and_shift(x, part))).square()).mean()
 
@@ -158,7 +152,7 @@ def mirror_and_shift(x: Tensor, part: Part) -> Tensor:
     """Return images [B, C, H, W], each mirrored with probability 1/2 and shifted by up to ⌊H/8⌋ and ⌊W/8⌋ pixels."""
     import torch
 
-    drawn = draw_like(torch.rand_like, x.new_empty(len(x), 3), part)
+    drawn = draw_like(x.new_empty(len(x), 3), part)
     places = []
     for size, u in zip(x.shape[2:], drawn.T, strict=False):
         shift = ((2 * (size // 8) + 1) * u).floor().long() - size // 8
@@ -180,11 +174,10 @@ class WeightClipping(Regularizer):
 
     name: ClassVar[str] = "weight_clipping"
     changes_scale: ClassVar[bool] = True
-    limit: float = key(0.01, Numbers(above=0))
+    limit: float = setting(0.01, Numbers(above=0))
 
     @property
     def bounds_slope(self) -> bool:
-        """Whether D's slope has a bound, or is pulled to a number above 0."""
         return True
 
     def constrain(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -203,7 +196,7 @@ class FeatureMatching(Regularizer):
 
     name: ClassVar[str] = "feature_matching"
     weight: float = 1.0
-    adversarial: float = key(0.0, CONSTANT)
+    adversarial: float = setting(0.0, CONSTANT)
 
     def penalize_features(self, real: Tensor, fake: Tensor) -> Penalty:
         return Penalty(self.weight * (real.mean(0) - fake.mean(0)).square().sum())

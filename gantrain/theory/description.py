@@ -4,43 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 from gantrain.console import format_number
 from gantrain.errors import ConfigError
-from gantrain.objectives.critic_objective import CriticObjective
-from gantrain.objectives.divergence import Divergence
+from gantrain.objectives.divergence import Divergence, format_formula
 from gantrain.objectives.heads import get_head
-from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
+from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Game
 from gantrain.regularizers.regularizers import Regularizer
 from gantrain.schedules import Ramp
 from gantrain.theory import properties
 from gantrain.theory.properties import effective_names, fixed_point
 
 LOSSES = {"fake": "fake(r)", "real": "real(r)", "f": "f(e^r)"}
-FRACTION = r"\\frac\{([^{}]*)\}\{([^{}]*)\}"
-SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-SIGNS = {"½": r"\frac{1}{2}", "α": r"\alpha", "log": r"\log", " ": "\\ ", "−": "-"}
 
 
-def describe_objective(objective: Objective | CriticObjective) -> list[str]:
+def describe_objective(objective: Game) -> list[str]:
     """Return lines that say what D maximises, what G minimises and which divergence G follows.
 
     The last line is a warning if the objective drives samples away from p = q.
     """
-    if isinstance(objective, CriticObjective):
-        lines = _describe_critic(objective)
-    else:
-        div = objective.disc_div
-        lines = [f"D maximises E_p[real(r)] − E_q[fake(r)] of {div.name}, f(u) = {format_formula(div.formula)}"]
+    lines = objective.describe_discriminator()
     if (gen_div := objective.gen_div) is None:
         return lines
     part, sign = GENERATOR_OBJECTIVES[objective.gen_objective]
     loss = f"{'−' if sign < 0 else ''}{LOSSES[part]}"
     lines.append(f"G minimises E_q[{loss}] of {gen_div.name}, f(u) = {format_formula(gen_div.formula)}")
-    if isinstance(objective, Objective) and not objective.has_log_ratio:
-        return [*lines, f"r is not recovered: with the {objective.head.name} head, D's output is T itself"]
+    if objective.gives_ratio == "no":
+        return [*lines, f"r is not recovered: {objective.missing_ratio}, and D's output is T itself"]
     if objective.weighting.is_on:
         lines += _describe_weights(gen_div.name, objective.weighting.spread)
     else:
@@ -50,20 +41,6 @@ def describe_objective(objective: Objective | CriticObjective) -> list[str]:
             f"Warning: under {gen_div.name} the samples that are farthest from the data have the largest weights, and "
             "training often misses modes; gen_div=reverse_kl weighs all samples alike"
         )
-    return lines
-
-
-def _describe_critic(objective: CriticObjective) -> list[str]:
-    critic = objective.critic
-    values = ((item.name, getattr(critic, item.name)) for item in dataclasses.fields(critic))
-    name = critic.name + "".join(f", {key} {str(value).lower()}" for key, value in values)
-    lines = [f"D minimises {critic.disc_formula} (critic={name}), with the optimal output v: {critic.optimum}"]
-    if objective.gen_div is None:
-        lines.append(f"G minimises {critic.gen_formula} and follows, at that v, {critic.minimised}")
-    if critic.gives_ratio == "no":
-        lines.append("r is not recovered: no other loss can train G, and no divergence is reported that needs r")
-    if critic.gives_ratio == "up to a constant":
-        lines.append("r = v − c, and c is the root of E_p[σ(c − v)] = E_q[σ(v − c)] on each batch (Bennett 1976)")
     return lines
 
 
@@ -114,20 +91,6 @@ def _describe_generator_step(gen_div: Divergence, gen_objective: str) -> list[st
             advice = f"gen_objective=matched follows {gen_div.name} itself"
         lines.append(f"Warning: with this objective p = q {at}, and training often collapses; {advice}")
     return lines
-
-
-def format_formula(formula: str) -> str:
-    """Return a formula of the catalogue, written in LaTeX, as a line of text; unknown LaTeX is left as it is."""
-
-    def bracket(term: str) -> str:
-        return term if len(term) == 1 else f"({term})"
-
-    for sign, latex in SIGNS.items():
-        formula = formula.replace(latex, sign)
-    formula = re.sub(rf"log ({FRACTION})", r"log(\1)", formula)
-    formula = re.sub(FRACTION, lambda part: f"{bracket(part[1])} / {bracket(part[2])}", formula)
-    formula = re.sub(r"\\sqrt\{(\w)\}", r"√\1", formula)
-    return re.sub(r"\^(\d+)", lambda power: power[1].translate(SUPERSCRIPTS), formula)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -95,16 +95,22 @@ class Finding:
         return numbers | {"verdict": self.verdict}
 
 
-def compare_with_truth(
-    truths: Mapping[str, Truth], readings: Mapping[str, Reading], exact: Mapping[str, Reading], draws: int
-) -> list[Finding]:
+def compare_with_truth(truths: Mapping[str, Truth], readings: Mapping[str, Reading], draws: int) -> list[Finding]:
     """Return the finding of every divergence in `truths`.
 
-    `readings` are D's, `exact` the bounds at the exact ratio, and `draws` is the number of draws of all seeds.
+    `readings` are D's, with the bounds at the exact ratio; `draws` is the number of draws of all seeds.
     """
-    findings = []
-    for name, truth in truths.items():
-        bound, plug_in = readings[f"bound/{name}"], readings[f"estimate/{name}"]
-        error, tails = math.sqrt(truth.variance / draws), (truth.pareto_k, truth.plug_in_is_heavy)
-        findings.append(Finding(name, truth.value, truth.method, bound, error, plug_in, exact[name], *tails))
-    return findings
+    return [
+        Finding(
+            name,
+            true=truth.value,
+            true_by=truth.method,
+            bound=readings[f"bound/{name}"],
+            exact_ratio_standard_error=math.sqrt(truth.variance / draws),
+            plug_in=readings[f"estimate/{name}"],
+            at_exact_ratio=readings[f"exact/{name}"],
+            pareto_k=truth.pareto_k,
+            plug_in_is_heavy=truth.plug_in_is_heavy,
+        )
+        for name, truth in truths.items()
+    ]

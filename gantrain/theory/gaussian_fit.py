@@ -16,18 +16,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.errors import ConfigError
 from gantrain.objectives.divergence import Divergence
 from gantrain.theory.quadrature import Loss, integrate_divergence, is_finite, loss_slopes
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 SMALLEST_STD = 1e-6  # in standard deviations of the mixture; below, float64 does not resolve the component
 LARGEST = 1e100
@@ -111,7 +110,6 @@ def _starts(p: Mixture) -> Iterator[tuple[float, float]]:
 
 def _minimise(divergence: Divergence, p: Mixture, start: tuple[float, float]) -> Fit:
     """Return the local minimum of log(1 + D_f − f(1)) below `start`, found in the coordinates mean and log std."""
-    import numpy as np
     from scipy.optimize import minimize
 
     loss = Loss(divergence, "fake", -1)  # its slope is that of D_f
@@ -124,16 +122,14 @@ def _minimise(divergence: Divergence, p: Mixture, start: tuple[float, float]) ->
         return _log_slopes(loss, p, theta) / math.exp(height(theta))
 
     theta = np.array([start[0], math.log(start[1])])
-    options: dict[str, Any]
     if divergence.invertible:
         options = {"gtol": 1e-9, "initial_trust_radius": 0.2, "max_trust_radius": 1.0, "maxiter": 60}
-        found = minimize(
-            height, theta, jac=slopes, hess=lambda at: _curvature(slopes, at), method="trust-exact", options=options
-        )
+        curvature = partial(_curvature, slopes)
+        found = minimize(height, theta, jac=slopes, hess=curvature, method="trust-exact", options=options)
     else:  # the curvature is infinite where two crossings of p and q merge
         simplex = theta + 0.2 * np.array([[0, 0], [1, 0], [0, 1]])
-        options = {"initial_simplex": simplex, "xatol": 1e-9, "fatol": 1e-15, "maxiter": 400}
-        found = minimize(height, theta, method="Nelder-Mead", options=options)
+        accuracy = {"xatol": 1e-9, "fatol": 1e-15, "maxiter": 400}
+        found = minimize(height, theta, method="Nelder-Mead", options={"initial_simplex": simplex, **accuracy})
     return Fit(float(found.x[0]), math.exp(found.x[1]), math.expm1(found.fun))
 
 
@@ -150,8 +146,6 @@ def largest_slope(divergence: Divergence, p: Mixture, fit: Fit) -> float:
 
 def _log_slopes(loss: Loss, p: Mixture, theta: Floats) -> Floats:
     """Return `loss_slopes` in the coordinates θ = (mean, log std): `[2]`."""
-    import numpy as np
-
     mean, std = float(theta[0]), math.exp(theta[1])
     on_mean, on_std = loss_slopes(loss, p, mean, std)
     return np.array([on_mean, on_std * std])
@@ -159,8 +153,6 @@ def _log_slopes(loss: Loss, p: Mixture, theta: Floats) -> Floats:
 
 def _curvature(slopes: Callable[[Floats], Floats], theta: Floats, step: float = 1e-4) -> Floats:
     """Return second derivatives, by central differences of the first: `[2, 2]`; the identity if one is not finite."""
-    import numpy as np
-
     rows = np.array([(slopes(theta + d) - slopes(theta - d)) / (2 * step) for d in step * np.eye(2)])
     return (rows + rows.T) / 2 if np.isfinite(rows).all() else np.eye(2)
 
@@ -188,8 +180,6 @@ class Ending(NamedTuple):
 
 def follow_loss(loss: Loss, p: Mixture, start: tuple[float, float]) -> Ending:
     """Follow the generator x = μ + σz from `start` = (μ, σ) along a loss, with the exact log-ratio at every point."""
-    import numpy as np
-
     if not is_finite(loss.divergence, loss.part, p, gaussian(*start)):
         return Ending("infinite", *start)
     if outcome := early_outcome(p, *start):
@@ -221,7 +211,6 @@ def check_start(p: Mixture, start: Sequence[float]) -> None:
 
 def _integrate_flow(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]:
     """Return the outcome of the flow from θ = (mean, log std), and its end, for data of mean 0 and variance 1."""
-    import numpy as np
     from scipy.integrate import solve_ivp
 
     @cache
@@ -257,7 +246,6 @@ def _integrate_flow(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]
 
 def _classify_rest(loss: Loss, p: Mixture, theta: Floats) -> tuple[str, Floats]:
     """Return the kind of the stationary point near θ, where a flow has become slow, and the point."""
-    import numpy as np
     from scipy.optimize import root
 
     slopes = partial(_log_slopes, loss, p)

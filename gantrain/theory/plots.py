@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,8 +36,7 @@ SAME_FIT = 1e-6  # difference of means and widths, in standard deviations of the
 def save_divergence_figures(chosen: Sequence[Divergence], folder: Path) -> list[str]:
     """Write every figure of the chosen divergences into `folder`, as NAME.png and NAME.svg; return the names.
 
-    Raises:
-        OSError: A file cannot be written.
+    Raises OSError.
     """
     with plotting.use_style():
         for name, draw in FIGURES.items():
@@ -80,22 +80,16 @@ def draw_losses(chosen: Sequence[Divergence]) -> Figure:
     import torch
 
     d = torch.linspace(0.01, 0.99, POINTS, dtype=torch.float64)
-
-    def loss(divergence: Divergence, objective: str) -> Tensor:
-        return properties.generator_loss(divergence, objective, d.logit())
-
-    return _draw_objectives(chosen, d, loss, unit=1, title="loss of one sample", xlabel="D(G(z)) = σ(r)")
+    curves = partial(properties.generator_loss, r=d.logit())
+    return _draw_objectives(chosen, d, curves, unit=1, title="loss of one sample", xlabel="D(G(z)) = σ(r)")
 
 
 def draw_pulls(chosen: Sequence[Divergence]) -> Figure:
     """Draw the weight of one sample in the gradient of every generator objective, −d loss/dr, against r."""
     r = _log_ratios()
-
-    def pull(divergence: Divergence, objective: str) -> Tensor:
-        return properties.sample_weight(divergence, objective, r)
-
+    curves = partial(properties.sample_weight, r=r)
     title = "pull on one sample, −d loss/dr; negative: away from the data"
-    return _draw_objectives(chosen, r, pull, unit=0.1, title=title, xlabel="log-ratio r = log p/q")
+    return _draw_objectives(chosen, r, curves, unit=0.1, title=title, xlabel="log-ratio r = log p/q")
 
 
 def _draw_objectives(

@@ -14,7 +14,7 @@ shows that a formula, an estimate or the truth is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,42 +92,37 @@ def train_discriminator(
 
 
 def measure_discriminator(
-    discriminator: Callable[[Tensor], Tensor], objective: Objective, case: Case, *, seed: int, draws: int
+    discriminator: Callable[[Tensor], Tensor],
+    objective: Objective,
+    case: Case,
+    known: Iterable[Divergence],
+    *,
+    seed: int,
+    draws: int,
 ) -> dict[str, list[float]]:
     """Return the estimates that D gives on `draws` held-out draws of p and of q, a list over PARTS parts of them each.
 
-    These are `Objective.estimates`, and `ratio/rms_error_p` and `ratio/rms_error_q`: √E[(r − r*)²] in nats.
+    These are `Objective.estimates`, and `ratio/rms_error_p` and `ratio/rms_error_q`: √E[(r − r*)²] in nats. Beside them
+    is `exact/NAME`, the bound of every divergence in `known` at r = r*, on the same draws.
     """
     import torch
 
     p, q = draw_from(case, seed)
+    one = torch.ones((), dtype=torch.float64)
     rows = []
     with torch.no_grad():
         for x, y in zip(p.held_out(draws).chunk(PARTS), q.held_out(draws).chunk(PARTS), strict=True):
             v_real, v_fake = discriminator(x), discriminator(y)
+            true_p, true_q = case.log_ratio(x), case.log_ratio(y)
             row = objective.estimates(v_real, v_fake)
-            for side, draws_of_side, v in (("p", x, v_real), ("q", y, v_fake)):
-                error = learned_log_ratio(objective, v) - case.log_ratio(draws_of_side)
+            for side, v, true in (("p", v_real, true_p), ("q", v_fake, true_q)):
+                error = learned_log_ratio(objective, v) - true
                 row[f"ratio/rms_error_{side}"] = float(error.square().mean().sqrt())
+            for each in known:
+                bound = each.real(true_p).mean() - each.fake(true_q).mean() - each.f_of_u(one)
+                row[f"exact/{each.name}"] = float(bound)
             rows.append(row)
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def measure_exact_ratio(
-    known: Mapping[str, Divergence], case: Case, *, seed: int, draws: int
-) -> dict[str, list[float]]:
-    """Return the bound of every divergence in `known` at r = r*, on the draws and parts of `measure_discriminator`."""
-    import torch
-
-    p, q = draw_from(case, seed)
-    one = torch.ones((), dtype=torch.float64)
-    bounds: dict[str, list[float]] = {name: [] for name in known}
-    for x, y in zip(p.held_out(draws).chunk(PARTS), q.held_out(draws).chunk(PARTS), strict=True):
-        on_data, on_samples = case.log_ratio(x), case.log_ratio(y)
-        for name, each in known.items():
-            bound = each.real(on_data).mean() - each.fake(on_samples).mean() - each.f_of_u(one)
-            bounds[name].append(float(bound))
-    return bounds
 
 
 def learned_log_ratio(objective: Objective, v: Tensor) -> Tensor:
@@ -174,7 +169,7 @@ def verify_case(
     """
     known = {objective.disc_div.name: objective.disc_div} | CATALOGUE
     discriminators: list[Callable[[Tensor], Tensor]] = []
-    runs, exact_runs, images = [], [], 0
+    runs, images = [], 0
 
     def advance(batch: int) -> None:
         nonlocal images
@@ -186,13 +181,11 @@ def verify_case(
         if training.images:
             d = train_discriminator(case, objective, architecture, training=training, seed=seed, progress=advance)
         discriminators.append(d)
-        runs.append(measure_discriminator(d, objective, case, seed=seed, draws=draws))
-        exact_runs.append(measure_exact_ratio(known, case, seed=seed, draws=draws))
+        runs.append(measure_discriminator(d, objective, case, known.values(), seed=seed, draws=draws))
     readings = {name: average_over_seeds([run[name] for run in runs]) for name in runs[0]}
-    exact = {name: average_over_seeds([run[name] for run in exact_runs]) for name in known}
     truths = {name: compute_truth(divergence, case.p, case.q) for name, divergence in known.items()}
     ratio = {name: readings[name] for name in true_ratio_values(case)}
-    findings = compare_with_truth(truths, readings, exact, draws * len(seeds))
+    findings = compare_with_truth(truths, readings, draws * len(seeds))
     return Result(case, objective, findings, ratio, discriminators)
 
 

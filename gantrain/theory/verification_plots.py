@@ -6,16 +6,18 @@ draws. The same results give the same file, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from gantrain import plotting
 from gantrain.theory.verification import Result, draw_from, learned_log_ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torch import Tensor
 
 DRAWS = 1500  # of each density
 POINTS = 801  # along the axis
@@ -26,7 +28,7 @@ def save_log_ratios(results: Sequence[Result], seed: int, path: Path) -> None:
     """Draw the results side by side, with the held-out draws of `seed`. Raises OSError."""
     from matplotlib.figure import Figure
 
-    with plotting.use_style():
+    with plotting.use_style(), torch.no_grad():
         figure = Figure(figsize=(0.6 + 4 * len(results), 7.2), dpi=150, layout="constrained")
         rows = figure.subplots(2, len(results), squeeze=False)
         for (upper, lower), result in zip(rows.T, results, strict=True):
@@ -44,38 +46,28 @@ def save_log_ratios(results: Sequence[Result], seed: int, path: Path) -> None:
 
 def _draw_along_axis(axes: Axes, result: Result, p: Tensor, q: Tensor) -> None:
     """Draw true and learned r along the first axis, where all other coordinates are 0."""
-    import torch
-
     low, high = _central_range(torch.cat([p[:, 0], q[:, 0]]))
     x = torch.zeros(POINTS, p.shape[1])
     x[:, 0] = torch.linspace(low, high, POINTS)
     axes.plot(x[:, 0], result.case.log_ratio(x), color=plotting.INK, linewidth=3, alpha=0.35, label="true r")
     name = f"learned r, seeds: {len(result.discriminators)}"
     for discriminator in result.discriminators:
-        axes.plot(x[:, 0], _learned(result, discriminator, x), color=plotting.PURPLE, linewidth=0.9, label=name)
+        learned = learned_log_ratio(result.objective, discriminator(x))
+        axes.plot(x[:, 0], learned, color=plotting.PURPLE, linewidth=0.9, label=name)
     axes.set(xlim=(low, high), xlabel="x" if p.shape[1] == 1 else "x₁, at x₂ = 0")
     axes.set_title(result.case.title.replace(", q", "\nq").replace("; q", "\nq"))
 
 
 def _draw_against_truth(axes: Axes, result: Result, p: Tensor, q: Tensor) -> None:
     """Draw learned against true r on draws of both densities, for every discriminator."""
-    import torch
-
     limits = _central_range(result.case.log_ratio(torch.cat([p, q])))
     axes.axline((0, 0), slope=1, color=plotting.INK, linewidth=0.8)
     look: dict[str, Any] = {"s": 4, "alpha": 0.5, "linewidths": 0, "rasterized": True}
     for draws, colour, side in ((q, plotting.ORANGE, "q"), (p, plotting.BLUE, "p")):
         for discriminator in result.discriminators:
-            learned = _learned(result, discriminator, draws)
+            learned = learned_log_ratio(result.objective, discriminator(draws))
             axes.scatter(result.case.log_ratio(draws), learned, color=colour, label=f"draws of {side}", **look)
     axes.set(xlim=limits, ylim=limits, xlabel="true r, nats", aspect="equal")
-
-
-def _learned(result: Result, discriminator: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    import torch
-
-    with torch.no_grad():
-        return learned_log_ratio(result.objective, discriminator(x))
 
 
 def _central_range(values: Tensor) -> tuple[float, float]:

@@ -31,14 +31,14 @@ WARM_UPS = 3  # cuDNN and the compiler choose kernels in the first iterations, w
 def compile_losses(losses: Losses, backend: str = "inductor") -> Losses:
     """Return the losses with compiled functions, which draw the same random numbers as the eager ones.
 
-    D's loss stays eager if it has a penalty: compiled code cannot be differentiated twice.
+    D's loss stays eager if it has a penalty that passes through D: compiled code cannot be differentiated twice.
     """
     # Each game recompiles the same code, of which the compiler would refuse the ninth version.
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_OBJECTIVES
     losses.game.prepare()
     options: dict[str, Any] = {"fallback_random": True} if backend == "inductor" else {}
     compiled = copy.copy(losses)
-    names = ["samples", "generator_loss"] + ([] if losses.has_penalty else ["discriminator_loss"])
+    names = ["samples", "generator_loss"] + ([] if losses.by_hook["penalty"] else ["discriminator_loss"])
     for name in names:
         setattr(compiled, name, torch.compile(getattr(losses, name), dynamic=False, backend=backend, options=options))
     return compiled
@@ -106,7 +106,7 @@ def capture(step_function: StepFunction, batches: Sequence[Batch], state: State)
     with torch.cuda.device(state.device):  # the device on which streams are created and graphs captured
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        for optimizer in (state.discriminator_optimizer, state.generator_optimizer):
+        for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
                 group["capturable"] = True
         with restore_afterwards(state, keep_tensors=True):
@@ -145,18 +145,17 @@ def restore_afterwards(state: State, *, keep_tensors: bool = False) -> Iterator[
             for tensor in list_tensors(state):
                 if id(tensor) not in known:
                     tensor.zero_()
-        for optimizer in (state.discriminator_optimizer, state.generator_optimizer):
+        for optimizer in state.optimizers.values():
             if not keep_tensors and not any(id(value) in known for value in list_optimizer_tensors(optimizer)):
                 optimizer.state.clear()
 
 
 def list_tensors(state: State) -> list[Tensor]:
     """Return all tensors that an iteration may change."""
-    networks = [network for network in (state.generator, state.discriminator, state.average) if network is not None]
+    networks, optimizers = state.networks.values(), state.optimizers.values()
     return [
         *(tensor for network in networks for tensor in (*network.parameters(), *network.buffers())),
-        *list_optimizer_tensors(state.discriminator_optimizer),
-        *list_optimizer_tensors(state.generator_optimizer),
+        *(tensor for optimizer in optimizers for tensor in list_optimizer_tensors(optimizer)),
         *state.statistics.sums.values(),
         *state.list_regularizer_tensors(),
     ]
@@ -216,10 +215,9 @@ def can_guard_on_device(state: State) -> bool:
 
     Fused optimizers can, except SGD with momentum, whose first step writes its buffer regardless of the flag.
     """
-    optimizers: list[Optimizer] = [state.discriminator_optimizer, state.generator_optimizer]
     return all(
         getattr(optimizer, "_step_supports_amp_scaling", False) and not optimizer.defaults.get("momentum")
-        for optimizer in optimizers
+        for optimizer in state.optimizers.values()
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain import networks
 from gantrain.errors import CheckpointError, ConfigError, DataError, UntypedCodeError
@@ -19,7 +18,7 @@ from gantrain.networks.shared_batch import stop_sharing
 from gantrain.precision import allow_tf32, as_float32
 from gantrain.runs import checkpoints
 from gantrain.seeding import preserve_randomness, stream_generator
-from gantrain.training.state import State, evaluating, refuse_mismatch
+from gantrain.training.state import State, evaluating, list_batch_norms, refuse_mismatch
 
 # From which standing statistics are estimated: the same latents for every generator, in batches as large as samples are
 # drawn in.
@@ -28,15 +27,10 @@ STANDING = ", standing statistics"
 
 
 @torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, batch_size: int = BATCH) -> Tensor:
+def generate(generator: nn.Module, latents: Tensor) -> Tensor:
     """Return samples [N, …] on the CPU for latents [N, L], with batch norm in evaluation mode."""
     with evaluating(generator), allow_tf32(False):
-        return torch.cat([generator(z).float().cpu() for z in latents.split(batch_size)])
-
-
-def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Return the layers of a network that keep running statistics."""
-    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+        return torch.cat([generator(z).float().cpu() for z in latents.split(BATCH)])
 
 
 @torch.no_grad()

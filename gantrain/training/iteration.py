@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -111,7 +112,10 @@ class Iteration:
         self.averaging.fill_(1 - schedule.decay(images))
         self.scheduled.set(state.images)
         with allow_tf32(self.precision == "tf32"):
-            step_function = self.play_eagerly if self.is_repeating else self.choose_step_function(batches)
+            if self.is_repeating:  # eagerly, and checked by the host
+                step_function: StepFunction = partial(self.play_on_host, losses=self.losses)
+            else:
+                step_function = self.choose_step_function(batches)
             # One seed for everything this iteration draws: a resumed run draws the same.
             seed_default(stream_seed(self.setup.seed, "train", state.images), state.device)
             step_function(batches)
@@ -132,10 +136,6 @@ class Iteration:
     def count_updates(self) -> int:
         """Return how many updates of D there have been."""
         return self.state.images // self.setup.schedule.batch_size
-
-    def play_eagerly(self, batches: Sequence[Batch]) -> None:
-        """Repeat on the host an iteration that the device refused."""
-        self.play_on_host(batches, self.losses)
 
     def play_on_host(self, batches: Sequence[Batch], losses: Losses) -> None:
         """Play one iteration, of which the host checks every update."""

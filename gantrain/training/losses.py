@@ -1,6 +1,6 @@
 """The losses of both players on a batch: networks, regularizers and the game put together.
 
-Networks are called in `generate` and `discriminate` alone. Several processes gather D's outputs, so that each computes
+Networks are called in `samples` and `discriminate` alone. Several processes gather D's outputs, so that each computes
 the losses of the global batch, however these couple its samples.
 """
 
@@ -17,15 +17,10 @@ from gantrain.augmentation.augmentations import Augmentation, Outputs
 from gantrain.data import Batch
 from gantrain.distributed import WHOLE, Part
 from gantrain.networks.builder import Network
-from gantrain.objectives.objective import Game, Statistics
+from gantrain.objectives.objective import Game, Loss, Statistics
 from gantrain.precision import as_float32
 from gantrain.regularizers.gradient_penalties import NO_STATE, Penalty, Regularizer, overrides
 from gantrain.training.state import evaluating
-
-
-def generate(generator: nn.Module, latents: Tensor, labels: Tensor | None) -> Tensor:
-    """Return samples [B, …] from latents [B, L], of the classes `labels` [B] if there are any."""
-    return generator(latents) if labels is None else generator(latents, labels)
 
 
 def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -41,9 +36,7 @@ def discriminate_with_features(discriminator: nn.Module, x: Tensor, labels: Tens
     return as_float32(v), as_float32(features)
 
 
-def add_penalty(
-    judged: tuple[Tensor, Statistics], penalty: tuple[Tensor, Statistics] | None
-) -> tuple[Tensor, Statistics]:
+def add_penalty(judged: Loss, penalty: Loss | None) -> Loss:
     """Return a loss and its scalars with a penalty and its own, if there is one."""
     if penalty is None:
         return judged
@@ -79,11 +72,6 @@ class Losses:
         self.lazy = [one for one in self.regularizers if one.every > 1]
 
     @property
-    def has_penalty(self) -> bool:
-        """Whether a regularizer adds a penalty that passes through D again, or is differentiated twice."""
-        return bool(self.by_hook["penalty"])
-
-    @property
     def needs_real(self) -> bool:
         """Whether G's loss depends on data."""
         return self.game.needs_real or bool(self.by_hook["penalize_features"])
@@ -93,37 +81,28 @@ class Losses:
         return tuple(one.name for one in self.lazy if number % one.every)
 
     def samples(self, generator: nn.Module, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return samples [B, …] from latents [B, L]."""
-        return generate(generator, latents, labels)
+        """Return samples [B, …] from latents [B, L], of the classes `labels` [B] if there are any."""
+        return generator(latents) if labels is None else generator(latents, labels)
 
     def discriminator_loss(
         self, discriminator: nn.Module, real: Batch, fake: Tensor, skipped: tuple[str, ...] = ()
-    ) -> tuple[Tensor, Statistics]:
+    ) -> Loss:
         """Return D's loss on data and on samples [B, …] without a graph: the game's plus the penalties."""
         v_real, v_fake = self.outputs(discriminator, real, fake)
         loss, statistics = self.judge(v_real, v_fake)
         statistics = statistics | self.adjust_augmentation(discriminator, v_real, v_fake)
         return add_penalty((loss, statistics), self.penalty(discriminator, real, fake, skipped))
 
-    def judge(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Statistics]:
+    def judge(self, v_real: Tensor, v_fake: Tensor) -> Loss:
         """Return D's loss for its raw outputs [B] on data and on samples: the game's plus the penalties on outputs."""
         penalties = []
         for one in self.by_hook["penalize_outputs"]:
-            state, (on_real, on_fake) = self.states.get(one.name, NO_STATE), (v_real, v_fake)
-            if one.needs_ratio:
-                on_real, on_fake = self.log_ratio(v_real), self.log_ratio(v_fake)
-            penalties.append((one, one.penalize_outputs(on_real, on_fake, state)))
+            ratios = self.game.log_ratios(v_real, v_fake) if one.needs_ratio else None
+            found = one.penalize_outputs(*(ratios or (v_real, v_fake)), self.states.get(one.name, NO_STATE))
+            penalties.append((one, found))
         return add_penalty(self.game.discriminator_loss(v_real, v_fake), self.sum_penalties(penalties))
 
-    def log_ratio(self, v: Tensor) -> Tensor:
-        """Return the log-ratio [B] of a game that gives one."""
-        r = self.game.log_ratio(v)
-        assert r is not None
-        return r
-
-    def generator_loss(
-        self, discriminator: nn.Module, fake: Tensor, real: Batch | None = None
-    ) -> tuple[Tensor, Statistics]:
+    def generator_loss(self, discriminator: nn.Module, fake: Tensor, real: Batch | None = None) -> Loss:
         """Return G's loss on samples [B, …] with a graph to G; `real` has their labels, and the data of some games."""
         x, labels = self.disturb(fake), None if real is None else real.labels
         if not self.needs_real:
@@ -136,7 +115,7 @@ class Losses:
             return self.game.generator_loss(v_fake, v_real)
         return self.match_features(discriminator, x, real)
 
-    def match_features(self, discriminator: nn.Module, fake: Tensor, real: Batch) -> tuple[Tensor, Statistics]:
+    def match_features(self, discriminator: nn.Module, fake: Tensor, real: Batch) -> Loss:
         """Return G's loss with the penalties on D's features, for what D is shown of samples [B, …]."""
         found = discriminate_with_features(discriminator, fake, real.labels)
         v_fake, features = map(self.part.gather, found)
@@ -145,9 +124,9 @@ class Losses:
             v_real, wanted = map(self.part.gather, found)
         loss, statistics = self.game.generator_loss(v_fake, v_real if self.game.needs_real else None)
         for one in self.by_hook["penalize_features"]:
-            if (penalty := one.penalize_features(wanted, features)) is not None:
-                loss = penalty.value + one.adversarial * loss if one.adversarial else penalty.value
-                statistics = statistics | {f"penalty/{one.name}": penalty.value}
+            penalty = one.penalize_features(wanted, features).value
+            loss = penalty + one.adversarial * loss if one.adversarial else penalty
+            statistics = statistics | {f"penalty/{one.name}": penalty}
         return loss, statistics
 
     def outputs(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +146,7 @@ class Losses:
         """Return `x` [B, …] as it is shown to D: augmented, then as the regularizers disturb it."""
         x = self.augment(x)
         for one in self.by_hook["disturb"]:
-            x = one.disturb(x, self.states.get(one.name, NO_STATE), self.part)
+            x = one.disturb(x, self.part)
         return x
 
     def augment(self, x: Tensor) -> Tensor:
@@ -191,7 +170,7 @@ class Losses:
 
     def penalty(
         self, discriminator: nn.Module, real: Batch, fake: Tensor, skipped: tuple[str, ...] = ()
-    ) -> tuple[Tensor, Statistics] | None:
+    ) -> Loss | None:
         """Return the sum of the penalties with scalars to report, or None without penalties.
 
         They are computed in float32: bfloat16 would be differentiated twice, or hide the difference of two outputs.
@@ -209,34 +188,27 @@ class Losses:
         with torch.autocast(fake.device.type, enabled=False):
             for one in self.by_hook["penalty"]:
                 if one.name not in skipped:
-                    state = self.states.get(one.name, NO_STATE)
                     with evaluating(discriminator) if one.needs_fixed_network else nullcontext():
                         judged = judge if one.needs_fixed_network else judge_augmented
-                        penalties.append((one, one.penalty(judged, real.images, fake, state, self.part)))
+                        penalties.append((one, one.penalty(judged, real.images, fake, self.part)))
         if skipped and not penalties:
             nothing = torch.zeros((), device=fake.device)
             return nothing, {"loss/penalty": nothing}
         return self.sum_penalties(penalties)
 
-    def sum_penalties(
-        self, penalties: Sequence[tuple[Regularizer, Penalty | None]]
-    ) -> tuple[Tensor, Statistics] | None:
+    def sum_penalties(self, penalties: Sequence[tuple[Regularizer, Penalty]]) -> Loss | None:
         """Return the sum of penalties with scalars to report, or None without one; a lazy one counts `every` times."""
         total: Tensor | None = None
         statistics: Statistics = {}
         are_several = len(self.by_hook["penalty"]) + len(self.by_hook["penalize_outputs"]) > 1
         for one, penalty in penalties:
-            if penalty is None:
-                continue
             value = penalty.value if one.every == 1 else one.every * penalty.value
             total = value if total is None else total + value
             if are_several:
                 statistics[f"penalty/{one.name}"] = value
             if penalty.gradient_rms is not None:
-                is_alone = len(self.by_hook["penalty"]) == 1
-                statistics["penalty/gradient_rms" if is_alone else f"penalty/{one.name}_gradient_rms"] = (
-                    penalty.gradient_rms
-                )
+                prefix = "" if len(self.by_hook["penalty"]) == 1 else f"{one.name}_"
+                statistics[f"penalty/{prefix}gradient_rms"] = penalty.gradient_rms
         return None if total is None else (total, {"loss/penalty": total} | statistics)
 
     @torch.no_grad()

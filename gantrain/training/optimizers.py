@@ -11,21 +11,23 @@ import ast
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain.errors import ConfigError, describe_choice, suggest
-from gantrain.ranges import Accepted, Kind, NumberList, Numbers
-from gantrain.schedules import Ramp, is_ramp, parse_number
+from gantrain.errors import ConfigError, describe_choice
+from gantrain.ranges import Accepted, Kind, NumberList, Numbers, check_keys
+from gantrain.schedules import Ramp, parse_value
 from gantrain.seeding import preserve_randomness
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.optim import Optimizer
+
+Factory = Callable[["nn.Module"], "Optimizer"]
 
 PLAYERS = ("discriminator", "generator")
 NEEDS_CLOSURE = ("LBFGS",)
@@ -77,21 +79,12 @@ def check_arguments(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[
     name = given.get("name")
     if not isinstance(name, str) or name not in modules():
         raise ConfigError(describe_choice(where["name"], name, modules()))
-    known, arguments = signature(name), {}
-    for key, value in given.items():
-        if key == "name":
-            continue
-        if key not in known:
-            raise ConfigError(f"optimizer={name} has no key {key}{suggest(key, known)}\n  keys: {', '.join(known)}")
+    known, arguments = signature(name), {key: value for key, value in given.items() if key != "name"}
+    check_keys(f"optimizer={name}", arguments, known)
+    for key, value in arguments.items():
         if value is None and known[key] is not None:
             raise ConfigError(f"{where[key]}={value} needs a value, such as {known[key]}")
-        accepted = accepted_values(key, known[key])
-        if isinstance(accepted, Numbers):
-            value = parse_number(where[key], value, accepted)
-        elif is_ramp(value):
-            raise ConfigError(f"{where[key]} is no number that could follow a schedule; give it one value")
-        elif accepted is not None:
-            accepted.check(where[key], value)
+        value = parse_value(where[key], value, accepted_values(key, known[key]))
         # betas=[0,0.9] as papers write it; the classes want floats.
         arguments[key] = [float(item) for item in value] if isinstance(value, list) else value
     return arguments
@@ -99,8 +92,8 @@ def check_arguments(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[
 
 def accepted_values(name: str, default: object) -> Accepted | None:
     """The values that an argument of an optimizer accepts, from its name and default; None if only its class knows."""
-    numbers = Numbers(at_least=0 if name in NOT_NEGATIVE + FRACTIONS else -math.inf)
-    numbers = replace(numbers, below=1) if name in FRACTIONS else numbers
+    least, end = 0 if name in NOT_NEGATIVE + FRACTIONS else -math.inf, 1 if name in FRACTIONS else math.inf
+    numbers = Numbers(at_least=least, below=end, follows_clock=True)
     if isinstance(default, bool):
         return Kind(bool)
     if isinstance(default, tuple):
@@ -108,9 +101,7 @@ def accepted_values(name: str, default: object) -> Accepted | None:
     return numbers if isinstance(default, int | float) else None
 
 
-def create_factories(
-    settings: Mapping[str, OptimizerSettings], device: torch.device
-) -> dict[str, Callable[[nn.Module], Optimizer]]:
+def create_factories(settings: Mapping[str, OptimizerSettings], device: torch.device) -> dict[str, Factory]:
     """Return for each player a function from a network to its optimizer, tried for one step on `device`.
 
     The fused form, one kernel for all parameters, is taken where the class and the device have it. Raises ConfigError
@@ -119,7 +110,7 @@ def create_factories(
     return {player: create_factory(each.name, each.first_arguments, device) for player, each in settings.items()}
 
 
-def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
+def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Factory:
     """Return a function from a network to the optimizer `name`, fused if possible. Raises ConfigError."""
     if "fused" in signature(name) and given.get("fused") is None and not given.get("foreach"):
         with suppress(ConfigError):
@@ -127,7 +118,7 @@ def create_factory(name: str, given: Mapping[str, Any], device: torch.device) ->
     return try_factory(name, given, device)
 
 
-def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Callable[[nn.Module], Optimizer]:
+def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Factory:
     """Return a function from a network to its optimizer, after one step on `device`. Raises ConfigError."""
     import torch
 

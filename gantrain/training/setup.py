@@ -10,8 +10,7 @@ from gantrain.data import Dataset
 from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
-from gantrain.objectives.critic_objective import CriticObjective
-from gantrain.objectives.objective import Objective
+from gantrain.objectives.objective import Game
 from gantrain.regularizers.gradient_penalties import Regularizer
 from gantrain.schedules import HalfLife, Ramp, find_ramps
 
@@ -90,7 +89,7 @@ class TrainingSetup:
     `augmentation` changes what D is shown.
     """
 
-    objective: Objective | CriticObjective
+    objective: Game
     data: Dataset
     latents: Latents
     schedule: Schedule

@@ -88,14 +88,16 @@ class State:
         """The generator to sample from: the averaged one when there is one."""
         return self.average if self.average is not None else self.generator
 
-    def _parts(self) -> dict[str, nn.Module | Optimizer]:
-        parts: dict[str, nn.Module | Optimizer] = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "generator_optimizer": self.generator_optimizer,
-            "discriminator_optimizer": self.discriminator_optimizer,
-        }
-        return parts | ({"average": self.average} if self.average is not None else {})
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks, by the names that they have in `state_dict()`."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        return networks | ({"average": self.average} if self.average is not None else {})
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizers, by the names that they have in `state_dict()`."""
+        return {name: getattr(self, name) for name in ("generator_optimizer", "discriminator_optimizer")}
 
     def list_regularizer_tensors(self) -> list[Tensor]:
         """Return the tensors of the regularizers that have a state."""
@@ -103,7 +105,8 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain data only; `regularizers` is left out where none has a state."""
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        parts = {name: network.state_dict() for name, network in self.networks.items()}
+        parts |= {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         parts["statistics"] = {key: row.clone() for key, row in self.statistics.sums.items()}
         if self.regularizers:
             parts["regularizers"] = {
@@ -115,37 +118,29 @@ class State:
     def load_state_dict(self, saved: Mapping[str, Any], images: int) -> None:
         """Restore `state_dict()` taken at `images`. Raises CheckpointError, before anything is changed, unless every
         part fits."""
-        parts = self._parts()
-        others = {"statistics", "regularizers"} if self.regularizers else {"statistics"}
-        if differing := (parts.keys() | others) ^ saved.keys():
+        parts = {*self.networks, *self.optimizers, "statistics", *(["regularizers"] if self.regularizers else [])}
+        if differing := parts ^ saved.keys():
             raise CheckpointError(f"the checkpoint and this run differ in {', '.join(sorted(map(str, differing)))}")
-        for name, part in parts.items():
-            if isinstance(part, nn.Module):
-                refuse_mismatch(name, part, saved[name])
-            else:
-                refuse_mismatched_optimizer(name, part, saved[name])
+        for name, network in self.networks.items():
+            refuse_mismatch(name, network, saved[name])
+        for name, optimizer in self.optimizers.items():
+            refuse_mismatched_optimizer(name, optimizer, saved[name])
         refuse_broken_statistics(saved["statistics"])
         if self.regularizers:
             _refuse_differences("regularizers", saved["regularizers"], _kinds("regularizers", self.regularizers))
         for name, state in self.regularizers.items():
             _refuse_differences(f"regularizers.{name}", saved["regularizers"][name], _kinds(name, state))
 
-        for name, part in parts.items():
-            if isinstance(part, nn.Module):
-                part.load_state_dict(saved[name])
-            else:
-                part.load_state_dict(part.state_dict() | {"state": saved[name]["state"]})
-                lay_out_as_parameters(part)
+        for name, network in self.networks.items():
+            network.load_state_dict(saved[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": saved[name]["state"]})
+            lay_out_as_parameters(optimizer)
         self.statistics.sums = {key: row.to(self.device) for key, row in saved["statistics"].items()}
         for name, state in self.regularizers.items():
             for key, tensor in state.items():
                 tensor.copy_(saved["regularizers"][name][key])
         self.images = images
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks, by the names that they have in `state_dict()`."""
-        return {name: part for name, part in self._parts().items() if isinstance(part, nn.Module)}
 
 
 def lay_out_as_parameters(optimizer: Optimizer) -> None:
@@ -204,12 +199,9 @@ def _kinds(name: str, saved: Any) -> dict[Any, str]:
     """What is under each key of a dictionary. Raises CheckpointError for anything else."""
     if not isinstance(saved, Mapping):
         raise CheckpointError(f"{name} is a {type(saved).__name__} in the checkpoint, not a dictionary")
-    return {key: _kind(value) for key, value in saved.items() if value is not None}
-
-
-def _kind(value: Any) -> str:
-    is_tensor = isinstance(value, Tensor)
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}" if is_tensor else type(value).__name__
+    kinds = {key: type(value).__name__ for key, value in saved.items() if value is not None}
+    tensors = {key: value for key, value in saved.items() if isinstance(value, Tensor)}
+    return kinds | {key: f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for key, x in tensors.items()}
 
 
 def _refuse_differences(name: str, saved: Any, ours: Mapping[Any, str]) -> None:
@@ -249,10 +241,15 @@ def update_average(average: nn.Module, generator: nn.Module, share: Tensor) -> N
         torch._foreach_copy_(buffers, list(generator.buffers()))
 
 
+def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Return the layers of a network that keep running statistics."""
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+
+
 @contextmanager
 def still_statistics(network: nn.Module) -> Iterator[None]:
     """Batch norm uses the batch's statistics inside the block, and leaves the running ones as they are."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = list_batch_norms(network)
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -294,7 +291,7 @@ def parameter_values(**networks: nn.Module) -> dict[str, float]:
 def estimate_bytes(state: State) -> int:
     """Return how many bytes a checkpoint of `state` takes at least, before and after its first step."""
     values = [value for _, value in iterate_leaves(state.state_dict()) if isinstance(value, Tensor)]
-    for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
+    for optimizer in state.optimizers.values():
         if not optimizer.state and "betas" in optimizer.defaults:  # which keeps two averages of every gradient
             values += [parameter for group in optimizer.param_groups for parameter in group["params"]] * 2
     return sum(value.numel() * value.element_size() for value in values)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -158,12 +159,12 @@ class Step:
             self.made -= 1
             return
         self.clear_gradients()
-        loss.backward(unit_gradient(loss.dtype, loss.device), inputs=trainable_parameters(getattr(self.state, player)))
+        loss.backward(unit_gradient(loss.dtype, loss.device), inputs=trainable_parameters(self.state.networks[player]))
         self.apply_gradients([player], loss.detach(), statistics)
 
     def clear_gradients(self) -> None:
         """Clear the gradients of both players."""
-        for optimizer in (self.state.discriminator_optimizer, self.state.generator_optimizer):
+        for optimizer in self.state.optimizers.values():
             optimizer.zero_grad()
 
     def apply_gradients(
@@ -173,18 +174,19 @@ class Step:
 
         In that case raise DivergedError, or trip the guard; so does a boolean `valid` that is False on the device.
         """
+        networks = {player: self.state.networks[player] for player in players}
         if self.part.ranks > 1:
-            add_gradients([getattr(self.state, player) for player in players])
-        norms = {f"grad_norm/{player}": compute_gradient_norm(getattr(self.state, player)) for player in players}
+            add_gradients(networks.values())
+        norms = {f"grad_norm/{player}": compute_gradient_norm(network) for player, network in networks.items()}
         statistics = {**statistics, **norms}
-        optimizers = [getattr(self.state, f"{player}_optimizer") for player in players]
         if self.guard is None and not all(math.isfinite(float(value)) for value in (loss, *norms.values())):
             raise DivergedError(describe_non_finite(self.state.images, " and ".join(players), statistics))
         if self.guard is not None:
             total = sum(norms.values(), loss)
             self.guard.check(total.isfinite() if valid is None else total.isfinite() & valid, len(players))
         tripped = None if self.guard is None else self.guard.is_tripped
-        for optimizer in optimizers:
+        for player in players:
+            optimizer: Any = self.state.optimizers[f"{player}_optimizer"]
             # A fused optimizer reads these before it steps.
             optimizer.grad_scale, optimizer.found_inf = None, None if tripped is None else tripped.float()
             optimizer.step()
