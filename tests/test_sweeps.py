@@ -240,3 +240,10 @@ def test_the_command_of_a_sweep_is_read_back(gantrain, tmp_path: Path) -> None:
     assert command.task == [*typed, "run_dir=s"]
     assert (command.hydra, command.params, command.config_dir) == ([], [], str(tmp_path / "own"))
     assert gantrain("resume", "s", "train.images=60").code == 0
+
+
+def test_a_key_of_the_only_regularizer_may_be_listed(gantrain, tmp_path: Path) -> None:
+    answer = gantrain("train", "-m", "regularizer=r1", "regularizer.weight=1,10", *TINY, "run_dir=s")
+    assert answer.code == 0, answer.err
+    configs = [yaml.safe_load(path.read_text()) for path in sorted(tmp_path.glob("s/[0-9]*/.hydra/config.yaml"))]
+    assert [config["regularizer"]["r1"]["weight"] for config in configs] == [1, 10]

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gantrain.config.checks import check_config, parse_config, to_plain
+from gantrain.config.checks import check_config, normalise_tree, parse_config, to_plain
 from gantrain.config.combinations import PRACTICAL_LOSSES
 from gantrain.config.groups import CONF, OWN, CataloguePath, CatalogueSource, options
 from gantrain.config.messages import config_error
@@ -180,7 +180,7 @@ def check_jobs(composer: Composer, single: list[str], listed: list[Argument], *,
     for number, job in enumerate(itertools.chain(diagonal, itertools.product(*choices))):
         if number >= rounds and has_trainable:
             return
-        config = parse_config(composer.compose([*single, *job]).tree)
+        config = parse_config(normalise_tree(composer.compose([*single, *job]).tree))
         if not has_trainable:
             try:
                 check_config(config)
