@@ -209,7 +209,7 @@ def follow() -> None:
             with limit_threads(prepared.device, count_multiply_adds(prepared.config.settings, setup.data.shape)):
                 run.share_state(state, part)
                 stop.defer()
-                loop.train(state, setup, None, None, stop=stop)
+                loop.follow(state, setup, stop)
     except Interrupted:  # as the first process was
         pass
     except Exception as error:  # of any kind: the first process tells it
