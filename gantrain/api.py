@@ -28,8 +28,8 @@ from gantrain.config.compose import create_composer
 from gantrain.config.overrides import check_no_sweep, parse_into, parse_train, quote
 from gantrain.config.schema import CodeOptions
 from gantrain.console import say
-from gantrain.errors import CheckpointError, ConfigError, MemoryExhaustedError, StorageError, is_out_of_memory
-from gantrain.files import describe_os_error
+from gantrain.errors import CheckpointError, ConfigError
+from gantrain.files import convert_system_error
 from gantrain.launch.evaluate import is_run
 from gantrain.launch.job import train_once
 from gantrain.launch.resume import check_own_folder, refuse_sweep, resume_run
@@ -54,12 +54,10 @@ def system_errors() -> Iterator[None]:
     """Raise failures of storage and memory as errors of gantrain."""
     try:
         yield
-    except OSError as error:
-        raise StorageError(f"{error.filename or 'storage'}: {describe_os_error(error)}") from error
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryExhaustedError(f"out of memory: {error}\nask for fewer images at once") from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        if known := convert_system_error(error, "storage", "ask for fewer images at once"):
+            raise known from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -177,10 +175,8 @@ def train(*, config_dir: str | Path | None = None, **settings: Any) -> Run:
         composed = composer.compose([argument.text for argument in arguments])
         if composed.mode is not None:
             raise ConfigError("this experiment is a sweep; train its runs one by one, or with gantrain train")
-        result = train_once(composer, arguments, composed)
-    if result.error:
-        raise result.error
-    return Run(result.folder, object=settings.get("architecture.object"))
+        folder = train_once(composer, arguments, composed)
+    return Run(folder, object=settings.get("architecture.object"))
 
 
 @system_errors()

@@ -12,17 +12,8 @@ from pathlib import Path
 
 from gantrain.console import discard_output, one_line, replace_unencodable, say
 from gantrain.distributed import is_follower
-from gantrain.errors import (
-    ConfigError,
-    GantrainError,
-    MemoryExhaustedError,
-    StorageError,
-    UntypedCodeError,
-    describe_broken_package,
-    describe_choice,
-    is_out_of_memory,
-)
-from gantrain.files import describe_os_error
+from gantrain.errors import ConfigError, GantrainError, StorageError, UntypedCodeError, describe_choice
+from gantrain.files import convert_system_error
 from gantrain.runs.signals import Interrupted
 from gantrain.version import VERSION
 
@@ -68,14 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         discard_output()
     except Exception as error:
-        said = str(error).partition("\n")[0]
-        if is_out_of_memory(error):
-            remedy = "raise the limit (ulimit -v)" if isinstance(error, ImportError) else "ask for fewer images at once"
-            return refuse(f"out of memory: {said}\n{remedy}", MemoryExhaustedError.exit_code)
-        if isinstance(error, OSError):
-            return refuse(f"{error.filename or 'storage'}: {describe_os_error(error)}", StorageError.exit_code)
-        if isinstance(error, ImportError) and (broken := describe_broken_package(error)):
-            return refuse(broken, GantrainError.exit_code)
+        remedy = "raise the limit (ulimit -v)" if isinstance(error, ImportError) else "ask for fewer images at once"
+        if known := convert_system_error(error, "storage", remedy):
+            return refuse(str(known), known.exit_code)
         return refuse(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {log_traceback()}", 1)
     return 0
 

@@ -14,7 +14,14 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-from gantrain.errors import ReplacedError, StorageError
+from gantrain.errors import (
+    GantrainError,
+    MemoryExhaustedError,
+    ReplacedError,
+    StorageError,
+    describe_broken_package,
+    is_out_of_memory,
+)
 
 # The packaged YAML: inside the package in a wheel, and beside it in a checkout.
 CONF = next(path for path in (Path(__file__).with_name("conf"), Path(__file__).parents[1] / "conf") if path.is_dir())
@@ -43,6 +50,21 @@ REMEDIES = {
 def describe_os_error(error: OSError) -> str:
     """Return what failed and what to do about it, in one line."""
     return f"{error.strerror or error}; {REMEDIES.get(error.errno or 0, 'look at its disk')}"
+
+
+def convert_system_error(error: Exception, place: object, remedy: str) -> GantrainError | None:
+    """Return a failure of memory, storage or a required package as an error of gantrain; None for another one.
+
+    `place` is where storage failed unless the error says it, `remedy` what to do about exhausted memory.
+    """
+    if is_out_of_memory(error):
+        said = str(error).partition("\n")[0]
+        return MemoryExhaustedError(f"out of memory: {said}\n{remedy}")
+    if isinstance(error, OSError):
+        return StorageError(f"{error.filename or place}: {describe_os_error(error)}")
+    if isinstance(error, ImportError) and (broken := describe_broken_package(error)):
+        return GantrainError(broken)
+    return None
 
 
 @contextmanager

@@ -53,7 +53,6 @@ UPWARD: set[tuple[str, str]] = set()
 # What still has to shrink.
 LARGE_FUNCTIONS = {
     "data.decoding.decode_all",
-    "training.loop.train",  # the loop itself
 }
 MANY_PARAMETERS = {"data.images.Images.__init__"}
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantrain.comparison.comparison import compare
-from gantrain.comparison.tables import print_failures, print_tables
 from gantrain.config import overrides
-from gantrain.console import say
 from gantrain.errors import ConfigError
-from gantrain.launch.sweep_folder import add_notes
+from gantrain.launch.sweep_folder import report_comparison
 
 HELP = """Compare runs: a table, compare.csv, figures, and report.html, one page that needs no network.
 
@@ -55,14 +53,6 @@ def run(arguments: list[str]) -> None:
     options = overrides.parse_into(Options, [argument for argument in arguments if Path(argument) not in folders])
     if not folders:
         raise ConfigError("compare needs runs, sweeps, or a tree that holds them: gantrain compare DIR… [out=DIR]")
-    from gantrain.comparison.report import write_report
-
     comparison = compare(folders, options.baseline)
-    add_notes(comparison, folders)
-    print_tables(comparison)
-    print_failures(comparison)
-    for note in comparison.notes:
-        say(note)
     is_tree = len(folders) == 1 and comparison.runs[0].path != folders[0]
-    out = Path(options.out or (folders[0] if is_tree else "comparison"))
-    say(f"the report is {write_report(comparison, out)}")
+    report_comparison(comparison, folders, Path(options.out or (folders[0] if is_tree else "comparison")))

@@ -16,7 +16,7 @@ from gantrain.objectives import divergences
 from gantrain.objectives.divergence import Divergence, Part
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.theory import description, properties
+from gantrain.theory import description, plots, properties
 from gantrain.theory.description import format_multiple, format_range, format_ratio
 from gantrain.theory.properties import fixed_point
 
@@ -74,17 +74,11 @@ def run(arguments: list[str]) -> None:
         screen.print(part)
     if options.out is not None:
         suffix = f", affine={options.affine:g}" if options.affine else ""
-        draw([replace(each, name=f"{each.name}{suffix}") for each in chosen], Path(options.out))
-
-
-def draw(chosen: list[Divergence], out: Path) -> None:
-    """Write the figures and say where they are. Raises StorageError."""
-    from gantrain.theory import plots
-
-    with convert_write_errors(f"out={out}"):
-        out.mkdir(parents=True, exist_ok=True)
-        names = plots.save_divergence_figures(chosen, out)
-    say(f"figures, each as PNG and SVG, in {out}: {', '.join(names)}")
+        drawn, out = [replace(each, name=f"{each.name}{suffix}") for each in chosen], Path(options.out)
+        with convert_write_errors(f"out={out}"):
+            out.mkdir(parents=True, exist_ok=True)
+            names = plots.save_divergence_figures(drawn, out)
+        say(f"figures, each as PNG and SVG, in {out}: {', '.join(names)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,36 +87,36 @@ def draw(chosen: list[Divergence], out: Path) -> None:
 
 def build_tables(chosen: list[Divergence]) -> Iterator[RenderableType]:
     """Yield a table of what the divergences are, one of their formulas, and what the columns mean."""
-    yield build_table(["name", "f(u)", "dual", "symmetric", "supremum", "leaning"], map(_build_row, chosen))
+    rows = [
+        [
+            each.name,
+            description.format_formula(each.formula),
+            properties.dual_name(each),
+            _format_fact(properties.is_symmetric(each)),
+            format_number(properties.supremum(each)),
+            properties.mode_behaviour(each),
+        ]
+        for each in chosen
+    ]
+    yield build_table(["name", "f(u)", "dual", "symmetric", "supremum", "leaning"], rows)
     yield ""
+    rows = [
+        [
+            each.name,
+            format_number(each.f_at_one),
+            *map(format_number, properties.costs(each)),
+            format_range(each, "real"),
+            format_range(each, "fake"),
+            format_ratio(fixed_point(each, "ratio")),
+            _format_finite_range(each, "real", "fake"),
+            _format_fact(each.invertible),
+        ]
+        for each in chosen
+    ]
     heads = ["name", "f(1)", "invented", "missed", "real(r)", "fake(r)", "ratio pulls to u", "finite r", "D gives r"]
-    yield build_table(heads, map(_build_formula_row, chosen))
+    yield build_table(heads, rows)
     yield ""
     yield NOTES
-
-
-def _build_row(divergence: Divergence) -> list[str]:
-    return [
-        divergence.name,
-        description.format_formula(divergence.formula),
-        properties.dual_name(divergence),
-        _format_fact(properties.is_symmetric(divergence)),
-        format_number(properties.supremum(divergence)),
-        properties.mode_behaviour(divergence),
-    ]
-
-
-def _build_formula_row(divergence: Divergence) -> list[str]:
-    return [
-        divergence.name,
-        format_number(divergence.f_at_one),
-        *map(format_number, properties.costs(divergence)),
-        format_range(divergence, "real"),
-        format_range(divergence, "fake"),
-        format_ratio(fixed_point(divergence, "ratio")),
-        _format_finite_range(divergence, "real", "fake"),
-        _format_fact(divergence.invertible),
-    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
 from gantrain.config.checks import parse_config, validate
+from gantrain.config.compose import compose
 from gantrain.config.schema import CodeOptions, choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
 from gantrain.data import DatasetSettings
@@ -26,7 +27,6 @@ from gantrain.launch.evaluate import (
     is_run,
     open_run,
     open_samples,
-    run_folder,
 )
 from gantrain.launch.resume import change_config, refuse_sweep
 from gantrain.launch.sweep_folder import is_sweep
@@ -156,8 +156,6 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def compose_dataset(arguments: list[str]) -> DatasetSettings:
     """Return the settings of the dataset that the arguments describe. Raises ConfigError."""
-    from gantrain.config.compose import compose
-
     return validate(compose(arguments), arguments).settings.data
 
 
@@ -193,10 +191,10 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
     """Evaluate a run, a checkpoint or stored samples, and print the numbers."""
     device, values = references.device, overrides.single_values(overrides.parse(arguments))
     if is_run(path):
-        out = run_folder(path)
+        folder = RunFolder.containing(path)
         if options.out is None:
-            RunFolder(out).refuse_links()
-        source = open_run(path, options.seed, device, options)
+            folder.refuse_links()
+        out, source = folder.path, open_run(path, options.seed, device, options)
     else:
         out, source = Path("evaluation"), open_samples(path, options.seed)
     if "dataset" in values:

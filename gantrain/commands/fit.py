@@ -151,52 +151,39 @@ def draw_fits(rows: list[Row], p: Mixture, options: Options, out: Path) -> None:
     ]
     title = "the best Gaussian under each divergence"
     if options.target == "effective":
-        title = (
-            f"where gen_objective={options.gen_objective} leads from start={gaussian_fit.format_list(options.start)}"
-        )
+        start = gaussian_fit.format_list(options.start)
+        title = f"where gen_objective={options.gen_objective} leads from start={start}"
     plots.save_fits(p, curves, out / "fit.png", title)
 
 
 def print_fits(chosen: list[Divergence], p: Mixture, options: Options) -> list[Row]:
     """Print a line for the data and one for each divergence as soon as it is fitted; return the rows of these."""
-    is_path, rows = options.target == "effective", []
-    heads = column_heads(p, is_path=is_path)
-    texts = [max(map(len, ["divergence", *(each.name for each in chosen)]))]
-    if is_path:
-        texts.append(max(map(len, gaussian_fit.OUTCOMES)))
+    heads = ["μ", "σ", "D_f − f(1)", *(f"mass near {format_number(mean, 'g')}" for mean in p.line_means)]
+    name_width = max(map(len, ["divergence", *(each.name for each in chosen)]))
+    outcome_width = max(map(len, gaussian_fit.OUTCOMES))
 
-    def print_line(cells: list[str]) -> None:
-        padded = [cell.ljust(width) for cell, width in zip(cells, texts, strict=False)]
-        numbers = zip(cells[len(texts) :], heads[len(texts) :], strict=True)
-        padded += [cell.rjust(max(len(head), NUMBER_WIDTH)) for cell, head in numbers]
-        say("  ".join(padded).rstrip())
+    def print_line(name: str, outcome: str, numbers: list[str]) -> None:
+        texts = [name.ljust(name_width)]
+        if options.target == "effective":
+            texts.append(outcome.ljust(outcome_width))
+        padded = [cell.rjust(max(len(head), NUMBER_WIDTH)) for cell, head in zip(numbers, heads, strict=True)]
+        say("  ".join([*texts, *padded]).rstrip())
 
-    print_line(heads)
-    print_line(format_row(describe_data(p, is_path=is_path), p))
+    print_line("divergence", "outcome", heads)
+    print_line("data", "", format_numbers(Row("data", p.mean, p.std, math.nan, mode_masses(p, p)), p))
+    rows = []
     for divergence in chosen:
-        rows.append(fit_divergence(divergence, p, options))
-        print_line(format_row(rows[-1], p))
+        row = fit_divergence(divergence, p, options)
+        print_line(row.divergence, row.outcome or "", format_numbers(row, p))
+        rows.append(row)
     return rows
 
 
-def column_heads(p: Mixture, *, is_path: bool) -> list[str]:
-    """Return the heads of the columns that `format_row` fills; `is_path` is for rows with an outcome."""
-    masses = (f"mass near {format_number(mean, 'g')}" for mean in p.line_means)
-    return ["divergence", *(["outcome"] if is_path else []), "μ", "σ", "D_f − f(1)", *masses]
+def format_numbers(row: Row, p: Mixture) -> list[str]:
+    """Return a row's numbers, to four digits of the data's scale.
 
-
-def describe_data(p: Mixture, *, is_path: bool) -> Row:
-    """Return the row of the data itself."""
-    return Row("data", p.mean, p.std, math.nan, mode_masses(p, p), "" if is_path else None)
-
-
-def format_row(row: Row, p: Mixture) -> list[str]:
-    """Return the cells of a row, to four digits of the data's scale."""
-    return [row.divergence, *([] if row.outcome is None else [row.outcome]), *_format_numbers(row, p)]
-
-
-def _format_numbers(row: Row, p: Mixture) -> list[str]:
-    """Return a row's numbers: without value and masses for a Gaussian that has collapsed, without any if none fits."""
+    A Gaussian that has collapsed has neither value nor masses, and one that fits nowhere has no numbers.
+    """
     places, empty = f".{plots.decimal_places(p)}f", [""] * len(row.mode_masses)
     if math.isnan(row.mu):
         return ["", "", "infinite", *empty]

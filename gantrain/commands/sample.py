@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gantrain import plotting
 from gantrain.config import overrides
 from gantrain.config.schema import CodeOptions, number
 from gantrain.console import say
@@ -13,6 +14,7 @@ from gantrain.devices import choose_device
 from gantrain.errors import ConfigError, DivergedError
 from gantrain.files import convert_write_errors, replace_file
 from gantrain.launch.resume import refuse_sweep
+from gantrain.reporting import pictures
 from gantrain.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -112,9 +114,6 @@ def write_array(samples: Tensor, out: Path) -> None:
 def write_samples(samples: Tensor, out: Path) -> None:
     """Write images as numbered PNGs and a grid, points as an array and a scatter plot."""
     import numpy as np
-
-    from gantrain import plotting
-    from gantrain.reporting import pictures
 
     out.mkdir(parents=True, exist_ok=True)
     if samples.dim() == 4:

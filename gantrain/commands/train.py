@@ -19,7 +19,7 @@ from gantrain.config.schema import Config, describe_keys
 from gantrain.console import say
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.launch.job import preserved_logging, train_once
-from gantrain.launch.sweep import SweepResult, train_sweep
+from gantrain.launch.sweep import SweepResult, raise_failures, train_sweep
 from gantrain.launch.sweep_folder import compare_sweep
 from gantrain.runs.signals import StopRequest
 
@@ -77,8 +77,7 @@ def run(arguments: list[str]) -> None:
         check_no_sweep(listed)
         if prints:
             return print_information(composer, [argument.text for argument in typed], composed, flags)
-        if error := train_once(composer, typed, composed).error:
-            raise error
+        train_once(composer, typed, composed)
     return None
 
 
@@ -86,7 +85,7 @@ def report_sweep(swept: SweepResult) -> None:
     """Print how the runs of a sweep ended, and compare them. Raises RunFailed if one did not finish."""
     say(f"\n{len(swept.runs) - len(swept.failures)} of {len(swept.runs)} runs finished in {swept.root}")
     compare_sweep(swept.root)
-    swept.raise_failures()
+    raise_failures(swept.failures, "failed")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

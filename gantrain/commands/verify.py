@@ -17,10 +17,10 @@ from gantrain.console import build_table, format_number, make_console, show_prog
 from gantrain.errors import CheckFailedError
 from gantrain.files import convert_write_errors, write_json
 from gantrain.objectives import divergences
-from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
-from gantrain.theory import verification
+from gantrain.seeding import describe_machine
+from gantrain.theory import verification, verification_plots
 from gantrain.theory.cases import CASES, true_ratio_values
 from gantrain.theory.findings import ALLOWED_ERRORS, Finding
 from gantrain.theory.formula_checks import find_formula_errors
@@ -99,7 +99,11 @@ def run(arguments: list[str]) -> None:
     disc_div = divergences.get(options.disc_div, "disc_div")
     objective = Objective(disc_div, disc_div)
     verification.check_log_ratio(objective)
-    check_formulas({disc_div.name: disc_div} | CATALOGUE)
+    known = {disc_div.name: disc_div} | CATALOGUE
+    if errors := [error for divergence in known.values() for error in find_formula_errors(divergence)]:
+        raise CheckFailedError(
+            f"{len(errors)} formulas contradict f(u) of their divergence; one of the two is wrong ({'; '.join(errors)})"
+        )
     if options.out is not None:
         with convert_write_errors(f"out={options.out}"):
             Path(options.out).mkdir(parents=True, exist_ok=True)
@@ -125,14 +129,6 @@ def verify_case(name: str, options: Options, objective: Objective) -> Result:
     with show_progress(f"{name}: training D", error=True) as update:
         return verification.verify_case(
             CASES[name], objective, table, training=training, seeds=seeds, draws=options.held_out, progress=update
-        )
-
-
-def check_formulas(known: Mapping[str, Divergence]) -> None:
-    """Raise CheckFailedError when a formula of a divergence contradicts its f(u)."""
-    if errors := [error for divergence in known.values() for error in find_formula_errors(divergence)]:
-        raise CheckFailedError(
-            f"{len(errors)} formulas contradict f(u) of their divergence; one of the two is wrong ({'; '.join(errors)})"
         )
 
 
@@ -194,15 +190,10 @@ def tabulate_divergences(findings: Sequence[Finding]) -> Table:
 def tabulate_ratio(result: Result) -> Table:
     """Return a table with a row a metric of the ratio, beside its value for the exact one."""
     exact = true_ratio_values(result.case)
-    rows = [
-        [
-            RATIO_NAMES[name],
-            _format_value(exact[name]),
-            _format_value(reading.mean),
-            _format_error(reading.standard_error),
-        ]
-        for name, reading in result.ratio.items()
-    ]
+    rows = []
+    for name, reading in result.ratio.items():
+        numbers = [_format_value(exact[name]), _format_value(reading.mean), _format_error(reading.standard_error)]
+        rows.append([RATIO_NAMES[name], *numbers])
     return build_table(["ratio", "exact", "learned", "±"], rows, right=["exact", "learned", "±"])
 
 
@@ -217,9 +208,6 @@ def _format_error(value: float) -> str:
 def write_results(results: Mapping[str, Result], options: Options, out: Path) -> None:
     """Write everything that was printed, and how it was computed, to verify.json, and log_ratio.png."""
     import torch
-
-    from gantrain.seeding import describe_machine
-    from gantrain.theory import verification_plots
 
     document = {
         "options": asdict(options) | {"architecture": ARCHITECTURE},

@@ -21,13 +21,13 @@ from gantrain.config.messages import config_error
 from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
-from gantrain.errors import ConfigError, UntypedCodeError, describe_choice
+from gantrain.errors import ConfigError, UntypedCodeError
 from gantrain.evaluation import features
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
 from gantrain.files import iterate_leaves
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import Game
-from gantrain.ranges import accepted_by_field, check_keys
+from gantrain.ranges import Choice, accepted_by_field, check_keys
 from gantrain.regularizers.gradient_penalties import SCHEDULED, Regularizer
 from gantrain.regularizers.regularizers import REGULARIZERS, default_values, upgrade_section
 from gantrain.reporting.wandb import check_installed
@@ -77,17 +77,6 @@ class RunConfig:
         """Return the tree as YAML, interpolations unresolved."""
         return OmegaConf.to_yaml(self.tree)
 
-    def find_secrets(self) -> dict[str, str]:
-        """Return the values that the config takes from environment variables, each with its interpolation."""
-        return find_secrets(self.tree)
-
-    def with_choices(self, section: str, **values: Any) -> RunConfig:
-        """Return the config with these values in one of its sections."""
-        tree, chosen = OmegaConf.create(self.tree), dataclasses.replace(getattr(self.settings, section), **values)
-        for key, value in values.items():
-            OmegaConf.update(tree, f"{section}.{key}", value)
-        return RunConfig(dataclasses.replace(self.settings, **{section: chosen}), tree)
-
 
 def to_plain(node: DictConfig) -> dict[str, Any]:
     """Return a node as dictionaries and lists, its interpolations unresolved."""
@@ -107,10 +96,13 @@ def find_secrets(tree: DictConfig) -> dict[str, str]:
 def validate(tree: DictConfig, overrides: Iterable[str]) -> RunConfig:
     """Return the settings that a composed config describes; `overrides` are those of the user's own command line.
 
-    Raises ConfigError for unknown keys, values out of range and parts that do not fit together.
+    Raises ConfigError for unknown keys, values out of range and parts that do not fit together, UntypedCodeError if
+    only a file names code to import.
     """
     overrides = list(overrides)
-    check_object_is_typed(tree, overrides)
+    code = OmegaConf.select(tree, "architecture.object")
+    if code and not any(text.lstrip("+").startswith("architecture.object=") for text in overrides):
+        raise UntypedCodeError("the config", code)
     tree = normalise_tree(tree)
     if any(text.startswith("train.images=") for text in overrides):  # it takes precedence over a file's train.epochs
         tree = OmegaConf.create(tree)
@@ -164,7 +156,10 @@ def check_config(config: Config) -> Settings:
     dataset = DatasetSettings(**vars(config.dataset))
     check_device_name(config.device)
     check_evaluation(config.evaluate, config.best.metric, config.dataset.name)
-    check_loggers(config.logger)
+    for name in config.logger:
+        Choice(LOGGERS).check("logger", name)
+    if "wandb" in config.logger:
+        check_installed()
     if config.train.epochs is not None and is_endless(config.dataset.name):
         raise ConfigError(
             f"train.epochs={config.train.epochs:g} needs a finite dataset; "
@@ -187,13 +182,6 @@ def check_config(config: Config) -> Settings:
 # Parts of a config
 
 
-def check_object_is_typed(tree: DictConfig, overrides: Iterable[str]) -> None:
-    """Raise UntypedCodeError if a file, and not the user's own command line, names code to import."""
-    name = OmegaConf.select(tree, "architecture.object")
-    if name and not any(text.lstrip("+").startswith("architecture.object=") for text in overrides):
-        raise UntypedCodeError("the config", name)
-
-
 def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the values of each regularizer under its name; `regularizer.<key>` belongs to the only one.
 
@@ -204,8 +192,7 @@ def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]
         name: dict(values) for name, values in section.items() if isinstance(values, Mapping) and not is_ramp(values)
     }
     for name in chosen:
-        if name not in REGULARIZERS:
-            raise ConfigError(describe_choice("regularizer", name, REGULARIZERS))
+        Choice(tuple(REGULARIZERS)).check("regularizer", name)
     for key in section.keys() - chosen.keys():
         if not chosen:
             raise ConfigError(f"regularizer.{key} changes a regularizer; choose one, as in regularizer=r1")
@@ -235,15 +222,6 @@ def list_warnings(settings: Settings) -> list[str]:
     return [*([unusual] if unusual else []), *others]
 
 
-def check_loggers(names: Iterable[str]) -> None:
-    """Raise ConfigError for an unknown logger, or one that is not installed."""
-    for name in names:
-        if name not in LOGGERS:
-            raise ConfigError(describe_choice("logger", name, LOGGERS))
-        if name == "wandb":
-            check_installed()
-
-
 def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -> None:
     """Raise ConfigError for metrics that this dataset does not have, or that would never be computed."""
     if evaluate.every_images is None:
@@ -256,8 +234,7 @@ def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -
     if evaluate.metrics == []:
         raise ConfigError(f"evaluate.metrics=[] measures nothing; name some of: {', '.join(known)}")
     for name in evaluate.metrics or ():
-        if name not in known:
-            raise ConfigError(describe_choice("evaluate.metrics", name, known))
+        Choice(tuple(known)).check("evaluate.metrics", name)
     if best is None:
         return
     metrics = {number: name for name in known for number in known[name].names(network)}
@@ -269,7 +246,6 @@ def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -
         raise ConfigError(
             f"best.metric={best} cannot be followed: neither more nor less is better; take one of: {others}"
         )
-    if best not in ranked:
-        raise ConfigError(describe_choice("best.metric", best, ranked))
+    Choice(tuple(ranked)).check("best.metric", best)
     if evaluate.metrics and metrics[best] not in evaluate.metrics:
         raise ConfigError(f"best.metric={best} needs {metrics[best]} among evaluate.metrics; add it there")

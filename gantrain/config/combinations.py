@@ -23,7 +23,13 @@ def check_combinations(game: Game, regularizers: Sequence[Regularizer], tables: 
     for one in regularizers:
         check_game(game, one, config.update)
         check_discriminator(one, tables)
-    check_tables(tables)
+    if find_row(tables.discriminator, norm="spectral") and find_row(tables.discriminator, norm="batch"):
+        raise ConfigError(
+            "the discriminator has norm: spectral and norm: batch: batch norm multiplies by scales that spectral norm "
+            "does not bound; choose one of them for all rows"
+        )
+    if row := find_row(tables.generator, ops=BATCH_OPS):
+        raise ConfigError(f"op: {row.op} is for the discriminator: a sample has to depend on its own latents alone")
     if row := find_row(tables.discriminator, ops=BATCH_OPS):
         check_batch_row(row, game, config)
 
@@ -65,17 +71,6 @@ def check_discriminator(one: Regularizer, tables: Tables) -> None:
             f"regularizer={one.name} limits weights whose size norm: spectral has cancelled already; leave out one of "
             "them"
         )
-
-
-def check_tables(tables: Tables) -> None:
-    """Raise ConfigError for rows that do not fit each other or their network."""
-    if find_row(tables.discriminator, norm="spectral") and find_row(tables.discriminator, norm="batch"):
-        raise ConfigError(
-            "the discriminator has norm: spectral and norm: batch: batch norm multiplies by scales that spectral norm "
-            "does not bound; choose one of them for all rows"
-        )
-    if row := find_row(tables.generator, ops=BATCH_OPS):
-        raise ConfigError(f"op: {row.op} is for the discriminator: a sample has to depend on its own latents alone")
 
 
 def check_batch_row(row: Row, game: Game, config: Config) -> None:

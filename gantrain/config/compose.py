@@ -44,17 +44,12 @@ def swept_name(text: str) -> str:
     return f"-{safe_name(text.replace('++', ''))}" if text else ""
 
 
-def register() -> None:
-    """Register the schema, the catalogue's options and the resolvers with Hydra; it may be called again."""
-    ConfigStore.instance().store(name="gantrain_schema", node=create_node(Config))
-    for plugin in (CatalogueSource, CataloguePath, ForeignSource):
-        Plugins.instance().register(plugin)
-    OmegaConf.register_new_resolver("swept_name", swept_name, replace=True)
-    OmegaConf.register_new_resolver("practical_loss", PRACTICAL_LOSSES.__getitem__, replace=True)
-
-
-# At import, so that it also holds in a process that a launcher starts.
-register()
+# What Hydra knows of gantrain; at import, so that it also holds in a process that a launcher starts.
+ConfigStore.instance().store(name="gantrain_schema", node=create_node(Config))
+for plugin in (CatalogueSource, CataloguePath, ForeignSource):
+    Plugins.instance().register(plugin)
+OmegaConf.register_new_resolver("swept_name", swept_name, replace=True)
+OmegaConf.register_new_resolver("practical_loss", PRACTICAL_LOSSES.__getitem__, replace=True)
 
 
 @contextmanager
@@ -200,16 +195,12 @@ def expand_choice(argument: Argument) -> list[str]:
     if not override.is_discrete_sweep():
         raise ConfigError(f"{text} has no end; list values, as in {argument.key}=…,…")
     if isinstance(value, Glob):
-        return _expand_glob(argument.key, text, value)
+        names = [name for name in options(argument.key) if "<" not in name and name != OWN]  # a pattern is no choice
+        if not (found := value.filter(names)):
+            raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{argument.key} is no group'}")
+        return [f"{argument.key}={name}" for name in sorted(found)]
     values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
     if len(values) > MOST_JOBS:
         raise ConfigError(f"{text} lists more than {MOST_JOBS:,} values; list fewer")
     prefix = text[: len(text) - len(text.lstrip("+"))]
     return [f"{prefix}{argument.key}={each}" for each in values]
-
-
-def _expand_glob(group: str, text: str, glob: Glob) -> list[str]:
-    names = [name for name in options(group) if "<" not in name and name != OWN]  # a pattern is no choice
-    if not (found := glob.filter(names)):
-        raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{group} is no group'}")
-    return [f"{group}={name}" for name in sorted(found)]

@@ -7,14 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 from gantrain.config.schema import Config, GeneratorWeights
-from gantrain.errors import ConfigError, describe_choice
+from gantrain.errors import ConfigError
 from gantrain.objectives import divergences, weighting
 from gantrain.objectives.critic_objective import OWN, CriticObjective
 from gantrain.objectives.critics import CRITICS, F_DIVERGENCE, Critic
 from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.objective import Game, Objective
 from gantrain.objectives.weighting import Weighting
-from gantrain.ranges import check_keys
+from gantrain.ranges import Choice, check_keys
 
 
 def build_objective(config: Config, smoothing: float) -> Game:
@@ -23,10 +23,15 @@ def build_objective(config: Config, smoothing: float) -> Game:
     Raises ConfigError for one that cannot train.
     """
     asked, critic = config.gen_weights, parse_critic(config.critic)
-    weights, gen_div = parse_weighting(asked.normalise, asked.spread), parse_gen_div(config)
+    weights, gen_div = parse_weighting(asked), parse_gen_div(config)
     game: Game
     if critic is None:
-        disc_div = parse_disc_div(config.disc_div.name)
+        if config.disc_div.name == OWN:
+            raise ConfigError(
+                f"disc_div={OWN} is the loss of a critic that has one, which critic={F_DIVERGENCE} does not; choose a "
+                "divergence, as in disc_div=gan"
+            )
+        disc_div = divergences.get(config.disc_div.name, "disc_div")
         gen_div = disc_div if isinstance(gen_div, str) else gen_div
         game = Objective(disc_div, gen_div, config.gen_objective, config.head, smoothing, weights)
     else:
@@ -43,21 +48,10 @@ def parse_critic(section: Mapping[str, Any]) -> Critic | None:
     Raises ConfigError for an unknown name or key, or a value that the critic does not take.
     """
     name, values = section.get("name"), {key: value for key, value in section.items() if key != "name"}
-    if name != F_DIVERGENCE and name not in CRITICS:
-        raise ConfigError(describe_choice("critic", name, [F_DIVERGENCE, *CRITICS]))
+    Choice((F_DIVERGENCE, *CRITICS)).check("critic", name)
     known = [item.name for item in fields(CRITICS[name])] if name in CRITICS else []
     check_keys(f"critic={name}", values, known)
     return CRITICS[name](**values) if name in CRITICS else None
-
-
-def parse_disc_div(name: str) -> Divergence:
-    """Return the divergence of D. Raises ConfigError."""
-    if name == OWN:
-        raise ConfigError(
-            f"disc_div={OWN} is the loss of a critic that has one, which critic={F_DIVERGENCE} does not; choose a "
-            "divergence, as in disc_div=gan"
-        )
-    return divergences.get(name, "disc_div")
 
 
 def parse_gen_div(config: Config) -> Divergence | str:
@@ -89,11 +83,11 @@ def refuse_keys_of_divergences(critic: Critic, config: Config, smoothing: float)
         )
 
 
-def parse_weighting(normalise: bool | None, spread: float | None) -> Weighting:
-    """Return the weighting of samples for two keys of the config. Raises ConfigError if they contradict each other."""
-    if normalise is False and spread is not None:
+def parse_weighting(asked: GeneratorWeights) -> Weighting:
+    """Return the weighting of samples. Raises ConfigError for keys that contradict each other."""
+    if asked.normalise is False and asked.spread is not None:
         raise ConfigError(
-            f"gen_weights.spread={spread} tempers weights that are normalised too, and gen_weights.normalise=false; "
-            "leave out one of them"
+            f"gen_weights.spread={asked.spread} tempers weights that are normalised too, and "
+            "gen_weights.normalise=false; leave out one of them"
         )
-    return Weighting(normalise=bool(normalise) or spread is not None, spread=spread)
+    return Weighting(normalise=bool(asked.normalise) or asked.spread is not None, spread=asked.spread)

@@ -26,14 +26,6 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def is_divergence(name: str) -> bool:
-    """Return whether `name` is in the catalogue, matches one of its patterns or stands for the critic's own loss."""
-    try:
-        return name == OWN or bool(divergences.get(name))
-    except ConfigError:
-        return False
-
-
 class CatalogueSource(ConfigSource):
     """Hydra's options of `disc_div` and `gen_div`, which are the catalogue's names and patterns."""
 
@@ -48,8 +40,11 @@ class CatalogueSource(ConfigSource):
         return config_path.strip("/") in ("", *DIVERGENCE_GROUPS)
 
     def is_config(self, config_path: str) -> bool:
-        group, _, name = config_path.strip("/").partition("/")
-        return group in DIVERGENCE_GROUPS and bool(name) and is_divergence(name.removesuffix(".yaml"))
+        group, _, name = config_path.strip("/").removesuffix(".yaml").partition("/")
+        try:
+            return group in DIVERGENCE_GROUPS and (name == OWN or bool(divergences.get(name)))
+        except ConfigError:
+            return False
 
     def load_config(self, config_path: str) -> ConfigResult:
         node = OmegaConf.create({"name": config_path.rpartition("/")[2].removesuffix(".yaml")})

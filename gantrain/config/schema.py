@@ -22,7 +22,7 @@ from gantrain.networks.latents import PRIORS
 from gantrain.objectives import heads
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.ranges import Choice, Numbers
+from gantrain.ranges import Accepted, Choice, Numbers
 from gantrain.training.setup import PRECISIONS, STATISTICS, SWITCHES, UPDATES
 
 LOGGERS = ("tensorboard", "wandb")
@@ -40,9 +40,9 @@ REMOVED = {
 }
 
 
-def setting(default: Any, about: str) -> Any:
-    """Return a field with a description for the help and the documentation."""
-    return field(default=default, metadata={"about": about})
+def setting(default: Any, about: str, accepted: Accepted | None = None) -> Any:
+    """Return a field with a description for the help and the documentation, and the values that it takes."""
+    return field(default=default, metadata={"about": about, "accepted": accepted})
 
 
 def number(
@@ -50,12 +50,12 @@ def number(
 ) -> Any:
     """Return a field that holds a finite number in an interval."""
     accepted = Numbers(at_least=at_least, above=above, at_most=at_most, also=(None,))  # OmegaConf knows the type
-    return field(default=default, metadata={"about": about, "accepted": accepted})
+    return setting(default, about, accepted)
 
 
 def choice(default: str | None, options: Iterable[str | None], about: str = "") -> Any:
     """Return a field that holds one of `options`."""
-    return field(default=default, metadata={"about": about, "accepted": Choice(tuple(options))})
+    return setting(default, about, Choice(tuple(options)))
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,10 @@ class Config:
 
     seed: int = number(0, "random seed of weights, latents and the order of the data", at_least=0, at_most=2**63 - 1)
     device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
-    devices: Any = field(
-        default=1,
-        metadata={
-            "about": "number of devices that train together, each a part of the batch; auto: all CUDA devices",
-            "accepted": Numbers(whole=True, at_least=1, at_most=4096, also=("auto",)),
-        },
+    devices: Any = setting(
+        1,
+        "number of devices that train together, each a part of the batch; auto: all CUDA devices",
+        Numbers(whole=True, at_least=1, at_most=4096, also=("auto",)),
     )
     run_dir: str | None = setting(None, "run folder; by default runs/<dataset>/<divergences>/<date_time>-s<seed>")
     resume: str = choice("never", ("never", "auto"), "auto: continue the run in run_dir, if there is one")

@@ -48,7 +48,7 @@ class ForeignSource(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
-        check_yaml_file(path, Path(self.path))
+        read_yaml_file(path, Path(self.path))
         try:
             result = super().load_config(config_path)
         except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
@@ -62,14 +62,18 @@ class ForeignSource(FileConfigSource):
         return result
 
 
-def check_yaml_file(path: Path, folder: Path) -> None:
-    """Raise ConfigError for a file that is not inside `folder`, is no text, or is made to exhaust its reader."""
+def read_yaml_file(path: Path, folder: Path) -> str:
+    """Return the text of a YAML file.
+
+    Raises ConfigError for one that is not inside `folder`, is no text, or is made to exhaust its reader.
+    """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{path} leads out of the folder {folder}; put the file itself there")
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise ConfigError(f"{path} is larger than {LARGEST_BYTES:,} bytes")
-        count = count_values(read_regular_file(path).decode())
+        text = read_regular_file(path).decode()
+        count = count_values(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
@@ -79,6 +83,7 @@ def check_yaml_file(path: Path, folder: Path) -> None:
             f"{path} is nested more than {DEEPEST} deep, or stands for more than {MOST_VALUES:,} values once its "
             "aliases are written out"
         )
+    return text
 
 
 def count_values(text: str) -> float:

@@ -14,10 +14,14 @@ from gantrain.console import show_progress
 from gantrain.devices import choose_device, count_processes
 from gantrain.distributed import WHOLE, Part, current_part, local_rank
 from gantrain.errors import ConfigError, DataError, MemoryExhaustedError
+from gantrain.evaluation.evaluation import Evaluation, build_reference_set
+from gantrain.evaluation.features import EvaluationSettings
 from gantrain.launch.initial_weights import InitialWeights
+from gantrain.networks.latents import Latents
 from gantrain.networks.tables import mixes_samples
 from gantrain.seeding import preserve_randomness, stream_seed
 from gantrain.training.optimizers import create_factories
+from gantrain.training.setup import Schedule, TrainingSetup
 
 if TYPE_CHECKING:
     import torch
@@ -25,9 +29,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gantrain.data import Dataset
-    from gantrain.evaluation.evaluation import Evaluation
     from gantrain.networks.summary import LayerSummary
-    from gantrain.training.setup import Schedule, TrainingSetup
     from gantrain.training.state import State
 
 
@@ -89,9 +91,6 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
 
     Raises DataError for data that are missing, damaged or too few, ConfigError for networks that do not fit them.
     """
-    from gantrain.networks.latents import Latents
-    from gantrain.training.setup import TrainingSetup
-
     settings = run.config.settings
     dataset = data.load_dataset(settings.data, seed=settings.seed, device=run.device)
     schedule = build_schedule(settings, dataset)
@@ -121,8 +120,6 @@ def count_multiply_adds(settings: Settings, shape: tuple[int, ...]) -> float:
 
 def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
     """Return the schedule, with `epochs` turned into images. Raises DataError if a batch is larger than the dataset."""
-    from gantrain.training.setup import Schedule
-
     train, size = dict(vars(settings.train)), dataset.size
     epochs = train.pop("epochs")
     if size is not None and size < settings.train.batch_size:
@@ -174,9 +171,6 @@ def build_evaluation(settings: Settings, dataset: Dataset) -> Evaluation | None:
 
     Raises ConfigError for a best.metric that such data do not have, DataError for too few examples.
     """
-    from gantrain.evaluation.evaluation import Evaluation, build_reference_set
-    from gantrain.evaluation.features import EvaluationSettings
-
     asked, best, device = dict(vars(settings.evaluate)), settings.best.metric, choose_device(settings.device)
     if asked.pop("every_images") is None:
         return None

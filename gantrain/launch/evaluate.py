@@ -15,7 +15,7 @@ from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import ReferenceSet, Result
 from gantrain.evaluation.features import EvaluationSettings
 from gantrain.files import convert_write_errors
-from gantrain.launch.sweep import RunFailed, list_reasons
+from gantrain.launch.sweep import raise_failures
 from gantrain.launch.sweep_folder import compare_sweep, job_number
 from gantrain.runs import checkpoints
 
@@ -42,25 +42,16 @@ def is_run(path: Path) -> bool:
     return path.suffix == ".pt" or (path / "checkpoints").is_dir()
 
 
-def run_folder(path: Path) -> Path:
-    """Return the folder of the run that `path`, a run folder or a checkpoint, belongs to."""
-    if path.is_dir():
-        return path
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
-
-
 def open_run(path: Path, seed: int, device: torch.device, options: CodeOptions) -> SampleSource:
     """Load the generator of a run or a checkpoint. Raises CheckpointError if there is none that is whole."""
     from gantrain.evaluation.samples import to_uint8
-    from gantrain.training.generator import load
+    from gantrain.training.generator import restore_generator
 
-    if path.is_dir():
-        path, bundle, problems = checkpoints.load_newest(path / "checkpoints")
-        for problem in problems:
-            say(f"passed over: {problem}")
-    else:
-        bundle = checkpoints.load(path)
-    generator = load(path, object=options.architecture.object, ema_statistics=options.ema_statistics).to(device)
+    path, bundle, problems = checkpoints.load_run(path)
+    for problem in problems:
+        say(f"passed over: {problem}")
+    code, statistics = options.architecture.object, options.ema_statistics
+    generator = restore_generator(path, bundle, problems, object=code, ema_statistics=statistics).to(device)
 
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
         samples = generator.sample(count, seed)
@@ -70,11 +61,7 @@ def open_run(path: Path, seed: int, device: torch.device, options: CodeOptions) 
             raise ConfigError(f"{path} makes samples of shape {list(samples.shape[1:])}, the data have {list(shape)}")
         return to_uint8(samples) if len(shape) == 3 else samples
 
-    facts = {
-        "images": generator.images,
-        "checkpoint": path.name,
-        "samples_from": generator.source,
-    }
+    facts = {"images": generator.images, "checkpoint": path.name, "samples_from": generator.source}
     return SampleSource(draw, facts, seed, bundle["config"], bundle["data"].get("fingerprint"))
 
 
@@ -152,7 +139,4 @@ def evaluate_sweep(root: Path, evaluate_run: Callable[[Path], None]) -> None:
             say(f"failed: {error}", error=True)
     say("")
     compare_sweep(root, names_failures=True)
-    if failed:
-        count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
-        code = next(iter(failed.values())).exit_code
-        raise RunFailed(f"{count} could not be measured:\n{list_reasons(failed)}", code)
+    raise_failures(failed, "could not be measured")

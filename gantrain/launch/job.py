@@ -32,7 +32,6 @@ from gantrain.launch.sweep_folder import is_sweep
 from gantrain.objectives.critic_objective import OWN
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.runs.folder import RunFolder, claim_folder
-from gantrain.runs.log import keep_log
 from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import keep_summary
 
@@ -54,44 +53,40 @@ class JobResult:
 
 
 @deny_writing_by_others()
-def train_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> JobResult:
-    """Train the run that was composed, or go on with it under resume=auto.
+def train_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> Path:
+    """Train the run that was composed, or go on with it under resume=auto; return its folder.
 
     Of several processes that torchrun has started, the first one does so, and the others follow it. Raises
-    GantrainError for an error that is found before the run begins.
+    GantrainError.
     """
     with join() as part:
-        if part.is_first:
-            return begin_once(composer, arguments, composed)
-        worker.follow()
-    return JobResult(Path(str(composed.tree.run_dir)))
+        if not part.is_first:
+            worker.follow()
+            return Path(str(composed.tree.run_dir))
+        overrides = [argument.text for argument in arguments]
+        prepared = prepare(validate(composed.tree, overrides))
+        settings = prepared.config.settings
+        if prepared.part.ranks > 1 and not settings.run_dir:
+            raise ConfigError("processes that torchrun has started share a folder; give it, as in run_dir=runs/NAME")
+        check_data_path(settings.dataset.path, settings.run_dir or default_folder(settings)[0])
+        if not (settings.run_dir and RunFolder(settings.run_dir).has_progress):  # a run that goes on needs no other one
+            prepared = replace(prepared, weights=load_initial_weights(settings))
+        folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
+        if is_sweep(folder.path):
+            again = f"gantrain resume {shlex.quote(str(folder.path))}"
+            raise BusyError(f"{folder.path} holds a sweep; go on with `{again}`, or give another run_dir")
+        with convert_write_errors(f"run_dir={folder.path}"):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        folder.refuse_links()
+        with folder.lock():
+            if is_resumed(folder, composed.tree):
+                continue_run(folder, lambda _: composed.tree, overrides)
+            else:
+                train_in_hydra(composer, composed.whole, folder, prepared)
+    return folder.path
 
 
-def begin_once(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> JobResult:
-    """Train the run that was composed, or go on with it, in this process. Raises GantrainError."""
-    overrides = [argument.text for argument in arguments]
-    prepared = prepare(validate(composed.tree, overrides))
-    settings = prepared.config.settings
-    if prepared.part.ranks > 1 and not settings.run_dir:
-        raise ConfigError("processes that torchrun has started share a folder; give it, as in run_dir=runs/NAME")
-    check_data_path(settings.dataset.path, settings.run_dir or default_folder(settings)[0])
-    if not (settings.run_dir and RunFolder(settings.run_dir).has_progress):  # a run that goes on needs no other one
-        prepared = replace(prepared, weights=load_initial_weights(settings))
-    folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
-    if is_sweep(folder.path):
-        again = f"gantrain resume {shlex.quote(str(folder.path))}"
-        raise BusyError(f"{folder.path} holds a sweep; go on with `{again}`, or give another run_dir")
-    with convert_write_errors(f"run_dir={folder.path}"):
-        folder.path.mkdir(parents=True, exist_ok=True)
-    folder.refuse_links()
-    with folder.lock():
-        if is_resumed(folder, composed.tree):
-            return get_result(folder, lambda: continue_run(folder, composed.tree, overrides))
-        with keep_log(folder, prepared.config.find_secrets()):
-            return run_in_hydra(composer, composed.whole, folder, prepared)
-
-
-def run_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepared: PreparedRun) -> JobResult:
+def train_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepared: PreparedRun) -> None:
     """Train as Hydra's own application does: with its folder `.hydra`, its log and the user's callbacks."""
     with read_write(whole), open_dict(whole):
         whole.hydra.run.dir, whole.hydra.mode = str(folder.path), RunMode.RUN
@@ -106,8 +101,8 @@ def run_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, prepa
             hydra_context=HydraContext(composer.app.config_loader, callbacks),
         )
         callbacks.on_run_end(config=whole, config_name=CONFIG_NAME, job_return=job)
-    result: JobResult = job.return_value
-    return result
+    if error := job.return_value.error:
+        raise error
 
 
 def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
@@ -194,7 +189,7 @@ def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> N
     """Begin the run of the config `tree` in `folder`, or go on with it under resume=auto."""
     with folder.lock():
         if is_resumed(folder, tree):
-            continue_run(folder, tree, overrides)
+            continue_run(folder, lambda _: tree, overrides)
             return
         if HydraConfig.get().output_subdir is None:
             save_hydra_files(tree, folder)
@@ -205,8 +200,7 @@ def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> N
         except GantrainError:
             with keep_summary(folder, find_secrets(tree)):  # which records the error
                 raise
-        with keep_log(folder, prepared.config.find_secrets()):
-            worker.train(prepared, folder)
+        worker.train(prepared, folder)
 
 
 def save_hydra_files(tree: DictConfig, folder: RunFolder) -> None:

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, env_override, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from gantrain.console import ignore_closed_output, printable, say
 from gantrain.devices import check_device_name, choose_device, count_cores
@@ -39,7 +39,6 @@ from gantrain.runs.signals import Interrupted, StopRequest
 
 MOST_JOBS = 1024
 SECONDS_TO_WAIT = 0.2  # for a job to end, until the next look at signals
-SWEEP_DIR, SWEEP_SUBDIR = "hydra.sweep.dir", "hydra.sweep.subdir"
 Job = Callable[[DictConfig], JobReturn]
 
 
@@ -203,7 +202,7 @@ class Worker:
         if code == -signal.SIGKILL:
             reason += ", as the system does when memory runs out; a lower hydra.launcher.jobs needs less"
         HydraConfig.instance().set_config(self.config)  # the folder's name refers to it
-        folder = Path(*(str(OmegaConf.select(self.config, key)) for key in (SWEEP_DIR, SWEEP_SUBDIR)))
+        folder = Path(self.config.hydra.sweep.dir, self.config.hydra.sweep.subdir)
         say(f"{folder.name}  failed: {reason}", error=True)
         return JobResult(folder, RunFailed(reason, code if code > 0 else 128 - code))
 
@@ -261,7 +260,7 @@ def stop_with_parent() -> None:
 def run_in_worker(config: DictConfig, *, context: HydraContext, task_function: TaskFunction) -> JobReturn:
     """Train one job."""
     setup_globals()
-    returned = run_job(partial(train, task_function), config, SWEEP_DIR, SWEEP_SUBDIR, context)
+    returned = run_job(partial(train, task_function), config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     returned.cfg = returned.hydra_cfg = None  # large, and not needed by the parent
     return returned
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from gantrain.config.checks import normalise_tree, to_plain, validate
 from gantrain.config.compose import compose
 from gantrain.config.groups import GROUPS
 from gantrain.config.overrides import Argument, single_values
-from gantrain.config.trust import check_yaml_file
+from gantrain.config.trust import read_yaml_file
 from gantrain.console import one_line, say
 from gantrain.distributed import join
 from gantrain.errors import CheckpointError, ConfigError, GantrainError
@@ -26,7 +26,6 @@ from gantrain.launch.build import prepare
 from gantrain.launch.sweep_folder import is_sweep, start_command
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
-from gantrain.runs.log import keep_log
 
 MOST_NAMED = 20  # runs of a sweep that a message lists
 LONGEST_SHOWN = 80
@@ -37,7 +36,8 @@ NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
 # Sections that the config of every run has.
 SECTIONS = ("dataset", "architecture", "disc_div", "gen_div", "optimizer", "latent", "train")
 
-Found = tuple[Path, dict[str, Any], list[str]]  # what checkpoints.load_newest returns
+# What reading a document that is no config of a run raises.
+NO_CONFIG = (GantrainError, OmegaConfBaseException, RecursionError, TypeError, ValueError, yaml.YAMLError)
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
 FREE = (
@@ -62,23 +62,16 @@ def check_own_folder(path: Path, arguments: Iterable[Argument]) -> None:
 def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
     """Go on with the run in the folder `path`, with what the arguments change. Raises GantrainError."""
     with join() as part:
-        if part.is_first:
-            begin_again(path, arguments)
-        else:
-            worker.follow()
-
-
-def begin_again(path: Path, arguments: Sequence[Argument]) -> None:
-    """Go on with the run in the folder `path` in this process. Raises GantrainError."""
-    folder, values = RunFolder(path), single_values(arguments)
-    refuse_sweep(path, "resume")
-    if not checkpoints.list_files(folder.checkpoints):  # before anything is written there
-        raise CheckpointError(explain_missing_checkpoints(folder, "resume"))
-    folder.refuse_links()
-    with folder.lock():
-        found = checkpoints.load_newest(folder.checkpoints)
-        wanted = change_config(read_saved_config(*found[:2]), values)
-        continue_run(folder, wanted, [argument.text for argument in arguments], found=found)
+        if not part.is_first:
+            return worker.follow()
+        folder, values = RunFolder(path), single_values(arguments)
+        refuse_sweep(path, "resume")
+        if not checkpoints.list_files(folder.checkpoints):  # before anything is written there
+            raise CheckpointError(explain_missing_checkpoints(folder, "resume"))
+        folder.refuse_links()
+        with folder.lock():
+            overrides = [argument.text for argument in arguments]
+            continue_run(folder, lambda saved: change_config(saved, values), overrides)
 
 
 def explain_missing_checkpoints(folder: RunFolder, command: str) -> str:
@@ -109,10 +102,7 @@ def is_resumed(folder: RunFolder, tree: DictConfig) -> bool:
     if folder.has_progress:
         return True
     if folder.had_checkpoint:
-        raise CheckpointError(
-            f"no checkpoint is left in {folder.checkpoints}, although the run had written one; put a copy of one "
-            "there, with its .sha256, or give another run_dir"
-        )
+        raise CheckpointError(f"{explain_missing_checkpoints(folder, 'train')}, or give another run_dir")
     if folder.has_begun:
         if (begun := read_own_config(folder)) is not None:
             wanted = OmegaConf.create(tree)
@@ -177,21 +167,17 @@ def choose_option(wanted: DictConfig, group: str, name: str) -> None:
 
 
 def continue_run(
-    folder: RunFolder,
-    wanted: DictConfig,
-    overrides: Sequence[str],
-    *,
-    found: Found | None = None,
+    folder: RunFolder, choose: Callable[[Mapping[str, Any]], DictConfig], overrides: Sequence[str]
 ) -> None:
-    """Go on with the run in `folder`, which this process holds, as the config `wanted`; return if it is finished.
+    """Go on from the newest whole checkpoint of `folder`, which this process holds; return if the run is finished.
 
-    `overrides` are those of the user's own command line, `found` is the run's newest whole checkpoint. Raises
-    CheckpointError if nothing can be restored, or if `wanted` is another run.
+    `choose` returns the config to go on with for that in the checkpoint, `overrides` are those of the user's own
+    command line. Raises CheckpointError if nothing can be restored, or if that is another run.
     """
-    path, bundle, problems = found or checkpoints.load_newest(folder.checkpoints)
+    path, bundle, problems = checkpoints.load_newest(folder.checkpoints)
     saved = read_saved_config(path, bundle)
+    wanted = normalise_tree(choose(saved))
     refuse_foreign(folder, path, saved)
-    wanted = normalise_tree(wanted)
     keep_weights(wanted, saved)
     changed = refuse_another_run(saved, wanted)
     prepared = prepare(validate(wanted, overrides))
@@ -205,23 +191,17 @@ def continue_run(
         return
     lost = folder.read_clock() - reached
     again = f"; the next {lost:,} images are trained again" if lost > 0 else ""
-    with keep_log(folder, prepared.config.find_secrets()):
-        for problem in problems:
-            say(f"passed over: {problem}")
-        say(f"resuming from {path.name}, at {reached:,} images{again}")
-        worker.train(prepared, folder, bundle)
+    notes = [f"passed over: {problem}" for problem in problems]
+    notes.append(f"resuming from {path.name}, at {reached:,} images{again}")
+    worker.train(prepared, folder, bundle, notes)
 
 
 def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config in the checkpoint at `path`. Raises CheckpointError for one that no run has."""
     try:
-        tree = normalise_tree(OmegaConf.create(dict(bundle["config"])))
-    except (GantrainError, OmegaConfBaseException, RecursionError, ValueError) as error:
+        return parse_stored(bundle["config"])
+    except NO_CONFIG as error:
         raise CheckpointError(f"{path}: its config is not that of a run: {one_line(str(error))}; {REMEDY}") from error
-    saved = to_plain(tree)
-    if missing := [section for section in SECTIONS if not isinstance(saved.get(section), Mapping)]:
-        raise CheckpointError(f"{path}: its config has no {', '.join(missing)}, which that of a run has; {REMEDY}")
-    return saved
 
 
 def read_own_config(folder: RunFolder) -> dict[str, Any] | None:
@@ -229,15 +209,18 @@ def read_own_config(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.config.exists():
         return None
     try:
-        check_yaml_file(folder.config, folder.path)
-        found = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        own = to_plain(normalise_tree(OmegaConf.create(found))) if isinstance(found, dict) else {}
-        if all(isinstance(own.get(section), Mapping) for section in SECTIONS):
-            return own
-    except (GantrainError, OmegaConfBaseException, ValueError, yaml.YAMLError):
-        pass
-    say(f"{folder.config} is not the config of a run, and is passed over")
-    return None
+        return parse_stored(yaml.safe_load(read_yaml_file(folder.config, folder.path)))
+    except NO_CONFIG:
+        say(f"{folder.config} is not the config of a run, and is passed over")
+        return None
+
+
+def parse_stored(document: Any) -> dict[str, Any]:
+    """Return the config of a run in the form in which configs are compared. Raises one of `NO_CONFIG` for no such."""
+    stored = to_plain(normalise_tree(OmegaConf.create(dict(document))))
+    if missing := [section for section in SECTIONS if not isinstance(stored.get(section), Mapping)]:
+        raise ConfigError(f"it has no {', '.join(missing)}, which that of a run has")
+    return stored
 
 
 def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> None:

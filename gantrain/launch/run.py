@@ -13,20 +13,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gantrain.config.checks import RunConfig, Settings, list_warnings
+from omegaconf import OmegaConf
+
+from gantrain.config.checks import RunConfig, Settings, find_secrets, list_warnings
 from gantrain.console import copy_text, say
 from gantrain.devices import limit_threads
 from gantrain.distributed import Part
-from gantrain.errors import (
-    CheckpointError,
-    DataError,
-    GantrainError,
-    MemoryExhaustedError,
-    StorageError,
-    describe_broken_package,
-    is_out_of_memory,
-)
-from gantrain.files import describe_os_error, make_folder, replace_non_finite, write_file
+from gantrain.errors import CheckpointError, DataError, GantrainError
+from gantrain.files import convert_system_error, make_folder, replace_non_finite, write_file
 from gantrain.launch.build import PreparedRun, build, build_evaluation, count_multiply_adds
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.reporting.tensorboard import TensorBoard, select_hyperparameters
@@ -39,6 +33,7 @@ from gantrain.runs.summary import conceal_secrets, keep_summary
 from gantrain.seeding import describe_machine
 from gantrain.theory import properties
 from gantrain.theory.description import describe_objective, describe_regularizers
+from gantrain.training.setup import Schedule, TrainingSetup
 from gantrain.version import describe_version
 
 if TYPE_CHECKING:
@@ -46,7 +41,6 @@ if TYPE_CHECKING:
 
     from gantrain.data import Dataset
     from gantrain.reporting.reporter import Reporter
-    from gantrain.training.setup import Schedule, TrainingSetup
     from gantrain.training.state import State
 
 
@@ -61,7 +55,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
     from gantrain.training import loop
     from gantrain.training.state import estimate_bytes
 
-    config, settings, secrets = run.config, run.config.settings, run.config.find_secrets()
+    config, settings, secrets = run.config, run.config.settings, find_secrets(run.config.tree)
     with current_stop() as stop, keep_summary(folder, secrets) as summary, known_errors(folder):
         with run.part.agree_on_errors():
             setup, state = build(run)
@@ -95,17 +89,25 @@ def begin(
 ) -> None:
     """Bring `state` to the `bundle` of the run's checkpoint, or without one to the weights that a new run begins with.
 
-    What happened goes into the summary. Raises CheckpointError if it does not fit the networks or the data.
+    What happened goes into the summary, and what differs on this machine is printed, because last digits may then
+    differ. Raises CheckpointError if the bundle or the weights do not fit the networks or the data.
     """
-    if bundle is not None:
-        restore(state, setup, bundle)
-        summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
-        origin = bundle.get("init")
-    else:
+    if bundle is None:
         refuse_other_data(setup.data, summary.get("data", {}).get("fingerprint"))
-        origin = run.weights and run.weights.origin
         if run.weights:
             run.weights.load_into(state)
+        origin = run.weights and run.weights.origin
+    else:
+        refuse_other_data(setup.data, bundle["data"].get("fingerprint", ""))
+        try:
+            state.load_state_dict(bundle["state"], bundle["images"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; restore what the run was trained with, or start a new run") from error
+        for key, value in describe_machine(state.device).items():
+            if (before := bundle["made_with"].get(key, value)) != value:
+                say(f"{key} was {before} and is {value}: the last digits of what follows may differ")
+        summary["resumed_at_images"] = [*summary.get("resumed_at_images", []), state.images]
+        origin = bundle.get("init")
     if origin:
         summary["init"] = origin
 
@@ -128,23 +130,9 @@ def keep_weighting(config: RunConfig, setup: TrainingSetup) -> RunConfig:
     """Return the config with the weighting that its default stands for, so that a resumed run has the same one."""
     if "gen_weights" not in config.tree:
         return config
-    weighting = setup.objective.weighting
-    return config.with_choices("gen_weights", normalise=weighting.normalise, spread=weighting.spread)
-
-
-def restore(state: State, setup: TrainingSetup, bundle: Mapping[str, Any]) -> None:
-    """Load a checkpoint's bundle into `state`; print what differs on this machine, because last digits may then differ.
-
-    Raises CheckpointError if it does not fit, or if the data are not those that it was trained on.
-    """
-    refuse_other_data(setup.data, bundle["data"].get("fingerprint", ""))
-    try:
-        state.load_state_dict(bundle["state"], bundle["images"])
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; restore what the run was trained with, or start a new run") from error
-    for key, value in describe_machine(state.device).items():
-        if (before := bundle["made_with"].get(key, value)) != value:
-            say(f"{key} was {before} and is {value}: the last digits of what follows may differ")
+    tree, weighting = OmegaConf.create(config.tree), setup.objective.weighting
+    OmegaConf.update(tree, "gen_weights", {"normalise": weighting.normalise, "spread": weighting.spread})
+    return replace(config, tree=tree)
 
 
 def refuse_other_data(dataset: Dataset, saved: str | None) -> None:
@@ -273,16 +261,9 @@ def known_errors(folder: RunFolder) -> Iterator[None]:
     except GantrainError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            said = str(error).partition("\n")[0]
-            raise MemoryExhaustedError(
-                f"out of memory: {said}\n"
-                "lower train.batch_size or train.held_out_images, or choose a smaller architecture"
-            ) from error
-        if isinstance(error, OSError):
-            raise StorageError(f"{error.filename or folder.path}: {describe_os_error(error)}") from error
-        if isinstance(error, ImportError) and (broken := describe_broken_package(error)):
-            raise GantrainError(broken) from error
+        remedy = "lower train.batch_size or train.held_out_images, or choose a smaller architecture"
+        if known := convert_system_error(error, folder.path, remedy):
+            raise known from error
         copy_text(traceback.format_exc())
         raise GantrainError(
             f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"

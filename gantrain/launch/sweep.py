@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.types import RunMode
@@ -45,22 +45,21 @@ class SweepResult:
 
     root: Path
     runs: list[Path]
-    failures: dict[str, GantrainError] = field(default_factory=dict)
-
-    def raise_failures(self) -> None:
-        """Raise RunFailed, with the exit code of the first run that did not finish, if there is one."""
-        if self.failures:
-            count = "1 run" if len(self.failures) == 1 else f"{len(self.failures)} runs"
-            first = next(iter(self.failures.values()))
-            raise RunFailed(f"{count} failed:\n{list_reasons(self.failures)}", first.exit_code)
+    failures: dict[str, GantrainError]
 
 
-def list_reasons(failures: Mapping[str, GantrainError]) -> str:
-    """Return lines with runs and why they failed, each reason once."""
+def raise_failures(failures: Mapping[str, GantrainError], what: str) -> None:
+    """Raise RunFailed, with the first one's exit code, if runs of a sweep have failed; each reason is named once.
+
+    `what` says in which way, as in "could not be measured".
+    """
     runs: dict[str, list[str]] = {}
     for name, error in failures.items():
         runs.setdefault(str(error), []).append(name)
-    return "\n".join(f"  {', '.join(names)}: {why}" for why, names in runs.items())
+    if failures:
+        count = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+        reasons = "\n".join(f"  {', '.join(names)}: {why}" for why, names in runs.items())
+        raise RunFailed(f"{count} {what}:\n{reasons}", next(iter(failures.values())).exit_code)
 
 
 @deny_writing_by_others()
@@ -100,7 +99,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
                 batches = composer.app.multirun(CONFIG_NAME, run_sweep_job, [*overrides, *composer.search_path, *own])
                 returned = [job.return_value for batch in batches for job in batch]
         except Interrupted as stop:
-            finished = sweep_folder.count_finished(root)
+            finished = sum(find_failure(path.parent) is None for path in root.glob("*/.hydra"))
             message = f"{stop}\n{finished} runs of the sweep in {root} finished; go on with: {again}"
             raise Interrupted(message, stop.number) from None
         except SweepReplaced as error:

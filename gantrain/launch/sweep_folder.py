@@ -19,12 +19,13 @@ from typing import Any
 import yaml
 
 from gantrain.comparison.comparison import MOST_NAMED, Comparison, compare
+from gantrain.comparison.report import write_report
 from gantrain.comparison.runs import Run, find_run_folders
 from gantrain.comparison.tables import print_failures, print_tables
 from gantrain.comparison.untrusted import clean_text
 from gantrain.config.compose import MOST_JOBS, SEARCH_PATH, expand_choice
 from gantrain.config.overrides import parse, quote, split_sweep
-from gantrain.config.trust import LAUNCHER_SETTING, ForeignSource, check_yaml_file
+from gantrain.config.trust import LAUNCHER_SETTING, ForeignSource, read_yaml_file
 from gantrain.console import one_line, say
 from gantrain.data import POINT_MASSES
 from gantrain.errors import CheckpointError, ConfigError, GantrainError
@@ -84,8 +85,7 @@ def read_command(root: Path) -> Command:
 def read_command_file(path: Path, root: Path) -> Command:
     """Return the command in a file in `root` with Hydra's own node. Raises CheckpointError if it holds none."""
     try:
-        check_yaml_file(path, root)
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]
+        document = yaml.safe_load(read_yaml_file(path, root))["hydra"]
         task, hydra = ([str(text) for text in document["overrides"][kind]] for kind in ("task", "hydra"))
         listed = (document.get("sweeper") or {}).get("params") or {}
         params = [f"{key}={value}" for key, value in listed.items()]
@@ -151,11 +151,6 @@ def refuse_another(root: Path, overrides: Sequence[str], free: Sequence[str]) ->
         raise CheckpointError(
             f"{root} holds another sweep: its runs are numbered in the order of {order}, not of {other}; {go_on}"
         )
-
-
-def count_finished(root: Path) -> int:
-    """Return how many runs of the sweep in `root` finished."""
-    return sum(RunFolder(path.parent).read_summary().get("status") == "finished" for path in root.glob("*/.hydra"))
 
 
 def job_number(folder: Path) -> int:
@@ -244,16 +239,20 @@ def compare_sweep(root: Path, *, names_failures: bool = False) -> None:
 
     An error is only printed: it must not fail the sweep.
     """
-    from gantrain.comparison.report import write_report
-
     try:
-        comparison = compare([root])
-        add_notes(comparison, [root])
-        print_tables(comparison)
-        if names_failures:
-            print_failures(comparison)
-        for note in comparison.notes:
-            say(note)
-        say(f"the report is {write_report(comparison, root)}")
+        report_comparison(compare([root]), [root], root, names_failures=names_failures)
     except Exception as error:
         say(f"the runs could not be compared: {error}", error=True)
+
+
+def report_comparison(
+    comparison: Comparison, folders: Iterable[Path], out: Path, *, names_failures: bool = True
+) -> None:
+    """Print the tables of a comparison of `folders` and what is still to be done, and write its report to `out`."""
+    add_notes(comparison, folders)
+    print_tables(comparison)
+    if names_failures:
+        print_failures(comparison)
+    for note in comparison.notes:
+        say(note)
+    say(f"the report is {write_report(comparison, out)}")

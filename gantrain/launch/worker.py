@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from gantrain.config.checks import validate
-from gantrain.console import copy_text, ignore_closed_output, printable
+from gantrain.config.checks import find_secrets, validate
+from gantrain.console import copy_text, ignore_closed_output, printable, say
 from gantrain.devices import limit_threads
 from gantrain.distributed import current_part, is_follower, join, leave_failure
 from gantrain.errors import GantrainError, LostProcessError, build_error
@@ -33,8 +33,8 @@ from gantrain.launch.build import PreparedRun, build, count_multiply_adds, prepa
 from gantrain.launch.initial_weights import load_initial_weights
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
-from gantrain.runs.log import keep_log
 from gantrain.runs.signals import Interrupted, StopRequest, current_stop
+from gantrain.runs.summary import keep_log
 
 PACKAGE = Path(__file__).parents[1]
 SECONDS_BETWEEN_LOOKS = 0.1  # at signals, while the processes train
@@ -43,17 +43,21 @@ ORDER, RESULT, LOG = "order.json", "result.json", "torchrun.log"
 OUTER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def train(prepared: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None = None) -> None:
+def train(
+    prepared: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None = None, notes: Iterable[str] = ()
+) -> None:
     """Train in `folder`, which this process holds, on one device or on several, from a `bundle` if there is one.
 
-    Raises GantrainError or Interrupted.
+    What is printed, beginning with the `notes`, is also in the run's log. Raises GantrainError or Interrupted.
     """
-    if prepared.part.ranks == 1 and prepared.processes > 1:
-        train_in_processes(prepared, folder, bundle)
-        return
-    if prepared.part.ranks > 1:
-        prepared.part.broadcast(describe_order(prepared))
-    run.train(prepared, folder, bundle)
+    with keep_log(folder, find_secrets(prepared.config.tree)):
+        for note in notes:
+            say(note)
+        if prepared.part.ranks == 1 and prepared.processes > 1:
+            train_in_processes(prepared, folder, bundle)
+        else:
+            prepared.part.broadcast(describe_order(prepared))
+            run.train(prepared, folder, bundle)
 
 
 def describe_order(prepared: PreparedRun) -> dict[str, Any]:
@@ -78,13 +82,14 @@ def train_in_processes(prepared: PreparedRun, folder: RunFolder, bundle: Mapping
             while agent.poll() is None:
                 if stop.number != passed_on:
                     passed_on = stop.number
-                    send(agent, f"{passed_on}\n")
+                    with suppress(OSError):  # of processes that have just ended
+                        print(passed_on, file=agent.stdin, flush=True)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         raise_result(place, folder, passed_on)
 
 
 @contextmanager
-def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[bytes]]:
+def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[str]]:
     """Start torchrun with `count` processes that do what is ordered in `place`; they end with the block, or before.
 
     What they print is printed by this process, unless that has a terminal, which they write to themselves.
@@ -104,6 +109,8 @@ def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[bytes]
             stdin=subprocess.PIPE,
             stdout=None if sys.stdout.isatty() else subprocess.PIPE,
             stderr=log,
+            encoding="utf-8",
+            errors="replace",
             env=environment,
             start_new_session=True,  # a terminal's interrupts come to this process alone
         )
@@ -119,19 +126,11 @@ def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[bytes]
         reader.join()
 
 
-def send(agent: subprocess.Popen[bytes], text: str) -> None:
-    """Write to the standard input of the processes, if they are still there."""
-    assert agent.stdin is not None
-    with suppress(OSError):
-        agent.stdin.write(text.encode())
-        agent.stdin.flush()
-
-
-def copy_output(stream: IO[bytes] | None) -> None:
+def copy_output(stream: IO[str] | None) -> None:
     """Print every line of `stream`; the run's log has it from the process that wrote it."""
     for line in stream or ():
         with ignore_closed_output():
-            print(printable(line.decode(errors="replace").rstrip("\n")), flush=True)
+            print(printable(line.rstrip("\n")), flush=True)
 
 
 def raise_result(place: Path, folder: RunFolder, passed_on: int | None) -> None:
@@ -189,7 +188,7 @@ def lead(order: Mapping[str, Any], path: Path) -> None:
             prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
         else:
             bundle = checkpoints.load(folder.checkpoints / checkpoints.file_name(order["images"]))
-        with folder.hold(), keep_log(folder, prepared.config.find_secrets()):
+        with folder.hold():
             train(prepared, folder, bundle)
     except GantrainError as error:
         result |= {"exit_code": error.exit_code, "message": str(error)}
@@ -212,7 +211,7 @@ def follow() -> None:
             with limit_threads(prepared.device, count_multiply_adds(prepared.config.settings, setup.data.shape)):
                 run.share_state(state, part)
                 stop.defer()
-                loop.train(state, setup, None, None, stop=stop)
+                loop.follow(state, setup, stop)
     except Interrupted:  # as the first process was
         pass
     except Exception as error:  # of any kind: the first process tells it

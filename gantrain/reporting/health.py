@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gantrain.objectives.divergence import Divergence
@@ -26,6 +26,32 @@ class Diagnosis:
     advice: str
 
 
+# Those that need nothing but the report.
+OTHERS = (
+    Diagnosis(
+        "the generator's gradient has vanished",
+        lambda scalars: scalars.get("grad_norm/generator", 1.0) < 1e-4 * scalars.get("grad_norm/discriminator", 0.0),
+        3,
+        "it is less than a ten-thousandth of the discriminator's. Where D gives a ratio, "
+        "gen_div=softened_reverse_kl under matched keeps a gradient where samples are far from data",
+    ),
+    Diagnosis(
+        "the ratio is uncalibrated",
+        lambda scalars: not 0.1 <= scalars.get("ratio/calibration_q", 1.0) <= 10,
+        5,
+        "E_q[e^r] is 1 for a true ratio and is off by more than a factor of 10, so bounds other than the "
+        "trained one are loose. Train the discriminator more (train.discriminator_steps=2) or regularize it",
+    ),
+    Diagnosis(
+        "few samples carry the ratio's weight",
+        lambda scalars: scalars.get("ratio/effective_sample_size", 1.0) < 0.02,
+        5,
+        "the effective sample size is below 2 %: estimates rest on a handful of samples, and mode-covering "
+        "generator objectives follow those alone",
+    ),
+)
+
+
 class Health:
     """Checks the reports of a run whose discriminator is judged by its bound on `divergence`, at most `supremum`.
 
@@ -33,7 +59,8 @@ class Health:
     """
 
     def __init__(self, divergence: Divergence | None, supremum: float) -> None:
-        self.diagnoses = list_diagnoses(divergence, supremum)
+        bounds = [] if divergence is None else [f"{split}bound/{divergence.name}" for split in ("", "training_")]
+        self.diagnoses = list_diagnoses(bounds, supremum)
         self.in_a_row: Counter[str] = Counter()
 
     def check(self, scalars: Scalars) -> list[str]:
@@ -47,36 +74,30 @@ class Health:
         return sentences
 
 
-def list_diagnoses(divergence: Divergence | None, supremum: float) -> list[Diagnosis]:
-    """Return the diagnoses of a run whose discriminator is judged by its bound on `divergence`, if by one."""
-    bounds = [] if divergence is None else [f"{split}bound/{divergence.name}" for split in ("", "training_")]
-
-    def has_won(scalars: Scalars) -> bool:
-        bound = max((scalars.get(name, 0.0) for name in bounds), default=0.0)
-        return bound > 0.95 * supremum or scalars.get("discriminator/accuracy", 0.0) > 0.99
-
-    won = Diagnosis(
-        "the discriminator has won",
-        has_won,
-        3,
-        "it tells nearly every sample from data, and the ratio says little about how to change them. "
-        "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or, where D gives a "
-        "ratio, a gen_div whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
-    )
-    collapsed = Diagnosis(
-        "the generator has collapsed",
-        watch_collapse(),
-        1,
-        "its samples are nearly equal: their mean distance is below 3 % of that between real examples. "
-        "Begin a new run with regularizer=r1, a lower optimizer.generator.lr, or update=alternating with "
-        "train.discriminator_steps=2",
-    )
-    return [won, collapsed, *OTHERS]
-
-
-def has_vanished(scalars: Scalars) -> bool:
-    """Return whether the generator's gradient is negligible beside the discriminator's."""
-    return scalars.get("grad_norm/generator", 1.0) < 1e-4 * scalars.get("grad_norm/discriminator", 0.0)
+def list_diagnoses(bounds: Sequence[str], supremum: float) -> list[Diagnosis]:
+    """Return the diagnoses of a run whose discriminator is judged by scalars of these names, at most `supremum`."""
+    return [
+        Diagnosis(
+            "the discriminator has won",
+            lambda scalars: (
+                max((scalars.get(name, 0.0) for name in bounds), default=0.0) > 0.95 * supremum
+                or scalars.get("discriminator/accuracy", 0.0) > 0.99
+            ),
+            3,
+            "it tells nearly every sample from data, and the ratio says little about how to change them. "
+            "Try regularizer=r1 or regularizer=instance_noise, a lower optimizer.discriminator.lr, or, where D gives a "
+            "ratio, a gen_div whose gradient stays large there (gen_div=softened_reverse_kl, gen_div=reverse_kl)",
+        ),
+        Diagnosis(
+            "the generator has collapsed",
+            watch_collapse(),
+            1,
+            "its samples are nearly equal: their mean distance is below 3 % of that between real examples. "
+            "Begin a new run with regularizer=r1, a lower optimizer.generator.lr, or update=alternating with "
+            "train.discriminator_steps=2",
+        ),
+        *OTHERS,
+    ]
 
 
 def watch_collapse() -> Callable[[Scalars], bool]:
@@ -92,39 +113,3 @@ def watch_collapse() -> Callable[[Scalars], bool]:
         return latest < 0.001 or (latest < 0.03 and (before >= 0.03 or latest <= before))
 
     return has_collapsed
-
-
-def is_uncalibrated(scalars: Scalars) -> bool:
-    """Return whether E_q[e^r] is off by more than a factor of ten."""
-    mean = scalars.get("ratio/calibration_q", 1.0)
-    return not mean > 0 or abs(math.log(mean)) > math.log(10)
-
-
-def is_concentrated(scalars: Scalars) -> bool:
-    """Return whether the effective sample size is below 2 %."""
-    return scalars.get("ratio/effective_sample_size", 1.0) < 0.02
-
-
-OTHERS = (
-    Diagnosis(
-        "the generator's gradient has vanished",
-        has_vanished,
-        3,
-        "it is less than a ten-thousandth of the discriminator's. Where D gives a ratio, gen_div=softened_reverse_kl "
-        "under matched keeps a gradient where samples are far from data",
-    ),
-    Diagnosis(
-        "the ratio is uncalibrated",
-        is_uncalibrated,
-        5,
-        "E_q[e^r] is 1 for a true ratio and is off by more than a factor of 10, so bounds other than the "
-        "trained one are loose. Train the discriminator more (train.discriminator_steps=2) or regularize it",
-    ),
-    Diagnosis(
-        "few samples carry the ratio's weight",
-        is_concentrated,
-        5,
-        "the effective sample size is below 2 %: estimates rest on a handful of samples, and mode-covering "
-        "generator objectives follow those alone",
-    ),
-)

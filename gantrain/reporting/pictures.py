@@ -191,8 +191,14 @@ def _draw_histogram(
 def _draw_points(
     axes: Axes, samples: Tensor, label: str, real: Tensor | None, limits: Limits, log_density: LogDensity | None
 ) -> None:
-    if log_density is not None:
-        _draw_shades(axes, limits, log_density)
+    import torch
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if log_density is not None:  # by its square root, so that faint modes are visible beside strong ones
+        ticks = torch.linspace(*limits, 400)
+        root = (log_density(torch.cartesian_prod(ticks, ticks)) / 2).exp().reshape(400, 400)
+        shades = LinearSegmentedColormap.from_list("shades", ["white", BLUE])
+        axes.imshow(root.T.numpy(), origin="lower", extent=(*limits, *limits), cmap=shades)
     if real is not None:
         x, y = real.numpy().T
         axes.scatter(x, y, s=5, color="#8c8c8c", linewidths=0, label=f"real, {len(real):,}")
@@ -200,17 +206,6 @@ def _draw_points(
     axes.scatter(x, y, s=5, color=ORANGE, linewidths=0, alpha=0.7, label=label)
     axes.grid(visible=False)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-
-
-def _draw_shades(axes: Axes, limits: Limits, log_density: LogDensity) -> None:
-    """Draw the density as shades of blue, by its square root so that faint modes are visible beside strong ones."""
-    import torch
-    from matplotlib.colors import LinearSegmentedColormap
-
-    ticks = torch.linspace(*limits, 400)
-    root = (log_density(torch.cartesian_prod(ticks, ticks)) / 2).exp().reshape(400, 400)
-    shades = LinearSegmentedColormap.from_list("shades", ["white", BLUE])
-    axes.imshow(root.T.numpy(), origin="lower", extent=(*limits, *limits), cmap=shades)
 
 
 def _find_view(points: Tensor) -> Limits:

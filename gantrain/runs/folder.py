@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from gantrain.console import one_line
 from gantrain.errors import BusyError, CheckpointError, DataError, StorageError
@@ -116,8 +119,6 @@ class RunFolder:
 
         If it is moved meanwhile, nothing is written into what takes its place; see `files.refuse_replaced`.
         """
-        from filelock import FileLock
-
         holder, lock = self._read_holder(), FileLock(self._lock, mode=0o644)
         try:
             lock.acquire(blocking=False)
@@ -176,11 +177,7 @@ def actual_status(path: Path, summary: Mapping[str, Any]) -> Any:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the lock of the run at `path`; where nobody can tell, as on Windows, it may."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
+    """Return whether a process holds the lock of the run at `path`, or may hold one that cannot be opened."""
     with suppress(FileNotFoundError):
         try:
             descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK | SAFE)

@@ -30,9 +30,6 @@ class StopRequest:
     `preemption`, if one is given, has its turn when the block has ended.
     """
 
-    SIGNALS = tuple(
-        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
-    )
     active: ClassVar[StopRequest | None] = None
 
     def __init__(self, preemption: signal.Signals | None = None) -> None:
@@ -46,7 +43,8 @@ class StopRequest:
             self.deferred = StopRequest.active.deferred
             return StopRequest.active
         StopRequest.active = self
-        handled = [number for number in self.SIGNALS if self._is_free(number)]
+        ours = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+        handled = [number for number in ours if self._is_free(number)]
         handled += [] if self.preemption is None else [self.preemption]
         self.previous = {number: signal.signal(number, self._receive) for number in handled}
         return self
@@ -64,8 +62,9 @@ class StopRequest:
     @staticmethod
     def _is_free(number: signal.Signals) -> bool:
         handler = signal.getsignal(number)
-        is_warning = number == getattr(signal, "SIGUSR1", None)  # Slurm's, before it preempts a job
-        return handler is signal.SIG_DFL if is_warning else handler is not signal.SIG_IGN
+        if number == signal.SIGUSR1:  # Slurm's warning, before it preempts a job
+            return handler is signal.SIG_DFL
+        return handler is not signal.SIG_IGN
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:

@@ -1,14 +1,16 @@
-"""`summary.json`: how a run ended and what its numbers depend on, without the secrets of the environment."""
+"""`summary.json`, how a run ended, and `train.log`, what it printed: both without the secrets of the environment."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from gantrain.console import copy_text, say
+from gantrain.console import copy_lines, copy_text, say
 from gantrain.errors import GantrainError, ReplacedError, StorageError
+from gantrain.files import SAFE, convert_write_errors
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.signals import Interrupted
 
@@ -57,6 +59,27 @@ def keep_summary(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[dict
                 raise
             if str(error) not in summary["reason"]:  # must not hide what ended the run
                 say(str(error), error=True)
+
+
+@contextmanager
+def keep_log(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[None]:
+    """Append every line that is printed in the block to `train.log`, in plain text and without the `secrets`.
+
+    The file stays open, so that it may be moved with its folder. Raises StorageError if it cannot be opened; a line
+    that cannot be written costs nothing.
+    """
+    with convert_write_errors(folder.log):
+        descriptor = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE, 0o666)
+
+    def write(text: str) -> None:
+        with suppress(OSError):
+            os.write(descriptor, f"{conceal_secrets(text, secrets)}\n".encode(errors="replace"))
+
+    try:
+        with copy_lines(write):
+            yield
+    finally:
+        os.close(descriptor)
 
 
 def utc_now() -> str:

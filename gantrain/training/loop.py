@@ -15,8 +15,7 @@ sample and to save. It needs no config and no command line:
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from gantrain.errors import DivergedError, LostProcessError, ReplacedError, StorageError
@@ -33,8 +32,8 @@ from gantrain.training.state import State
 def train(
     state: State,
     setup: TrainingSetup,
-    folder: RunFolder | None,
-    reporter: Reporter | None,
+    folder: RunFolder,
+    reporter: Reporter,
     *,
     provenance: Mapping[str, Any] | None = None,
     stop: StopRequest | None = None,
@@ -44,26 +43,59 @@ def train(
     `provenance` ("config", and "generator" for `gantrain.load`) travels in every checkpoint. Raises DivergedError
     before an update with a non-finite loss or gradient, Interrupted after a saved checkpoint when `stop` was asked,
     StorageError when a checkpoint cannot be written; the last good one stands whatever is raised. Of several processes
-    the first one writes; the others have no folder and no reporter, and wait for it.
+    the first one trains with this function, and the others with `follow`.
     """
-    schedule, part, writer = setup.schedule, setup.part, None
-    iteration = Iteration(state, setup, reporter.note if reporter is not None else lambda message: None)
-    if folder is not None and reporter is not None:
-        writer = Writer(state, setup, folder, reporter, provenance or {"config": {}, "generator": {}})
+    stop = stop or StopRequest()
+    writer = Writer(state, setup, folder, reporter, provenance or {"config": {}, "generator": {}})
+    try:
+        play(state, setup, writer, stop)
+    except ReplacedError:  # what now has the folder's place is not the run's own
+        raise
+    except (DivergedError, LostProcessError, StorageError) as error:
+        ratio = writer.describe_log_ratio() if isinstance(error, DivergedError) else ""
+        raise type(error)(f"{error}\n{ratio}{writer.describe_checkpoint()}") from error
+    if state.images < setup.schedule.images:
+        stop.raise_if_asked(f"go on with: gantrain resume {shlex.quote(str(folder.path))}")
+
+
+def follow(state: State, setup: TrainingSetup, stop: StopRequest) -> None:
+    """Train as another process than the first one of a run, which alone writes, to the end or until it is stopped."""
+    play(state, setup, NoWriter(), stop)
+
+
+class NoWriter:
+    """What the processes that follow the first one have in place of its `Writer`: it writes and shows nothing."""
+
+    improved = False
+
+    def ignore(self, *_: object, **__: object) -> None:
+        """Do nothing."""
+
+    note = advance = draw_data = report = draw_samples = save_checkpoint = ignore
+
+    def is_checkpoint_late(self) -> bool:
+        """Return that no checkpoint is late."""
+        return False
+
+
+def play(state: State, setup: TrainingSetup, writer: Writer | NoWriter, stop: StopRequest) -> None:
+    """Repeat iterations until the clock reaches `schedule.images`, or a process was asked to stop and all have saved.
+
+    `stop.number` is then the signal's in every process.
+    """
+    schedule, part = setup.schedule, setup.part
+    iteration = Iteration(state, setup, writer.note)
     state.generator.train()
     state.discriminator.train()
-    with preserve_randomness(state.device), last_words(writer):
-        if writer is not None:
-            writer.draw_data()
+    with preserve_randomness(state.device):
+        writer.draw_data()
         while state.images < schedule.images:
             begin = state.images
             iteration.play()  # k updates of D, one of G
 
-            if reporter is not None:
-                reporter.advance(state.images)
+            writer.advance(state.images)
             # A signal, and the time since the last checkpoint, are one process's; all of them do the same.
-            number = 0 if stop is None or stop.number is None else stop.number
-            number, late = part.agree(number, writer is not None and writer.is_checkpoint_late())
+            number, late = part.agree(stop.number or 0, writer.is_checkpoint_late())
             done, stopping = state.images >= schedule.images, number > 0
             report_due = done or passed(schedule.report_every_images, begin, state.images)
             evaluation_due = done or passed(schedule.evaluate_every_images, begin, state.images)
@@ -73,26 +105,13 @@ def train(
                 continue  # nothing is due, or the clock was set back to an iteration that the device refused
 
             # What is due is written; none of it changes what comes next.
-            if writer is not None:
-                if report_due or evaluation_due:
-                    writer.report(training=report_due, samples=evaluation_due)
-                if sample_due:
-                    writer.draw_samples()
-                if checkpoint_due or writer.improved:
-                    writer.save_checkpoint(now=done or stopping or writer.improved)
+            if report_due or evaluation_due:
+                writer.report(training=report_due, samples=evaluation_due)
+            if sample_due:
+                writer.draw_samples()
+            if checkpoint_due or writer.improved:
+                writer.save_checkpoint(now=done or stopping or writer.improved)
             part.wait()
-            if stop is not None and stopping and not done:
+            if stopping and not done:
                 stop.number = number
-                stop.raise_if_asked(f"go on with: gantrain resume {shlex.quote(str(folder and folder.path))}")
-
-
-@contextmanager
-def last_words(writer: Writer | None) -> Iterator[None]:
-    """Errors that end a run also say what it leaves."""
-    try:
-        yield
-    except (DivergedError, LostProcessError, StorageError) as error:
-        if writer is None or isinstance(error, ReplacedError):  # what now has the folder's place is not its own
-            raise
-        ratio = writer.describe_log_ratio() if isinstance(error, DivergedError) else ""
-        raise type(error)(f"{error}\n{ratio}{writer.describe_checkpoint()}") from error
+                return

@@ -62,6 +62,7 @@ class Writer:
         provenance: Mapping[str, Any],
     ) -> None:
         self.state, self.folder, self.reporter = state, folder, reporter
+        self.note, self.advance = reporter.note, reporter.advance
         self.objective, self.data, self.latents = setup.objective, setup.data, setup.latents
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
         self.sampler = Sampler(state, setup.latents, setup.schedule.ema_statistics)
@@ -108,7 +109,7 @@ class Writer:
         histograms = {} if ratios is None else {"log_ratio/real": ratios[0], "log_ratio/fake": ratios[1]}
         self.reporter.report(self.state.images, scalars, histograms)
         for sentence in self.health.check(scalars):
-            self.reporter.note(sentence)
+            self.note(sentence)
         if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES or self.state.images >= self.schedule.images:
             self.draw_curves()
 
@@ -187,13 +188,13 @@ class Writer:
             if not isinstance(error, METRIC_ERRORS) and not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
-            self.reporter.note(f"samples of the {made_by} at {images:,} images cannot be measured: {reason}")
+            self.note(f"samples of the {made_by} at {images:,} images cannot be measured: {reason}")
             return dict.fromkeys(self.evaluation.reference_set.reference, math.nan)
         facts = {"images": images, "checkpoint": checkpoints.file_name(images), "samples_from": made_by}
         self.evaluated = evaluation.build_document(result, facts, self.evaluation.seed)
         self.improved = self.evaluation.improves(self.evaluated, self.best)
         best = f"; the best {self.evaluation.best} so far" if self.improved else ""
-        self.reporter.note(f"the {made_by} at {images:,} images: {self.evaluation.summarize(result)}{best}")
+        self.note(f"the {made_by} at {images:,} images: {self.evaluation.summarize(result)}{best}")
         if images >= self.schedule.images:
             with self.reporter.tolerate_failures():
                 evaluation.write_evaluation(self.folder.path, self.evaluated, samples, self.data)
@@ -281,7 +282,7 @@ class Writer:
         if best:
             self.best, self.improved = self.evaluated, False
         self.saved = time.monotonic()
-        self.reporter.note(f"checkpoint {self.good.name}")
+        self.note(f"checkpoint {self.good.name}")
 
     def describe_checkpoint(self) -> str:
         """Return a sentence about the last good checkpoint, for the message of an error that ends the run."""
