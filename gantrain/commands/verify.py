@@ -20,7 +20,7 @@ from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
 from gantrain.seeding import describe_machine
-from gantrain.theory import verification, verification_plots
+from gantrain.theory import verification
 from gantrain.theory.cases import CASES, true_ratio_values
 from gantrain.theory.findings import ALLOWED_ERRORS, Finding
 from gantrain.theory.formula_checks import find_formula_errors
@@ -208,6 +208,8 @@ def _format_error(value: float) -> str:
 def write_results(results: Mapping[str, Result], options: Options, out: Path) -> None:
     """Write everything that was printed, and how it was computed, to verify.json, and log_ratio.png."""
     import torch
+
+    from gantrain.theory import verification_plots
 
     document = {
         "options": asdict(options) | {"architecture": ARCHITECTURE},
