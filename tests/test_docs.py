@@ -142,6 +142,8 @@ def test_commands_work(
     words = ["train.epochs=1" if word.startswith("train.epochs=") else word for word in words]  # twenty take seconds
     if words[:2] == ["gantrain", "fit"] and "gen_div" not in command:
         words.append("gen_div=kl,js")  # all of them are in a table of docs/theory.md
+    if words[:2] == ["gantrain", "verify"]:
+        words.append("case=gaussians")  # tests/test_verify.py has the others
     if words[:2] == ["gantrain", "divergences"] and words[2:] == ["out=" + str(own_yaml)]:
         words.append("kl")
     if words[:2] == ["gantrain", "evaluate"]:  # a classifier that is trained quickly, and kept
