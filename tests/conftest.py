@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +32,19 @@ def signals() -> None:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What commands keep for the next time is kept here, for all tests: not in the user's home."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    """What commands keep for the next time is kept here, for all tests of all workers: not in the user's home."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
+
+
+@pytest.fixture(scope="module")
+def plain_figures() -> Iterator[None]:
+    """Let figures of this process become checksums of what is in them, instead of half of the time of a short run."""
+    from support.pictures import draw_checksums
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw_checksums(patch.setattr)
+        yield
 
 
 @pytest.fixture

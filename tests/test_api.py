@@ -34,6 +34,7 @@ from gantrain.errors import CheckpointError, ConfigError, DataError, GantrainErr
 from gantrain.networks.tables import load_architecture
 
 TINY = {"device": "cpu", "train.images": 40, "train.batch_size": 20, "train.held_out_images": 20}
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def train(folder: Path, **settings: object) -> gantrain.Run:

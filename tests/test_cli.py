@@ -8,11 +8,13 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from faults import processes
 from PIL import Image
 from support.waiting import PATIENCE_SECONDS, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gantrain as package
+from gantrain import plotting
 from gantrain.cli import COMMANDS, main
 from gantrain.config.groups import CONF, options
 from gantrain.objectives.divergences import CATALOGUE
@@ -41,6 +45,9 @@ TINY = (*SHORT, "train.images=100")
 PROGRAM = [sys.executable, "-m", "gantrain.cli"]
 SAFE = re.compile(r"[A-Za-z0-9._-]+")
 ESCAPE = "\x1b[31m"
+
+
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def process(*arguments: object, **keywords: Any) -> subprocess.CompletedProcess[str]:
@@ -332,14 +339,12 @@ def test_too_little_memory_for_torch_is_said(tmp_path: Path) -> None:
 
 
 def test_a_deleted_working_directory(tmp_path: Path) -> None:
-    command = f"cd gone; rmdir ../gone; exec {sys.executable} -m gantrain.cli train {' '.join(TINY)} "
-    for run_dir, code in (("", 7), ("run_dir=run", 7), (f"run_dir={tmp_path}/run", 0)):
-        (tmp_path / "gone").mkdir()
-        done = subprocess.run(
-            ["bash", "-c", command + run_dir], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        assert done.returncode == code, done.stderr
-        assert f"{tmp_path / 'gone'} was deleted" in done.stdout + done.stderr
+    gone = tmp_path / "gone"
+    for run_dir, code in (([], 7), (["run_dir=run"], 7), ([f"run_dir={tmp_path}/run"], 0)):
+        fault = partial(processes.delete_working_directory, gone)
+        found, output = processes.run(tmp_path / "log", "train", *TINY, *run_dir, fault=fault)
+        assert found == code, output
+        assert f"{gone} was deleted" in output
     assert summary(tmp_path / "run")["status"] == "finished"
 
 
@@ -388,7 +393,11 @@ def test_a_name_outside_the_locale_costs_the_event_file_at_most(tmp_path: Path) 
 # A run
 
 
-def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
+ENCODE_FIGURE = plotting.encode_figure
+
+
+def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plotting, "encode_figure", ENCODE_FIGURE)
     answer = gantrain("train", *TINY, "seed=3", "gen_div=kl")
     assert (answer.code, answer.err) == (0, "")
     assert ESCAPE[0] not in answer.out
@@ -407,6 +416,7 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path) -> None:
     }
     for name in ("losses.png", "samples/real.png", "samples/images_000000000100.png"):
         Image.open(run / name).verify()
+    assert Image.open(run / "losses.png").width > 500
     assert (run / "train.log").read_text() == answer.out
 
     rows = reports(run)
@@ -830,13 +840,9 @@ def test_one_array_of_samples_for_evaluators(gantrain: Gantrain, finished: Path,
     before = (tmp_path / "new/X.npz").read_bytes()
     answer = gantrain(*wanted)
     assert (answer.code, "out=new/X.npz exists" in answer.err) == (2, True)
-    script = (
-        "import resource, sys; from gantrain.cli import main; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.exit(main(sys.argv[1:]))"
-    )
-    limited = [sys.executable, "-c", script, "sample", str(finished), "count=5", "out=new/Y.npz"]
-    ended = subprocess.run(limited, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (ended.returncode, "out=new/Y.npz" in ended.stderr) == (7, True), ended.stderr
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, 1000))  # the message has 300 bytes
+    code, output = processes.run(tmp_path / "log", "sample", finished, "count=5", "out=new/Y.npz", fault=limit)
+    assert (code, "out=new/Y.npz" in output) == (7, True), output
     assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"X.npz": before}
 
 

@@ -24,6 +24,7 @@ import yaml
 from conftest import Answer
 from matplotlib.figure import Figure
 from PIL import Image
+from support.pictures import draw_checksums
 from support.run_folders import make_run, make_sweep
 from support.terminals import set_console_width
 
@@ -861,7 +862,8 @@ def test_comparing_needs_no_torch(tmp_path: Path) -> None:
     assert told.splitlines()[-1] == "False"
 
 
-def test_a_sweep_ends_with_its_report(gantrain: Gantrain, tmp_path: Path) -> None:
+def test_a_sweep_ends_with_its_report(gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_checksums(monkeypatch.setattr)
     tiny = ("dataset=ring", "train.images=100", "train.batch_size=50", "train.held_out_images=20")
     answer = gantrain("train", "-m", "gen_div=kl,js", *tiny, "run_dir=s")
     assert answer.code == 0

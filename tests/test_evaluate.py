@@ -30,6 +30,7 @@ from gantrain.runs import checkpoints
 
 SMALL = ["train.images=2000", "train.held_out_images=20", "architecture=mlp_digits"]
 TINY = ["train.images=200", "train.batch_size=50", "train.held_out_images=50"]
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 @pytest.fixture(scope="module")

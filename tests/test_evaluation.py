@@ -34,6 +34,7 @@ DIGITS = ["train.images=2000", "train.held_out_images=20"]
 TOLD = re.compile(r"`([a-z_]+/[a-z_…]+)`")
 
 Gantrain = Callable[..., Answer]
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def rows(run: Path, name: str = "quality/density") -> dict[int, float | None]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
+from support.pictures import draw_checksums
 
 from gantrain import plotting
 from gantrain.data import published
@@ -159,6 +160,25 @@ def test_equal_input_gives_equal_bytes(tmp_path):
         first, second = (tmp_path / f"{name}-{kind}.png" for name in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
         assert b"tEXt" not in first.read_bytes()
+
+
+def test_checksums_tell_figures_apart_by_what_is_in_them(tmp_path, monkeypatch):
+    """They take the place of pictures in the tests of runs."""
+    draw_checksums(monkeypatch.setattr)
+    rows, points = many_rows(5), digits(9).reshape(-1, 2)
+    other = [*rows[:-1], rows[-1] | {"ratio/fake_mean": 0.5}]
+    for number, (drawn, look) in enumerate(
+        [(rows, {}), (other, {}), (rows, {"title": "x"}), (rows, {"highlight": ["kl"]})]
+    ):
+        pictures.save_curves(drawn, tmp_path / f"{number}.png", **look)
+        pictures.save_curves(drawn, tmp_path / f"{number} again.png", **look)
+    for number, drawn in enumerate([points, points + 0.01, points[:-1], points[:, :1]], 4):
+        pictures.save_scatter(drawn, tmp_path / f"{number}.png", real=points)
+        pictures.save_scatter(drawn, tmp_path / f"{number} again.png", real=points)
+    files = [(tmp_path / f"{number}.png").read_bytes() for number in range(8)]
+    assert len(set(files)) == 8
+    assert files == [(tmp_path / f"{number} again.png").read_bytes() for number in range(8)]
+    assert pixels(tmp_path / "0.png").shape == (4, 8, 3)
 
 
 @pytest.mark.filterwarnings("error")

@@ -25,6 +25,7 @@ Gantrain = Callable[..., Answer]
 RING = ["dataset=ring", "train.held_out_images=20", "train.batch_size=20"]
 STILL = ["optimizer=sgd", "optimizer.lr=0"]  # no update changes a weight
 NETWORKS = ("generator", "discriminator", "average")
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from gantrain.config.compose import Composer
 from gantrain.launch import build
 from gantrain.objectives.objective import Objective
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
 TINY = ["device=cpu", "train.images=40", "train.batch_size=20", "train.held_out_images=20"]
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.ranks import cases, processes, run_in_processes, search_path
+from faults.processes import Command
+from support.ranks import cases, processes, run_in_processes
+from support.ranks import main as compare_cases
 from support.tolerance import assert_close_to_largest
-from support.waiting import PATIENCE_SECONDS, wait_until
+from support.waiting import wait_until
 
-TESTS = Path(__file__).parent
+from gantrain.cli import main
+
 TINY = (
     *("device=cpu", "train.images=600", "train.batch_size=20", "train.held_out_images=40", "optimizer=sgd"),
     *("train.report_every_images=200", "train.sample_every_images=600", "train.checkpoint_every_images=200"),
@@ -37,7 +38,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two processes found of each case."""
     path = tmp_path_factory.mktemp("ranks") / "found.json"
-    ends = run_in_processes(2, TESTS / "support" / "ranks.py", path, 5)
+    ends = run_in_processes(2, partial(compare_cases, path, 5))
     assert [code for code, *_ in ends] == [0, 0], ends
     return json.loads(path.read_text())
 
@@ -66,18 +67,13 @@ def read_weights(folder: Path) -> torch.Tensor:
 
 def test_a_stopped_run_goes_on_with_another_number_of_devices(gantrain, tmp_path: Path) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
-    command = [sys.executable, "-m", "gantrain", "train", *TINY, "train.images=100000", f"run_dir={two}", "devices=2"]
-    environment = os.environ | {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        try:
-            wait_until(lambda: list(two.glob("checkpoints/*.pt")))
-            run.send_signal(signal.SIGTERM)
-            out, err = run.communicate(timeout=PATIENCE_SECONDS)
-        finally:
-            run.kill()
-    assert run.returncode == 143
-    assert err == f"gantrain: stopped by SIGTERM; go on with: gantrain resume {two}\n"
-    assert "on 2 × cpu" in out
+    typed = ["train", *TINY, "train.images=100000", f"run_dir={two}", "devices=2"]
+    command = Command(tmp_path / "log", *typed, daemon=False)
+    command.wait_until(lambda: list(two.glob("checkpoints/*.pt")))
+    command.send(signal.SIGTERM)
+    assert command.wait() == 143
+    assert command.output.endswith(f"\ngantrain: stopped by SIGTERM; go on with: gantrain resume {two}\n")
+    assert "on 2 × cpu" in command.output
     summary = read_summary(two)
     assert (summary["status"], summary["exit_code"]) == ("stopped", 143)
 
@@ -89,8 +85,8 @@ def test_a_stopped_run_goes_on_with_another_number_of_devices(gantrain, tmp_path
 
 
 def test_a_run_that_diverges_ends_all_processes_with_its_code(tmp_path: Path) -> None:
-    typed = ("-m", "gantrain", "train", *TINY, f"run_dir={tmp_path / 'run'}", "optimizer.lr=1e30")
-    first, other = run_in_processes(2, *typed)
+    typed = ["train", *TINY, f"run_dir={tmp_path / 'run'}", "optimizer.lr=1e30"]
+    first, other = run_in_processes(2, partial(main, typed))
     assert first[0] == read_summary(tmp_path / "run")["exit_code"] == 5
     assert "not finite" in first[2]
     assert "Traceback" not in first[2]
@@ -99,11 +95,12 @@ def test_a_run_that_diverges_ends_all_processes_with_its_code(tmp_path: Path) ->
 
 def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with processes(2, "-m", "gantrain", "train", *TINY, "train.images=100000", f"run_dir={folder}") as (first, other):
-        wait_until(lambda: list(folder.glob("checkpoints/*.pt")) or first.poll() is not None)
-        other.kill()
-        _, err = first.communicate(timeout=PATIENCE_SECONDS)
-    assert first.returncode == read_summary(folder)["exit_code"] == 137
+    typed = ["train", *TINY, "train.images=100000", f"run_dir={folder}"]
+    with processes(2, partial(main, typed)) as (first, other):
+        wait_until(lambda: list(folder.glob("checkpoints/*.pt")) or first.process.exitcode is not None)
+        other.process.kill()
+        code, _, err = first.wait()
+    assert code == read_summary(folder)["exit_code"] == 137
     assert "another process of this run ended without a word" in err
     assert "the last good checkpoint is" in err
     assert "Traceback" not in err

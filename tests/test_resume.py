@@ -87,6 +87,9 @@ TABLE = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
@@ -122,8 +125,9 @@ def stopped(interrupted, tmp_path) -> Path:
 @pytest.mark.parametrize("game", GAMES)
 def test_a_resumed_run_equals_the_uninterrupted_one(game, tmp_path, monkeypatch):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    assert train(whole, *GAMES[game]) == 0
-    assert train_until(monkeypatch, 500, resumed, *GAMES[game]) == 143
+    typed = [*GAMES[game], "train.images=700", "train.report_every_images=350"]
+    assert train(whole, *typed) == 0
+    assert train_until(monkeypatch, 500, resumed, *typed) == 143
     assert main(["resume", str(resumed)]) == 0
     assert_equal_runs(whole, resumed)
 

@@ -61,6 +61,21 @@ def checkout(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def copier(checkout, tmp_path_factory):
+    """An interpreter whose environments are copies of the one of `checkout`: to make one anew takes seconds."""
+    folder = tmp_path_factory.mktemp("copier")
+    shutil.copytree(checkout / ".venv", folder / "venv", symlinks=True)
+    (folder / "python3").write_text(f"""#!/bin/sh
+case "$*" in
+"-m venv --clear "*) rm -rf "$4" && cp -a '{folder / "venv"}' "$4" ;;
+*) exec '{sys.executable}' "$@" ;;
+esac
+""")
+    (folder / "python3").chmod(0o755)
+    return folder / "python3"
+
+
 def test_train_runs_in_the_current_folder_with_its_arguments(checkout, tmp_path):
     done = call(checkout / "scripts" / "train", "gen_div=js", "a=b c", folder=tmp_path)
     assert done.stdout == f"{tmp_path} train gen_div=js a=b c\n"
@@ -86,19 +101,19 @@ def kill_installation(venv):
 
 
 @pytest.mark.parametrize("damage", [break_interpreter, kill_installation])
-def test_a_damaged_environment_is_made_anew(checkout, damage):
+def test_a_damaged_environment_is_made_anew(checkout, copier, damage):
     venv = checkout / ".venv"
     (venv / "relic").touch()
     damage(venv)
-    assert "installing" in call(checkout / "scripts" / "setup").stderr
+    assert "installing" in call(checkout / "scripts" / "setup", python=copier).stderr
     assert not (venv / "relic").exists()
     assert call(checkout / "scripts" / "train").stdout.endswith(" train\n")
 
 
-def test_an_installation_that_fails_says_so_and_keeps_the_environment(tmp_path):
+def test_an_installation_that_fails_says_so_and_keeps_the_environment(copier, tmp_path):
     checkout = bare_checkout(tmp_path)
     (checkout / "pyproject.toml").write_text(PYPROJECT.replace("[]", '["no-such-package"]'))
-    done = call(checkout / "scripts" / "setup")
+    done = call(checkout / "scripts" / "setup", python=copier)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("scripts/setup: pip could not install")
     (checkout / ".venv" / "relic").touch()

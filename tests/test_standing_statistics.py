@@ -17,6 +17,7 @@ from gantrain.training.generator import STATISTICS_LATENTS, Sampler, estimate_st
 from gantrain.training.state import State, averaged
 
 SHORT = ["device=cpu", "logger=[]", "train.images=600", "train.report_every_images=200", "ema=0.9"]
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def draw_statistics_latents(size: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from gantrain.launch.sweep_folder import COMMAND, read_safe_command
 from gantrain.runs.folder import RunFolder
 
 TINY = ["train.images=40", "train.batch_size=20", "train.held_out_images=20"]
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def contents(root: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The command line in processes of their own, which can be killed, limited and watched.
 
-A server imports everything once; each command is a fork of it, so it starts at once and computes for itself. What is
-to happen inside such a process is a `fault`: a function of this or a test's module, called there before the command.
+A server imports everything once; each command is a fork of it, so it starts at once and computes for itself. Its
+figures are checksums of what is in them (`support.pictures`). What is to happen inside such a process is a `fault`: a
+function of this or a test's module, called there before the command.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.pictures import draw_checksums
 from support.waiting import PATIENCE_SECONDS, wait_until
 
 from gantrain.cli import main
 
 PRELOADED = [
-    *("torch", "torch.utils.tensorboard", "hydra", "matplotlib.backends.backend_agg", "pytest"),
+    *("torch", "torch.utils.tensorboard", "torchvision", "hydra", "matplotlib.backends.backend_agg", "pytest"),
     *(f"gantrain.{name}" for name in ("cli", "commands.train", "commands.sample", "training.loop", "plotting")),
 ]
 FORKS = multiprocessing.get_context("forkserver")
@@ -82,6 +84,7 @@ def _run(log: Path, arguments: list[str], fault: Fault | None) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
+    draw_checksums()
     if fault is not None:
         fault()
     sys.exit(main(arguments))
@@ -103,6 +106,14 @@ def when_called(function: str, effect: Callable[..., object], *, call: int = 1) 
         return original(*arguments, **keys)
 
     setattr(owner, name, watched)
+
+
+def delete_working_directory(folder: Path) -> None:
+    """Make a folder, and delete it with this process in it, as after `cd` in a shell."""
+    folder.mkdir()
+    os.chdir(folder)
+    os.environ["PWD"] = str(folder)
+    folder.rmdir()
 
 
 def signal_itself(function: str, *numbers: int, call: int = 1) -> None:

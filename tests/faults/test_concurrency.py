@@ -130,7 +130,7 @@ def usage(pid: int, folder: Path) -> dict[str, int]:
 
 def test_many_steps_leave_everything_flat(tried, times, measured, tmp_path):
     """Reports, grids, curves and checkpoints included: the least that is in use, between writes, does not grow."""
-    steps, reports = times(600, soak=20_000), times(18, soak=60)
+    steps, reports = times(300, soak=20_000), times(18, soak=60)
     folder = tmp_path / "run"
     images = 20 * steps
     intervals = [f"train.{name}_every_images={images // reports}" for name in ("report", "sample", "checkpoint")]

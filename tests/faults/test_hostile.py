@@ -33,6 +33,7 @@ TINY = (
     *("train.report_every_images=40", "train.checkpoint_every_images=40", "train.sample_every_images=80"),
 )
 ESCAPES = "\x1b[31m\x1b]0;title\x07\r\n\x9b2J\u202e[red]"
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ from gantrain.errors import DataError
 
 Gantrain = Callable[..., Any]
 Check = Callable[[Path, str], None]
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def thirty(folder: Path) -> Path:

@@ -10,15 +10,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.ranks import main as compare_cases
 from support.ranks import run_in_processes
 from support.tolerance import assert_close_to_largest
 
 from faults.processes import Command, run
+from gantrain.cli import main
 from gantrain.runs.folder import RunFolder
 
 TINY = (
@@ -87,9 +90,9 @@ def test_four_processes_have_the_same_weights_after_fifty_iterations(tried, time
     """Of every update, objective, regularizer, augmentation and layer. Apart from one process they are only rounded."""
     if not times.soak:
         pytest.skip("tests/test_ranks.py has two processes and five iterations")
-    script, found = Path(__file__).parents[1] / "support" / "ranks.py", tmp_path / "found.json"
+    found = tmp_path / "found.json"
     with tried("fifty iterations of each game on four devices"):
-        ends = run_in_processes(4, script, found, 50)
+        ends = run_in_processes(4, partial(compare_cases, found, 50))
         assert [code for code, *_ in ends] == [0] * 4, ends
         for name, one in json.loads(found.read_text()).items():
             assert one["same_bits"], name
@@ -146,9 +149,9 @@ def test_data_that_one_process_lacks_end_all_processes(tried, times, tmp_path):
     for folder in folders:
         folder.mkdir()
     np.save(folders[0] / "X.npy", np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8))
-    typed = ["dataset=array", "dataset.path=X.npy", "dataset.size=8", "run_dir=run"]
+    typed = ["train", *TINY, "dataset=array", "dataset.path=X.npy", "dataset.size=8", "run_dir=run"]
     with tried("data that one of two processes does not have"):
-        first, other = run_in_processes(2, "-m", "gantrain", "train", *TINY, *typed, folders=folders)
+        first, other = run_in_processes(2, partial(main, typed), folders=folders)
         assert (first[0], other[0]) == (3, 0)
         assert "process 1: X.npy does not exist" in first[2]
         assert RunFolder(folders[0] / "run").read_summary()["exit_code"] == 3

@@ -1,4 +1,4 @@
-"""Games that several processes train together, compared with one process: `torchrun … tests/support/ranks.py FILE`.
+"""Games that several processes train together, compared with one process by `main`.
 
 Every process trains each case with its part of the batches, and then alone with all of them. FILE gets for each case
 how far both are apart, relative to the largest weight, whether the processes have the same bits, and the error that a
@@ -11,15 +11,16 @@ import itertools
 import json
 import os
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from faults.processes import FORKS
 from torch import Tensor, nn
 
 from gantrain import data, networks
@@ -153,11 +154,14 @@ def numbers(state: State) -> Tensor:
 
 
 def compare(case: Case, part: Part, iterations: int) -> dict[str, Any]:
-    """Return how the processes agree with each other, and with one process."""
-    state, alone = case.train(part, iterations), case.train(WHOLE, iterations)
+    """Return how the processes agree with each other and, in the first of them, with one process."""
+    state = case.train(part, iterations)
     own = numbers(state)
     everywhere = part.gather(own[None].repeat(1, 1))
     found = {"same_bits": bool((everywhere == own).all()), "apart": 0.0, "statistics": 0.0}
+    if not part.is_first:
+        return found
+    alone = case.train(WHOLE, iterations)
     for name, network in alone.networks.items():
         theirs = state.networks[name].state_dict()
         for key, value in network.state_dict().items():
@@ -182,44 +186,55 @@ def main(path: Path, iterations: int) -> None:
 # Processes
 
 
+class Rank:
+    """One of several processes of a run, a fork of the server of `faults.processes`; its prints lie in `place`."""
+
+    def __init__(self, place: Path, call: Callable[[], Any], environment: Mapping[str, str], folder: Path) -> None:
+        self.place = place
+        place.mkdir()
+        self.process = FORKS.Process(target=_call, args=(place, call, environment, folder), daemon=True)
+        self.process.start()
+
+    def wait(self) -> tuple[int, str, str]:
+        """The exit code, the output and the errors, at the end."""
+        self.process.join(PATIENCE_SECONDS)
+        assert self.process.exitcode is not None, f"still running after {PATIENCE_SECONDS} s"
+        return self.process.exitcode, *((self.place / name).read_text() for name in ("out", "err"))
+
+
+def _call(place: Path, call: Callable[[], Any], environment: Mapping[str, str], folder: Path) -> None:
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+        os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    os.environ.update(environment)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    sys.exit(call())
+
+
 @contextmanager
-def processes(
-    count: int, *command: object, folders: Sequence[Path | None] = ()
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start processes as srun does, each with its number in its environment, and kill those that are left."""
+def processes(count: int, call: Callable[[], Any], *, folders: Sequence[Path] = ()) -> Iterator[list[Rank]]:
+    """Let processes call a function as srun lets them, each with its number, and kill those that are left."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": search_path()},
-            cwd=folders[rank] if folders else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    numbers = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count))
+    places = folders or [Path.cwd()] * count
+    with TemporaryDirectory() as logs:
+        ranks = [
+            Rank(Path(logs, str(rank)), call, shared | number, place)
+            for rank, (number, place) in enumerate(zip(numbers, places, strict=True))
+        ]
+        try:
+            yield ranks
+        finally:
+            for rank in ranks:
+                rank.process.kill()
+                rank.process.join()
 
 
-def search_path() -> str:
-    """The folders from which processes import the package and the tests."""
-    return os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-
-
-def run_in_processes(count: int, *command: object, folders: Sequence[Path | None] = ()) -> list[tuple[int, str, str]]:
+def run_in_processes(
+    count: int, call: Callable[[], Any], *, folders: Sequence[Path] = ()
+) -> list[tuple[int, str, str]]:
     """The exit code, the output and the errors of each process."""
-    with processes(count, *command, folders=folders) as started:
-        ends = [process.communicate(timeout=PATIENCE_SECONDS) for process in started]
-        return [(process.returncode, *end) for process, end in zip(started, ends, strict=True)]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    with processes(count, call, folders=folders) as ranks:
+        return [rank.wait() for rank in ranks]
