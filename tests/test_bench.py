@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,16 @@ def test_an_iteration_of_the_appendix_network_is_few_operations(bench, update, m
 @pytest.mark.parametrize("update", UPDATES)
 def test_an_iteration_that_the_device_watches_waits_for_nothing(bench, update):
     assert not WAITS & set(launched(bench, update, held=True))
+
+
+def test_what_stands_between_iterations_is_timed(bench, monkeypatch, capsys):
+    def build_small(*arguments):
+        setup = bench["experiment"](*arguments)
+        return replace(setup, schedule=replace(setup.schedule, held_out_images=20))
+
+    monkeypatch.setitem(bench["around"].__globals__, "experiment", build_small)
+    short = ["float32 simultaneous", "--batch-sizes", "10", "--warm-up=1", "--rounds=1", "--around"]
+    (row,) = bench["around"](bench["parsed"](short))
+    assert min(row[work] for work in ("iteration", "report", "curves", "sample", "checkpoint")) > 0
+    assert 0 < row["share_of_iterations"] <= 1
+    assert "share_of_iterations" in capsys.readouterr().out

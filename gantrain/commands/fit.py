@@ -158,7 +158,7 @@ def draw_fits(rows: list[Row], p: Mixture, options: Options, out: Path) -> None:
 
 def print_fits(chosen: list[Divergence], p: Mixture, options: Options) -> list[Row]:
     """Print a line for the data and one for each divergence as soon as it is fitted; return the rows of these."""
-    heads = ["μ", "σ", "D_f − f(1)", *(f"mass near {format_number(mean, 'g')}" for mean in p.line_means)]
+    heads = column_heads(p)
     name_width = max(map(len, ["divergence", *(each.name for each in chosen)]))
     outcome_width = max(map(len, gaussian_fit.OUTCOMES))
 
@@ -170,13 +170,23 @@ def print_fits(chosen: list[Divergence], p: Mixture, options: Options) -> list[R
         say("  ".join([*texts, *padded]).rstrip())
 
     print_line("divergence", "outcome", heads)
-    print_line("data", "", format_numbers(Row("data", p.mean, p.std, math.nan, mode_masses(p, p)), p))
+    print_line("data", "", format_numbers(describe_data(p), p))
     rows = []
     for divergence in chosen:
         row = fit_divergence(divergence, p, options)
         print_line(row.divergence, row.outcome or "", format_numbers(row, p))
         rows.append(row)
     return rows
+
+
+def column_heads(p: Mixture) -> list[str]:
+    """Return the heads of the columns that `format_numbers` fills."""
+    return ["μ", "σ", "D_f − f(1)", *(f"mass near {format_number(mean, 'g')}" for mean in p.line_means)]
+
+
+def describe_data(p: Mixture) -> Row:
+    """Return the row of the data itself."""
+    return Row("data", p.mean, p.std, math.nan, mode_masses(p, p))
 
 
 def format_numbers(row: Row, p: Mixture) -> list[str]:

@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 
 from gantrain.comparison.comparison import MOST_NAMED, Comparison, compare
-from gantrain.comparison.report import write_report
 from gantrain.comparison.runs import Run, find_run_folders
 from gantrain.comparison.tables import print_failures, print_tables
 from gantrain.comparison.untrusted import clean_text
@@ -249,6 +248,8 @@ def report_comparison(
     comparison: Comparison, folders: Iterable[Path], out: Path, *, names_failures: bool = True
 ) -> None:
     """Print the tables of a comparison of `folders` and what is still to be done, and write its report to `out`."""
+    from gantrain.comparison.report import write_report
+
     add_notes(comparison, folders)
     print_tables(comparison)
     if names_failures:
