@@ -1,18 +1,23 @@
 r"""Part (b) of the experiment that docs/results/ordering.md registers: MNIST with convolutions.
 
-    .venv/bin/python examples/ordering_mnist.py ROOT OUT [key=value …]
+    .venv/bin/python examples/ordering_mnist.py ROOT OUT [jobs=2] [key=value …]
 
 chooses a learning rate for each objective on two seeds, trains ten others, measures 10,000 samples of each through two
-classifiers, and prints the table and the tests. MNIST is in the folder ROOT. What is in OUT already is kept, and a run
-that was interrupted goes on, so that the command may be repeated. An estimate is 12 hours of one core in all. Overrides
-go to every run, such as `train.images=2000` for a trial in another OUT.
+classifiers, and prints the table and the tests. MNIST is in the folder ROOT. `jobs` runs are made at a time, each by a
+process. What is in OUT already is kept, and a run that was interrupted goes on, so that the command may be repeated.
+OUT/ordering_mnist.csv has the numbers of every run. Overrides go to every run, such as `train.images=2000` for a trial
+in another OUT.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import multiprocessing
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +43,8 @@ COMMON: dict[str, Any] = {
     "optimizer": "adam",
     "precision": "bf16",
     "resume": "auto",
-    "train.batch_size": 50,
-    "train.images": 200_000,
+    "train.batch_size": 25,
+    "train.images": 40_000,
 }
 RECALL, PRECISION, FID = "diversity/recall", "quality/precision", "quality/fid_classifier"
 
@@ -51,50 +56,99 @@ class Game(NamedTuple):
     variant: str
 
 
+# The weights of reverse KL are one whatever scales them, so that its two variants are one game.
+CONSTANT = Game("reverse_kl", "plain")
 GAMES = [Game(name, variant) for name in ORDER for variant in VARIANTS]
 Values = dict[Game, NDArray[np.float64]]
 
 
-class Experiment:
-    """Runs and measurements in a folder, made where they are missing."""
+class Run(NamedTuple):
+    """A game with a learning rate and a seed."""
 
-    def __init__(self, root: Path, out: Path, overrides: list[str]) -> None:
-        self.root, self.out = root, out
-        self.overrides = dict(text.split("=", 1) for text in overrides)
+    game: Game
+    rate: float
+    seed: int
 
-    def train(self, game: Game, rate: float, seed: int) -> Path:
+
+Numbers = dict[str, float]
+Found = dict[tuple[Run, int], Numbers]  # of a run through the classifier of that seed; none if the run diverged
+
+
+class Experiment(NamedTuple):
+    """Runs and measurements in a folder, made where they are missing, by so many processes."""
+
+    root: Path
+    out: Path
+    jobs: int
+    overrides: dict[str, str]
+
+    def measure_all(self, runs: list[Run], classifiers: tuple[int, ...], count: int) -> Found:
+        """Return the numbers of runs through classifiers."""
+        found: Found = {}
+        measure = partial(self.measure, classifiers=classifiers, count=count)
+        with ProcessPoolExecutor(self.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for number, (run, measured) in enumerate(zip(runs, pool.map(measure, runs), strict=True), 1):
+                print(f"{number}/{len(runs)}", *run.game, f"lr={run.rate:g} seed={run.seed}", measured, flush=True)
+                found |= {(run, classifier): values for classifier, values in measured.items()}
+        return found
+
+    def measure(self, run: Run, classifiers: tuple[int, ...], count: int) -> dict[int, Numbers]:
+        """Return the numbers of a run through each classifier."""
+        folder = self.train(run)
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        weights = summary.get("weights", {})
+        common = {
+            "asked_share": weights.get("weights/asked_share", 1.0),
+            "effective_order": 0.0 if run.game == CONSTANT else weights.get("weights/effective_order", np.nan),
+        }
+        found: dict[int, Numbers] = {}
+        for classifier in classifiers:
+            found[classifier] = common
+            if summary["status"] == "finished":
+                found[classifier] = common | self.evaluate(folder, classifier, count)
+        return found
+
+    def train(self, run: Run) -> Path:
         """Return the folder of a run, which is trained or goes on if it is not finished; it may have diverged."""
-        folder = self.out / f"{game.gen_div}-{game.variant}" / f"lr{rate:g}-s{seed}"
+        folder = self.out / f"{run.game.gen_div}-{run.game.variant}" / f"lr{run.rate:g}-s{run.seed}"
         summary = folder / "summary.json"
         ended = json.loads(summary.read_text(encoding="utf-8"))["status"] if summary.exists() else ""
         if ended not in ("finished", "failed"):
-            settings = COMMON | VARIANTS[game.variant] | {"gen_div": game.gen_div, "seed": seed, "run_dir": folder}
-            settings |= {"optimizer.lr": rate, "dataset.root": self.root}
+            settings = COMMON | VARIANTS[run.game.variant] | {"gen_div": run.game.gen_div, "seed": run.seed}
+            settings |= {"run_dir": folder, "optimizer.lr": run.rate, "dataset.root": self.root}
             try:
                 gantrain.train(**settings | self.overrides)
             except gantrain.errors.DivergedError as error:
                 print(f"{folder}: {error}")
         return folder
 
-    def measure(self, folder: Path, classifier: int, count: int) -> dict[str, float]:
-        """Return the numbers of a run through a classifier; empty if the run has not finished."""
-        if json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"] != "finished":
-            return {}
+    def evaluate(self, folder: Path, classifier: int, count: int) -> Numbers:
+        """Return recall, precision and Fréchet distance of the samples of a finished run."""
         out = folder / f"classifier{classifier}-{count}"
-        if (out / "evaluation.json").exists():
-            return dict(json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["metrics"])
-        options: dict[str, Any] = {"metrics": ["fid", "prdc"], "reference": False, "out": out, "count": count}
-        options |= {"classifier": self.out / f"classifier{classifier}.pt", "train_classifier.seed": classifier}
-        return dict(gantrain.evaluate(folder, **options, **{"dataset.root": self.root})["metrics"])
+        if not (out / "evaluation.json").exists():
+            options: dict[str, Any] = {"metrics": ["fid", "prdc"], "reference": False, "out": out, "count": count}
+            options |= {"train_classifier.seed": classifier, "dataset.root": self.root}
+            gantrain.evaluate(folder, **options)
+        metrics = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["metrics"]
+        return {name.split("/")[1]: float(metrics[name]) for name in (RECALL, PRECISION, FID)}
 
-    def choose_rate(self, game: Game) -> float:
-        """Return the learning rate with the smallest mean Fréchet distance over the trial seeds."""
 
-        def distance(rate: float) -> float:
-            found = [self.measure(self.train(game, rate, seed), 0, TRIAL_COUNT) for seed in TRIAL_SEEDS]
-            return float(np.mean([each.get(FID, np.inf) for each in found]))
+def choose_rates(experiment: Experiment) -> tuple[dict[Game, float], Found]:
+    """Return the learning rate with the smallest mean Fréchet distance over the trial seeds, and the trials."""
+    games = [game for game in GAMES if is_trained(game)]
+    runs = [Run(game, rate, seed) for game in games for rate in RATES for seed in TRIAL_SEEDS]
+    found = experiment.measure_all(runs, CLASSIFIERS[:1], TRIAL_COUNT)
 
-        return min(RATES, key=distance)
+    def distance(game: Game, rate: float) -> float:
+        trials = [found[Run(game, rate, seed), CLASSIFIERS[0]] for seed in TRIAL_SEEDS]
+        return float(np.mean([trial.get("fid_classifier", np.inf) for trial in trials]))
+
+    return {game: min(RATES, key=partial(distance, game)) for game in games}, found
+
+
+def is_trained(game: Game) -> bool:
+    """Return whether a game has runs of its own."""
+    return game == CONSTANT or game.gen_div != CONSTANT.gen_div
 
 
 def main(arguments: list[str]) -> int:
@@ -102,49 +156,72 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 2:
         print(__doc__)
         return 2
-    experiment = Experiment(Path(arguments[0]), Path(arguments[1]), arguments[2:])
-    rates = {game: experiment.choose_rate(game) for game in GAMES}
-    folders = {game: [experiment.train(game, rates[game], seed) for seed in SEEDS] for game in GAMES}
-    weights = {game: np.mean([read_weights(folder) for folder in folders[game]], 0) for game in GAMES}
+    overrides = dict(text.split("=", 1) for text in arguments[2:])
+    jobs = int(overrides.pop("jobs", 1))
+    experiment = Experiment(Path(arguments[0]), Path(arguments[1]), jobs, overrides)
+    rates, trials = choose_rates(experiment)
+    # Seeds outside, so that an experiment that was cut short has whole pairs.
+    runs = [Run(game, rate, seed) for seed in SEEDS for game, rate in rates.items()]
+    found = experiment.measure_all(runs, CLASSIFIERS, COUNT)
+    write_csv(experiment.out / "ordering_mnist.csv", trials | found)
     for classifier in CLASSIFIERS:
-        found = {game: [experiment.measure(folder, classifier, COUNT) for folder in folders[game]] for game in GAMES}
-        recall, precision = (
-            {game: np.array([each.get(name, 0.0) for each in found[game]]) for game in GAMES}
-            for name in (RECALL, PRECISION)
-        )
         print(f"\nclassifier {classifier}\n")
-        for line in rows(rates, weights, recall, precision):
-            print(f"| {' | '.join(line)} |")
-        print_family("Page's test of increasing recall", trends(recall, weights))
-        print_family("recall minus that of the practical loss", differences(recall))
-        print_family("precision not below the practical loss by more than the margin", margins(precision))
+        values = {name: collect(found, rates, classifier, name) for name in ("recall", "precision")}
+        weights = {name: collect(found, rates, classifier, name) for name in ("asked_share", "effective_order")}
+        print_results(rates, values | weights)
     return 0
 
 
-def read_weights(folder: Path) -> tuple[float, float]:
-    """Return the share of steps in which the divergence was the one that was asked for, and the effective order."""
-    weights = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("weights", {})
-    return weights.get("weights/asked_share", 1.0), weights.get("weights/effective_order", np.nan)
+def write_csv(path: Path, found: Found) -> None:
+    """Write the numbers of every run; a run that diverged has neither recall nor precision."""
+    names = ("recall", "precision", "fid_classifier", "asked_share", "effective_order")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["gen_div", "weights", "lr", "seed", "classifier", *names])
+        for (run, classifier), numbers in found.items():
+            values = (f"{numbers[name]:.5g}" if name in numbers else "" for name in names)
+            writer.writerow([*run.game, run.rate, run.seed, classifier, *values])
 
 
-def rows(rates: dict[Game, float], weights: Values, recall: Values, precision: Values) -> Iterator[list[str]]:
+def collect(found: Found, rates: dict[Game, float], classifier: int, name: str) -> Values:
+    """Return a number of each game over the seeds; of a run that diverged it is 0."""
+    values: Values = {}
+    for game in GAMES:
+        own = game if is_trained(game) else CONSTANT
+        runs = [Run(own, rates[own], seed) for seed in SEEDS]
+        values[game] = np.array([found[run, classifier].get(name, 0.0) for run in runs])
+    return values
+
+
+def print_results(rates: dict[Game, float], values: dict[str, Values]) -> None:
+    """Print the table of a classifier and the registered tests."""
+    for line in rows(rates, values):
+        print(f"| {' | '.join(line)} |")
+    print_family("Page's test of increasing recall", trends(values))
+    print_family("recall minus that of the practical loss", differences(values["recall"]))
+    print_family("precision not below the practical loss by more than the margin", margins(values["precision"]))
+
+
+def rows(rates: dict[Game, float], values: dict[str, Values]) -> Iterator[list[str]]:
     """Yield the lines of the table: means ± standard deviations over seeds."""
     yield ["gen_div", "weights", "learning rate", "asked share", "effective order", "recall", "precision"]
     yield ["---"] * 7
     for game in GAMES:
-        spreads = [f"{each[game].mean():.3f} ± {each[game].std(ddof=1):.3f}" for each in (recall, precision)]
-        share, order = weights[game]
-        yield [f"`{game.gen_div}`", game.variant, f"{rates[game]:g}", f"{share:.2f}", f"{order:.2f}", *spreads]
+        share, order, *spreads = (
+            f"{values[name][game].mean():.3f} ± {values[name][game].std(ddof=1):.3f}"
+            for name in ("asked_share", "effective_order", "recall", "precision")
+        )
+        rate = rates[game if is_trained(game) else CONSTANT]
+        yield [f"`{game.gen_div}`", game.variant, f"{rate:g}", share, order, *spreads]
 
 
-def trends(recall: Values, weights: Values) -> Iterator[tuple[str, float]]:
+def trends(values: dict[str, Values]) -> Iterator[tuple[str, float]]:
     """Yield Page's test for each variant; by effective orders where the asked divergence was descended too rarely."""
     for variant in VARIANTS:
         games = [Game(name, variant) for name in ORDER]
-        by_order = min(weights[game][0] for game in games) < 0.5
-        if by_order:
-            games.sort(key=lambda game: weights[game][1])
-        table = np.stack([recall[game] for game in games], 1)
+        if min(values["asked_share"][game].mean() for game in games) < 0.5:
+            games.sort(key=lambda game: values["effective_order"][game].mean())
+        table = np.stack([values["recall"][game] for game in games], 1)
         names = ", ".join(game.gen_div for game in games)
         yield f"{variant}: {names}", float(stats.page_trend_test(table, method="asymptotic").pvalue)
 
