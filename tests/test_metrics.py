@@ -122,6 +122,19 @@ def test_real_against_real_is_as_good_as_it_gets() -> None:
     assert distances.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize(("n", "shift"), [(300, 0.0), (2500, 0.0), (300, 1e6), (2500, -1e4)])
+def test_ties_are_in_the_ball_wherever_the_points_are(n: int, shift: float) -> None:
+    """Each point's neighbours are as far away as its balls reach, and copies are at no distance, in every block."""
+    x = cloud(n, 40, seed=2) + shift
+    x[n // 2 : n // 2 + 10] = x[:10]
+    again = x[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    expected = manifolds_by_brute_force(x[:300].numpy(), again[:300].numpy())
+    assert distances.compute_prdc(x[:300], again[:300]) == pytest.approx(expected, abs=1e-12)
+    found = distances.compute_prdc(x, again)
+    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    assert 1.2 <= found.density < 1.21  # six of five, and seven where the copies of an image are the fifth
+
+
 def test_a_planted_collapse_keeps_precision_and_loses_recall() -> None:
     real = torch.cat([cloud(100, 2), cloud(100, 2, shift=30)])
     collapsed = cloud(200, 2, seed=5)

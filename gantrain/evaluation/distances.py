@@ -12,6 +12,7 @@ BLOCK = 1024  # rows of the matrix of all pairs that are in memory at once
 PR_NEIGHBOURS = 3  # the k of precision and recall, as in their paper
 DC_NEIGHBOURS = 5  # the k of density and coverage, as in theirs
 DUPLICATE_SHARE = 0.01  # of real images, which are as near to their neighbour as duplicates are
+TIE = 1e-12  # of the largest squared norm: squared distances that differ by less are equal but for rounding
 
 
 def frechet_distance(real: Tensor, samples: Tensor) -> float:
@@ -67,14 +68,26 @@ def kernel_distance(real: Tensor, samples: Tensor) -> tuple[float, float]:
     return float(distance(xx, yy, xy, n, m)), float(variance.sqrt())
 
 
-def iterate_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the Euclidean distances between the rows of x `[N, F]` and of y `[M, F]`, a block of rows of x at a time.
+def iterate_squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the squared distances between the rows of x `[N, F]` and of y `[M, F]`, a block of rows of x at a time.
 
-    They are computed from differences, not products: each value is the same to the last bit in every block and order.
+    They are ‖x‖² + ‖y‖² − 2 x·y, many times faster than from differences and with a rounding error of some 1e-15 of the
+    largest ‖x‖² or ‖y‖². So that this is small, and for a tolerance, x and y come from `centre_points`.
     """
+    norms = y.square().sum(1)
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)
-        yield rows, torch.cdist(x[rows].double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        squared = torch.addmm(norms, x[rows], y.T, alpha=-2).add_(x[rows].square().sum(1, keepdim=True)).clamp_(min=0)
+        if x is y:
+            squared[:, rows].fill_diagonal_(0)
+        yield rows, squared
+
+
+def centre_points(*sets: Tensor) -> tuple[list[Tensor], float]:
+    """Return sets of points `[N, F]` around the mean of the first, in float64, and by how much ties differ."""
+    centre = sets[0].double().mean(0)
+    centred = [points.double() - centre for points in sets]
+    return centred, TIE * max(float(points.square().sum(1).max()) for points in centred)
 
 
 class PRDC(NamedTuple):
@@ -97,11 +110,12 @@ def compute_prdc(real: Tensor, samples: Tensor) -> PRDC:
       from one distribution, and more if samples crowd; coverage: the share of B₅(real) that hold a sample
       (Naeem et al. 2020, arXiv 2002.09797).
     """
-    real_radii, sample_radii = neighbour_distances(real), neighbour_distances(samples)
+    (real, samples), tie = centre_points(real, samples)
+    real_radii, sample_radii = (squared_neighbour_distances(points) + tie for points in (real, samples))
     ball_counts = torch.zeros(len(samples))
     precise = torch.zeros(len(samples), dtype=torch.bool)
     recalled, covered = (torch.zeros(len(real), dtype=torch.bool) for _ in range(2))
-    for rows, between in iterate_distances(samples, real):
+    for rows, between in iterate_squared_distances(samples, real):
         precise[rows] = (between <= real_radii[:, PR_NEIGHBOURS - 1]).any(1)
         recalled |= (between <= sample_radii[rows, PR_NEIGHBOURS - 1, None]).any(0)
         inside = between <= real_radii[:, DC_NEIGHBOURS - 1]
@@ -115,17 +129,20 @@ def compute_prdc(real: Tensor, samples: Tensor) -> PRDC:
     )
 
 
-def neighbour_distances(points: Tensor) -> Tensor:
-    """Return the distances from each point to its 1st, 2nd, … 5th nearest other one: `[N, 5]`, of `[N, F]`, N > 5."""
+def squared_neighbour_distances(points: Tensor) -> Tensor:
+    """Return squared distances of each point to its 1st, 2nd, … 5th nearest other one: `[N, 5]`, of `[N, F]`, N > 5."""
     # The nearest of all is the point itself, or one at the same place.
-    return torch.cat(
-        [rows.topk(DC_NEIGHBOURS + 1, largest=False).values[:, 1:] for _, rows in iterate_distances(points, points)]
-    )
+    nearest = [
+        rows.topk(DC_NEIGHBOURS + 1, largest=False).values[:, 1:]
+        for _, rows in iterate_squared_distances(points, points)
+    ]
+    return torch.cat(nearest)
 
 
 def mean_distance(points: Tensor) -> float:
     """Return the mean Euclidean distance of two different points, over all pairs of `[N, F]`."""
-    total = sum(float(rows.sum()) for _, rows in iterate_distances(points, points))
+    (centred,), _ = centre_points(points)
+    total = sum(float(rows.sqrt().sum()) for _, rows in iterate_squared_distances(centred, centred))
     return total / (len(points) * (len(points) - 1))
 
 
@@ -138,27 +155,18 @@ def support_size(samples: Tensor, real: Tensor) -> tuple[float, float]:
     number of pairs is a lower bound. The same estimate of the real images, which should be as many as the samples, is
     what the ratio is to. Images, samples `[M, P]` and real `[N, P]`, are given by their 8-bit pixels.
     """
-    nearest = torch.cat([rows.amin(1) for rows in _squared_distances(real)])
-    threshold = nearest.quantile(DUPLICATE_SHARE)
+    (real, samples), tie = centre_points(real, samples)
+    nearest = torch.cat([rows.topk(2, largest=False).values[:, 1] for _, rows in iterate_squared_distances(real, real)])
+    threshold = nearest.quantile(DUPLICATE_SHARE) + tie
 
     def estimate_size(images: Tensor, count: int) -> float:
-        duplicates = sum(int((rows <= threshold).sum()) for rows in _squared_distances(images)) / 2
+        pairs = sum(int((rows <= threshold).sum()) for _, rows in iterate_squared_distances(images, images))
+        duplicates = (pairs - len(images)) / 2  # without each image and itself
         return count * (count - 1) / 2 / max(duplicates, 1)
 
     size = estimate_size(samples, len(samples))
     close = real[nearest <= threshold]  # all other images are in no duplicate pair
     return size, size / estimate_size(close, len(real))
-
-
-def _squared_distances(pixels: Tensor) -> Iterator[Tensor]:
-    """Yield blocks of squared distances between `[N, P]` 8-bit pixels, ∞ to itself: whole numbers, and so exact."""
-    pixels = pixels.double()
-    norms = pixels.square().sum(1)
-    for start in range(0, len(pixels), BLOCK):
-        rows = pixels[start : start + BLOCK]
-        squared = norms[start : start + BLOCK, None] + norms - 2 * rows @ pixels.T
-        squared.diagonal(start).fill_(torch.inf)
-        yield squared
 
 
 def find_nearest(images: Tensor, candidates: Tensor, count: int) -> Tensor:
