@@ -62,6 +62,14 @@ class Part(NamedTuple):
 
         return collectives.gather(rows, self)
 
+    def add(self, x: Tensor) -> Tensor:
+        """Return the sum of the processes' tensors, for a computation in which each goes on with rows of its own."""
+        if self.ranks == 1:
+            return x
+        from gantrain import collectives
+
+        return collectives.sum_over_processes(x)
+
     def gather_both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Return `gather` of two tensors of the same shape, which are sent together."""
         if self.ranks == 1:

@@ -10,8 +10,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from gantrain.collectives import sum_over_processes
-from gantrain.distributed import Part
+from gantrain.distributed import WHOLE, Part
 from gantrain.networks.builder import Network
 from gantrain.networks.fast_layers import BatchNorm
 from gantrain.networks.layers import MinibatchDiscrimination, MinibatchStddev
@@ -51,7 +50,7 @@ def stop_sharing(network: nn.Module) -> None:
     """Let batch norm have the moments of this process's own rows, for a pass that no other process makes."""
     for module in network.modules():
         if isinstance(module, SharedBatchNorm):
-            module.ranks = 1
+            module.part = WHOLE
 
 
 def take_blocks(rows: Tensor, part: Part, size: int) -> Tensor:
@@ -66,7 +65,7 @@ def take_blocks(rows: Tensor, part: Part, size: int) -> Tensor:
 def collect_rows(x: Tensor, part: Part) -> Tensor:
     """Return the rows `[B, …]` of all processes, of which each goes on with its own; their gradients are added up."""
     places = [x if rank == part.rank else torch.zeros_like(x) for rank in range(part.ranks)]
-    return sum_over_processes(torch.cat(places))
+    return part.add(torch.cat(places))
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -75,7 +74,7 @@ class SharedBatchNorm(_BatchNorm):
     torch's SyncBatchNorm is for CUDA alone, and cannot be differentiated twice.
     """
 
-    ranks: int
+    part: Part
     is_counting: bool  # as torch's own layers do
 
     @staticmethod
@@ -84,19 +83,19 @@ class SharedBatchNorm(_BatchNorm):
         is_counting = not isinstance(module, BatchNorm)
         module.__class__ = SharedBatchNorm
         assert isinstance(module, SharedBatchNorm)
-        module.ranks, module.is_counting = part.ranks, is_counting
+        module.part, module.is_counting = part, is_counting
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training or self.running_mean is None):
             arguments = (self.running_mean, self.running_var, self.weight, self.bias)
             return functional.batch_norm(x, *arguments, training=False, eps=self.eps)
         axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        count, add = self.ranks * x.numel() // x.shape[1], sum_over_processes if self.ranks > 1 else torch.clone
+        count = self.part.ranks * x.numel() // x.shape[1]
         with torch.autocast(x.device.type, enabled=False):
             y = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-            mean = add(y.sum(axes)) / count
+            mean = self.part.add(y.sum(axes)) / count
             y = y - mean.view(shape)
-            variance = add(y.square().sum(axes)) / count
+            variance = self.part.add(y.square().sum(axes)) / count
             if self.training and self.track_running_stats:
                 self.follow(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
             y = y * (variance + self.eps).rsqrt().view(shape)
