@@ -5,8 +5,8 @@ r"""Part (b) of the experiment that docs/results/ordering.md registers: MNIST wi
 chooses a learning rate for each objective on two seeds, trains ten others, measures 10,000 samples of each through two
 classifiers, and prints the table and the tests. MNIST is in the folder ROOT. `jobs` runs are made at a time, each by a
 process. What is in OUT already is kept, and a run that was interrupted goes on, so that the command may be repeated.
-OUT/ordering_mnist.csv has the numbers of every run. Overrides go to every run, such as `train.images=2000` for a trial
-in another OUT.
+OUT/ordering_mnist.csv has the numbers of every run, and OUT/ordering_mnist.png shows recall. Overrides go to every run,
+such as `train.images=2000` for a trial in another OUT.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from ordering_tests import print_family
 from scipy import stats
 
 import gantrain
+from gantrain.plotting import BLUE, GREY, save_figure, use_style
 
 ORDER = ("softened_reverse_kl", "reverse_kl", "js", "alpha_0.75", "kl")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -164,6 +166,7 @@ def main(arguments: list[str]) -> int:
     runs = [Run(game, rate, seed) for seed in SEEDS for game, rate in rates.items()]
     found = experiment.measure_all(runs, CLASSIFIERS, COUNT)
     write_csv(experiment.out / "ordering_mnist.csv", trials | found)
+    draw(experiment.out / "ordering_mnist.png", {c: collect(found, rates, c, "recall") for c in CLASSIFIERS})
     for classifier in CLASSIFIERS:
         print(f"\nclassifier {classifier}\n")
         values = {name: collect(found, rates, classifier, name) for name in ("recall", "precision")}
@@ -191,6 +194,21 @@ def collect(found: Found, rates: dict[Game, float], classifier: int, name: str) 
         runs = [Run(own, rates[own], seed) for seed in SEEDS]
         values[game] = np.array([found[run, classifier].get(name, 0.0) for run in runs])
     return values
+
+
+def draw(path: Path, recalls: dict[int, Values]) -> None:
+    """Draw recall through each classifier: a thin line joins the runs of a seed, and the thick one their means."""
+    with use_style():
+        figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+        axes = figure.subplots(len(recalls), len(VARIANTS), sharex=True, sharey=True)
+        for row, (classifier, recall) in zip(axes, recalls.items(), strict=True):
+            for axis, variant in zip(row, VARIANTS, strict=True):
+                table = np.stack([recall[Game(name, variant)] for name in ORDER])  # [divergences, seeds]
+                axis.plot(ORDER, table, color=GREY, linewidth=0.8)
+                axis.plot(ORDER, table.mean(1), color=BLUE, linewidth=2, marker="o")
+                axis.set_title(f"recall, {variant} weights, classifier {classifier}")
+                axis.tick_params(axis="x", labelsize=8)
+        save_figure(figure, path)
 
 
 def print_results(rates: dict[Game, float], values: dict[str, Values]) -> None:
