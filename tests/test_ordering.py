@@ -14,9 +14,11 @@ from gantrain.objectives.weighting import Weighting
 
 @pytest.fixture
 def modules(monkeypatch):
-    """The three modules of the example, imported as a script would."""
+    """The modules of the example, imported as a script would."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1] / "examples"), *sys.path])
-    return [importlib.import_module(name) for name in ("ordering", "ordering_learnt", "ordering_tests")]
+    return [
+        importlib.import_module(name) for name in ("ordering", "ordering_learnt", "ordering_tests", "ordering_mnist")
+    ]
 
 
 def mixture(of, *index):
@@ -125,3 +127,48 @@ def test_an_affine_term_is_so_much_of_a_matched_loss(monkeypatch):
             (base.f(both[1]) - game.amount * {"kl": both[1].exp(), "reverse_kl": both[1]}[game.added]).sum(), both[1]
         )
         torch.testing.assert_close(ours, wanted)
+
+
+def found_on_mnist(mnist, numbers):
+    """What `measure_all` returns, if every run through every classifier has `numbers(game, seed)`."""
+    rates = {game: 0.001 for game in mnist.GAMES if mnist.is_trained(game)}
+    runs = [mnist.Run(game, rate, seed) for game, rate in rates.items() for seed in mnist.SEEDS]
+    return rates, {(run, 0): numbers(run.game, run.seed) for run in runs}
+
+
+def test_on_mnist_tempered_objectives_are_ordered_by_what_they_descended(modules):
+    *_, mnist = modules
+    orders = {name: 1.0 - place for place, name in enumerate(mnist.ORDER)}  # the registered order turned round
+
+    def numbers(game, seed):
+        recall = 0.5 + 0.01 * orders[game.gen_div] + 0.001 * seed
+        share = 0.2 if game.variant == "default" else 1.0
+        return {"asked_share": share, "effective_order": orders[game.gen_div], "recall": recall}
+
+    rates, found = found_on_mnist(mnist, numbers)
+    assert len(rates) == 9, "the two variants of reverse KL are one game"
+    values = {name: mnist.collect(found, rates, 0, name) for name in ("recall", "asked_share", "effective_order")}
+    (plain, falling), (tempered, rising) = mnist.trends(values)
+    assert plain == "plain: softened_reverse_kl, reverse_kl, js, alpha_0.75, kl"
+    assert falling > 0.999
+    assert tempered.startswith("default: kl, alpha_0.75, js, reverse_kl,")
+    assert rising < 1e-6
+
+
+def test_on_mnist_a_run_that_diverged_has_no_recall(modules, tmp_path):
+    *_, mnist = modules
+    lost = mnist.Game("kl", "plain")
+
+    def numbers(game, seed):
+        common = {"asked_share": 1.0, "effective_order": 0.0}
+        return common if game == lost and seed == 3 else common | {"recall": 0.5, "precision": 0.25}
+
+    rates, found = found_on_mnist(mnist, numbers)
+    recall = mnist.collect(found, rates, 0, "recall")
+    assert recall[lost].tolist() == [0.5] * 3 + [0] + [0.5] * 6
+    assert all((recall[game] == 0.5).all() for game in mnist.GAMES if game != lost)
+    mnist.write_csv(tmp_path / "numbers.csv", found)
+    rows = (tmp_path / "numbers.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[1] == "softened_reverse_kl,plain,0.001,0,0,0.5,0.25,,1,0"
+    assert "kl,plain,0.001,3,0,,,,1,0" in rows
+    assert len(rows) == 1 + 9 * 10
