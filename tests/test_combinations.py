@@ -58,7 +58,10 @@ def warnings(*typed: str) -> list[str]:
         ),
         ([STDDEV, "train.batch_size=30"], "train.batch_size=30 is not a multiple of group=4"),
         ([STDDEV, "gen_div=kl"], "choose gen_div=gan or gen_div=softened_reverse_kl"),
+        ([STDDEV, "disc_div=pearson"], "choose gen_div=pearson, or"),
+        ([STDDEV, "critic=relativistic", "gen_div=softened_reverse_kl"], "choose gen_div=own, or"),
         ([MINIBATCH, "update=simultaneous"], "minibatch layer"),
+        (["regularizer=[label_smoothing,balanced]"], "regularizer=balanced is for D's estimate of log p/q"),
         (
             ["architecture.generator=[{op: linear, features: data},{op: minibatch_stddev}]"],
             "op: minibatch_stddev is for the discriminator",
@@ -92,6 +95,14 @@ def test_every_regularizer_goes_with_the_default_game_and_with_spectral_norm_unl
         (["regularizer=gradient_penalty"], "regularizer=gradient_penalty prescribes D's slope"),
         (["regularizer=weight_clipping"], "optimizer=rmsprop"),
         (["regularizer=feature_matching"], "takes the place of G's loss"),
+        (["regularizer=label_smoothing", "gen_div=kl"], "reports take the smoothing out"),
+        (["critic=relativistic", "regularizer=gradient_penalty"], "prescribes D's slope"),
+        (["critic=donsker_varadhan", "regularizer=dragan"], "prescribes D's slope"),
+        (["critic=wasserstein", "regularizer=r1"], "estimate/wasserstein is no distance"),
+        (["critic=wasserstein", "regularizer=[gradient_penalty,r2]"], "regularizer=r2 pulls D's slope towards 0"),
+        (["critic=wasserstein", "regularizer=instance_noise"], "D's loss has no minimum"),
+        (["critic=wasserstein", "regularizer=feature_matching"], "D's loss has no minimum"),
+        (["regularizer=dragan", "regularizer.target=2", SPECTRAL], "asks for a slope of 2"),
     ],
 )
 def test_what_changes_the_meaning_of_numbers_is_said(typed: list[str], says: str) -> None:
@@ -107,6 +118,12 @@ def test_what_changes_the_meaning_of_numbers_is_said(typed: list[str], says: str
         ["regularizer=gradient_penalty", "regularizer.target=0"],
         ["regularizer=gradient_penalty", *NO_RATIO],
         [SPECTRAL, *NO_RATIO],
+        ["critic=wasserstein", "regularizer=gradient_penalty"],
+        ["critic=wasserstein", "regularizer=lecam"],
+        ["critic=wasserstein", SPECTRAL],
+        ["critic=hinge", SPECTRAL],
+        ["critic=relativistic", "regularizer=[r1,r2]"],
+        ["critic=relativistic", "regularizer=gradient_penalty", "regularizer.target=0"],
     ],
 )
 def test_nothing_is_said_of_what_goes_together(typed: list[str]) -> None:

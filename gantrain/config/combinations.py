@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gantrain.config.schema import Config
+from gantrain.console import format_number
 from gantrain.errors import ConfigError
 from gantrain.networks.tables import BATCH_OPS, OPS, Row, Tables
 from gantrain.objectives.objective import Game
@@ -23,6 +24,7 @@ def check_combinations(game: Game, regularizers: Sequence[Regularizer], tables: 
     for one in regularizers:
         check_game(game, one, config.update)
         check_discriminator(one, tables)
+    check_smoothing(regularizers)
     if find_row(tables.discriminator, norm="spectral") and find_row(tables.discriminator, norm="batch"):
         raise ConfigError(
             "the discriminator has norm: spectral and norm: batch: batch norm multiplies by scales that spectral norm "
@@ -73,6 +75,17 @@ def check_discriminator(one: Regularizer, tables: Tables) -> None:
         )
 
 
+def check_smoothing(regularizers: Sequence[Regularizer]) -> None:
+    """Raise ConfigError for a regularizer of the log-ratio beside one that smooths it."""
+    smoothing = next((one for one in regularizers if one.smoothing), None)
+    other = next((one for one in regularizers if one.needs_ratio), None)
+    if smoothing and other:
+        raise ConfigError(
+            f"regularizer={other.name} is for D's estimate of log p/q, and with {smoothing.name} D estimates another "
+            "ratio; leave out one of them"
+        )
+
+
 def check_batch_row(row: Row, game: Game, config: Config) -> None:
     """Raise ConfigError if the batch or G's loss does not fit a row of D that compares the samples of a batch."""
     if "group" in OPS[row.op] and config.train.batch_size % row.group:
@@ -80,7 +93,9 @@ def check_batch_row(row: Row, game: Game, config: Config) -> None:
             f"train.batch_size={config.train.batch_size} is not a multiple of group={row.group} of op: {row.op}; "
             "change one of them"
         )
-    own = (config.disc_div.name, PRACTICAL_LOSSES[config.gen_objective])
+    own = [config.disc_div.name]
+    if config.disc_div.name == "gan":
+        own.append(PRACTICAL_LOSSES[config.gen_objective])
     if game.gives_ratio != "no" and config.gen_div.name not in own:
         raise ConfigError(
             f"gen_div={config.gen_div.name} needs the ratio of single samples, and with op: {row.op} D judges whole "
@@ -113,11 +128,11 @@ def warn_of_combinations(
     `arguments` are those of D's optimizer.
     """
     rows = tables.discriminator
-    is_limited = bool(regularizers) or find_row(rows, norm="spectral") is not None
+    is_limited = any(one.limits_loss for one in regularizers) or find_row(rows, norm="spectral") is not None
     if game.is_unbounded and not is_limited:
         yield (
             f"Warning: D's loss has no minimum with critic={game.critic_name} unless D's slope is limited, and no "
-            "regularizer is chosen; add regularizer=gradient_penalty, unless the architecture limits it"
+            "regularizer that limits it is chosen; add regularizer=gradient_penalty, unless the architecture does"
         )
     if row := find_row(rows, ops=BATCH_OPS):
         yield (
@@ -144,10 +159,25 @@ def warn_of_regularizer(
         )
     if one.needs_level and not one.needs_ratio and game.gives_ratio == "yes":
         yield f"regularizer={one.name} pulls D's outputs together: the log-ratio is biased towards 0"
-    if one.bounds_slope and game.gives_ratio == "yes":
+    if one.bounds_slope and game.gives_ratio != "no":
         yield (
             f"regularizer={one.name} prescribes D's slope, which is not that of the log-ratio: bounds stay valid "
             "and get looser; ratio/calibration_q below 1 is expected"
+        )
+    if one.asked_slope > 1 and find_row(rows, norm="spectral"):
+        yield (
+            f"regularizer={one.name} asks for a slope of {format_number(one.asked_slope)}, and norm: spectral holds "
+            "D's slope at about 1; leave out one of them"
+        )
+    if game.is_unbounded and one.limits_loss and one.needs_samplewise and not one.bounds_slope:
+        yield (
+            f"regularizer={one.name} pulls D's slope towards 0 in place of limiting it: estimate/wasserstein is no "
+            "distance, and its size depends on the weight"
+        )
+    if one.smoothing:
+        yield (
+            f"regularizer={one.name} lets D estimate log((1 − s)p / (q + s p)), which G's loss is of; reports take "
+            "the smoothing out of the log-ratio"
         )
     if overrides(one, "penalize_features") and not one.adversarial:
         yield (

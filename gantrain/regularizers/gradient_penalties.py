@@ -55,6 +55,8 @@ class Regularizer:
         needs_samplewise: It differentiates D at single samples, each of which has to have an output of its own.
         needs_fixed_network: It compares two passes through D, which is then in evaluation mode, without dropout.
         bounds_slope: It bounds D's slope, or pulls it to a number above 0, so that D cannot follow a steep log-ratio.
+        asked_slope: The slope of D that it asks for; 0 if none.
+        limits_loss: It limits D's slope or outputs, so that a loss without a minimum gets one.
         changes_scale: It sets the size of D's weights.
     """
 
@@ -64,6 +66,7 @@ class Regularizer:
     needs_ratio: ClassVar[bool] = False
     needs_level: ClassVar[bool] = False
     needs_samplewise: ClassVar[bool] = False
+    limits_loss: ClassVar[bool] = False
     changes_scale: ClassVar[bool] = False
     every = 1  # without annotations, so that fields of the same names stand where a subclass has them
     adversarial = 1.0
@@ -75,6 +78,10 @@ class Regularizer:
     @property
     def bounds_slope(self) -> bool:
         return False
+
+    @property
+    def asked_slope(self) -> float:
+        return 0.0
 
     def create_state(self) -> dict[str, Tensor]:
         """Return the tensors that `penalize_outputs` reads and changes in place; they travel in the checkpoint."""
@@ -142,6 +149,7 @@ class R1(Regularizer):
 
     name: ClassVar[str] = "r1"
     needs_samplewise: ClassVar[bool] = True
+    limits_loss: ClassVar[bool] = True
     weight: float = 10.0
     every: int = setting(1, COUNT)
     sigma: float = setting(0.0, CONSTANT)
@@ -190,6 +198,7 @@ class GradientPenalty(Regularizer):
 
     name: ClassVar[str] = "gradient_penalty"
     needs_samplewise: ClassVar[bool] = True
+    limits_loss: ClassVar[bool] = True
     weight: float = 10.0
     every: int = setting(1, COUNT)
     target: float = setting(1.0, CONSTANT)
@@ -198,6 +207,10 @@ class GradientPenalty(Regularizer):
     @property
     def bounds_slope(self) -> bool:
         return self.target > 0
+
+    @property
+    def asked_slope(self) -> float:
+        return 0.0 if self.one_sided else self.target
 
     def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         # torch's norm has the gradient 0 at 0.
@@ -216,7 +229,7 @@ class Dragan(GradientPenalty):
     """weight · E(‖∇ₓ v(x̂)‖ − target)² near data alone (Kodali et al. 2017, arXiv 1705.07215).
 
     x̂ = x + a · spread · std(x) · U with a uniform on [0, 1] for each sample, U for each number, and the standard
-    deviation of all numbers of the batch, as in public code; the paper's own noise is normal.
+    deviation of all numbers of the batch, as in public code; the paper's own noise is normal (not verified).
     """
 
     name: ClassVar[str] = "dragan"

@@ -82,6 +82,7 @@ class LeCam(Regularizer):
 
     name: ClassVar[str] = "lecam"
     needs_level: ClassVar[bool] = True
+    limits_loss: ClassVar[bool] = True
     weight: float = 0.3
     decay: float = setting(0.99, Numbers(at_least=0, below=1))
 
@@ -174,6 +175,7 @@ class WeightClipping(Regularizer):
 
     name: ClassVar[str] = "weight_clipping"
     changes_scale: ClassVar[bool] = True
+    limits_loss: ClassVar[bool] = True
     limit: float = setting(0.01, Numbers(above=0))
 
     @property
