@@ -100,8 +100,8 @@ class Experiment(NamedTuple):
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         weights = summary.get("weights", {})
         common = {
-            "asked_share": weights.get("weights/asked_share", 1.0),
-            "effective_order": 0.0 if run.game == CONSTANT else weights.get("weights/effective_order", np.nan),
+            "asked_share": weights.get("asked_share", 1.0),
+            "effective_order": 0.0 if run.game == CONSTANT else weights.get("effective_order", np.nan),
         }
         found: dict[int, Numbers] = {}
         for classifier in classifiers:
