@@ -3,10 +3,12 @@
 import copy
 import math
 import shutil
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -604,6 +606,88 @@ def test_trying_a_form_changes_nothing(keep_tensors, played):
     for state in (tried, untouched):
         Iteration(state, experiment()).play()
     assert_same(tried, untouched)
+
+
+def test_trying_a_form_keeps_no_node_of_autograd():
+    """A node that accumulates gradients belongs to the stream on which it was made; a capture needs new ones."""
+    state = new_state()
+    parameter = next(state.generator.parameters())
+
+    def node():
+        return (1 * parameter).grad_fn.next_functions[0][0]
+
+    with acceleration.restore_afterwards(state):
+        node().metadata["seen"] = True
+        assert "seen" not in node().metadata
+
+
+def test_the_discriminators_parameters_are_fixed_in_the_generators_loss_alone():
+    """Eager code leaves their gradients out by itself, compiled code only where no parameter requires one."""
+    state, seen = new_state(), []
+    *frozen, last = state.discriminator.parameters()
+    last.requires_grad_(False)  # by the user
+    state.discriminator.register_forward_pre_hook(
+        lambda network, _: seen.append([parameter.requires_grad for parameter in network.parameters()])
+    )
+    Iteration(state, experiment()).play()
+    trained = [True] * len(frozen) + [False]
+    assert seen[-1] == [False] * len(trained), "G's step is the last"
+    assert all(each == trained for each in seen[:-1])
+    assert [parameter.requires_grad for parameter in state.discriminator.parameters()] == trained
+
+
+class FakeCuda:
+    """torch.cuda as far as a capture uses it: the current stream, and graphs whose capture fails like torch's."""
+
+    def __init__(self, monkeypatch, fault):
+        self.waited, self.mode, self.fault, self.calls = [], None, fault, 0
+        self.current = self.stream = current = SimpleNamespace(wait_stream=self.waited.append)
+        self.side = side = SimpleNamespace(wait_stream=lambda _: None)
+
+        @contextmanager
+        def use(stream):
+            self.stream, before = stream, self.stream
+            try:
+                yield
+            finally:
+                self.stream = before
+
+        @contextmanager
+        def graph(_, *, stream, capture_error_mode):
+            self.stream, self.mode = stream, capture_error_mode
+            try:
+                yield
+            except Exception:
+                raise RuntimeError("the capture was invalidated")  # noqa: B904 — as torch does
+            self.stream = current
+
+        fakes = {"device": lambda _: nullcontext(), "Stream": lambda: side, "current_stream": lambda: self.stream}
+        fakes |= {"stream": use, "graph": graph, "CUDAGraph": object, "current_device": lambda: 0}
+        fakes |= {"set_stream": lambda stream: setattr(self, "stream", stream)}
+        generator = SimpleNamespace(device="cuda:0", graphsafe_set_state=lambda state: setattr(self, "random", state))
+        fakes |= {"default_generators": [generator]}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        fresh = SimpleNamespace(graphsafe_get_state=lambda: "fresh")
+        monkeypatch.setattr(torch, "Generator", lambda device: fresh)
+
+    def step(self, batches, losses):
+        """Fail when the call with the number `fault` is made: the fourth is the capture."""
+        self.calls += 1
+        if self.calls == self.fault:
+            raise ValueError("operation not permitted")
+
+
+@pytest.mark.parametrize("fault", [2, 4], ids=["in a warm-up", "in the capture"])
+def test_after_a_capture_that_failed_the_run_goes_on_in_its_own_stream(monkeypatch, fault):
+    said, ours, state = [], game(), new_state()
+    cuda = FakeCuda(monkeypatch, fault)
+    tried = [Backend("in a graph", False, True), Backend("eager", False, False)]
+    acceleration.first_working(ours, state, tried, cuda.step, [], said.append)
+    assert said == ["an iteration in a graph failed; falling back to eager: ValueError: operation not permitted"]
+    assert (cuda.stream, cuda.random) == (cuda.current, "fresh")
+    assert cuda.side in cuda.waited, "what the warm-ups began comes before the old values are put back"
+    assert cuda.mode == (None if fault == 2 else "thread_local")
 
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -8,6 +8,7 @@ machine is replaced by the next one, with a message. `FiniteGuard` checks update
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -91,7 +92,8 @@ def first_working(
         except GantrainError:
             raise
         except Exception as error:  # compilers and drivers raise what they like
-            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            cause = (backend.is_graph and error.__context__) or error  # the end of a capture hides what broke it
+            reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
             if following is None:
                 raise ConfigError(
                     f"an iteration {backend.name} failed: {reason}; choose compile=auto graph=auto"
@@ -104,18 +106,20 @@ def capture(step_function: StepFunction, batches: Sequence[Batch], state: State)
     """Capture `step_function` as one CUDA graph, which reads the batches from tensors of its own."""
     places = [batch.map(torch.clone) for batch in batches]
     with torch.cuda.device(state.device):  # the device on which streams are created and graphs captured
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
                 group["capturable"] = True
-        with restore_afterwards(state, keep_tensors=True):
-            with torch.cuda.stream(stream):
+        with restore_afterwards(state, keep_tensors=True), return_to_stream(current, stream):
+            with torch.cuda.stream(stream), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*capturable=True")  # of steps that are not captured
                 for _ in range(WARM_UPS):
                     step_function(places)
-            torch.cuda.current_stream().wait_stream(stream)
+            current.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Of this thread alone: one that reads data ahead may pin memory meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 step_function(places)
 
     def replay(batches: Sequence[Batch]) -> None:
@@ -129,12 +133,32 @@ def capture(step_function: StepFunction, batches: Sequence[Batch], state: State)
 
 
 @contextmanager
+def return_to_stream(current: torch.cuda.Stream, side: torch.cuda.Stream) -> Iterator[None]:
+    """Go on with the stream `current` and what `side` has begun, also if the block fails in a capture.
+
+    torch then leaves the stream that was captured current, and random numbers are still drawn for its graph.
+    """
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(current)
+        current.wait_stream(side)
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator.graphsafe_set_state(
+            torch.Generator(generator.device).graphsafe_get_state()
+        )  # seeded by each iteration
+        raise
+
+
+@contextmanager
 def restore_afterwards(state: State, *, keep_tensors: bool = False) -> Iterator[None]:
     """Restore everything that an iteration changes when the block ends, in place.
 
     Optimizer state that the block creates is deleted; with `keep_tensors` it is set to 0, for a graph that reads it.
     """
-    before = [(tensor, tensor.clone()) for tensor in list_tensors(state)]
+    # Detached: the graph of a copy would keep the nodes that accumulate gradients, and with them the stream on which
+    # they were made, which must not be another one when a CUDA graph is captured.
+    before = [(tensor, tensor.detach().clone()) for tensor in list_tensors(state)]
     try:
         yield
     finally:

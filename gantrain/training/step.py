@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -109,7 +109,7 @@ class Step:
 
     def generator_step(self, fake: Tensor, real: Batch | None = None) -> None:
         """Update G on samples [B, …] with a graph, D being fixed."""
-        with self.autocast():
+        with self.autocast(), fix_parameters(self.state.discriminator):
             loss, statistics = self.losses.generator_loss(self.state.discriminator, fake, real)
         self.descend("generator", loss, statistics)
 
@@ -198,6 +198,19 @@ class Step:
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that are not frozen."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def fix_parameters(network: nn.Module) -> Iterator[None]:
+    """Let losses in the block have no gradient in a network's parameters, which compiled code would always compute."""
+    parameters = trainable_parameters(network)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 @cache
