@@ -89,6 +89,27 @@ def test_weights_are_the_slope_of_fake_of_the_tempered_divergence(name: str) -> 
     np.testing.assert_allclose(weights, slopes / slopes.mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("head", "disc_div", "output"),
+    [
+        ("nowozin", "kl", lambda r: 1 + r),
+        ("nowozin", "neyman", lambda r: 2 * r),
+        ("ratio", "gan", lambda r: r.exp().expm1().log()),
+    ],
+)
+@pytest.mark.parametrize("name", ["kl", "js", "pearson"])
+def test_under_every_head_the_weights_are_those_of_the_log_ratio(
+    name: str, head: str, disc_div: str, output: Callable[[Tensor], Tensor]
+) -> None:
+    """∂L/∂v · dv/dr is −w(βr) / mean w(βr), w = u² f''(u) of the typed f, where v is D's output for the log-ratio r."""
+    r = normal(100).requires_grad_()
+    objective = Objective(get(disc_div), get(name), head=head, weighting=DEFAULT)
+    (found,) = torch.autograd.grad(objective.generator_loss(output(r))[0] * len(r), r)
+    u = (0.5 / r.detach().std(correction=0) * r.detach()).exp().tolist()
+    weights = np.array([x**2 * formulas.derivative(name, x, 2) for x in u])
+    np.testing.assert_allclose(found, -weights / weights.mean(), rtol=1e-9)
+
+
 @pytest.mark.parametrize("order", [-1.0, 0.3, 1.0, 2.0])
 def test_a_tempered_alpha_divergence_is_one_of_order_alpha_beta(order: float) -> None:
     r = normal()
