@@ -1,6 +1,7 @@
 """The Dirac-GAN of examples/dirac.py: paths against the recursion of Mescheder et al. 2018 and linear theory."""
 
 import dataclasses
+import json
 import math
 import re
 import sys
@@ -126,6 +127,9 @@ def test_r1_damps_the_rotation(gantrain, tmp_path):
     assert gantrain("train", *arguments, f"run_dir={run}").code == 0
     path = read_recorded(run)
     np.testing.assert_allclose(path, recursion(140, gamma)[2::2], atol=2e-5)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["gen_weights"] == {"normalise": False, "spread": None}
+    assert summary["regularizer"]["r1"]["weight"] == gamma
 
     # e^{−γt/2} over a whole rotation, within which the distance oscillates.
     angular = math.sqrt(1 / 4 - gamma**2 / 4)
