@@ -292,5 +292,8 @@ def test_weights_that_cannot_act_are_rejected_with_the_reason() -> None:
         weighting_for("gen_weights.normalise=true", "disc_div=pearson", "gen_div=pearson", "head=nowozin")
     with pytest.raises(ConfigError, match=r"gen_weights.spread=1.0 tempers .* leave out one"):
         weighting_for("gen_weights.spread=1", "gen_weights.normalise=false")
+    with pytest.raises(ConfigError, match=r"or add gen_weights.normalise=true"):
+        weighting_for("experiment=dcgan", "gen_weights.spread=0.5")
+    assert weighting_for("experiment=dcgan", "gen_weights.spread=0.5", "gen_weights.normalise=true") == DEFAULT
     with pytest.raises(ConfigError, match=r"gen_weights.spread=0.0 must be above 0"):
         weighting_for("gen_weights.spread=0")
