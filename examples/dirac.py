@@ -213,13 +213,13 @@ def predict_path(settings: DictConfig, start: Points, iterations: int) -> Predic
 def build_objective(settings: DictConfig) -> gantrain.Objective:
     """Return the objective of a run without its regularizer."""
     get = gantrain.divergences.get
-    weights = settings.gen_weights
+    weights = settings.get("gen_weights", {})  # runs stored before there was the key have plain weights
     return gantrain.Objective(
         get(settings.disc_div.name),
         get(settings.gen_div.name).shifted(settings.gen_div.affine),
         settings.gen_objective,
         settings.head,
-        weighting=Weighting(normalise=bool(weights.normalise or weights.spread), spread=weights.spread),
+        weighting=Weighting(bool(weights.get("normalise") or weights.get("spread")), weights.get("spread")),
     )
 
 

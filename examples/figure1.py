@@ -132,14 +132,15 @@ def judge_run(run: Path) -> Verdict | None:
     components = {key: settings.dataset[key] for key in ("weights", "means", "stds")}
     p = mixture1d(**{key: list(values) for key, values in components.items() if values is not None})
     at_zero, at_one = gantrain.load(run).generator()(torch.tensor([[0.0], [1.0]])).flatten().tolist()
-    get, affine, weights = gantrain.divergences.get, settings.gen_div.affine, settings.gen_weights
+    get, affine = gantrain.divergences.get, settings.gen_div.affine
+    weights = settings.get("gen_weights", {})  # runs stored before there was the key have plain weights
     gen_div = get(settings.gen_div.name).shifted(affine)
     objective = gantrain.Objective(
         get(settings.disc_div.name),
         replace(gen_div, name=f"{gen_div.name}, affine={affine:g}") if affine else gen_div,
         settings.gen_objective,
         settings.head,
-        weighting=Weighting(normalise=bool(weights.normalise or weights.spread), spread=weights.spread),
+        weighting=Weighting(bool(weights.get("normalise") or weights.get("spread")), weights.get("spread")),
     )
     return judge(objective, p, (at_zero, abs(at_one - at_zero)), list(upgrade_section(settings.regularizer)))
 

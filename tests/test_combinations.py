@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from support.runs import SMALL
+
+from gantrain.cli import main
 from gantrain.config.checks import RunConfig, list_warnings, validate
-from gantrain.config.combinations import check_game, warn_of_combinations
+from gantrain.config.combinations import check_game, check_typed_weights, warn_of_combinations
 from gantrain.config.compose import compose
 from gantrain.config.overrides import parse_train
 from gantrain.errors import ConfigError
@@ -74,6 +78,42 @@ def warnings(*typed: str) -> list[str]:
 )
 def test_what_cannot_be_combined_is_refused_with_the_reason(typed: list[str], says: str) -> None:
     assert says in refusal(*typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["gen_weights.spread=1", "regularizer=feature_matching"], "or add regularizer.feature_matching.adversarial=1"),
+        (["gen_weights.spread=1", "gen_div=reverse_kl"], "gen_weights.spread=1 changes nothing"),
+        (["gen_weights.normalise=true", "gen_div=dual_kl"], "gen_weights.normalise=true changes nothing"),
+    ],
+)
+def test_typed_weights_that_change_nothing_are_refused(
+    typed: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", f"run_dir={tmp_path / 'run'}", *typed]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["gen_div=reverse_kl"],
+        ["gen_div=reverse_kl", "gen_weights.normalise=false"],
+        ["gen_div=kl", "gen_weights.spread=1"],
+        ["regularizer=feature_matching"],
+        ["gen_weights.spread=1", "regularizer=feature_matching", "regularizer.adversarial=1"],
+    ],
+)
+def test_weights_that_act_or_are_the_default_are_accepted(typed: list[str]) -> None:
+    settings = read(*typed).settings
+    check_typed_weights(settings.objective, settings.regularizers, typed)
+
+
+def test_a_sweep_may_have_weights_with_a_divergence_that_they_do_not_change(tmp_path: Path) -> None:
+    sweep = ["-m", "gen_div=reverse_kl,kl", "gen_weights.spread=1", f"run_dir={tmp_path / 'sweep'}", *SMALL]
+    assert main(["train", *sweep, "train.images=100"]) == 0
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)

@@ -33,7 +33,15 @@ def test_a_divergence_whose_weights_lean_on_the_worst_samples_has_a_warning(name
     assert "farthest" not in text("gan", name, "ratio")
 
 
-@pytest.mark.parametrize("name", ["kl", "reverse_kl", "pearson", "dual_kl"])
+@pytest.mark.parametrize("name", ["reverse_kl", "dual_kl", "alpha_0"])
+@pytest.mark.parametrize("weighting", [DEFAULT, Weighting(normalise=True)])
+def test_equal_weights_are_said_to_be_equal(name, weighting):
+    said = text("gan", name, "matched", weighting=weighting)
+    assert f"follows the gradient of {name}, under which all samples have the same weight" in said
+    assert "β" not in said
+
+
+@pytest.mark.parametrize("name", ["kl", "js", "pearson", "dual_reverse_kl", "alpha_0.01"])
 def test_what_tempered_weights_follow_is_said(name):
     said = text("gan", name, "matched", weighting=DEFAULT)
     assert f"an f-divergence between reverse_kl (β → 0) and {name} (β = 1)" in said

@@ -1,6 +1,7 @@
 """The Dirac-GAN of examples/dirac.py: paths against the recursion of Mescheder et al. 2018 and linear theory."""
 
 import dataclasses
+import json
 import math
 import re
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from support.formulas import derivative
 from torch import nn
 
@@ -113,6 +115,9 @@ def test_without_a_penalty_the_players_circle(gantrain, tmp_path, capsys):
     assert measured[1:] == pytest.approx(predicted[1:], rel=0.02)
     assert theory.eigenvalues == (0.5j, -0.5j)
 
+    stored = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    del stored["gen_weights"]  # as in runs from before there was the key
+    (run / ".hydra/config.yaml").write_text(yaml.safe_dump(stored))
     assert dirac.main([str(run)]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{run}: (θ, ψ) made 1.1 turns about (0, 0)")
@@ -126,6 +131,9 @@ def test_r1_damps_the_rotation(gantrain, tmp_path):
     assert gantrain("train", *arguments, f"run_dir={run}").code == 0
     path = read_recorded(run)
     np.testing.assert_allclose(path, recursion(140, gamma)[2::2], atol=2e-5)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["gen_weights"] == {"normalise": False, "spread": None}
+    assert summary["regularizer"]["r1"]["weight"] == gamma
 
     # e^{−γt/2} over a whole rotation, within which the distance oscillates.
     angular = math.sqrt(1 / 4 - gamma**2 / 4)

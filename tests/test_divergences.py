@@ -205,27 +205,34 @@ def test_the_finite_range_is_that_of_float32_in_every_mode_of_the_first_caller()
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_float32_agrees_with_fifty_digits(name: str) -> None:
-    """Values to 1e-5; slopes, which train, to 1 % or 1e-12 also where they are as small as e^−30.
-
-    With φ(r) = f(e^r): real = φ'/u, real' = (φ'' − φ')/u, fake = φ' − φ, fake' = φ'' − φ'.
-    """
+    """With φ(r) = f(e^r): real = φ'/u, fake = φ' − φ."""
     divergence = get(name)
     limits = [divergence.finite_range(part) for part in PARTS]
     r = torch.tensor([-30.0, -17.0, -5.0, -1e-3, -1e-6, 0.0, 1e-6, 0.1, 5.0, 17.0, 30.0])
     r = r[(r > max(x.low for x in limits)) & (r < min(x.high for x in limits))]
     with mpmath.workdps(150):
         u = [mpmath.exp(x) for x in r.tolist()]
-        phi = [[mpmath.diff(lambda x: TYPED[name](mpmath.exp(x), mpmath), x, n) for x in r.tolist()] for n in range(3)]
+        phi = [[mpmath.diff(lambda x: TYPED[name](mpmath.exp(x), mpmath), x, n) for x in r.tolist()] for n in range(2)]
         expected = {
             "real": [float(d / v) for d, v in zip(phi[1], u, strict=True)],
-            "fake": [float(d - value) for value, d in zip(phi[0], phi[1], strict=True)],
-            "real slope": [float((dd - d) / v) for d, dd, v in zip(phi[1], phi[2], u, strict=True)],
-            "fake slope": [float(dd - d) for d, dd in zip(phi[1], phi[2], strict=True)],
+            "fake": [float(d - value) for value, d in zip(*phi, strict=True)],
         }
     assert_close(divergence.real(r), expected["real"], rtol=1e-5, atol=1e-6)
     assert_close(divergence.fake(r), expected["fake"], rtol=1e-5, atol=1e-6)
-    assert_close(slope(divergence.real, r), expected["real slope"], rtol=1e-2, atol=1e-12)
-    assert_close(slope(divergence.fake, r), expected["fake slope"], rtol=1e-2, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_float32_slopes_agree_with_those_of_f_up_to_60_nats(name: str) -> None:
+    """real' = u f''(u) and fake' = u² f''(u), of the typed f, wherever they are normal numbers of float32."""
+    r = torch.tensor([-60.0, -52.0, -40.0, -30.0, -17.0, -5.0, -1e-3, 0.0, 0.1, 5.0, 17.0, 30.0, 40.0, 52.0, 60.0])
+    with mpmath.workdps(150):
+        u = [mpmath.exp(x) for x in r.tolist()]
+        second = [mpmath.diff(lambda v: TYPED[name](v, mpmath), v, 2, relative=True) for v in u]
+        real = torch.tensor([float(v * curvature) for v, curvature in zip(u, second, strict=True)], dtype=torch.float64)
+    for formula, expected in ((get(name).real, real), (get(name).fake, r.double().exp() * real)):
+        is_inside = (expected > 1e-37) & (expected < 1e37)
+        assert is_inside.sum() >= 8
+        assert_close(slope(formula, r)[is_inside], expected[is_inside], rtol=1e-4, atol=0)
 
 
 FINE_ALPHAS = ["alpha_1e-25", "alpha_1e-12", "alpha_1e-6", "alpha_1.000001", "dual_alpha_1e-12", "dual_gan", "alpha_-3"]
@@ -233,7 +240,10 @@ FINE_ALPHAS = ["alpha_1e-25", "alpha_1e-12", "alpha_1e-6", "alpha_1.000001", "du
 
 @pytest.mark.parametrize("name", [*SMOOTH, *FINE_ALPHAS])
 def test_the_law_of_slopes_holds_over_160_nats(name: str) -> None:
-    """fake' = e^r real', in float32 wherever both slopes lie within its range."""
+    """fake' = e^r real', in float32 wherever both slopes lie within its range.
+
+    Both come from `log_weight`; whether that is the right one, the test above says.
+    """
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         r = torch.linspace(-80, 80, 3201, dtype=dtype)
         fake, real = slope(get(name).fake, r).double(), slope(get(name).real, r).double()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gantrain.data.mixtures import gaussian, mixture1d
 from gantrain.objectives import divergences
@@ -87,6 +88,10 @@ def test_other_runs_have_no_verdict(gantrain, tmp_path, capsys):
 
 def test_an_untrained_generator_is_where_it_began(gantrain, tmp_path):
     found = train(gantrain, tmp_path, "optimizer.generator.lr=0", images=500)
+    stored = yaml.safe_load((tmp_path / ".hydra/config.yaml").read_text())
+    del stored["gen_weights"]  # as in runs from before there was the key
+    (tmp_path / ".hydra/config.yaml").write_text(yaml.safe_dump(stored))
+    assert figure1.judge_run(tmp_path) == found
     assert found.reached == (0.0, 1.0)
     assert found.distance == pytest.approx(math.dist((0, 1), (MEAN, STD)) / STD, rel=1e-6)
     assert found.kept is False

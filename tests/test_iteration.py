@@ -731,17 +731,23 @@ def test_a_form_that_does_not_work_gives_way_and_says_why():
         acceleration.first_working(ours, state, tried[:1], play, [], said.append)
 
 
+def tempered_game() -> Losses:
+    """Return a game whose weights are tempered from the first iteration: an untrained D spreads r a little."""
+    return game("gan", "kl", weighting=Weighting(normalise=True, spread=0.05))
+
+
 @NEEDS_CUDA
+@pytest.mark.parametrize("create_game", [game, tempered_game])
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("update", UPDATES)
-def test_captured_equals_eager(update, compiled):
+def test_captured_equals_eager(update, compiled, create_game):
     """20 iterations with dropout: bit for bit where the kernels are the same, closely where they are fused."""
     execution = {"update": update, "compile": compiled}
     dataset = data.load("digits", device="cuda")
     states = []
     for graph in ("off", "on"):
         state = new_state(device="cuda")
-        told = replace(experiment(update=update), data=dataset, latents=Latents(16, device="cuda"))
+        told = replace(experiment(create_game(), update=update), data=dataset, latents=Latents(16, device="cuda"))
         iteration = Iteration(state, replace(told, execution=Execution(graph=graph, **execution)))
         for _ in range(20):
             iteration.play()
@@ -758,13 +764,14 @@ def appendix() -> dict:
     return yaml.safe_load((CONF / "appendix.yaml").read_text(encoding="utf-8"))
 
 
-def test_bf16_rounds_convolutions_and_nothing_else():
+@pytest.mark.parametrize("create_game", [game, tempered_game])
+def test_bf16_rounds_convolutions_and_nothing_else(create_game):
     state = new_state(architecture("conv8"))
     seen = {}
     for name, module in [*state.discriminator.named_modules(), *state.generator.named_modules()]:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             module.register_forward_hook(lambda m, i, o, name=name: seen.setdefault(name, set()).add(o.dtype))
-    iteration = Iteration(state, experiment(precision="bf16"))
+    iteration = Iteration(state, experiment(create_game(), precision="bf16"))
     for _ in range(2):
         iteration.play()
     last = {name for name in seen if ".layer." in name}
@@ -802,6 +809,13 @@ def test_bf16_trains_on_nearly_the_same_losses_and_exactly_the_same_penalties(re
         assert rounded["loss/penalty"] == pytest.approx(exact["loss/penalty"], rel=0.05, abs=1e-3)
     if type(regularizer) in EXACT:
         assert rounded["loss/penalty"] == pytest.approx(exact["loss/penalty"], rel=1e-6)
+
+
+def test_bf16_gives_nearly_the_same_weights_of_samples():
+    rounded, exact = first_losses("bf16", tempered_game()), first_losses("float32", tempered_game())
+    assert exact["weights/beta"] < 0.9, "otherwise nothing is tempered"
+    for name in ("loss/generator", "weights/beta", "weights/effective_order", "weights/effective_sample_size"):
+        assert rounded[name] == pytest.approx(exact[name], rel=0.02), name
 
 
 @pytest.mark.parametrize(("before", "after"), [("float32", "bf16"), ("bf16", "float32")])

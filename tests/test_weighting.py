@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -85,6 +87,27 @@ def test_weights_are_the_slope_of_fake_of_the_tempered_divergence(name: str) -> 
     r = torch.tensor(points, dtype=torch.float64)
     weights, _ = tempered(beta, r).weigh(get(name), r)
     np.testing.assert_allclose(weights, slopes / slopes.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "disc_div", "output"),
+    [
+        ("nowozin", "kl", lambda r: 1 + r),
+        ("nowozin", "neyman", lambda r: 2 * r),
+        ("ratio", "gan", lambda r: r.exp().expm1().log()),
+    ],
+)
+@pytest.mark.parametrize("name", ["kl", "js", "pearson"])
+def test_under_every_head_the_weights_are_those_of_the_log_ratio(
+    name: str, head: str, disc_div: str, output: Callable[[Tensor], Tensor]
+) -> None:
+    """∂L/∂v · dv/dr is −w(βr) / mean w(βr), w = u² f''(u) of the typed f, where v is D's output for the log-ratio r."""
+    r = normal(100).requires_grad_()
+    objective = Objective(get(disc_div), get(name), head=head, weighting=DEFAULT)
+    (found,) = torch.autograd.grad(objective.generator_loss(output(r))[0] * len(r), r)
+    u = (0.5 / r.detach().std(correction=0) * r.detach()).exp().tolist()
+    weights = np.array([x**2 * formulas.derivative(name, x, 2) for x in u])
+    np.testing.assert_allclose(found, -weights / weights.mean(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("order", [-1.0, 0.3, 1.0, 2.0])
@@ -188,44 +211,49 @@ def velocity(p: Mixture, name: str, weighting: Weighting, theta: np.ndarray) -> 
     return np.array([force.mean(), (force * Z).mean() * math.exp(theta[1])])
 
 
-def end_of_flow(p: Mixture, name: str, weighting: Weighting, start: tuple[float, float]) -> tuple[float, float]:
-    move = partial(velocity, p, name, weighting)
-    path = scipy.integrate.solve_ivp(lambda _, theta: move(theta), (0, 60), [start[0], math.log(start[1])], rtol=1e-5)
+def end_of_flow(move: Callable[[np.ndarray], np.ndarray], start: tuple[float, float]) -> tuple[float, float]:
+    """(μ, σ) at rest under the velocities `move(θ)`, from `start` = (μ, σ)."""
+    begin = [start[0], math.log(start[1])]
+    path = scipy.integrate.solve_ivp(lambda _, theta: move(theta), (0, 60), begin, method="LSODA", rtol=1e-5)
     rest = scipy.optimize.root(move, path.y[:, -1], tol=1e-10)
     assert np.abs(rest.x - path.y[:, -1]).max() < 0.05
     return float(rest.x[0]), math.exp(rest.x[1])
 
 
+@pytest.mark.parametrize("weighting", [OFF, DEFAULT], ids=["off", "default"])
 @pytest.mark.parametrize("name", ["kl", "softened_reverse_kl", "neyman"])
-def test_a_model_that_can_match_the_data_does_so_with_tempering(name: str) -> None:
+def test_a_model_that_can_match_the_data_does_so(name: str, weighting: Weighting) -> None:
     start = (0.4, 0.9) if name == "neyman" else (1.0, 1.4)  # Neyman's is infinite for a wide q
-    assert end_of_flow(gaussian(0.5, 0.8), name, DEFAULT, start) == pytest.approx((0.5, 0.8), abs=1e-3)
+    end = end_of_flow(partial(velocity, gaussian(0.5, 0.8), name, weighting), start)
+    assert end == pytest.approx((0.5, 0.8), abs=1e-3)
 
 
-@pytest.mark.parametrize(("name", "spread"), [("kl", 0.5), ("kl", 4.0), ("pearson", 0.5)])
+WITH_A_REST = ["kl", "js", "squared_hellinger", "jeffreys", "le_cam", "non_saturating", "softened_reverse_kl"]
+
+
+@pytest.mark.parametrize(("name", "spread"), [("pearson", 0.5), *itertools.product(WITH_A_REST, (0.5, 4.0))])
 def test_on_a_mixture_the_flow_ends_at_the_rest_of_the_divergence_that_it_follows_there(
     name: str, spread: float
 ) -> None:
     """This is the divergence itself if sd(r) is below the spread, and else f_β with the β there."""
-    weighting = Weighting(normalise=True, spread=spread)
-    end = end_of_flow(FIGURE_1, name, weighting, (0.0, 1.0))
+    end = end_of_flow(partial(velocity, FIGURE_1, name, Weighting(normalise=True, spread=spread)), (0.0, 1.0))
     sd = float(log_ratio(FIGURE_1, np.array([end[0], math.log(end[1])]))[0].std())
     assert (sd < spread) == (spread == 4.0)  # both cases occur
     if sd < spread:
         plain = follow_loss(Loss(get(name), "fake", -1), FIGURE_1, (0.0, 1.0))
         assert end == pytest.approx((plain.mean, plain.std), abs=1e-2)
         return
-    # The end of the flow with this β held fixed.
     beta = spread / sd
 
     def move(theta: np.ndarray) -> np.ndarray:
+        """The velocity with this β held fixed: the weights are u² f''(u) of the typed f at u = e^{βr}."""
         r, slope_in_x = log_ratio(FIGURE_1, theta)
-        weights = get(name).log_weight(beta * torch.from_numpy(r)).exp().numpy()  # type: ignore[misc]
+        u, h = np.exp(beta * r), 1e-4
+        weights = u * (formulas.df(name, u * math.exp(h)) - formulas.df(name, u * math.exp(-h))) / (2 * h)
         force = weights / weights.mean() * slope_in_x
         return np.array([force.mean(), (force * Z).mean() * math.exp(theta[1])])
 
-    fixed = scipy.integrate.solve_ivp(lambda _, theta: move(theta), (0, 60), [0.0, 0.0], rtol=1e-5).y[:, -1]
-    assert end == pytest.approx((fixed[0], math.exp(fixed[1])), abs=5e-3)
+    assert end == pytest.approx(end_of_flow(move, (0.0, 1.0)), abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -264,5 +292,8 @@ def test_weights_that_cannot_act_are_rejected_with_the_reason() -> None:
         weighting_for("gen_weights.normalise=true", "disc_div=pearson", "gen_div=pearson", "head=nowozin")
     with pytest.raises(ConfigError, match=r"gen_weights.spread=1.0 tempers .* leave out one"):
         weighting_for("gen_weights.spread=1", "gen_weights.normalise=false")
+    with pytest.raises(ConfigError, match=r"or add gen_weights.normalise=true"):
+        weighting_for("experiment=dcgan", "gen_weights.spread=0.5")
+    assert weighting_for("experiment=dcgan", "gen_weights.spread=0.5", "gen_weights.normalise=true") == DEFAULT
     with pytest.raises(ConfigError, match=r"gen_weights.spread=0.0 must be above 0"):
         weighting_for("gen_weights.spread=0")

@@ -5,7 +5,7 @@ Parts declare what they need and what they do; nothing here knows a regularizer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gantrain.config.schema import Config
@@ -73,6 +73,31 @@ def check_discriminator(one: Regularizer, tables: Tables) -> None:
             f"regularizer={one.name} limits weights whose size norm: spectral has cancelled already; leave out one of "
             "them"
         )
+
+
+def check_typed_weights(game: Game, regularizers: Sequence[Regularizer], typed: Iterable[str]) -> None:
+    """Raise ConfigError if `typed`, the overrides of a command, ask for weights of samples that change nothing.
+
+    Not for the runs of a sweep, where the same weights go with several divergences and regularizers.
+    """
+    keys = " ".join(text for text in typed if text.lstrip("+").startswith("gen_weights."))
+    if not keys or not game.weighting.is_on:
+        return
+    if one := next((one for one in regularizers if replaces_loss(one)), None):
+        raise ConfigError(
+            f"regularizer={one.name} takes the place of G's loss, and {keys} rescales weights in it; leave out one "
+            f"of them, or add regularizer.{one.name}.adversarial=1"
+        )
+    if game.gen_formulas.has_equal_weights:
+        raise ConfigError(
+            f"all samples have the same weight under gen_div={game.gen_formulas.name}, so that {keys} changes "
+            "nothing; leave it out, or choose another gen_div"
+        )
+
+
+def replaces_loss(one: Regularizer) -> bool:
+    """Return whether a regularizer takes the place of the game's loss of G."""
+    return overrides(one, "penalize_features") and not one.adversarial
 
 
 def check_smoothing(regularizers: Sequence[Regularizer]) -> None:
@@ -179,7 +204,7 @@ def warn_of_regularizer(
             f"regularizer={one.name} lets D estimate log((1 − s)p / (q + s p)), which G's loss is of; reports take "
             "the smoothing out of the log-ratio"
         )
-    if overrides(one, "penalize_features") and not one.adversarial:
+    if replaces_loss(one):
         yield (
             f"regularizer={one.name} takes the place of G's loss: gen_div, gen_objective and gen_weights have no "
             f"part in training; regularizer.{one.name}.adversarial=1 adds theirs"

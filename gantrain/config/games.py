@@ -88,6 +88,6 @@ def parse_weighting(asked: GeneratorWeights) -> Weighting:
     if asked.normalise is False and asked.spread is not None:
         raise ConfigError(
             f"gen_weights.spread={asked.spread} tempers weights that are normalised too, and "
-            "gen_weights.normalise=false; leave out one of them"
+            "gen_weights.normalise=false; leave out one of them, or add gen_weights.normalise=true"
         )
     return Weighting(normalise=bool(asked.normalise) or asked.spread is not None, spread=asked.spread)

@@ -17,6 +17,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gantrain.config.checks import Settings, find_secrets, validate
+from gantrain.config.combinations import check_typed_weights
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors
 from gantrain.config.overrides import Argument
 from gantrain.console import say
@@ -66,6 +67,7 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
         overrides = [argument.text for argument in arguments]
         prepared = prepare(validate(composed.tree, overrides))
         settings = prepared.config.settings
+        check_typed_weights(settings.objective, settings.regularizers, overrides)
         if prepared.part.ranks > 1 and not settings.run_dir:
             raise ConfigError("processes that torchrun has started share a folder; give it, as in run_dir=runs/NAME")
         check_data_path(settings.dataset.path, settings.run_dir or default_folder(settings)[0])

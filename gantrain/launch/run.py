@@ -229,10 +229,13 @@ def recorded_progress(summary: dict[str, Any], state: State, reporter: Reporter,
 
 
 def describe_run(settings: Settings, dataset: Dataset, state: State) -> dict[str, Any]:
-    """Return the data, device and versions that the numbers of a run depend on, for `summary.json`."""
+    """Return the data, weights, device and versions that the numbers of a run depend on, for `summary.json`.
+
+    `gen_weights` is None where samples have no weights, as under gen_objective=ratio.
+    """
     from gantrain.training.generator import name_generator
 
-    made = describe_machine(state.device)
+    made, game = describe_machine(state.device), settings.objective
     return {
         "data": {
             "label": dataset.label,
@@ -241,6 +244,8 @@ def describe_run(settings: Settings, dataset: Dataset, state: State) -> dict[str
             "skipped_files": dataset.skipped,
             "fingerprint": dataset.fingerprint,
         },
+        "gen_weights": vars(game.weighting).copy() if game.has_weights else None,
+        "regularizer": settings.regularizer,
         "samples_from": name_generator(state.best_generator, state.average is not None, settings.ema_statistics),
         "seed": settings.seed,
         "device": made["device"],

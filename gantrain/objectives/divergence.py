@@ -149,6 +149,17 @@ class Divergence:
             (slope,) = torch.autograd.grad(self.log_weight(r) + 0 * r, r)
         return float(slope)
 
+    @cached_property
+    def has_equal_weights(self) -> bool:
+        """Whether all samples have the same weight: `log_weight` is constant, as that of reverse KL."""
+        import torch
+
+        if self.log_weight is None:
+            return False
+        with torch.inference_mode(False), torch.device("cpu"):
+            log_weights = self.log_weight(torch.linspace(-8, 8, 17, dtype=torch.float64))
+        return bool((log_weights == log_weights[0]).all())
+
     def dual(self, name: str, formula: str, reference: str) -> Divergence:
         """The divergence with p and q exchanged: f(u) becomes u f(1/u)."""
         log_weight = self.log_weight

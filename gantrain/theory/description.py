@@ -33,7 +33,7 @@ def describe_objective(objective: Game) -> list[str]:
     if objective.gives_ratio == "no":
         return [*lines, f"r is not recovered: {objective.missing_ratio}, and D's output is T itself"]
     if objective.weighting.is_on:
-        lines += _describe_weights(gen_div.name, objective.weighting.spread)
+        lines += _describe_weights(gen_div, objective.weighting.spread)
     else:
         lines += _describe_generator_step(gen_div, objective.gen_objective)
     if objective.has_weights and properties.favours_bad_samples(gen_div):
@@ -62,7 +62,13 @@ def format_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def _describe_weights(name: str, spread: float | None) -> list[str]:
+def _describe_weights(gen_div: Divergence, spread: float | None) -> list[str]:
+    name = gen_div.name
+    if gen_div.has_equal_weights:
+        return [
+            f"Each step of G follows the gradient of {name}, under which all samples have the same weight: gen_weights "
+            "changes nothing"
+        ]
     if spread is None:
         return [f"The weights of samples under {name} are divided by their mean over the batch: the same direction"]
     return [
