@@ -30,6 +30,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +47,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import gantrain
-from gantrain.objectives.weighting import Weighting
-from gantrain.regularizers.regularizers import upgrade_section
+from gantrain import Weighting
 
 Points = NDArray[np.float64]  # (θ, ψ) one after the other: [N, 2]
 THETA, PSI = "parameters/generator/position", "parameters/discriminator/weight"  # as reported in metrics.jsonl
@@ -192,15 +192,22 @@ def read_path(run: Path) -> Path2D | None:
     images = np.array([report["images"] for report in reports])
     iterations = images // (settings.train.batch_size * settings.train.discriminator_steps)
     points = np.array([[report[THETA], report[PSI]] for report in reports], dtype=float)
-    return Path2D(iterations, points, predict_path(settings, points[0], iterations[-1] - iterations[0]))
+    regularizers = {one.name: asdict(one) for one in gantrain.load(run).settings.regularizers}
+    theory = predict_path(settings, regularizers, points[0], iterations[-1] - iterations[0])
+    return Path2D(iterations, points, theory)
 
 
-def predict_path(settings: DictConfig, start: Points, iterations: int) -> Prediction | None:
-    """Return linear theory's path for a number of iterations from a point; None if it has none, as for a critic."""
+def predict_path(
+    settings: DictConfig, regularizers: Mapping[str, Any], start: Points, iterations: int
+) -> Prediction | None:
+    """Return linear theory's path for a number of iterations from a point; None if it has none, as for a critic.
+
+    `regularizers` are the settings of D's regularizers, by name.
+    """
     if settings.disc_div.name == "own":
         return None
     rates = [descent_rate(settings.optimizer, player) for player in ("discriminator", "generator")]
-    game = linearise(build_objective(settings), upgrade_section(settings.regularizer))
+    game = linearise(build_objective(settings), regularizers)
     if game is None or rates[0] is None or rates[1] is None:
         return None
     step = game.iteration(

@@ -41,10 +41,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import gantrain
+from gantrain import Weighting
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
-from gantrain.objectives.weighting import Weighting
-from gantrain.regularizers.regularizers import upgrade_section
 from gantrain.theory import plots, properties
 from gantrain.theory.gaussian_fit import OUTCOMES, Ending, Fit, fit_gaussian, follow_loss
 from gantrain.theory.quadrature import Loss, growth_exponents, is_integrable
@@ -131,7 +130,8 @@ def judge_run(run: Path) -> Verdict | None:
         return None
     components = {key: settings.dataset[key] for key in ("weights", "means", "stds")}
     p = mixture1d(**{key: list(values) for key, values in components.items() if values is not None})
-    at_zero, at_one = gantrain.load(run).generator()(torch.tensor([[0.0], [1.0]])).flatten().tolist()
+    trained = gantrain.load(run)
+    at_zero, at_one = trained.generator()(torch.tensor([[0.0], [1.0]])).flatten().tolist()
     get, affine = gantrain.divergences.get, settings.gen_div.affine
     weights = settings.get("gen_weights", {})  # runs stored before there was the key have plain weights
     gen_div = get(settings.gen_div.name).shifted(affine)
@@ -142,7 +142,8 @@ def judge_run(run: Path) -> Verdict | None:
         settings.head,
         weighting=Weighting(bool(weights.get("normalise") or weights.get("spread")), weights.get("spread")),
     )
-    return judge(objective, p, (at_zero, abs(at_one - at_zero)), list(upgrade_section(settings.regularizer)))
+    regularizers = [one.name for one in trained.settings.regularizers]
+    return judge(objective, p, (at_zero, abs(at_one - at_zero)), regularizers)
 
 
 def judge(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gantrain.objectives import critics, divergences
     from gantrain.objectives.critic_objective import CriticObjective
     from gantrain.objectives.objective import Objective
+    from gantrain.objectives.weighting import Weighting
 
     __version__: str
 
@@ -18,6 +19,7 @@ __all__ = [
     "CriticObjective",
     "Objective",
     "Run",
+    "Weighting",
     "__version__",
     "compare",
     "critics",
@@ -37,6 +39,7 @@ _HOMES = {
     **dict.fromkeys(("data", "errors", "networks"), "gantrain"),
     "Objective": "gantrain.objectives.objective",
     "CriticObjective": "gantrain.objectives.critic_objective",
+    "Weighting": "gantrain.objectives.weighting",
     **dict.fromkeys(("critics", "divergences"), "gantrain.objectives"),
 }
 

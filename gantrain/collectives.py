@@ -9,26 +9,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gantrain.distributed import Part, watch
+from gantrain.failures import watch
 
 
 class Gathered(torch.autograd.Function):
     """The rows of all processes, of which each has the gradient of its own."""
 
     @staticmethod
-    def forward(rows: Tensor, part: Part) -> Tensor:
-        found = rows.new_empty(part.ranks * len(rows), *rows.shape[1:])
+    def forward(rows: Tensor, rank: int, ranks: int) -> Tensor:
+        found = rows.new_empty(ranks * len(rows), *rows.shape[1:])
         with watch():
-            dist.all_gather(list(found.chunk(part.ranks)), rows.contiguous())
+            dist.all_gather(list(found.chunk(ranks)), rows.contiguous())
         return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Part], output: Tensor) -> None:
-        ctx.part = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
+        _, ctx.rank, ctx.ranks = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.part.take(gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.chunk(ctx.ranks)[ctx.rank], None, None
 
 
 class Summed(torch.autograd.Function):
@@ -51,9 +51,9 @@ class Summed(torch.autograd.Function):
 
 
 @torch.compiler.disable
-def gather(rows: Tensor, part: Part) -> Tensor:
-    """Return the rows `[B, …]` of all processes for this one's `[B / ranks, …]`, as `Part.gather`."""
-    return Gathered.apply(rows, part)
+def gather(rows: Tensor, rank: int, ranks: int) -> Tensor:
+    """Return the rows `[B, …]` of all processes for those `[B / ranks, …]` of process `rank`, as `Part.gather`."""
+    return Gathered.apply(rows, rank, ranks)
 
 
 @torch.compiler.disable

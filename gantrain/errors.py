@@ -84,7 +84,7 @@ class CheckFailedError(GantrainError):
 
 
 class LostProcessError(GantrainError):
-    """Another process of the run that ended without a word; the code is that of a process which is killed."""
+    """Another process of the run ended without reporting an error; the code is that of a killed process."""
 
     exit_code = 137
 

@@ -308,7 +308,7 @@ def test_the_package_offers_its_names_without_torch() -> None:
     code = (
         "import sys, gantrain\n"
         "assert gantrain.__all__ == dir(gantrain)\n"
-        "assert len([getattr(gantrain, name) for name in gantrain.__all__]) == 14\n"
+        "assert len([getattr(gantrain, name) for name in gantrain.__all__]) == 15\n"
         "gantrain.Objective('gan', 'kl'), gantrain.divergences.get('js'), gantrain.errors.ConfigError\n"
         "print({'torch', 'torchvision', 'matplotlib', 'pandas'} & {*sys.modules})\n"
     )

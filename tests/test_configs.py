@@ -34,13 +34,14 @@ from gantrain.config.checks import (
 )
 from gantrain.config.combinations import warn_of_unusual_loss
 from gantrain.config.compose import compose, composition_errors, create_composer, expand_choice
-from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, GROUPS, options
+from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, FASTER_ARCHITECTURES, GROUPS, options
 from gantrain.config.messages import config_error
 from gantrain.config.overrides import parse, parse_train
 from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, DatasetSettings
 from gantrain.errors import ConfigError
-from gantrain.launch.build import build_schedule, prepare
+from gantrain.launch.build import build_schedule, count_multiply_adds, prepare
+from gantrain.launch.run import describe_pace
 from gantrain.objectives.critic_objective import OWN, CriticObjective
 from gantrain.objectives.critics import CRITICS, F_DIVERGENCE
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
@@ -50,6 +51,7 @@ from gantrain.objectives.weighting import DEFAULT, OFF
 from gantrain.ranges import Choice, Numbers
 from gantrain.regularizers.regularizers import R1, REGULARIZERS, InstanceNoise
 from gantrain.training.optimizers import PLAYERS, create_factories
+from gantrain.training.setup import Schedule
 
 Answer = Any
 
@@ -230,6 +232,16 @@ def test_every_architecture_builds_for_a_dataset_it_fits(name: str) -> None:
     samples = generator(torch.randn(2, latent))
     assert samples.shape == (2, *shape)
     assert discriminator(samples).shape == (2,)
+
+
+@pytest.mark.parametrize("larger", FASTER_ARCHITECTURES)
+def test_a_slow_run_on_a_cpu_names_an_architecture_that_computes_less(larger: str) -> None:
+    smaller = FASTER_ARCHITECTURES[larger]
+    slow, fast = (settings(f"dataset={FITTING_DATASET[larger]}", f"architecture={name}") for name in (larger, smaller))
+    costs = [count_multiply_adds(each, sample_shape(each)) for each in (slow, fast)]
+    assert costs[0] > 2 * costs[1]
+    said = [describe_pace(each, Schedule(images=10**6, batch_size=100), CPU, 100, 1.0) for each in (slow, fast)]
+    assert [f"architecture={smaller}" in each for each in said] == [True, False]
 
 
 @pytest.mark.parametrize("name", options("regularizer"))

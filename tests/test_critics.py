@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from scipy.special import expit, log_expit
 from support.formulas import slope
-from test_iteration import assert_goes_on, assert_same, experiment, new_state
+from support.states import assert_goes_on, assert_same, experiment, new_state
 from torch import Tensor
 
 from gantrain.data import Batch

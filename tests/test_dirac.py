@@ -152,7 +152,8 @@ def test_r1_damps_the_rotation(gantrain, tmp_path):
     ["optimizer.momentum=0.5", "+optimizer.weight_decay=0.1", "optimizer=adam", "regularizer=gradient_penalty"],
 )
 def test_other_optimizers_and_kinks_have_no_linear_theory(overrides):
-    assert dirac.predict_path(compose(["experiment=dirac", overrides]), np.array([START, START]), 5) is None
+    settings = compose(["experiment=dirac", overrides])
+    assert dirac.predict_path(settings, settings.regularizer, np.array([START, START]), 5) is None
 
 
 def test_a_path_without_theory_is_described_and_drawn_and_other_runs_have_none(gantrain, tmp_path, capsys):

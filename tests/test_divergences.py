@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import mpmath
 import numpy as np
 import pytest
 import torch
-from support.formulas import NAMES, SMOOTH, TYPED, df, f, slope
+from support.formulas import NAMES, PARTS, SMOOTH, TYPED, df, f, slope
 from torch import Tensor
 
 from gantrain.errors import ConfigError
@@ -22,8 +22,6 @@ from gantrain.objectives.divergence import LARGEST, Part
 from gantrain.objectives.divergences import CATALOGUE, alpha, get
 from gantrain.objectives.heads import RATIO_CLIP
 from gantrain.theory import formula_checks
-
-PARTS: tuple[Part, ...] = get_args(Part)
 
 R = torch.linspace(-8, 8, 161, dtype=torch.float64)
 U = np.exp(R.numpy())

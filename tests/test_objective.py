@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
-from support.formulas import NAMES, SMOOTH, df, f, losses, slope
-from test_divergences import PARTS
+from support.formulas import NAMES, PARTS, SMOOTH, df, f, losses, slope
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 

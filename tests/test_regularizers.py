@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_divergences import SMOOTH
+from support.formulas import SMOOTH
 from torch import Tensor
 
 from gantrain import networks

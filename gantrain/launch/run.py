@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from gantrain.config.checks import RunConfig, Settings, find_secrets, list_warnings
+from gantrain.config.groups import FASTER_ARCHITECTURES
 from gantrain.console import copy_text, say
 from gantrain.devices import limit_threads
 from gantrain.distributed import Part
@@ -183,7 +184,8 @@ def describe_pace(settings: Settings, schedule: Schedule, device: torch.device, 
         name: min((interval - images % interval) / rate / 60, limit) for name, (interval, limit) in limits.items()
     }
     times = ", ".join(f"{name} in {format_minutes(each)}" for name, each in (minutes | {"end": end}).items())
-    faster = ["architecture=dcgan32"] if settings.tables.name == "appendix" else []
+    smaller = FASTER_ARCHITECTURES.get(settings.tables.name)
+    faster = [f"architecture={smaller}"] if smaller else []
     if settings.precision == "float32" and device.type == "cpu" and has_fast_bf16(device):
         faster.append("precision=bf16")
     hint = f"; faster: {' '.join(faster)}" if device.type == "cpu" and end > SLOW_MINUTES and faster else ""

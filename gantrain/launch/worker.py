@@ -25,8 +25,9 @@ from omegaconf import OmegaConf
 from gantrain.config.checks import find_secrets, validate
 from gantrain.console import copy_text, ignore_closed_output, printable, say
 from gantrain.devices import limit_threads
-from gantrain.distributed import current_part, is_follower, join, leave_failure
+from gantrain.distributed import current_part, is_follower, join
 from gantrain.errors import GantrainError, LostProcessError, build_error
+from gantrain.failures import leave_failure
 from gantrain.files import write_json
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, build, count_multiply_adds, prepare

@@ -1,7 +1,7 @@
 """The losses of both players on a batch: networks, regularizers and the game put together.
 
-Networks are called in `samples` and `discriminate` alone. Several processes gather D's outputs, so that each computes
-the losses of the global batch, however these couple its samples.
+A training step calls the networks in `samples`, `discriminate` and `discriminate_with_features` alone. Several
+processes gather D's outputs, so that each computes the losses of the global batch, however these couple its samples.
 """
 
 from __future__ import annotations

@@ -402,6 +402,14 @@ def test_what_may_change_may_and_is_recorded(gantrain: Gantrain, stopped: Path, 
     assert json.loads((run / "summary.json").read_text())["images"] == 160
 
 
+def test_the_command_that_became_a_key_is_refused_with_the_new_form(gantrain: Gantrain, tmp_path: Path) -> None:
+    answer = gantrain("classifier", "dataset=digits", "epochs=3")
+    assert_refused(answer)
+    for form in ("gantrain evaluate dataset=NAME", "train_classifier.epochs=", ".width", ".seed", "classifier=FILE"):
+        assert form in answer.err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["resume", "sample"])
 def test_a_folder_of_runs_names_them(gantrain: Gantrain, stopped: Path, tmp_path: Path, command: str) -> None:
     for name in ("0-seed-0", "1-seed-1"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import mpmath
 import numpy as np
 import torch
 from torch import Tensor
 
+from gantrain.objectives.divergence import Part
 from gantrain.objectives.divergences import CATALOGUE
+
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 def typed_alpha(a: float) -> Callable[[Any, Any], Any]:

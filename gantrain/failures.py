@@ -1,0 +1,58 @@
+"""Processes of one run that fail: why one ended, as it tells the others, and as they raise it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from gantrain.errors import GantrainError, LostProcessError, build_error, is_out_of_memory
+
+FAILURE = "gantrain/failure"  # key under which a process that fails leaves the reason
+
+
+@contextmanager
+def watch() -> Iterator[None]:
+    """Raise what ended another process in place of the error of a connection that it closed.
+
+    Raises LostProcessError if it left no reason.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo and NCCL have no class of their own for it
+        raise find_failure() from error
+
+
+def find_failure() -> GantrainError:
+    """Return the error that another process has left, or that it left none."""
+    import torch.distributed as dist
+
+    with suppress(Exception):  # the store is gone with the process that had it
+        store = dist.distributed_c10d._get_default_store()
+        if store.check([FAILURE]):
+            return build_error(**json.loads(store.get(FAILURE)))
+    return LostProcessError(
+        "another process of this run ended without a word, as when the system kills it because memory runs out"
+    )
+
+
+def leave_failure(error: Exception, rank: int) -> None:
+    """Tell the other processes why this one ends."""
+    import torch.distributed as dist
+
+    with suppress(Exception):
+        store = dist.distributed_c10d._get_default_store()
+        if not isinstance(error, LostProcessError) and not store.check([FAILURE]):
+            store.set(FAILURE, json.dumps(describe_failure(error, rank)))
+
+
+def describe_failure(error: Exception, rank: int) -> dict[str, Any]:
+    """Return the exit code and the message of an error in process `rank`, as `build_error` takes them."""
+    if isinstance(error, GantrainError):
+        return {"exit_code": error.exit_code, "message": f"process {rank}: {error}"}
+    said = str(error).partition("\n")[0]
+    if is_out_of_memory(error):
+        remedy = "lower train.batch_size, or choose a smaller architecture"
+        return {"exit_code": 8, "message": f"process {rank}: out of memory: {said}\n{remedy}"}
+    return {"exit_code": 1, "message": f"process {rank}: internal error: {type(error).__name__}: {said}"}
