@@ -38,6 +38,7 @@ from gantrain.regularizers.regularizers import (
     LeCam,
     WeightClipping,
 )
+from gantrain.schedules import Ramp
 from gantrain.training import acceleration
 from gantrain.training.acceleration import Backend, FiniteGuard, can_guard_on_device, check_device, compile_losses
 from gantrain.training.iteration import Iteration
@@ -443,6 +444,19 @@ def test_what_is_compiled_computes_what_is_written(update, regularizers):
         theirs.play()
     assert_called(counted, update, has_penalty=bool(losses.by_hook["penalty"]))
     assert_same(written, compiled, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "start", "end"),
+    [(LeCam, "decay", 0.9, 0.2), (WeightClipping, "limit", 0.01, 0.1), (GradientPenalty, "target", 0.5, 3.0)],
+)
+def test_a_ramp_of_one_iteration_is_its_start_in_the_first_and_its_end_in_the_next(kind, key, start, end):
+    ramp, states = Ramp(start, end, 20), []
+    for values in ((ramp, ramp), (start, end)):
+        states.append(new_state(regularizers=[kind()]))
+        for value in values:
+            Iteration(states[-1], experiment(regularized(kind(**{key: value})))).play()
+    assert_same(*states, rtol=1e-5)
 
 
 def test_a_step_function_is_found_for_each_choice_of_penalties(monkeypatch):
