@@ -25,7 +25,8 @@ SHAPES = ("linear", "cosine", "exponential")
 class Ramp:
     """A number that goes from `start` to `end` over the first `images` of the clock, and stays there.
 
-    With t in [0, 1] as the share of `images` that has passed, the number is
+    Without `images` it takes the length of the run, which `end_with_run` puts there. With t in [0, 1] as the share of
+    `images` that has passed, the number is
 
         linear        start + t·(end − start)
         cosine        end + (start − end)·(1 + cos πt)/2    (Loshchilov and Hutter 2017, eq. 5, without restarts)
@@ -34,11 +35,14 @@ class Ramp:
 
     start: float
     end: float
-    images: float
+    images: float | None
     shape: str = "linear"
 
     def at(self, images: int) -> float:
         """Return the number at the clock `images`."""
+        if not images:
+            return self.start
+        assert self.images is not None, "the length of the run is not known yet"
         if images >= self.images:
             return self.end
         t = images / self.images
@@ -47,6 +51,11 @@ class Ramp:
         if self.shape == "cosine":
             t = (1 - math.cos(math.pi * t)) / 2
         return self.start + t * (self.end - self.start)
+
+
+def largest(value: float | Ramp) -> float:
+    """Return the largest value of a number or a ramp."""
+    return max(value.start, value.end) if isinstance(value, Ramp) else value
 
 
 @dataclass(frozen=True)
@@ -74,24 +83,25 @@ def is_ramp(value: object) -> bool:
 def parse_number(key: str, value: Any, accepted: Numbers) -> float | Ramp:
     """Return a number, or the ramp that `{from, to, images, shape}` describes. Raises ConfigError.
 
-    Both ends have to be `accepted`; those of an exponential ramp have to be above 0.
+    `images` may be left out or None, for the length of the run. Both ends have to be `accepted`; those of an
+    exponential ramp have to be above 0.
     """
     if not isinstance(value, Mapping):
         accepted.check(key, value)
         return value
     form = f"{key}={{from: …, to: …, images: …, shape: {'|'.join(SHAPES)}}}"
     check_keys(key, value, KEYS)
-    for name in KEYS[:3]:
+    for name in KEYS[:2]:
         if name not in value:
             raise ConfigError(f"{key} is a schedule without {name}; it is {form}")
     shape = value.get("shape", "linear")
     Choice(SHAPES).check(f"{key}.shape", shape)
-    Numbers(above=0).check(f"{key}.images", value["images"])
+    Numbers(above=0, also=(None,)).check(f"{key}.images", value.get("images"))
     for name in ("from", "to"):
         accepted.check(f"{key}.{name}", value[name])
         if shape == "exponential":
             Numbers(above=0).check(f"{key}.{name}", value[name])
-    return Ramp(value["from"], value["to"], value["images"], shape)
+    return Ramp(value["from"], value["to"], value.get("images"), shape)
 
 
 def parse_value(key: str, value: Any, accepted: Accepted | None) -> Any:
@@ -121,6 +131,13 @@ def find_ramps(settings: Any) -> dict[str, Ramp]:
     """Return the fields of a dataclass that are ramps, by name."""
     values = {item.name: getattr(settings, item.name) for item in fields(settings)}
     return {name: value for name, value in values.items() if isinstance(value, Ramp)}
+
+
+def end_with_run(settings: Settings, images: int) -> Settings:
+    """Return a frozen dataclass whose ramps without a length end at `images`, the length of the run."""
+    ramps = {name: ramp for name, ramp in find_ramps(settings).items() if ramp.images is None}
+    ended = {name: replace(ramp, images=images) for name, ramp in ramps.items()}
+    return replace(settings, **ended) if ended else settings  # type: ignore[type-var]
 
 
 class ScheduledNumbers:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from support.tolerance import assert_close_to_largest
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from gantrain import data, networks
@@ -25,7 +25,8 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import CRITICS
 from gantrain.objectives.objective import Objective
-from gantrain.regularizers.regularizers import R1, InstanceNoise
+from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty, Regularizer
+from gantrain.regularizers.regularizers import Consistency, InstanceNoise
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.training.losses import Losses
@@ -416,6 +417,25 @@ def test_a_penalty_sees_the_augmentations_jacobian(augmentation: Augmentation) -
         column = alike(augmentation, x + pixel) - alike(augmentation, x)
         expected += (column * a).flatten(1).sum(1).square()
     torch.testing.assert_close(penalty[0], expected.mean() / 2)
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "is_augmented"),
+    [
+        *((R1(), True), (R2(), True), (GradientPenalty(), True), (Dragan(), True)),
+        *((R1(sigma=0.1), False), (R2(sigma=0.1), False), (Consistency(fake_weight=1.0), False)),
+    ],
+    ids=["r1", "r2", "gradient_penalty", "dragan", "r1 with sigma", "r2 with sigma", "consistency"],
+)
+def test_gradients_pass_through_the_augmentation_and_compared_outputs_do_not(
+    regularizer: Regularizer, is_augmented: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(DiffAugment, "transform", lambda self, x, part, p: seen.append(x) or x)
+    discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
+    losses = Losses(Objective("gan", "kl"), [regularizer], augmentation=DiffAugment())
+    losses.penalty(discriminator, Batch(torch.rand(2, 1, 8, 8)), torch.rand(2, 1, 8, 8))
+    assert bool(seen) == is_augmented
 
 
 def test_held_out_images_are_augmented_and_drawn_for_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import runpy
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
@@ -50,6 +51,7 @@ from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.weighting import DEFAULT, OFF
 from gantrain.ranges import Choice, Numbers
 from gantrain.regularizers.regularizers import R1, REGULARIZERS, InstanceNoise
+from gantrain.schedules import Ramp
 from gantrain.training.optimizers import PLAYERS, create_factories
 from gantrain.training.setup import Schedule
 
@@ -870,3 +872,73 @@ def test_the_help_names_every_key_and_every_option() -> None:
     }
     for group in GROUPS:
         assert {group, *options(group)} <= words
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Published settings, in literals of their own
+
+
+DCGAN = {"lr": 2e-4, "betas": [0.5, 0.999], "batch_size": 128, "discriminator_steps": 1, "disc_div": "gan"}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "dcgan": DCGAN | {"gen_div": "softened_reverse_kl"},
+    "lsgan": DCGAN | {"disc_div": "own", "critic": {"a": 0.0, "b": 1.0, "c": 1.0}},
+    # Penalties λ (‖∇D‖ − 1)² for pixels in [−1, 1] are λ/4 (‖∇D‖ − 2)² in [0, 1].
+    "dragan": DCGAN | {"regularizer": {"dragan": {"weight": 10 / 4, "target": 2.0, "spread": 0.5, "every": 1}}},
+    "wgan_gp": {
+        **{"lr": 1e-4, "betas": [0.0, 0.9], "batch_size": 64, "discriminator_steps": 5, "gen_div": "own"},
+        "regularizer": {"gradient_penalty": {"weight": 10 / 4, "target": 2.0, "one_sided": False, "every": 1}},
+    },
+    "hinge_sn": {
+        **{"lr": {"from": 2e-4, "to": 0.0, "images": None}, "betas": [0.0, 0.9]},
+        **{"batch_size": 64, "discriminator_steps": 5, "gen_div": "own", "regularizer": {}},
+    },
+    # A weight for pixels in [−1, 1] is a quarter of it in [0, 1].
+    "relativistic_r1r2": {
+        "lr": {"from": 2e-4, "to": 5e-5, "images": 20e6, "shape": "cosine"},
+        **{"betas": [0.0, 0.9], "batch_size": 128, "discriminator_steps": 1, "gen_div": "own"},
+        "regularizer": {
+            name: {"weight": {"from": 0.05 / 4, "to": 0.005 / 4, "images": 20e6, "shape": "cosine"}, "every": 1}
+            for name in ("r1", "r2")
+        },
+    },
+}
+OWN_EXPERIMENTS = {"dirac", "figure1", "paper", "paper_figure2", "strong"}
+
+
+def assert_holds(section: Any, wanted: Any, key: str) -> None:
+    """Assert that a section has the wanted values at least."""
+    if isinstance(wanted, dict):
+        for name, value in wanted.items():
+            assert_holds(section[name], value, f"{key}.{name}")
+    else:
+        assert section == wanted, key
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_presets_have_the_published_numbers(name: str) -> None:
+    tree = OmegaConf.to_container(compose([f"experiment={name}"]))
+    assert isinstance(tree, dict)
+    found = {
+        **{key: tree["optimizer"][key] for key in ("lr", "betas")},
+        **{key: tree["train"][key] for key in ("batch_size", "discriminator_steps")},
+        **{key: tree[key]["name"] for key in ("disc_div", "gen_div")},
+        **{key: tree[key] for key in ("regularizer", "critic")},
+    }
+    assert_holds(found, PUBLISHED[name], name)
+    assert found["regularizer"].keys() == PUBLISHED[name].get("regularizer", {}).keys()
+
+
+def test_every_preset_is_in_the_table_and_pinned() -> None:
+    files = {path.stem for path in (CONF / "experiment").glob("*.yaml")} - OWN_EXPERIMENTS
+    presets = runpy.run_path(str(CONF.parent / "scripts" / "tables"))["PRESETS"]
+    assert files == set(presets) == PUBLISHED.keys()
+
+
+def test_optimizers_have_the_published_rates() -> None:
+    ttur = settings("optimizer=ttur").optimizers
+    assert {player: each.arguments for player, each in ttur.items()} == {
+        "discriminator": {"betas": [0.0, 0.9], "lr": 4e-4},
+        "generator": {"betas": [0.0, 0.9], "lr": 1e-4},
+    }
+    for each in settings("optimizer=adam_decay").optimizers.values():
+        assert each.arguments == {"lr": Ramp(2e-4, 0.0, None), "betas": [0.0, 0.9]}

@@ -22,6 +22,7 @@ from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.weighting import DEFAULT
 from gantrain.precision import as_float32
+from gantrain.regularizers.regularizers import WeightClipping
 from gantrain.training.acceleration import compile_losses
 from gantrain.training.iteration import Iteration
 from gantrain.training.losses import Losses
@@ -464,6 +465,35 @@ def test_the_discriminator_always_learns_from_a_grave_mistake(critic: Critic) ->
         (gradient,) = torch.autograd.grad(critic.discriminator_loss(side * v[:1], side * v[1:]), v)
         assert gradient[0] < -0.1
         assert gradient[1] > 0.1
+
+
+@pytest.mark.parametrize("critic", SETTINGS, ids=name_settings)
+def test_losses_of_bfloat16_outputs_and_their_gradients_are_finite(critic: Critic) -> None:
+    game = CriticObjective(critic)
+    for shift in range(len(FAR)):
+        v_real, v_fake = (v.bfloat16().requires_grad_() for v in (FAR, FAR.roll(shift)))
+        both = as_float32(v_real), as_float32(v_fake)
+        of_d, of_g = game.discriminator_loss(*both)[0], game.generator_loss(both[1], both[0].detach())[0]
+        gradients = [*torch.autograd.grad(of_d, [v_real, v_fake]), *torch.autograd.grad(of_g, v_fake)]
+        assert of_d.dtype == of_g.dtype == torch.float32
+        assert all(each.isfinite().all() for each in (of_d, of_g, *gradients))
+
+
+@pytest.mark.parametrize("m", [-2.0, 0.5, 3.0])
+def test_a_clipped_linear_critic_estimates_its_limit_times_the_distance(m: float) -> None:
+    torch.manual_seed(0)
+    losses = Losses(CriticObjective("wasserstein"), [WeightClipping(0.01)])
+    discriminator = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Flatten(0))
+    optimizer = torch.optim.SGD(discriminator.parameters(), lr=0.1)
+    real, fake = Batch(torch.zeros(4, 1)), torch.full((4, 1), m)
+    for _ in range(3):
+        optimizer.zero_grad()
+        losses.discriminator_loss(discriminator, real, fake)[0].backward()
+        optimizer.step()
+        losses.constrain(discriminator)
+    with torch.no_grad():
+        estimates = CriticObjective("wasserstein").critic.estimates(discriminator(real.images), discriminator(fake))
+    assert estimates["estimate/wasserstein"] == pytest.approx(0.01 * abs(m))
 
 
 @pytest.mark.parametrize("critic", SETTINGS, ids=name_settings)

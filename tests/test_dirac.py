@@ -1,5 +1,6 @@
 """The Dirac-GAN of examples/dirac.py: paths against the recursion of Mescheder et al. 2018 and linear theory."""
 
+import cmath
 import dataclasses
 import json
 import math
@@ -20,6 +21,7 @@ from gantrain.config.compose import compose
 from gantrain.errors import ConfigError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
+from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.weighting import Weighting
@@ -285,6 +287,37 @@ def test_beyond_first_order_the_third_derivatives_decide(gen_div):
     turns = [np.mean(energy[:turn]), np.mean(energy[-turn:])]  # means over the first and the last turn
     expected = -(derivative(gen_div, 1, 3) / second + 1.5) * square * (steps + 1 - turn) * RATE / 2
     assert 1 / turns[1] - 1 / turns[0] == pytest.approx(expected, rel=0.1, abs=0.1)
+
+
+@pytest.mark.parametrize("target", [0.5, 1.0])
+def test_wgan_gp_keeps_the_slope_at_its_target_and_does_not_converge(target):
+    """ψ' = −θ − 2w(ψ − target): with 2w·RATE = 1, D is at its optimum target − θ/2w after every step."""
+    weight = 0.5 / RATE
+    theta, psi = play(CriticObjective("wasserstein"), 400, GradientPenalty(weight, target=target), start=0.01).T
+    assert psi[1:11] == pytest.approx(target - theta[:10] / (2 * weight), rel=1e-5)
+    assert np.hypot(theta, psi)[-200:].min() > target / 2
+    centred = play(CriticObjective("wasserstein"), 400, GradientPenalty(weight, target=0.0), start=0.01)
+    assert np.hypot(*centred[-1]) < 1e-3
+
+
+def test_with_clipped_weights_theta_moves_at_constant_speed_and_ends_on_a_circle():
+    limit = 0.05
+    theta, psi = play(CriticObjective("wasserstein"), 800, WeightClipping(limit), start=START).T
+    assert psi[5:50] == pytest.approx(-limit)
+    assert np.diff(theta[5:50]) == pytest.approx(-RATE * limit, rel=1e-4)
+    assert max(abs(psi[1:])) <= np.float32(limit)
+    assert np.hypot(theta, psi)[-200:] == pytest.approx(limit, rel=0.15)
+
+
+@pytest.mark.parametrize("gamma", [0.2, 0.5, 2.0])
+def test_small_paths_of_pairs_with_r1_and_r2_are_linear_theorys(gamma):
+    """λ = −γ ± √(γ² − ¼): both penalties are γψ²/2 near the origin."""
+    linear, root = LinearGame(0.5, 0.5, 2 * gamma), cmath.sqrt(gamma**2 - 0.25)
+    assert sum(linear.eigenvalues) == pytest.approx(-2 * gamma)
+    assert abs(linear.eigenvalues[0] - linear.eigenvalues[1]) == pytest.approx(2 * abs(root))
+    path = play(CriticObjective("relativistic"), 60, R1(gamma), R2(gamma), start=1e-4)
+    predicted = [path[0] @ np.linalg.matrix_power(linear.iteration(RATE, RATE), n).T for n in range(61)]
+    np.testing.assert_allclose(path, predicted, atol=1e-3 * np.abs(path).max())
 
 
 # Records and parts

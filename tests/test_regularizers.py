@@ -15,7 +15,15 @@ from gantrain.data import Batch
 from gantrain.distributed import Part
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
-from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty, Regularizer, input_gradient
+from gantrain.regularizers.gradient_penalties import (
+    R1,
+    R2,
+    Dragan,
+    GradientPenalty,
+    Regularizer,
+    input_gradient,
+    overrides,
+)
 from gantrain.regularizers.regularizers import (
     REGULARIZERS,
     Balanced,
@@ -27,6 +35,7 @@ from gantrain.regularizers.regularizers import (
     WeightClipping,
     mirror_and_shift,
 )
+from gantrain.schedules import Ramp
 from gantrain.training.losses import Losses
 from gantrain.training.state import create_regularizer_states
 
@@ -568,3 +577,33 @@ def test_every_regularizer_has_defaults() -> None:
         assert all(isinstance(value, float | int) and value >= 0 for value in vars(kind()).values())
     assert LabelSmoothing().smoothing == 0.1
     assert LabelSmoothing(0.25).smoothing == 0.25
+
+
+def test_a_target_that_follows_the_clock_asks_for_its_largest_slope() -> None:
+    rising, zero = GradientPenalty(target=Ramp(0.0, 2.0, 10)), GradientPenalty(target=0.0)
+    assert (rising.bounds_slope, rising.asked_slope) == (True, 2.0)
+    assert (zero.bounds_slope, zero.asked_slope) == (False, 0.0)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1e-30, 1e-20, 1.0, 1e6])
+@pytest.mark.parametrize("name", [name for name, kind in REGULARIZERS.items() if overrides(kind(), "penalty")])
+def test_penalties_and_their_gradients_are_finite_at_extreme_slopes(name: str, slope: float) -> None:
+    torch.manual_seed(0)
+    weight = torch.full((64,), slope, requires_grad=True)
+    real, fake = torch.rand(2, 4, 1, 8, 8)
+    for settings in ({}, {"sigma": 0.01}) if name in ("r1", "r2") else ({},):
+        penalty = REGULARIZERS[name](**settings).penalty(lambda x: x.flatten(1) @ weight, real, fake)
+        (gradient,) = torch.autograd.grad(penalty.value, weight)
+        assert penalty.value.isfinite()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name, kind in REGULARIZERS.items() if overrides(kind(), "penalize_outputs")])
+def test_penalties_of_extreme_outputs_are_finite(name: str) -> None:
+    far = torch.tensor([-1e4, -89.0, 0.0, 1e-30, 89.0, 1e4])
+    for dtype in (torch.float32, torch.bfloat16):
+        v_real, v_fake = far.to(dtype).requires_grad_(), far.flip(0).to(dtype).requires_grad_()
+        one = REGULARIZERS[name]()
+        penalty = one.penalize_outputs(v_real.float(), v_fake.float(), one.create_state()).value
+        assert penalty.isfinite()
+        assert all(each.isfinite().all() for each in torch.autograd.grad(penalty, [v_real, v_fake]))

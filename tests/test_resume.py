@@ -47,6 +47,10 @@ GAMES = {
         *("optimizer.lr={from: 1e-3, to: 1e-4, images: 800, shape: cosine}", "ema={half_life: 300, ramp: 0.05}"),
         *("regularizer=r1", "regularizer.weight={from: 10, to: 0.1, images: 700, shape: exponential}"),
     ],
+    "schedules of the average and of noise": [
+        *("ema={from: 0.5, to: 0.99, images: 800}", "regularizer=instance_noise"),
+        "regularizer.std={from: 0.5, to: 0.01, images: 700}",
+    ],
     "diffaugment, r1": [
         *("augment=diffaugment", "augment.p={from: 0, to: 1, images: 700}", "regularizer=r1", "dataset.flip=true"),
     ],

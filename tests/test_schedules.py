@@ -85,6 +85,24 @@ def test_a_rate_that_falls_to_0_ends_the_training(tmp_path: Path):
     assert rates[-1] == 0
 
 
+@pytest.mark.parametrize("length", [{"train.images": 500}, {"train.epochs": 0.25}], ids=["images", "epochs"])
+def test_a_ramp_without_a_length_ends_with_the_run(tmp_path: Path, length):
+    falling = {"from": 1.0, "to": 0.5}
+    keys = ("optimizer.lr", "regularizer.weight", "augment.p", "ema")
+    names = {"optimizer": "adam_decay", "regularizer": "r1", "augment": "diffaugment"}
+    run = gantrain.train(
+        **{"run_dir": tmp_path / "run", **names, "train.batch_size": 50, "train.report_every_images": 50},
+        **{**dict.fromkeys(keys[1:], falling), **length, "device": "cpu"},
+    )
+    settings = run.settings
+    shown = 500 if settings.train.epochs is None else math.ceil(0.25 * data.load("digits").size)
+    rows = read_metrics(run.path / "metrics.jsonl")
+    for key, ends in (("optimizer.generator.lr", (2e-4, 0.0)), ("regularizer.r1.weight", (1.0, 0.5))):
+        assert rows[0][f"schedule/{key}"] == pytest.approx(ends[0] + 50 / shown * (ends[1] - ends[0]))
+        assert rows[-1][f"schedule/{key}"] == ends[1]
+    assert rows[-1]["schedule/augment.p"] == 0.5
+
+
 def test_a_penalty_whose_weight_falls_to_0_has_the_gradient_of_none(tmp_path: Path):
     falling = {"from": 10, "to": 0, "images": 1}  # the first step has the whole weight
     options = {"train.images": 50, "train.batch_size": 50, "device": "cpu"}
@@ -127,7 +145,7 @@ def test_updates_checked_on_the_device_follow_the_same_rate():
     ("value", "reason"),
     [
         ({"form": 1, "to": 2}, "did you mean from"),
-        ({"from": 1, "to": 2}, "without images"),
+        ({"from": 1, "images": 2}, "without to"),
         ({"from": 1, "to": 0, "images": 10, "shape": "exponential"}, "x.to=0 must be above 0"),
         ({"from": 1, "to": -1, "images": 10}, "x.to=-1 must be at least 0"),
         ({"from": 1, "to": 2, "images": 0}, "x.images=0 must be above 0"),

@@ -19,6 +19,7 @@ from gantrain.evaluation.features import EvaluationSettings
 from gantrain.launch.initial_weights import InitialWeights
 from gantrain.networks.latents import Latents
 from gantrain.networks.tables import mixes_samples
+from gantrain.schedules import end_with_run
 from gantrain.seeding import preserve_randomness, stream_seed
 from gantrain.training.optimizers import create_factories
 from gantrain.training.setup import Schedule, TrainingSetup
@@ -102,10 +103,12 @@ def build(run: PreparedRun) -> tuple[TrainingSetup, State]:
         schedule,
         settings.seed,
         settings.execution,
-        settings.regularizers,
+        tuple(end_with_run(one, schedule.images) for one in settings.regularizers),
         run.part,
-        augmentation=settings.augmentation,
-        optimizer_ramps={player: each.ramps for player, each in settings.optimizers.items() if each.ramps},
+        augmentation=settings.augmentation and end_with_run(settings.augmentation, schedule.images),
+        optimizer_ramps={
+            player: ramps for player, each in settings.optimizers.items() if (ramps := each.find_ramps(schedule.images))
+        },
     )
     return setup, build_state(run, dataset.shape)
 
@@ -130,13 +133,14 @@ def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
         )
     if epochs is not None and size is not None:  # checks have refused epochs of a density
         train["images"] = math.ceil(epochs * size)
-    return Schedule(
+    schedule = Schedule(
         **train,
         ema=settings.averaging,
         ema_statistics=settings.ema_statistics,
         is_trained=settings.init is not None,
         evaluate_every_images=settings.evaluate.every_images,
     )
+    return end_with_run(schedule, schedule.images)
 
 
 def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gantrain.distributed import WHOLE, Part
 from gantrain.ranges import Kind, Numbers, setting
+from gantrain.schedules import largest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -201,16 +202,16 @@ class GradientPenalty(Regularizer):
     limits_loss: ClassVar[bool] = True
     weight: float = 10.0
     every: int = setting(1, COUNT)
-    target: float = setting(1.0, CONSTANT)
+    target: float = 1.0
     one_sided: bool = setting(False, Kind(bool))
 
     @property
     def bounds_slope(self) -> bool:
-        return self.target > 0
+        return largest(self.target) > 0
 
     @property
     def asked_slope(self) -> float:
-        return 0.0 if self.one_sided else self.target
+        return 0.0 if self.one_sided else largest(self.target)
 
     def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         # torch's norm has the gradient 0 at 0.

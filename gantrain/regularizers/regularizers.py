@@ -84,7 +84,7 @@ class LeCam(Regularizer):
     needs_level: ClassVar[bool] = True
     limits_loss: ClassVar[bool] = True
     weight: float = 0.3
-    decay: float = setting(0.99, Numbers(at_least=0, below=1))
+    decay: float = setting(0.99, Numbers(at_least=0, below=1, follows_clock=True))
 
     def create_state(self) -> dict[str, Tensor]:
         import torch
@@ -176,17 +176,15 @@ class WeightClipping(Regularizer):
     name: ClassVar[str] = "weight_clipping"
     changes_scale: ClassVar[bool] = True
     limits_loss: ClassVar[bool] = True
-    limit: float = setting(0.01, Numbers(above=0))
+    limit: float = setting(0.01, Numbers(above=0, follows_clock=True))
 
     @property
     def bounds_slope(self) -> bool:
         return True
 
     def constrain(self, parameters: Sequence[nn.Parameter]) -> None:
-        import torch
-
-        torch._foreach_clamp_min_(list(parameters), -self.limit)
-        torch._foreach_clamp_max_(list(parameters), self.limit)
+        for parameter in parameters:
+            parameter.clamp_(-self.limit, self.limit)
 
 
 @dataclass(frozen=True)

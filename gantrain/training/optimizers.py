@@ -11,7 +11,7 @@ import ast
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,10 +43,10 @@ class OptimizerSettings:
     name: str
     arguments: Mapping[str, Any]
 
-    @property
-    def ramps(self) -> dict[str, Ramp]:
-        """The arguments that follow the clock."""
-        return {key: value for key, value in self.arguments.items() if isinstance(value, Ramp)}
+    def find_ramps(self, images: int) -> dict[str, Ramp]:
+        """Return the arguments that follow the clock, in a run of so many `images`."""
+        ramps = {key: value for key, value in self.arguments.items() if isinstance(value, Ramp)}
+        return {key: replace(ramp, images=ramp.images or images) for key, ramp in ramps.items()}
 
     @property
     def first_arguments(self) -> dict[str, Any]:
