@@ -28,6 +28,7 @@ from ordering_tests import print_family
 from scipy import stats
 
 import gantrain
+from gantrain.cli import main as run_command
 from gantrain.plotting import BLUE, GREY, save_figure, use_style
 
 ORDER = ("softened_reverse_kl", "reverse_kl", "js", "alpha_0.75", "kl")
@@ -84,6 +85,14 @@ class Experiment(NamedTuple):
     jobs: int
     overrides: dict[str, str]
 
+    def train_classifiers(self) -> None:
+        """Make the classifiers of CLASSIFIERS where they are missing."""
+        for seed in CLASSIFIERS:
+            path = self.out / f"classifier{seed}.pt"
+            if not path.exists():
+                given = [f"dataset.root={self.root}", f"classifier={path}", f"train_classifier.seed={seed}"]
+                run_command(["evaluate", "dataset=mnist", *given])
+
     def measure_all(self, runs: list[Run], classifiers: tuple[int, ...], count: int) -> Found:
         """Return the numbers of runs through classifiers."""
         found: Found = {}
@@ -129,7 +138,7 @@ class Experiment(NamedTuple):
         out = folder / f"classifier{classifier}-{count}"
         if not (out / "evaluation.json").exists():
             options: dict[str, Any] = {"metrics": ["fid", "prdc"], "reference": False, "out": out, "count": count}
-            options |= {"train_classifier.seed": classifier, "dataset.root": self.root}
+            options |= {"classifier": self.out / f"classifier{classifier}.pt", "dataset.root": self.root}
             gantrain.evaluate(folder, **options)
         metrics = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["metrics"]
         return {name.split("/")[1]: float(metrics[name]) for name in (RECALL, PRECISION, FID)}
@@ -161,6 +170,7 @@ def main(arguments: list[str]) -> int:
     overrides = dict(text.split("=", 1) for text in arguments[2:])
     jobs = int(overrides.pop("jobs", 1))
     experiment = Experiment(Path(arguments[0]), Path(arguments[1]), jobs, overrides)
+    experiment.train_classifiers()
     rates, trials = choose_rates(experiment)
     # Seeds outside, so that an experiment that was cut short has whole pairs.
     runs = [Run(game, rate, seed) for seed in SEEDS for game, rate in rates.items()]
