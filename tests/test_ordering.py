@@ -99,7 +99,7 @@ def test_training_lowers_kl_and_the_same_gradient_gives_the_same_generator(modul
 
 
 def test_d_learns_the_ratio_of_a_generator_that_stands_still(modules, monkeypatch):
-    ordering, learnt, _ = modules
+    ordering, learnt, *_ = modules
     monkeypatch.setattr(learnt, "RATE", 0.0)
     problem = ordering.draw_problem(2, 2)
     q, discriminators = learnt.play(problem, [ordering.Game("kl", "plain")], 300)
@@ -111,7 +111,7 @@ def test_d_learns_the_ratio_of_a_generator_that_stands_still(modules, monkeypatc
 
 
 def test_holms_p_values(modules):
-    *_, tests = modules
+    _, _, tests, _ = modules
     assert tests.adjust_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
