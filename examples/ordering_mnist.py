@@ -236,11 +236,15 @@ def rows(rates: dict[Game, float], values: dict[str, Values]) -> Iterator[list[s
     yield ["---"] * 7
     for game in GAMES:
         share, order, *spreads = (
-            f"{values[name][game].mean():.3f} ± {values[name][game].std(ddof=1):.3f}"
-            for name in ("asked_share", "effective_order", "recall", "precision")
+            format_mean(values[name][game]) for name in ("asked_share", "effective_order", "recall", "precision")
         )
         rate = rates[game if is_trained(game) else CONSTANT]
         yield [f"`{game.gen_div}`", game.variant, f"{rate:g}", share, order, *spreads]
+
+
+def format_mean(values: NDArray[np.float64]) -> str:
+    """Return mean ± standard deviation; nothing where plain weights have no effective order."""
+    return "" if np.isnan(values).any() else f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
 
 
 def trends(values: dict[str, Values]) -> Iterator[tuple[str, float]]:
