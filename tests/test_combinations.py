@@ -135,7 +135,7 @@ def test_every_regularizer_goes_with_the_default_game_and_with_spectral_norm_unl
         (["regularizer=gradient_penalty"], "regularizer=gradient_penalty prescribes D's slope"),
         (["regularizer=weight_clipping"], "optimizer=rmsprop"),
         (["regularizer=feature_matching"], "takes the place of G's loss"),
-        (["regularizer=label_smoothing", "gen_div=kl"], "reports take the smoothing out"),
+        (["regularizer=label_smoothing", "gen_div=kl"], "s = 0.1, which G's loss is of"),
         (["critic=relativistic", "regularizer=gradient_penalty"], "prescribes D's slope"),
         (["critic=donsker_varadhan", "regularizer=dragan"], "prescribes D's slope"),
         (["critic=wasserstein", "regularizer=r1"], "estimate/wasserstein is no distance"),

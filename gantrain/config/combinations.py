@@ -201,8 +201,8 @@ def warn_of_regularizer(
         )
     if one.smoothing:
         yield (
-            f"regularizer={one.name} lets D estimate log((1 − s)p / (q + s p)), which G's loss is of; reports take "
-            "the smoothing out of the log-ratio"
+            f"regularizer={one.name} lets D estimate log((1 − s)p / (q + s p)), s = {format_number(one.smoothing)}, "
+            "which G's loss is of; reports take the smoothing out of it"
         )
     if replaces_loss(one):
         yield (
