@@ -30,6 +30,7 @@ RADIUS, STD = 4.0, 0.7
 LEAST, MOST = math.log(0.01), math.log(100.0)  # of the logarithm of a generator's σ
 BATCH, STEPS, RATE, SEEDS = 128, 2000, 0.02, 20
 DRAWS, CHUNK = 100_000, 25_000
+MANY_DRAWS = 1_000_000  # of an exact game above the plane, where there is no quadrature
 SPREAD = 0.5
 FAR = 300.0  # of log-ratios, beyond which they stand still
 DIVERGENCES = ("softened_reverse_kl", "reverse_kl", "js", "kl", "pearson", "jeffreys")
@@ -264,7 +265,7 @@ def run_exact(dimensions: int) -> Runs:
     """Train all objectives with the exact ratio in so many dimensions, and measure them."""
     problem = draw_problem(dimensions, SEEDS)
     q = train_exact(problem, GAMES)
-    return measure(problem, q) | (integrate(problem, q) if dimensions == 2 else {})
+    return measure(problem, q) | integrate(problem, q) if dimensions == 2 else measure(problem, q, MANY_DRAWS)
 
 
 def main(arguments: list[str]) -> int:
