@@ -757,6 +757,12 @@ def test_tables_have_no_columns_of_weights_that_no_run_has(tmp_path: Path) -> No
     assert (found.descriptions, found.weight_metrics) == (["R1 weight"], [])
 
 
+def test_a_weight_that_refers_to_the_dataset_is_shown_as_its_value(tmp_path: Path) -> None:
+    settings = {"dataset": {"r1_weight": 0.75}, "regularizer": {"r1": {"weight": "${dataset.r1_weight}"}}}
+    assert read_run(make_run(tmp_path / "a", settings)).settings["regularizer.r1.weight"] == "0.75"
+    assert read_run(make_run(tmp_path / "b", {"run_dir": "${oc.env:HOME}"})).settings["run_dir"] == "${oc.env:HOME}"
+
+
 def test_training_data_stand_beside_the_samples(printed: Callable[[Path], list[str]], tmp_path: Path) -> None:
     reference = {"quality/fid_classifier": 1.25, "quality/precision": 0.75, "diversity/recall": 0.625}
     for seed in range(2):

@@ -249,7 +249,9 @@ def test_a_slow_run_on_a_cpu_names_an_architecture_that_computes_less(larger: st
 @pytest.mark.parametrize("name", options("regularizer"))
 def test_every_regularizer_takes_its_files_values(name: str) -> None:
     written = yaml.safe_load((CONF / "regularizer" / f"{name}.yaml").read_text())
-    built = settings(f"regularizer={name}").regularizers
+    built = settings("dataset=ring", f"regularizer={name}").regularizers
+    for each in written.values():  # the weight of R1 and R2 is the dataset's
+        each.update({key: 10.0 for key, value in each.items() if value == "${dataset.r1_weight}"})
     assert {one.name: dataclasses.asdict(one) for one in built} == written
     assert [type(one) for one in built] == [REGULARIZERS[name] for name in written]
 
@@ -575,6 +577,16 @@ def test_open_sections_take_the_keys_that_fit_their_name() -> None:
     assert built["generator"].defaults["weight_decay"] == built["discriminator"].defaults["weight_decay"] == 0.1
     (regularizer,) = settings("regularizer=gradient_penalty", "regularizer.target=0").regularizers
     assert regularizer == REGULARIZERS["gradient_penalty"](weight=10.0, target=0.0)
+
+
+def test_the_weight_of_r1_is_the_datasets_unless_it_is_typed() -> None:
+    for name in options("dataset"):
+        extra = {"folder": ["dataset.path=X"], "array": ["dataset.path=X"]}.get(name, [])
+        written = yaml.safe_load((CONF / "dataset" / f"{name}.yaml").read_text())["dataset"].get("r1_weight", 10.0)
+        r1, r2 = settings(f"dataset={name}", *extra, "regularizer=[r1,r2]").regularizers
+        assert (r1.weight, r2.weight) == (written, written)  # type: ignore[attr-defined]
+    (typed,) = settings("dataset=cifar10", "regularizer=r1", "regularizer.weight=3").regularizers
+    assert typed == R1(weight=3.0)
 
 
 def test_several_regularizers() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
-from gantrain.config.checks import parse_config, validate
+from gantrain.config.checks import parse_config, parse_dataset, validate
 from gantrain.config.compose import compose
 from gantrain.config.schema import CodeOptions, choice, number
 from gantrain.console import build_table, format_number, print_tables, say, show_progress
@@ -203,7 +203,7 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
         raise ConfigError(f"{path} is no run, so the data to compare with have to be named: dataset=…")
     else:
         # Only the dataset is validated: the rest of the config may be for another machine.
-        settings = DatasetSettings(**vars(parse_config(change_config(source.config, values)).dataset))
+        settings = parse_dataset(parse_config(change_config(source.config, values)).dataset)
     if values.keys() - {"dataset.root", "dataset.path", "dataset.labels"}:
         source = replace(source, fingerprint=None)  # other data
     out = Path(options.out or out)

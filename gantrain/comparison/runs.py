@@ -177,13 +177,22 @@ def read_run(folder: Path) -> Run:
     return Run(
         path=folder,
         settings=name_regularizers(
-            {clean_text(key): format_setting(value) for key, value in read_yaml(folder, ".hydra/config.yaml")}
+            follow_references(
+                {clean_text(key): format_setting(value) for key, value in read_yaml(folder, ".hydra/config.yaml")}
+            )
         ),
         overrides=[format_setting(value) for _, value in read_yaml(folder, ".hydra/overrides.yaml")],
         summary=summary,
         evaluation=read_json(folder, "evaluation.json"),
         reports=list(_read_reports(folder)),
     )
+
+
+def follow_references(settings: dict[str, str]) -> dict[str, str]:
+    """Return settings in which a reference to another key, as `${dataset.r1_weight}`, is that key's value."""
+    return {
+        key: settings.get(value[2:-1], value) if value.startswith("${") else value for key, value in settings.items()
+    }
 
 
 def name_regularizers(settings: dict[str, str]) -> dict[str, str]:

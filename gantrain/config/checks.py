@@ -18,7 +18,7 @@ from gantrain.augmentation.augmentations import Augmentation, parse_augmentation
 from gantrain.config.combinations import check_combinations, warn_of_combinations, warn_of_unusual_loss
 from gantrain.config.games import build_objective
 from gantrain.config.messages import config_error
-from gantrain.config.schema import LOGGERS, Config, EvaluateConfig, check_values, create_node
+from gantrain.config.schema import LOGGERS, Config, DatasetConfig, EvaluateConfig, check_values, create_node
 from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
 from gantrain.errors import ConfigError, UntypedCodeError
@@ -153,7 +153,7 @@ def check_config(config: Config) -> Settings:
     tables = networks.parse_tables(config.architecture)
     check_combinations(game, regularizers, tables, config)
     optimizers = parse_optimizers(config.optimizer)
-    dataset = DatasetSettings(**vars(config.dataset))
+    dataset = parse_dataset(config.dataset)
     check_device_name(config.device)
     check_evaluation(config.evaluate, config.best.metric, config.dataset.name)
     for name in config.logger:
@@ -180,6 +180,11 @@ def check_config(config: Config) -> Settings:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Parts of a config
+
+
+def parse_dataset(config: DatasetConfig) -> DatasetSettings:
+    """Return the settings of a dataset. Raises ConfigError for a value that no dataset could have."""
+    return DatasetSettings(**{key: value for key, value in vars(config).items() if key != "r1_weight"})
 
 
 def collect_regularizers(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

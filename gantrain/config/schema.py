@@ -81,6 +81,7 @@ class DatasetConfig:
     weights: list[float] | None = setting(None, "weights of the Gaussians, for dataset=mixture1d")
     means: list[float] | None = setting(None, "their means")
     stds: list[float] | None = setting(None, "their standard deviations")
+    r1_weight: float = number(10.0, "weight of regularizer=r1 and r2 where none is given", at_least=0)
 
 
 @dataclass(frozen=True)
