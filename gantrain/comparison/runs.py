@@ -1,7 +1,7 @@
 """Reading of run folders, and what the numbers of a run depend on.
 
 A folder is a run when it holds `.hydra/config.yaml`; `summary.json` says how it ended. Settings are compared as the
-text that they have in YAML, and interpolations are not resolved. Nothing in a folder is trusted, see `untrusted`.
+text that they have in YAML; of interpolations only references are resolved. Nothing in a folder is trusted, see `untrusted`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gantrain.comparison.untrusted import (
     finite_numbers,
     format_setting,
     get_nested,
+    read_config,
     read_file,
     read_json,
     read_yaml,
@@ -177,22 +178,13 @@ def read_run(folder: Path) -> Run:
     return Run(
         path=folder,
         settings=name_regularizers(
-            follow_references(
-                {clean_text(key): format_setting(value) for key, value in read_yaml(folder, ".hydra/config.yaml")}
-            )
+            {clean_text(key): format_setting(value) for key, value in read_config(folder).items()}
         ),
         overrides=[format_setting(value) for _, value in read_yaml(folder, ".hydra/overrides.yaml")],
         summary=summary,
         evaluation=read_json(folder, "evaluation.json"),
         reports=list(_read_reports(folder)),
     )
-
-
-def follow_references(settings: dict[str, str]) -> dict[str, str]:
-    """Return settings in which a reference to another key, as `${dataset.r1_weight}`, is that key's value."""
-    return {
-        key: settings.get(value[2:-1], value) if value.startswith("${") else value for key, value in settings.items()
-    }
 
 
 def name_regularizers(settings: dict[str, str]) -> dict[str, str]:

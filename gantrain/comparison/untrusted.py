@@ -65,6 +65,18 @@ def read_yaml(folder: Path, name: str) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{name} is not YAML: {clean_text(str(error))}") from error
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a run's settings by dotted key; a reference to one of them, `${dataset.r1_weight}`, is that one's value.
+
+    Raises DataError as `read_yaml`.
+    """
+    found = dict(read_yaml(folder, ".hydra/config.yaml"))
+    return {
+        key: found.get(value[2:-1], value) if isinstance(value, str) and value.startswith("${") else value
+        for key, value in found.items()
+    }
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON object; an empty one if the file is missing. Raises DataError."""
     data = read_file(folder, name)
