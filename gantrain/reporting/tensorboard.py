@@ -169,11 +169,8 @@ def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | float 
     None is `null`, so that every run has the same keys. Lists of anything but numbers, as networks' tables have, are
     left out.
     """
-    selected: dict[str, bool | float | str] = {}
-    for key, value in iterate_leaves(config, into_lists=False):
-        if isinstance(value, list) and not all(isinstance(item, int | float) for item in value):
-            continue
-        selected[key] = (
-            value if isinstance(value, bool | int | float | str) else "null" if value is None else str(value)
-        )
-    return selected
+    return {
+        key: value if isinstance(value, int | float | str) else "null" if value is None else str(value)
+        for key, value in iterate_leaves(config, into_lists=False)
+        if not isinstance(value, list) or all(isinstance(item, int | float) for item in value)
+    }
