@@ -68,7 +68,7 @@ def use_style(changes: Mapping[Any, Any] | None = None) -> AbstractContextManage
     return matplotlib.rc_context({**STYLE, **(changes or {})})
 
 
-def make_figure(rows: int, width: float, height: float, columns: int = 1, **shared: bool) -> tuple[Figure, list[Axes]]:
+def make_figure(rows: int, width: float, height: float, columns: int = 1, **shared: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure of `width` × `height` inches and its axes, row by row; `shared` are `sharex` and `sharey`."""
     from matplotlib.figure import Figure
 
