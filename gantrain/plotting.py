@@ -49,6 +49,7 @@ STYLE: dict[Any, Any] = {
 }
 METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 CELL_PIXELS, GAP_PIXELS = 48, 2  # of a grid
+MAX_POINTS = 100  # of a curve; consecutive reports are averaged
 
 
 class DrawingError(ConfigError):
@@ -67,12 +68,12 @@ def use_style(changes: Mapping[Any, Any] | None = None) -> AbstractContextManage
     return matplotlib.rc_context({**STYLE, **(changes or {})})
 
 
-def make_figure(rows: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `width` × `height` inches and its axes, one below the other."""
+def make_figure(rows: int, width: float, height: float, columns: int = 1, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `width` × `height` inches and its axes, row by row; `shared` are `sharex` and `sharey`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
 
 
 def label_clock(axes: Axes, end: float, note: str = "") -> None:
@@ -84,7 +85,7 @@ def label_clock(axes: Axes, end: float, note: str = "") -> None:
     axes.set_xlim(0, 1.02 * max(end, 1))
 
 
-def average_rows(rows: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+def average_rows(rows: NDArray[np.float64], most: int = MAX_POINTS) -> NDArray[np.float64]:
     """Return `[N, K]` with consecutive rows averaged if there are more than `most`; NaN is missing."""
     import numpy as np
 
@@ -99,10 +100,10 @@ def format_axis(axis: Axis, spec: str = "g") -> None:
     axis.set_major_formatter(lambda value, _: format_number(value, spec))
 
 
-def encode_figure(figure: Figure, kind: str, **options: Any) -> bytes:
+def encode_figure(figure: Figure, kind: str) -> bytes:
     """Return a figure as a file of the kind `png` or `svg`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata=METADATA[kind], **options)
+    figure.savefig(buffer, format=kind, metadata=METADATA[kind])
     return buffer.getvalue()
 
 
@@ -122,14 +123,11 @@ def save_grid(images: Tensor, path: Path) -> None:
     _write_png(images.repeat_interleave(scale, 2).repeat_interleave(scale, 3), path, math.ceil(math.sqrt(len(images))))
 
 
-def save_images(images: Tensor, folder: Path, start: int = 0) -> None:
-    """Write images, float `[N, C, H, W]` in [0, 1], unscaled as `00000.png`, … numbered from `start`.
-
-    Raises as `check_images`.
-    """
+def save_images(images: Tensor, folder: Path) -> None:
+    """Write images, float `[N, C, H, W]` in [0, 1], unscaled as `00000.png`, … Raises as `check_images`."""
     check_images(images)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(images, start):
+    for number, image in enumerate(images):
         _write_png(image[None], folder / f"{number:05d}.png", columns=1)
 
 

@@ -150,7 +150,7 @@ def test_a_missing_classifier_is_trained_before_the_run(
     said = [line for line in answer.out.splitlines() if "classifier of the labels" in line or "images 2,000/" in line]
     assert len(said) == 2
     assert "training a classifier" in said[0]
-    assert set(written(tmp_path / "run")["metrics"]) == set(catalogue.number_names(["prdc"], "digits"))
+    assert set(written(tmp_path / "run")["metrics"]) == set(catalogue.PRDC.directions)
 
 
 def test_the_line_names_the_number_of_training_examples_where_it_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -291,6 +291,10 @@ def test_it_is_used_only_if_it_is_asked_for(file: Path, coloured: list[str], gan
     assert (answer.code, "give one" in answer.err) == (2, True)
 
 
+def number_names(chosen: Iterable[str], network: str) -> set[str]:
+    return {number for name in chosen for number in metrics.IMAGES[name].names(network)}
+
+
 def test_classes_are_told_by_a_classifier(file: Path, coloured: list[str], gantrain: Callable[..., Answer]) -> None:
     """If they are asked for, or a classifier is given; distances still come from Inception."""
     asked = found(gantrain, *coloured, f"inception={file}", "metrics=fid,classes")
@@ -298,19 +302,19 @@ def test_classes_are_told_by_a_classifier(file: Path, coloured: list[str], gantr
     named = found(
         gantrain, *coloured, f"inception={file}", f"classifier={next(Path('cache').rglob('classifiers/*.pt'))}"
     )
-    whole = set(metrics.number_names(metrics.IMAGES, "folder", "inception"))
+    whole = number_names(metrics.IMAGES, "inception")
     for document, numbers in (
-        (asked, set(metrics.number_names(["fid", "classes"], "folder", "inception"))),
+        (asked, number_names(["fid", "classes"], "inception")),
         (named, whole),
     ):
         assert set(document["metrics"]) == numbers
         assert document["features"]["classes"] == alone["features"]
         assert document["class_histogram"] == alone["class_histogram"]
-        for number in metrics.number_names(["classes"], "folder"):
+        for number in metrics.CLASSES.directions:
             assert document["metrics"][number] == alone["metrics"][number]
     assert sum(alone["class_histogram"]["samples"].values()) == COUNT
     by_itself = found(gantrain, *coloured, f"inception={file}")
-    assert set(by_itself["metrics"]) == whole - set(metrics.number_names(["classes"], "folder"))
+    assert set(by_itself["metrics"]) == whole - set(metrics.CLASSES.directions)
 
 
 def test_a_run_uses_it_while_training_and_after_it_is_resumed(
@@ -327,7 +331,7 @@ def test_a_run_uses_it_while_training_and_after_it_is_resumed(
     for images in (20, 40):
         document = json.loads(Path("run/evaluation.json").read_text(encoding="utf-8"))
         assert (document["images"], document["features"]["name"]) == (images, "inception")
-        assert set(document["metrics"]) == set(metrics.number_names(metrics.IMAGES, "folder", "inception"))
+        assert set(document["metrics"]) == number_names(metrics.IMAGES, "inception")
         assert gantrain("resume", "run", "train.images=40").code == 0
 
 

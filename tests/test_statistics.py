@@ -430,7 +430,7 @@ def test_terminal_page_file_and_python_agree(gantrain: Callable[..., Answer], tm
     assert len(written["tests"]) == 4 * (5 + 2)
     rows = found.tests if isinstance(found.tests, list) else found.tests.to_dict("records")
     assert [row["verdict"] for row in rows] == [row["verdict"] for row in written["tests"]]
-    shown = [row for group in found.columns for table in tables.finding_tables(found, group) for row in table.rows]
+    shown = [row for group in found.columns for _, _, rows in tables.finding_tables(found, group) for row in rows]
     assert sorted(row[-1] for row in shown) == sorted(row["verdict"] for row in written["tests"])
     assert {"better", "worse", "improves"} <= {row[-1] for row in shown}
     for row in shown:
@@ -460,7 +460,7 @@ def test_differences_can_be_read_in_a_terminal(
     tables.print_tables(found)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
-    for row in (row for group in found.columns for table in tables.finding_tables(found, group) for row in table.rows):
+    for row in (row for group in found.columns for _, _, rows in tables.finding_tables(found, group) for row in rows):
         assert any(line.startswith(row[0]) and row[-2] in line for line in lines)
     starts = [number for number, line in enumerate(lines) if re.match(r"\S+ [↑↓] ", line)]
     ends = [number for number, line in enumerate(lines) if not line.startswith(" ")]

@@ -35,12 +35,12 @@ PANEL = (4.2, 2.9)  # inches
 PANEL_COLUMNS = 3
 TITLE_WIDTH = 50  # letters of a panel's title on a line
 PALETTE = (*plotting.PALETTE, "#8c564b", "#7f7f7f")
-MAX_POINTS = 100  # of a curve; consecutive reports are averaged
 MAX_BOUNDS = 6
 MAX_HEATMAPS = 2  # of a group of metrics
 MAX_NUMBERED_COLUMNS = 8  # of a heatmap whose cells have numbers
 MAX_TICKS = 20  # classes with a name and a deviation
 MAX_BARS = 200  # classes in the order of the data; more are drawn in falling order
+NUMBER: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 9}  # beside a point
 OUTLIERS = 0.01  # share of a panel's means, at either end
 LINEAR_LOSSES = 20  # larger losses are drawn on a logarithmic axis
 PLANES = (("recall", "precision"), ("coverage", "density"), ("class_entropy", r"fid_\w+"))  # diversity, quality
@@ -65,16 +65,15 @@ def encode_plots(comparison: Comparison) -> dict[str, dict[str, bytes]]:
 
 
 def _draw_figure(panels: Panels, comparison: Comparison, *, has_legend: bool) -> Figure:
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     columns = min(PANEL_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     names = [configuration.name for configuration in comparison.configurations]
     legend_height = 0.22 * math.ceil(len(names) / columns) if has_legend else 0
-    size = (columns * PANEL[0], rows * PANEL[1] + legend_height)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    for axes, panel in itertools.zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels.items()):
+    width, height = columns * PANEL[0], rows * PANEL[1] + legend_height
+    figure, all_axes = plotting.make_figure(rows, width, height, columns=columns)
+    for axes, panel in itertools.zip_longest(all_axes, panels.items()):
         if panel is None:
             axes.set_visible(False)
         else:
@@ -135,7 +134,7 @@ def _draw_curves(comparison: Comparison, name: str, axes: Axes) -> None:
             (clock, mean, errors.get(clock, 0.0) if sd is None else sd)
             for clock, (mean, sd, _) in configuration.curve(name)
         ]
-        clock, mean, sd = plotting.average_rows(np.array(curve).reshape(-1, 3), MAX_POINTS).T
+        clock, mean, sd = plotting.average_rows(np.array(curve).reshape(-1, 3)).T
         axes.fill_between(clock, mean - sd, mean + sd, color=style["color"], alpha=alpha, linewidth=0)
         axes.plot(clock, mean, marker="o" if len(clock) < 8 else "", markersize=3, **style)
         end, means = max([end, *clock]), [*means, *mean]
@@ -177,17 +176,16 @@ def plane_panels(comparison: Comparison) -> Panels:
 
 def _draw_plane(comparison: Comparison, x: str, y: str, axes: Axes) -> None:
     """Draw a numbered point for each configuration that has both metrics, and a star for training examples."""
-    label: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 9}
     for configuration, style in zip(comparison.configurations, line_styles(comparison), strict=True):
         diversity, quality = configuration.estimate(x), configuration.estimate(y)
         if diversity is not None and quality is not None:
             at = diversity.mean, quality.mean
             axes.errorbar(*at, quality.sd, diversity.sd, fmt="o", color=style["color"], elinewidth=1)
-            axes.annotate(str(configuration.number), at, **label)
+            axes.annotate(str(configuration.number), at, **NUMBER)
     data = comparison.reference
     if x in data and y in data:
         axes.plot(data[x], data[y], "*", color=INK, markersize=11)
-        axes.annotate(comparison.reference_name, (data[x], data[y]), **label)
+        axes.annotate(comparison.reference_name, (data[x], data[y]), **NUMBER)
     axes.margins(0.18)
     axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel=f"{x.partition('/')[2]}, more diverse →", ylabel=f"{y.partition('/')[2]}, better ↑")
@@ -219,7 +217,7 @@ def _draw_parts(comparison: Comparison, name: str, axes: Axes) -> None:
         bars = [configuration.deviation(group[0]) for group in names]
         axes.errorbar(x[:1], y[:1], bars[1], bars[0], fmt="o", color=style["color"], elinewidth=1)
         axes.plot(x[1:], y[1:], "o", color=style["color"], fillstyle="none")
-        axes.annotate(str(configuration.number), (x[0], y[0]), xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axes.annotate(str(configuration.number), (x[0], y[0]), **NUMBER)
     axes.margins(0.18)
     axes.set(xlabel="invented; ● estimate, ○ lower bound", ylabel="missed")
 

@@ -66,18 +66,12 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
         yield MetricTable(group, metrics, heads, rows)
 
 
-class FindingTable(NamedTuple):
-    """The tests of one group of metrics; the last column but one has Holm's p, the last what it decides."""
+def finding_tables(
+    comparison: Comparison, group: str, *, is_narrow: bool = False
+) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, heads and rows of the differences from the baseline and of the trends of a group of metrics.
 
-    title: str
-    heads: list[str]
-    rows: list[list[str]]
-
-
-def finding_tables(comparison: Comparison, group: str, *, is_narrow: bool = False) -> Iterator[FindingTable]:
-    """Yield the differences from the baseline and the trends of a group of metrics; none of single seeds.
-
-    Configurations have their numbers only if `is_narrow`.
+    There are none of single seeds. Configurations have their numbers only if `is_narrow`.
     """
 
     def build_rows(findings: Iterable[Finding], describe: Callable[[Any], list[str]]) -> list[list[str]]:
@@ -90,14 +84,11 @@ def finding_tables(comparison: Comparison, group: str, *, is_narrow: bool = Fals
         heads = ["metric", "#" if is_narrow else "configuration", "difference", "Holm's p", "verdict"]
         name = attrgetter("configuration.number" if is_narrow else "configuration.name")
         rows = build_rows(differences, lambda each: [str(name(each)), each.text])
-        yield FindingTable(
-            f"{group}: differences from {comparison.baseline.name}, paired by seed, and {1 - LEVEL:.0%} intervals",
-            heads,
-            rows,
-        )
+        title = f"{group}: differences from {comparison.baseline.name}, paired by seed, and {1 - LEVEL:.0%} intervals"
+        yield title, heads, rows
     if any(each.seeds > 1 for each in trends):
         rows = build_rows(trends, lambda each: [each.text])
-        yield FindingTable(f"{group}: trends", ["metric", "along", "Holm's p", "verdict"], rows)
+        yield f"{group}: trends", ["metric", "along", "Holm's p", "verdict"], rows
 
 
 def name_column(group: str, metric: str) -> str:

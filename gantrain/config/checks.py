@@ -23,7 +23,7 @@ from gantrain.data import DatasetSettings, is_endless
 from gantrain.devices import check_device_name
 from gantrain.errors import ConfigError, UntypedCodeError
 from gantrain.evaluation import features
-from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of, number_names
+from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, better_direction, metrics_of
 from gantrain.files import iterate_leaves
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import Game
@@ -243,7 +243,7 @@ def check_evaluation(evaluate: EvaluateConfig, best: str | None, dataset: str) -
     if best is None:
         return
     metrics = {number: name for name in known for number in known[name].names(network)}
-    if best not in metrics and best in number_names(known, dataset, INCEPTION):
+    if best not in metrics and any(best in metric.names(INCEPTION) for metric in known.values()):
         raise ConfigError(f"best.metric={best} is a number of the Inception network; add evaluate.features=inception")
     ranked = [number for number in metrics if better_direction(number)]
     if best in metrics and best not in ranked:

@@ -151,7 +151,6 @@ class StoredClassifier:
 
     classifier: Classifier | ChannelwiseClassifier
     dataset: str
-    fingerprint: str  # of the images
     training: Mapping[str, Any]  # fields of ClassifierTraining
     accuracy: float
     split: str  # of the accuracy: "test", "held out" or "training"
@@ -192,5 +191,5 @@ def load_classifier(path: Path) -> StoredClassifier:
     except Exception as error:  # of numbers and weights from a file
         raise CheckpointError(f"{path} has weights that do not fit its own description") from error
     network = network.float().to(memory_format=torch.channels_last).requires_grad_(False).eval()
-    facts = {key: bundle[key] for key in ("dataset", "fingerprint", "training", "accuracy", "split")}
+    facts = {key: bundle[key] for key in ("dataset", "training", "accuracy", "split")}
     return StoredClassifier(network, **facts, checksum=checksum)

@@ -235,4 +235,4 @@ def describe_features(description: Mapping[str, Any]) -> str:
     split = description["accuracy_on"].replace(" ", "-")
     trained = ", ".join(f"{key} {description[key]}" for key in ("width", "epochs") if key in description)
     text = f"a classifier of {description['dataset']} with {description['accuracy']:.1%} accuracy on {split} images"
-    return f"{text} ({trained})" if trained else text
+    return f"{text} ({trained})"

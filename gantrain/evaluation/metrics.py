@@ -7,7 +7,7 @@ the network that extracted them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from gantrain import data
@@ -27,7 +27,7 @@ class Metric(NamedTuple):
     directions: Mapping[str, int]
     needs_classes: bool = False
 
-    def names(self, network: str = CLASSIFIER) -> list[str]:
+    def names(self, network: str) -> list[str]:
         """Return the names of the numbers for features of one network."""
         names = (template.format(network=network) for template in self.directions)
         return [name.replace("score_inception", "score") for name in names]  # which has a plain name in the literature
@@ -92,12 +92,6 @@ def metrics_of(dataset: str) -> Mapping[str, Metric]:
 def is_stacked(dataset: str) -> bool:
     """Return whether each channel of the dataset's images is an image of its own."""
     return data.classifier_dataset(dataset) != dataset
-
-
-def number_names(metrics: Iterable[str], dataset: str, network: str = CLASSIFIER) -> list[str]:
-    """Return the names of all numbers of these metrics, for features of one network."""
-    known = metrics_of(dataset)
-    return [number for name in metrics for number in known[name].names(network)]
 
 
 def better_direction(number: str) -> int:

@@ -28,7 +28,7 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
     Raises DataError if there are none, or none of that shape.
     """
     if path.suffix in ARRAYS:
-        return _samples_from_array(path, load_array(path, [lambda found: found[1:] in _layouts(shape)]), shape)
+        return _read_array(path, shape)
     if len(shape) == 1:
         raise DataError(f"{path} holds no points; give the .npy or .npz file that does")
     return _read_images(path, shape)
@@ -88,9 +88,10 @@ def _layouts(shape: tuple[int, ...]) -> dict[tuple[int, ...], Sequence[int]]:
     return layouts
 
 
-def _samples_from_array(path: Path, array: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """Convert points `[N, d]`, or images `[N, C, H, W]`, `[N, H, W, C]` or grey `[N, H, W]`, 8-bit or in [0, 1]."""
+def _read_array(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Read points `[N, d]`, or images `[N, C, H, W]`, `[N, H, W, C]` or grey `[N, H, W]`, 8-bit or in [0, 1]."""
     layouts = _layouts(shape)
+    array = load_array(path, [lambda found: found[1:] in layouts])
     if array.size == 0 or array.shape[1:] not in layouts or array.dtype.kind not in "fu":
         wanted = f"samples of shape {list(shape)} as uint8, float32 or float64"
         raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; {wanted} are needed")

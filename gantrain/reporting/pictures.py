@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain import plotting
-from gantrain.plotting import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
+from gantrain.plotting import BLUE, GREEN, GREY, INK, MAX_POINTS, ORANGE, PURPLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Reports = Sequence[Mapping[str, float | None]]
 
-MAX_POINTS = 100  # of a curve; consecutive reports are averaged, and drawn faint behind it
 LINEAR_LOSSES = 20  # losses beyond are drawn on a logarithmic axis
 
 
@@ -32,17 +31,17 @@ def save_scatter(
     path: Path,
     *,
     real: Tensor | None = None,
-    limits: Limits | None = None,
     log_density: LogDensity | None = None,
     name: str = "samples",
 ) -> None:
     """Draw samples of a density over the real ones: `[N, 1]` as a histogram, `[N, d]` as points, by two coordinates.
 
+    The view, the same for both axes, holds the real points, or else the samples.
+
     Args:
         samples: Generated points.
         path: The PNG to write.
         real: Real points of the same dimension.
-        limits: The view, the same for both axes; by default it holds the real points, or else the samples.
         log_density: The true log density, `[M, d]` → `[M]`, drawn as a curve or as shades.
         name: Name of the samples in the legend.
 
@@ -55,7 +54,7 @@ def save_scatter(
     plotting.check_finite(samples, "samples")
     samples = samples[:, :2].detach().float().cpu()
     real = None if real is None else real[:, :2].detach().float().cpu()
-    low, high = limits or _find_view(samples if real is None else real)
+    low, high = _find_view(samples if real is None else real)
     outside = int(((samples < low) | (samples > high)).any(1).sum())
     label = f"{name}, {len(samples):,}" + (f" ({outside:,} out of view)" if outside else "")
     draw, width, height = (_draw_histogram, 7, 4.2) if samples.shape[1] == 1 else (_draw_points, 6, 6.4)
@@ -66,17 +65,14 @@ def save_scatter(
         plotting.save_figure(figure, path)
 
 
-def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), title: str = "") -> None:
+def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = ()) -> None:
     """Draw the losses, the bounds and the log-ratio of a run against images shown to D.
 
     Args:
-        reports: Rows of metrics.jsonl; a missing or null value is a gap.
+        reports: Rows of metrics.jsonl, at least one; a missing or null value is a gap.
         path: The PNG to write.
         highlight: The trained divergences, whose bounds are drawn in colour; the others are thin and grey.
-        title: A line above, e.g. dataset, divergences and seed.
     """
-    if not reports:
-        raise ValueError("curves need at least one report")
     panels: list[Callable[[Axes, Reports], None]] = [_draw_losses]
     if _find_names(reports, "bound/") or _find_names(reports, "training_bound/"):
         panels.append(partial(_draw_bounds, highlight=highlight))
@@ -84,12 +80,11 @@ def save_curves(reports: Reports, path: Path, highlight: Sequence[str] = (), tit
         panels.append(_draw_log_ratio)
     averaged = f"; bold: averaged to {MAX_POINTS} reports" if len(reports) > MAX_POINTS else ""
     with plotting.use_style():
-        figure, all_axes = plotting.make_figure(len(panels), width=8.5, height=0.4 + 2.6 * len(panels))
+        figure, all_axes = plotting.make_figure(len(panels), 8.5, 0.4 + 2.6 * len(panels), sharex=True)
         for draw, axes in zip(panels, all_axes, strict=True):
             draw(axes, reports)
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), labelcolor="linecolor")
         plotting.label_clock(all_axes[-1], max(report["images"] or 0 for report in reports), averaged)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, parse_math=False)
         plotting.save_figure(figure, path)
 
 
@@ -146,14 +141,14 @@ def _draw_curve(axes: Axes, reports: Reports, name: str, colour: str, log: bool 
     if len(reports) > MAX_POINTS and colour != GREY:
         axes.plot(*curve.T, color=colour, linewidth=0.6, alpha=0.25)
     marker = "o" if len(reports) < 20 else ""
-    axes.plot(*plotting.average_rows(curve, MAX_POINTS).T, color=colour, marker=marker, markersize=3, **line)
+    axes.plot(*plotting.average_rows(curve).T, color=colour, marker=marker, markersize=3, **line)
 
 
 def _draw_band(axes: Axes, reports: Reports, name: str, colour: str) -> None:
     import numpy as np
 
     rows = [(report["images"], report.get(name), report.get(f"{name}_error")) for report in reports]
-    clock, mean, error = plotting.average_rows(np.array(rows, dtype=float), MAX_POINTS).T
+    clock, mean, error = plotting.average_rows(np.array(rows, dtype=float)).T
     axes.fill_between(clock, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.15, linewidth=0)
 
 

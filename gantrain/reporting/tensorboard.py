@@ -21,29 +21,26 @@ LARGEST_BINNED = 1e12  # beyond, NumPy has no room for bins around equal values
 NEVER = 10**6  # seconds between flushes by the writer's own thread: reports are flushed at once
 # TensorBoard's page of custom charts: regular expressions of scalar names.
 CHARTS = {
-    "training": {"losses": ["Multiline", ["loss/.*"]]},
+    "training": {"losses": ["loss/.*"]},
     "divergences": {
-        "bounds, and the suprema they cannot exceed": [
-            "Multiline",
-            ["(training_)?bound/.*(?<!_error)$", "supremum/.*"],
-        ],
-        "bounds by the recalibrated ratio": ["Multiline", ["(training_)?recalibrated_bound/.*(?<!_error)$"]],
-        "plug-in estimates, no bounds": ["Multiline", ["(training_)?estimate/.*(?<!_error)$"]],
+        "bounds, and the suprema they cannot exceed": ["(training_)?bound/.*(?<!_error)$", "supremum/.*"],
+        "bounds by the recalibrated ratio": ["(training_)?recalibrated_bound/.*(?<!_error)$"],
+        "plug-in estimates, no bounds": ["(training_)?estimate/.*(?<!_error)$"],
     },
     "ratio": {
-        "mean log-ratio": ["Multiline", ["ratio/(real|fake)_mean"]],
-        "calibration (1 for a true ratio)": ["Multiline", ["ratio/calibration_.*"]],
+        "mean log-ratio": ["ratio/(real|fake)_mean"],
+        "calibration (1 for a true ratio)": ["ratio/calibration_.*"],
     },
     "quality": {
-        "distances of features": ["Multiline", ["quality/(fid|kid)_[a-z]+$"]],
-        "precision, density, share of high quality": ["Multiline", ["quality/(precision|density|high_quality_share)"]],
-        "inception score": ["Multiline", ["quality/inception_score.*"]],
+        "distances of features": ["quality/(fid|kid)_[a-z]+$"],
+        "precision, density, share of high quality": ["quality/(precision|density|high_quality_share)"],
+        "inception score": ["quality/inception_score.*"],
     },
     "diversity": {
-        "recall, coverage, distance of two samples": ["Multiline", ["diversity/(recall|coverage|pairwise_distance)"]],
-        "support size as a ratio to the data's": ["Multiline", ["diversity/support_ratio"]],
-        "classes": ["Multiline", ["diversity/class_.*"]],
-        "modes found, classes missing": ["Multiline", ["diversity/(modes.*|missing_classes)"]],
+        "recall, coverage, distance of two samples": ["diversity/(recall|coverage|pairwise_distance)"],
+        "support size as a ratio to the data's": ["diversity/support_ratio"],
+        "classes": ["diversity/class_.*"],
+        "modes found, classes missing": ["diversity/(modes.*|missing_classes)"],
     },
 }
 
@@ -78,7 +75,10 @@ class TensorBoard:
         self.writer = open_writer(folder, purge_step=start_images + 1 if resumed else None)
         if config_text and start_images == 0:
             self.writer.add_text("config", f"```yaml\n{config_text}\n```", 0)
-            self.writer.add_custom_scalars(CHARTS)
+            layout = {
+                page: {title: ["Multiline", tags] for title, tags in charts.items()} for page, charts in CHARTS.items()
+            }
+            self.writer.add_custom_scalars(layout)
             self.writer.flush()
 
     def add_scalars(
@@ -169,11 +169,8 @@ def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | float 
     None is `null`, so that every run has the same keys. Lists of anything but numbers, as networks' tables have, are
     left out.
     """
-    selected: dict[str, bool | float | str] = {}
-    for key, value in iterate_leaves(config, into_lists=False):
-        if isinstance(value, list) and not all(isinstance(item, int | float) for item in value):
-            continue
-        selected[key] = (
-            value if isinstance(value, bool | int | float | str) else "null" if value is None else str(value)
-        )
-    return selected
+    return {
+        key: value if isinstance(value, int | float | str) else "null" if value is None else str(value)
+        for key, value in iterate_leaves(config, into_lists=False)
+        if not isinstance(value, list) or all(isinstance(item, int | float) for item in value)
+    }

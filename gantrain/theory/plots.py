@@ -118,18 +118,16 @@ def _draw_objectives(
 
 def draw_effective(chosen: Sequence[Divergence]) -> Figure:
     """Draw f_eff of every generator objective against u, a panel a divergence; shaded where all are convex."""
-    from matplotlib.figure import Figure
-
     rows = math.ceil(len(chosen) / 4)
     columns = math.ceil(len(chosen) / rows)
-    figure = Figure(figsize=(max(2.9 * columns, 6), 1.2 + 2.5 * rows), dpi=120, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    width, height = max(2.9 * columns, 6), 1.2 + 2.5 * rows
+    figure, all_axes = plotting.make_figure(rows, width, height, columns=columns, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
-    for divergence, axes in zip(chosen, grid.flat, strict=False):
+    for divergence, axes in zip(chosen, all_axes, strict=False):
         _draw_effective(axes, divergence)
         axes.tick_params(labelbottom=True)
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    for axes in grid.flat[len(chosen) :]:
+    for axes in all_axes[len(chosen) :]:
         axes.remove()
     figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=len(handles))
     figure.supxlabel("u = p/q", fontsize=10)
@@ -158,7 +156,7 @@ def _draw_effective(axes: Axes, divergence: Divergence) -> None:
 
 
 def _panels(rows: int) -> tuple[Figure, list[Axes]]:
-    return plotting.make_figure(rows, width=8.5, height=0.6 + 4 * rows)
+    return plotting.make_figure(rows, width=8.5, height=0.6 + 4 * rows, sharex=True)
 
 
 def _set_symmetric_log(axes: Axes, unit: float) -> None:
