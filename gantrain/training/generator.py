@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -114,26 +114,6 @@ class TrainedGenerator(nn.Module):
         return generate(self, z.to(next(self.parameters()).device))
 
 
-class TrainedDiscriminator(nn.Module):
-    """A discriminator with the shape of the samples that it takes."""
-
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.network, self.shape = network, shape
-
-    def forward(self, samples: Tensor) -> Tensor:
-        """Return raw outputs [B] for samples [B, *shape]."""
-        return self.network(samples)
-
-    @torch.no_grad()
-    def measure(self, samples: Tensor, batch_size: int = 256) -> Tensor:
-        """Return raw outputs, float32 [N], for samples [N, *shape] on the CPU. Raises DataError for other samples."""
-        if not samples.is_floating_point() or samples.shape[1:] != self.shape:
-            kind, found = str(samples.dtype).removeprefix("torch."), list(samples.shape)
-            raise DataError(f"samples must be floating-point, of shape {['N', *self.shape]}; these are {kind}, {found}")
-        return torch.cat([as_float32(self(part)) for part in samples.float().cpu().split(batch_size)])
-
-
 def load(run: Path | str, *, object: str | None = None, ema_statistics: str | None = None) -> TrainedGenerator:
     """Return the trained generator of a run folder or a checkpoint file, on the CPU and in evaluation mode.
 
@@ -167,11 +147,20 @@ def restore_generator(
     return trained.eval()
 
 
-def restore_discriminator(path: Path, bundle: Mapping[str, Any], *, object: str | None = None) -> TrainedDiscriminator:
+def restore_discriminator(path: Path, bundle: Mapping[str, Any], *, object: str | None = None) -> nn.Module:
     """Return the discriminator in the `bundle` of the checkpoint at `path`; `object` and errors are those of `load`."""
     _, _, network = rebuild_networks(path, bundle, object)
     load_weights("discriminator", network, bundle["state"].get("discriminator"))
-    return TrainedDiscriminator(network, tuple(bundle["data"]["shape"])).eval()
+    return network.eval()
+
+
+@torch.no_grad()
+def measure_outputs(discriminator: nn.Module, samples: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return D's raw outputs, float32 [N], for samples [N, *shape] on the CPU. Raises DataError for other samples."""
+    if not samples.is_floating_point() or samples.shape[1:] != tuple(shape):
+        kind, found = str(samples.dtype).removeprefix("torch."), list(samples.shape)
+        raise DataError(f"samples must be floating-point, of shape {['N', *shape]}; these are {kind}, {found}")
+    return torch.cat([as_float32(discriminator(part)) for part in samples.float().cpu().split(BATCH)])
 
 
 def rebuild_networks(path: Path, bundle: Mapping[str, Any], object: str | None) -> tuple[Latents, nn.Module, nn.Module]:
