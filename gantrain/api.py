@@ -40,9 +40,9 @@ from gantrain.runs.metrics_file import read_metrics
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from gantrain.training.generator import TrainedDiscriminator, TrainedGenerator
+    from gantrain.training.generator import TrainedGenerator
 
     Rows: TypeAlias = list[dict[str, Any]] | DataFrame
 
@@ -124,10 +124,12 @@ class Run:
         `images` are floating-point [B, *shape], pixels in [0, 1]. Raises DataError for others, and ConfigError if D
         gives no log-ratio.
         """
-        settings = self.settings
-        estimate = settings.objective.log_ratio(self._discriminator.measure(images))
+        from gantrain.training.generator import measure_outputs
+
+        objective, discriminator = self.settings.objective, self._discriminator
+        estimate = objective.log_ratio(measure_outputs(discriminator, images, self._found[1]["data"]["shape"]))
         if estimate is None:
-            raise ConfigError(settings.objective.missing_ratio)
+            raise ConfigError(objective.missing_ratio)
         return estimate
 
     @cached_property
@@ -139,7 +141,7 @@ class Run:
         return self.generator()
 
     @cached_property
-    def _discriminator(self) -> TrainedDiscriminator:
+    def _discriminator(self) -> nn.Module:
         from gantrain.training.generator import restore_discriminator
 
         return restore_discriminator(*self._found[:2], object=self.object)

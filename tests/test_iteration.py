@@ -335,7 +335,7 @@ def count_compiled(iteration: Iteration) -> dict[str, Mock]:
     names = [name for name in ("samples", "discriminator_loss", "generator_loss") if name in vars(compiled)]
     counted = {name: Mock(wraps=getattr(compiled, name)) for name in names}
     vars(compiled).update(counted)
-    step_function = partial(iteration.play_on_host, losses=compiled)
+    step_function = partial(iteration.play_step, losses=compiled)
     iteration.choose_step_function = lambda batches: step_function
     return counted
 
@@ -507,7 +507,7 @@ def test_twenty_compiled_iterations_come_to_what_is_written():
     """With the compiler itself, dropout on: the same random numbers, fused kernels."""
     written, compiled = new_state(), new_state()
     ours, theirs = (Iteration(state, experiment()) for state in (written, compiled))
-    theirs.step_functions[()] = partial(theirs.play_on_host, losses=compile_losses(ours.losses))
+    theirs.step_functions[()] = partial(theirs.play_step, losses=compile_losses(ours.losses))
     for _ in range(20):
         ours.play()
         theirs.play()
@@ -545,7 +545,7 @@ def test_the_compiler_gives_up_no_game_of_a_sweep():
     for number in range(1, 10):
         before, losses = len(compiled), game(gen_div=f"alpha_{number / 20}")
         iteration = Iteration(new_state(), experiment(losses))
-        iteration.step_functions[()] = partial(iteration.play_on_host, losses=compile_losses(losses, backend=backend))
+        iteration.step_functions[()] = partial(iteration.play_step, losses=compile_losses(losses, backend=backend))
         iteration.play()
         assert len(compiled) > before  # G's loss at least, which is another one in each
 

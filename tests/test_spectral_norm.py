@@ -211,7 +211,7 @@ def test_the_device_watches_and_compiled_code_computes_the_same() -> None:
     assert play(watched, 3, guard_on_device=True).synchronize()
     iteration = play(compiled, 0)
     losses = compile_losses(Losses(Objective("gan", "softened_reverse_kl")), backend="aot_eager")
-    iteration.step_functions[()] = partial(iteration.play_on_host, losses=losses)
+    iteration.step_functions[()] = partial(iteration.play_step, losses=losses)
     for _ in range(3):
         iteration.play()
     for ours, theirs, others in zip(

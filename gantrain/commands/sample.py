@@ -11,10 +11,11 @@ from gantrain.config import overrides
 from gantrain.config.schema import CodeOptions, number
 from gantrain.console import say
 from gantrain.devices import choose_device
-from gantrain.errors import ConfigError, DivergedError
+from gantrain.errors import CheckpointError, ConfigError, DivergedError
 from gantrain.files import convert_write_errors, replace_file
 from gantrain.launch.resume import refuse_sweep
 from gantrain.reporting import pictures
+from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
     source, options = Path(name), overrides.parse_into(Options, typed)
 
-    from gantrain.training.generator import load
+    from gantrain.training.generator import restore_generator
 
     refuse_sweep(source, "sample")
     folder = RunFolder.containing(source)
@@ -74,9 +75,11 @@ def run(arguments: list[str]) -> None:
     if out.suffix == ARRAY and out.exists():
         raise ConfigError(f"out={out} exists; delete it, or give another out=FILE{ARRAY}")
     check_older_samples(out, options.count)
-    generator = load(source, object=options.architecture.object, ema_statistics=options.ema_statistics).to(
-        choose_device(options.device)
-    )
+    if not source.exists():
+        raise CheckpointError(f"{source} does not exist; give a run folder or a checkpoint")
+    found, code = checkpoints.load_run(source), options.architecture.object
+    generator = restore_generator(*found, object=code, ema_statistics=options.ema_statistics)
+    generator.to(choose_device(options.device))
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)

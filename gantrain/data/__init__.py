@@ -23,7 +23,7 @@ from gantrain.data.memory_map import Kept
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError
-from gantrain.ranges import Choice, Numbers
+from gantrain.ranges import Choice, Numbers, accepted_by_field, setting
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ class ImageSource(NamedTuple):
 
     read: Callable[..., Splits]  # (folder, size in pixels, on_bad, **options) → splits
     size: int
-    flip: bool
+    flip: bool = False
     channels: tuple[int, ...] = (3,)  # the numbers of channels that are possible before the files are read
     stacks: str | None = None  # the dataset whose images are the channels of this one's
     options: Mapping[str, str] = MappingProxyType({})  # the reader's further arguments, and the settings that they are
@@ -83,15 +83,13 @@ class ImageSource(NamedTuple):
 IN_PATHS = ("folder", "array")  # looked for at dataset.path
 FITTING = {"fit": "fit", "limits": "range"}
 IMAGES: dict[str, ImageSource] = {
-    "digits": ImageSource(published.read_digits, size=8, flip=False, channels=(1,)),
-    "mnist": ImageSource(partial(published.read_torchvision, "mnist"), size=28, flip=False, channels=(1,)),
-    "fashion_mnist": ImageSource(
-        partial(published.read_torchvision, "fashion_mnist"), size=28, flip=False, channels=(1,)
-    ),
-    "stacked_mnist": ImageSource(published.read_stacked_mnist, size=28, flip=False, stacks="mnist"),
+    "digits": ImageSource(published.read_digits, size=8, channels=(1,)),
+    "mnist": ImageSource(partial(published.read_torchvision, "mnist"), size=28, channels=(1,)),
+    "fashion_mnist": ImageSource(partial(published.read_torchvision, "fashion_mnist"), size=28, channels=(1,)),
+    "stacked_mnist": ImageSource(published.read_stacked_mnist, size=28, stacks="mnist"),
     "cifar10": ImageSource(partial(published.read_torchvision, "cifar10"), size=32, flip=True),
     "cifar100": ImageSource(partial(published.read_torchvision, "cifar100"), size=32, flip=True),
-    "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32, flip=False),
+    "svhn": ImageSource(partial(published.read_torchvision, "svhn"), size=32),
     "stl10": ImageSource(partial(published.read_torchvision, "stl10"), size=48, flip=True),
     "celeba": ImageSource(published.read_celeba, size=64, flip=True, survey=published.survey_celeba),
     "folder": ImageSource(folder.read, 32, True, (3, 1), options={"labels": "labels", **FITTING}, survey=folder.survey),
@@ -107,17 +105,6 @@ DENSITIES: dict[str, Callable[..., Mixture]] = {
 POINT_MASSES = {"dirac": 1}  # name → dimensions
 
 DATASETS: dict[str, ImageSource | Callable[..., Mixture] | int] = {**IMAGES, **DENSITIES, **POINT_MASSES}
-
-
-# What settings accept, whatever the dataset.
-ACCEPTED: dict[str, Choice | Numbers] = {
-    "on_bad": Choice(("error", "skip")),
-    "resident": Choice(memory_map.RESIDENCES),
-    "labels": Choice(labels.KINDS),
-    "fit": Choice(decoding.FITS),
-    "size": Numbers(whole=True, at_least=1, also=(None,)),
-    "held_out": Numbers(whole=True, at_least=0, also=(None,)),
-}
 
 
 @dataclass(frozen=True)
@@ -146,14 +133,14 @@ class DatasetSettings:
     _: KW_ONLY
     root: str | Path = "data"
     path: str | Path | None = None
-    size: int | None = None
-    held_out: int | None = None
-    on_bad: str = "error"
+    size: int | None = setting(None, Numbers(whole=True, at_least=1, also=(None,)))
+    held_out: int | None = setting(None, Numbers(whole=True, at_least=0, also=(None,)))
+    on_bad: str = setting("error", Choice(("error", "skip")))
     flip: bool | None = None
-    labels: str = labels.AUTO
-    fit: str = decoding.CROP
+    labels: str = setting(labels.AUTO, Choice(labels.KINDS))
+    fit: str = setting(decoding.CROP, Choice(decoding.FITS))
     range: Sequence[float] | str | None = None
-    resident: str = memory_map.AUTO
+    resident: str = setting(memory_map.AUTO, Choice(memory_map.RESIDENCES))
     weights: Sequence[float] | None = None
     means: Sequence[float] | None = None
     stds: Sequence[float] | None = None
@@ -161,8 +148,9 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         Choice(tuple(DATASETS)).check("dataset", self.name)
-        for key, accepted in ACCEPTED.items():
-            accepted.check(f"dataset.{key}", getattr(self, key))
+        for key, accepted in accepted_by_field(type(self)).items():
+            if accepted is not None:
+                accepted.check(f"dataset.{key}", getattr(self, key))
         if self.resident != memory_map.AUTO and is_endless(self.name):
             raise ConfigError(f"dataset.resident={self.resident} is for images; dataset={self.name} is drawn as needed")
         self._check_files()

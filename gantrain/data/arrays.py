@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain.console import one_line, say
 from gantrain.data.decoding import CROP, PAD, STRETCH, Allocate, Found, allocate_memory
-from gantrain.data.folder import ARCHIVES
+from gantrain.data.folder import ARCHIVES, ARRAYS
 from gantrain.data.images import PART, Splits, check_distinct, resize
 from gantrain.data.levels import Levels, Limits, Values, describe_darkness, find_limits, measure, to_8_bits
 from gantrain.errors import DataError, GantrainError, is_out_of_memory
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-SUFFIXES = (".npy", ".npz", ".csv")
 FORMS = "images [N, C, H, W], [N, H, W, C] or [N, H, W] with 1 or 3 channels, or points [N, d]"
 CHANNELS = (1, 3)
 MAX_BYTES = 8 * 2**30  # of an array that is loaded into memory
@@ -215,7 +214,7 @@ def _open_errors(path: Path) -> Iterator[tuple[Path, str]]:
     """Yield what `split_name` returns; raise errors as DataError."""
     found, name = split_name(path)
     try:
-        if not found.is_file() or found.suffix not in SUFFIXES:
+        if not found.is_file() or found.suffix not in ARRAYS:
             is_archive = found.suffix.lower() in (".zip", *ARCHIVES)
             fault = "is an archive, which has to be unpacked" if is_archive else "is no file of an array"
             fault = fault if found.exists() else "does not exist"

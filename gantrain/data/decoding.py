@@ -241,7 +241,6 @@ def fit_square(image: Image, size: int, fit: str = CROP) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a file could not be read."""
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):

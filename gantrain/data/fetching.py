@@ -156,10 +156,3 @@ def compare(path: Path, published: str, source: Path | None = None) -> None:
     if found != published:
         what = f"{source or path} is incomplete, damaged or another version"
         raise ValueError(f"{what}: MD5 of {path.name} is {found}, published {published}")
-
-
-def compare_all(files: Sequence[Published], folder: Path) -> None:
-    """Raise ValueError if a file that is read differs from what is published."""
-    for file in files:
-        for path, md5 in file.checksums.items():
-            compare(folder / path, md5)

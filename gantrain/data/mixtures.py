@@ -144,7 +144,6 @@ def grid25(std: float = 0.05) -> Mixture:
 
 
 def _even_mixture(means: Sequence[tuple[float, ...]], std: float) -> Mixture:
-    """Return a mixture of components of equal weight and width."""
     count = len(means)
     return Mixture((1 / count,) * count, tuple(means), (std,) * count)
 

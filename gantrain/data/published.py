@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from gantrain.data.arrays import put_channels_first
 from gantrain.data.decoding import Allocate, File, allocate_memory, decode_all
-from gantrain.data.fetching import Published, compare, compare_all, open_published
+from gantrain.data.fetching import Published, compare, open_published
 from gantrain.data.folder import image_files, survey
 from gantrain.data.images import Labels, Splits, resize
 from gantrain.seeding import stream_generator
@@ -119,7 +119,8 @@ def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
     overrides = {"_check_integrity": lambda self: True, "_check_legacy_exist": lambda self: False}
     reader = type(kind.__name__, (kind,), overrides)
     with open_published(files, root) as folder:
-        compare_all(files, folder)
+        for path, md5 in (item for file in files for item in file.checksums.items()):
+            compare(folder / path, md5)
         parts = [reader(folder, **split) for split in (source.train, source.test)]
     images = (np.ascontiguousarray(put_channels_first(np.asarray(part.data))) for part in parts)
     train, test = map(torch.from_numpy, images)

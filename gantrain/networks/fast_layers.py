@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gantrain.distributed import WHOLE, Part
 from gantrain.networks.tables import Shape
 
 
@@ -28,18 +29,17 @@ class Dropouts:
         self.groups: dict[float, list[tuple[int, Shape]]] = {}
         for number, rate, shape in layers:
             self.groups.setdefault(rate, []).append((number, shape))
-        self.ranks = 1
-        self.share: Callable[[Tensor, int], Tensor] = take_all
+        self.part, self.rows = WHOLE, 0  # `rows` is the number of this process's samples in a block of a pass
 
     def masks(self, x: Tensor) -> dict[int, Tensor]:
         """Return a flat mask of 0 and 1/(1 − rate) for each layer, for a batch like `x` `[B, …]`.
 
-        They are drawn from torch's default generator for `ranks` such batches, of which `share` takes the rows of this
-        process, and have the precision of the layers.
+        They are drawn from torch's default generator for the batch of all processes, of which this one takes its rows,
+        and have the precision of the layers.
         """
         rounded = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if rounded else x.dtype
-        count = self.ranks * len(x)
+        count = self.part.ranks * len(x)
         sizes = {rate: [count * math.prod(shape) for _, shape in layers] for rate, layers in self.groups.items()}
         width = 32 if x.device.type == "mps" else 64  # MPS draws 32 random bits for an integer
         words = {rate: -(-sum(each) * count_bits(rate) // width) for rate, each in sizes.items()}
@@ -49,13 +49,19 @@ class Dropouts:
         masks: dict[int, Tensor] = {}
         for part, (rate, layers) in zip(drawn.split(list(words.values())), self.groups.items(), strict=True):
             parts = draw_mask(rate, part, sum(sizes[rate]), dtype).split(sizes[rate])
-            masks |= {number: self.share(each, count) for (number, _), each in zip(layers, parts, strict=True)}
+            if self.part.ranks > 1:
+                parts = [take_blocks(each.view(count, -1), self.part, self.rows).flatten() for each in parts]
+            masks |= {number: each for (number, _), each in zip(layers, parts, strict=True)}
         return masks
 
 
-def take_all(mask: Tensor, rows: int) -> Tensor:
-    """Return the flat mask of `rows` samples, all of which are this process's."""
-    return mask
+def take_blocks(rows: Tensor, part: Part, size: int) -> Tensor:
+    """Return this process's rows of a pass: of each of its blocks, if data and samples went through it together.
+
+    `size` is the number of a process's rows in one block; other numbers of rows are one block.
+    """
+    blocks = max(len(rows) // (size * part.ranks), 1)
+    return torch.cat([part.take(block) for block in rows.chunk(blocks)]) if blocks > 1 else part.take(rows)
 
 
 def count_bits(rate: float) -> int:

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from gantrain.distributed import WHOLE, Part
 from gantrain.networks.builder import Network
-from gantrain.networks.fast_layers import BatchNorm
+from gantrain.networks.fast_layers import BatchNorm, take_blocks
 from gantrain.networks.layers import MinibatchDiscrimination, MinibatchStddev
 
 
@@ -33,14 +33,11 @@ def share_batch(network: nn.Module, part: Part, batch_size: int) -> None:
     def take(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         return take_blocks(output, part, rows) if module.training else None
 
-    def take_mask(mask: Tensor, count: int) -> Tensor:
-        return take_blocks(mask.view(count, -1), part, rows).flatten()
-
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             SharedBatchNorm.replace(module, part)
         elif isinstance(module, Network):
-            module.dropouts.ranks, module.dropouts.share = part.ranks, take_mask
+            module.dropouts.part, module.dropouts.rows = part, rows
         elif isinstance(module, _DropoutNd | MinibatchStddev | MinibatchDiscrimination):
             module.register_forward_pre_hook(repeat if isinstance(module, _DropoutNd) else collect)
             module.register_forward_hook(take)
@@ -51,15 +48,6 @@ def stop_sharing(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, SharedBatchNorm):
             module.part = WHOLE
-
-
-def take_blocks(rows: Tensor, part: Part, size: int) -> Tensor:
-    """Return this process's rows of a pass: of each of its blocks, if data and samples went through it together.
-
-    `size` is the number of a process's rows in one block; other numbers of rows are one block.
-    """
-    blocks = max(len(rows) // (size * part.ranks), 1)
-    return torch.cat([part.take(block) for block in rows.chunk(blocks)]) if blocks > 1 else part.take(rows)
 
 
 def collect_rows(x: Tensor, part: Part) -> Tensor:
@@ -105,14 +93,13 @@ class SharedBatchNorm(_BatchNorm):
 
     def follow(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics towards those of a batch, as torch does."""
-        if self.running_mean is None or self.running_var is None:
-            return
-        if self.is_counting and self.num_batches_tracked is not None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        if self.is_counting:
             self.num_batches_tracked += 1
-        share = self.momentum
-        if share is None:  # the mean of all batches
-            assert self.num_batches_tracked is not None
-            share = 1 / float(self.num_batches_tracked)
+        # Without a momentum, the mean of all batches.
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
 

@@ -133,13 +133,10 @@ class Consistency(Regularizer):
 
     name: ClassVar[str] = "consistency"
     needs_images: ClassVar[bool] = True
+    needs_fixed_network = True
     weight: float = 10.0
     fake_weight: float = setting(0.0, CONSTANT)
     every: int = setting(1, COUNT)
-
-    @property
-    def needs_fixed_network(self) -> bool:
-        return True
 
     def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         def compare(x: Tensor) -> Tensor:
@@ -176,11 +173,8 @@ class WeightClipping(Regularizer):
     name: ClassVar[str] = "weight_clipping"
     changes_scale: ClassVar[bool] = True
     limits_loss: ClassVar[bool] = True
+    bounds_slope = True
     limit: float = setting(0.01, Numbers(above=0, follows_clock=True))
-
-    @property
-    def bounds_slope(self) -> bool:
-        return True
 
     def constrain(self, parameters: Sequence[nn.Parameter]) -> None:
         for parameter in parameters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from gantrain.errors import CheckpointError, ConfigError, DataError, UntypedCode
 from gantrain.networks.latents import Latents
 from gantrain.networks.shared_batch import stop_sharing
 from gantrain.precision import allow_tf32, as_float32
-from gantrain.runs import checkpoints
 from gantrain.seeding import preserve_randomness, stream_generator
 from gantrain.training.state import State, evaluating, list_batch_norms, refuse_mismatch
 
@@ -42,8 +41,6 @@ def estimate_statistics(generator: nn.Module, latents: Latents) -> None:
     are). Each batch is normalised by its own, as in training; all else is in evaluation mode.
     """
     norms = list_batch_norms(generator)
-    if not norms:
-        return
     z = latents.draw(STATISTICS_LATENTS, stream_generator(0, "statistics")).to(next(generator.parameters()).device)
     momenta = [norm.momentum for norm in norms]
     with evaluating(generator), allow_tf32(False):
@@ -114,48 +111,15 @@ class TrainedGenerator(nn.Module):
         return generate(self, z.to(next(self.parameters()).device))
 
 
-class TrainedDiscriminator(nn.Module):
-    """A discriminator with the shape of the samples that it takes."""
-
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.network, self.shape = network, shape
-
-    def forward(self, samples: Tensor) -> Tensor:
-        """Return raw outputs [B] for samples [B, *shape]."""
-        return self.network(samples)
-
-    @torch.no_grad()
-    def measure(self, samples: Tensor, batch_size: int = 256) -> Tensor:
-        """Return raw outputs, float32 [N], for samples [N, *shape] on the CPU. Raises DataError for other samples."""
-        if not samples.is_floating_point() or samples.shape[1:] != self.shape:
-            kind, found = str(samples.dtype).removeprefix("torch."), list(samples.shape)
-            raise DataError(f"samples must be floating-point, of shape {['N', *self.shape]}; these are {kind}, {found}")
-        return torch.cat([as_float32(self(part)) for part in samples.float().cpu().split(batch_size)])
-
-
-def load(run: Path | str, *, object: str | None = None, ema_statistics: str | None = None) -> TrainedGenerator:
-    """Return the trained generator of a run folder or a checkpoint file, on the CPU and in evaluation mode.
+def restore_generator(
+    path: Path, bundle: Mapping[str, Any], problems: list[str], *, object: str | None, ema_statistics: str | None
+) -> TrainedGenerator:
+    """Return the trained generator of a checkpoint, which `checkpoints.load_run` returns, on the CPU.
 
     It is the averaged generator if the run kept one, with the run's own statistics of batch norm, or those of
-    `ema_statistics`. `object` ("package:function") must be given again for a run whose
-    networks are the user's own. Raises CheckpointError if nothing usable is found.
+    `ema_statistics`, and in evaluation mode. `object` ("package:function") must be given again for a run whose networks
+    are the user's own. Raises CheckpointError as `rebuild_networks`, and for weights that do not fit.
     """
-    path = Path(run)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
-    return restore_generator(*checkpoints.load_run(path), object=object, ema_statistics=ema_statistics)
-
-
-def restore_generator(
-    path: Path,
-    bundle: Mapping[str, Any],
-    problems: list[str],
-    *,
-    object: str | None = None,
-    ema_statistics: str | None = None,
-) -> TrainedGenerator:
-    """Return the generator of a checkpoint as `load` does; `checkpoints.load_run` returns the other arguments."""
     latents, network, _ = rebuild_networks(path, bundle, object)
     load_weights("generator", network, bundle["state"].get("average", bundle["state"].get("generator")))
     statistics = ema_statistics or bundle["config"].get("ema_statistics", "copied")
@@ -167,11 +131,20 @@ def restore_generator(
     return trained.eval()
 
 
-def restore_discriminator(path: Path, bundle: Mapping[str, Any], *, object: str | None = None) -> TrainedDiscriminator:
-    """Return the discriminator in the `bundle` of the checkpoint at `path`; `object` and errors are those of `load`."""
+def restore_discriminator(path: Path, bundle: Mapping[str, Any], *, object: str | None) -> nn.Module:
+    """Return the discriminator of the checkpoint at `path`; `object` and errors are those of `restore_generator`."""
     _, _, network = rebuild_networks(path, bundle, object)
     load_weights("discriminator", network, bundle["state"].get("discriminator"))
-    return TrainedDiscriminator(network, tuple(bundle["data"]["shape"])).eval()
+    return network.eval()
+
+
+@torch.no_grad()
+def measure_outputs(discriminator: nn.Module, samples: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return D's raw outputs, float32 [N], for samples [N, *shape] on the CPU. Raises DataError for other samples."""
+    if not samples.is_floating_point() or samples.shape[1:] != tuple(shape):
+        kind, found = str(samples.dtype).removeprefix("torch."), list(samples.shape)
+        raise DataError(f"samples must be floating-point, of shape {['N', *shape]}; these are {kind}, {found}")
+    return torch.cat([as_float32(discriminator(part)) for part in samples.float().cpu().split(BATCH)])
 
 
 def rebuild_networks(path: Path, bundle: Mapping[str, Any], object: str | None) -> tuple[Latents, nn.Module, nn.Module]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -113,7 +114,7 @@ class Iteration:
         self.scheduled.set(state.images)
         with allow_tf32(self.precision == "tf32"):
             if self.is_repeating:  # eagerly, and checked by the host
-                step_function: StepFunction = partial(self.play_on_host, losses=self.losses)
+                step_function: StepFunction = partial(self.play_step, losses=self.losses)
             else:
                 step_function = self.choose_step_function(batches)
             # One seed for everything this iteration draws: a resumed run draws the same.
@@ -126,9 +127,8 @@ class Iteration:
         first, count = self.count_updates(), len(batches)
         kind = tuple(map(self.losses.list_skipped, range(first, first + count))) if self.losses.lazy else ()
         if kind not in self.step_functions:
-            is_guarded = self.guard is not None
-            backends = list_backends(self.execution, self.state.device, is_guarded)
-            play = self.play_on_device if is_guarded else self.play_on_host
+            backends = list_backends(self.execution, self.state.device, is_guarded=self.guard is not None)
+            play = partial(self.play_step, guard=self.guard)
             with self.guard.keep_count() if self.guard is not None else nullcontext():
                 self.step_functions[kind] = first_working(self.losses, self.state, backends, play, batches, self.say)
         return self.step_functions[kind]
@@ -137,28 +137,20 @@ class Iteration:
         """Return how many updates of D there have been."""
         return self.state.images // self.setup.schedule.batch_size
 
-    def play_on_host(self, batches: Sequence[Batch], losses: Losses) -> None:
-        """Play one iteration, of which the host checks every update."""
+    def play_step(self, batches: Sequence[Batch], losses: Losses, guard: FiniteGuard | None = None) -> None:
+        """Play one iteration, of which the host checks every update; with a `guard`, the device does.
+
+        The host does not wait for the device then, and nothing changes once the guard is tripped.
+        """
+        state, setup, number = self.state, self.setup, self.count_updates()
         made, self.made_updates = self.made_updates, 0
-        self.algorithm(self.make_step(losses, made=made), batches)
-        if self.state.average is not None:
-            update_average(self.state.average, self.state.generator, self.averaging)
-
-    def play_on_device(self, batches: Sequence[Batch], losses: Losses) -> None:
-        """Play one iteration without waiting for the device; nothing changes once the guard is tripped."""
-        assert self.guard is not None
-        state = self.state
-        changing = [*state.generator.buffers(), *state.discriminator.buffers(), *state.list_regularizer_tensors()]
-        with self.guard.preserve(*changing):
-            self.algorithm(self.make_step(losses, guard=self.guard), batches)
-        if self.state.average is not None:
-            share = torch.where(self.guard.is_tripped, 0, self.averaging)
-            update_average(self.state.average, self.state.generator, share)
-
-    def make_step(self, losses: Losses, guard: FiniteGuard | None = None, made: int = 0) -> Step:
-        """Return the `Step` that plays one iteration."""
-        number = self.count_updates()
-        return Step(self.state, losses, self.setup.latents, self.setup.part, self.precision, guard, made, number)
+        step = Step(state, losses, setup.latents, setup.part, self.precision, guard, made, number)
+        changing = chain(state.generator.buffers(), state.discriminator.buffers(), state.list_regularizer_tensors())
+        with nullcontext() if guard is None else guard.preserve(*changing):
+            self.algorithm(step, batches)
+        if state.average is not None:
+            share = self.averaging if guard is None else torch.where(guard.is_tripped, 0, self.averaging)
+            update_average(state.average, state.generator, share)
 
     def synchronize(self) -> bool:
         """Wait for the device and return whether all updates since the last call were made.

@@ -74,7 +74,6 @@ class NoWriter:
     note = advance = draw_data = report = draw_samples = save_checkpoint = ignore
 
     def is_checkpoint_late(self) -> bool:
-        """Return that no checkpoint is late."""
         return False
 
 

@@ -28,10 +28,9 @@ def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> 
     return as_float32(discriminator(x) if labels is None else discriminator(x, labels))
 
 
-def discriminate_with_features(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def discriminate_with_features(discriminator: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `discriminate` does, and the outputs [B, F] of D's last hidden layer, for networks from tables."""
-    assert isinstance(discriminator, Network)
-    assert labels is None, "networks from tables take no labels"
+    assert isinstance(discriminator, Network), "other networks name no features, and those from tables take no labels"
     v, features = discriminator.forward_with_features(x)
     return as_float32(v), as_float32(features)
 
@@ -71,11 +70,6 @@ class Losses:
         self.by_hook = {hook: [one for one in self.regularizers if overrides(one, hook)] for hook in hooks}
         self.lazy = [one for one in self.regularizers if one.every > 1]
 
-    @property
-    def needs_real(self) -> bool:
-        """Whether G's loss depends on data."""
-        return self.game.needs_real or bool(self.by_hook["penalize_features"])
-
     def list_skipped(self, number: int) -> tuple[str, ...]:
         """Return the names of the regularizers without a penalty in D's update `number`, counted from 0."""
         return tuple(one.name for one in self.lazy if number % one.every)
@@ -104,24 +98,22 @@ class Losses:
 
     def generator_loss(self, discriminator: nn.Module, fake: Tensor, real: Batch | None = None) -> Loss:
         """Return G's loss on samples [B, …] with a graph to G; `real` has their labels, and the data of some games."""
-        x, labels = self.disturb(fake), None if real is None else real.labels
-        if not self.needs_real:
-            return self.game.generator_loss(self.part.gather(discriminate(discriminator, x, labels)))
-        assert real is not None
-        if not self.by_hook["penalize_features"]:
-            v_fake = self.part.gather(discriminate(discriminator, x, labels))
+        if self.by_hook["penalize_features"]:
+            assert real is not None
+            return self.match_features(discriminator, fake, real.images)
+        labels, v_real = None if real is None else real.labels, None
+        v_fake = self.part.gather(discriminate(discriminator, self.disturb(fake), labels))
+        if self.game.needs_real:
+            assert real is not None
             with torch.no_grad():
                 v_real = self.part.gather(discriminate(discriminator, self.disturb(real.images), labels))
-            return self.game.generator_loss(v_fake, v_real)
-        return self.match_features(discriminator, x, real)
+        return self.game.generator_loss(v_fake, v_real)
 
-    def match_features(self, discriminator: nn.Module, fake: Tensor, real: Batch) -> Loss:
-        """Return G's loss with the penalties on D's features, for what D is shown of samples [B, …]."""
-        found = discriminate_with_features(discriminator, fake, real.labels)
-        v_fake, features = map(self.part.gather, found)
+    def match_features(self, discriminator: nn.Module, fake: Tensor, real: Tensor) -> Loss:
+        """Return G's loss with the penalties on D's features, on samples and data [B, …]."""
+        v_fake, features = map(self.part.gather, discriminate_with_features(discriminator, self.disturb(fake)))
         with torch.no_grad():
-            found = discriminate_with_features(discriminator, self.disturb(real.images), real.labels)
-            v_real, wanted = map(self.part.gather, found)
+            v_real, wanted = map(self.part.gather, discriminate_with_features(discriminator, self.disturb(real)))
         loss, statistics = self.game.generator_loss(v_fake, v_real if self.game.needs_real else None)
         for one in self.by_hook["penalize_features"]:
             penalty = one.penalize_features(wanted, features).value

@@ -163,7 +163,6 @@ class Step:
         self.apply_gradients([player], loss.detach(), statistics)
 
     def clear_gradients(self) -> None:
-        """Clear the gradients of both players."""
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad()
 
