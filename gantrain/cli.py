@@ -17,7 +17,7 @@ from gantrain.files import convert_system_error
 from gantrain.runs.signals import Interrupted
 from gantrain.version import VERSION
 
-# Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
+# Each subcommand: one module in gantrain/commands with its `HELP` and `run(arguments)`, and one line about it.
 COMMANDS = {
     "train": "train a GAN, or with -m a sweep of them",
     "resume": "continue a run or a sweep where it stopped",
@@ -88,7 +88,7 @@ def dispatch(arguments: list[str]) -> None:
     leave_missing_folder(rest)
     command = importlib.import_module(f"gantrain.commands.{name}")
     if "-h" in rest or "--help" in rest:
-        print(command.help_text())
+        print(command.HELP)
         return None
     return command.run(rest)
 

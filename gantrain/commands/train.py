@@ -23,9 +23,10 @@ from gantrain.launch.sweep import SweepResult, raise_failures, train_sweep
 from gantrain.launch.sweep_folder import compare_sweep
 from gantrain.runs.signals import StopRequest
 
-KEY_WIDTH = 38  # of a key and its default in the help
+GROUP_LINES = "\n".join(f"  {group:13} {', '.join(options(group))}" for group in GROUPS)
+KEY_LINES = "\n".join(f"  {f'{key}={default}':38} {about}" for key, default, about in describe_keys())
 
-HELP = """Train a GAN: D on one divergence, G on any other.
+HELP = f"""Train a GAN: D on one divergence, G on any other.
 
   gantrain train [key=value …] [-m] [--cfg job] [--config-dir DIR]
 
@@ -41,10 +42,10 @@ Examples
   gantrain train --cfg job dataset=mnist               shows what would run
 
 Groups, and their choices
-{groups}
+{GROUP_LINES}
 
 Keys, and their values before any group is chosen
-{keys}
+{KEY_LINES}
 
 Flags
   -m, --multirun        one run for every combination of comma-separated values; glob(*) stands for all of
@@ -54,14 +55,6 @@ Flags
   --info, --hydra-help  Hydra's own information and help
 
 `eval "$(gantrain -sc install=bash)"` completes these keys and choices in the shell."""
-
-
-def help_text() -> str:
-    """Return the command's help, with every group's choices and every key."""
-    return HELP.format(
-        groups="\n".join(f"  {group:13} {', '.join(options(group))}" for group in GROUPS),
-        keys="\n".join(f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in describe_keys()),
-    )
 
 
 def run(arguments: list[str]) -> None:

@@ -29,7 +29,9 @@ from gantrain.theory.verification import PARTS, Result, Training
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = """Train only a discriminator between two known densities and compare what it gives with the truth.
+CASE_LINES = "\n".join(f"  {name:10} {case.title}" for name, case in CASES.items())
+
+HELP = f"""Train only a discriminator between two known densities and compare what it gives with the truth.
 
   gantrain verify [case=all] [disc_div=gan] [seeds=3] [seed=0] [images=1000000] [batch_size=500] [lr=0.005]
                   [held_out=500000] [out=DIR]
@@ -48,7 +50,7 @@ contradicts f(u); at the end when a bound exceeds the true value by more than it
 exact log-ratio lies on either side of it by more than that.
 
 Cases, in which images are draws of p:
-{cases}"""
+{CASE_LINES}"""
 
 NOTES = f"""true: D_f(p‖q) − f(1), 0 for p = q; ∞ if p or q has tails too heavy for the other.
 bound: E_p[real(r)] − E_q[fake(r)] − f(1), at most true but for chance.
@@ -86,11 +88,6 @@ class Options:
     lr: float = number(Training.lr, above=0)
     held_out: int = number(500_000, at_least=20 * PARTS, at_most=10_000_000)
     out: str | None = None
-
-
-def help_text() -> str:
-    """Return the command's help."""
-    return HELP.format(cases="\n".join(f"  {name:10} {case.title}" for name, case in CASES.items()))
 
 
 def run(arguments: list[str]) -> None:
