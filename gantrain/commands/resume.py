@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gantrain.commands.train import report_sweep
 from gantrain.config.overrides import parse_train, split_source
 from gantrain.config.schema import Config
 from gantrain.errors import ConfigError
@@ -35,6 +34,6 @@ def run(arguments: list[str]) -> None:
     check_own_folder(path, typed)
     with StopRequest():
         if is_sweep(path):
-            report_sweep(resume_sweep(path, typed))
+            resume_sweep(path, typed)
         else:
             resume_run(path, typed)
