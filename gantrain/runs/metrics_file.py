@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gantrain.errors import DataError
-from gantrain.files import SAFE, append_record, read_regular_file, refuse_replaced, replace_non_finite
+from gantrain.files import append_record, read_regular_file, refuse_replaced, replace_non_finite
 
 
 def append_report(path: Path, images: int, scalars: Mapping[str, float]) -> None:
@@ -58,7 +58,7 @@ def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
     """
     refuse_replaced(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | SAFE)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         return {}
     last: dict[str, Any] = {}
