@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from gantrain.config import overrides
-from gantrain.config.groups import CONF
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, make_console, show_progress
 from gantrain.errors import CheckFailedError
 from gantrain.files import convert_write_errors, write_json
+from gantrain.networks.tables import load_architecture
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
@@ -120,7 +118,7 @@ def run(arguments: list[str]) -> None:
 
 def verify_case(name: str, options: Options, objective: Objective) -> Result:
     """Return the result of one case, under a progress bar."""
-    table = yaml.safe_load((CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
+    table = load_architecture(ARCHITECTURE)
     training = Training(options.images, options.batch_size, options.lr)
     seeds = range(options.seed, options.seed + options.seeds)
     with show_progress(f"{name}: training D", error=True) as update:
