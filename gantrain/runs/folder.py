@@ -45,9 +45,8 @@ class RunFolder:
         self._lock = self.path / ".lock"
 
     @classmethod
-    def containing(cls, path: Path | str) -> RunFolder:
+    def containing(cls, path: Path) -> RunFolder:
         """Return the folder of a run that is given by its folder or by one of its checkpoints."""
-        path = Path(path)
         if path.is_dir():
             return cls(path)
         return cls(path.parent.parent if path.parent.name == "checkpoints" else path.parent)

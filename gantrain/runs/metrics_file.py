@@ -27,7 +27,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises DataError if the file is missing, or if another line than the last is not a report.
     """
     try:
-        lines = read_regular_file(Path(path)).splitlines(keepends=True)
+        lines = read_regular_file(path).splitlines(keepends=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     reports = [_parse_report(line) for line in lines]
