@@ -265,7 +265,7 @@ def describe_keys() -> Iterator[tuple[str, str, str]]:
             yield key, typed, item.metadata["about"] + (f" ({choices})" if choices else "")
 
 
-def describe_kind(key: str, schema: type = Config) -> str:
+def describe_kind(key: str, schema: type) -> str:
     """Return the type of a key, or of an item of its list, in words."""
     name, item, _ = key.partition("[")
     known = keys(schema)
