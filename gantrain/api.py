@@ -269,7 +269,7 @@ def to_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
-        return repr(value)
+        return str(value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{to_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Iterable) and not isinstance(value, str):

@@ -17,7 +17,7 @@ from gantrain.files import convert_system_error
 from gantrain.runs.signals import Interrupted
 from gantrain.version import VERSION
 
-# Each subcommand: one module in gantrain/commands with `help_text()` and `run(arguments)`, and one line about it.
+# Each subcommand: one module in gantrain/commands with its `HELP` and `run(arguments)`, and one line about it.
 COMMANDS = {
     "train": "train a GAN, or with -m a sweep of them",
     "resume": "continue a run or a sweep where it stopped",
@@ -69,14 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
 def dispatch(arguments: list[str]) -> None:
     """Run the command that the first argument names. Raises GantrainError."""
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
-        return complete(arguments[1:])
+        complete(arguments[1:])
+        return
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print(OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())))
-        return None
+        return
     if arguments[0] in ("-V", "--version", "version"):
         print(f"gantrain {VERSION}")
-        return None
+        return
     name, rest = arguments[0], arguments[1:]
     if name == "classifier":
         keys = "train_classifier.epochs=…, .width and .seed, and classifier=FILE"
@@ -88,9 +89,9 @@ def dispatch(arguments: list[str]) -> None:
     leave_missing_folder(rest)
     command = importlib.import_module(f"gantrain.commands.{name}")
     if "-h" in rest or "--help" in rest:
-        print(command.help_text())
-        return None
-    return command.run(rest)
+        print(command.HELP)
+    else:
+        command.run(rest)
 
 
 def complete(arguments: list[str]) -> None:
@@ -100,15 +101,14 @@ def complete(arguments: list[str]) -> None:
     """
     from gantrain.commands import train
 
-    if not any(argument.startswith("query=") for argument in arguments):
-        return train.print_completion_script(arguments)
     line = os.environ.get("COMP_LINE", "").partition(" ")[2].lstrip()
     name, blank, rest = line.partition(" ")
-    if not blank:
+    if not any(argument.startswith("query=") for argument in arguments):
+        train.print_completion_script(arguments)
+    elif not blank:
         print(*(command for command in COMMANDS if command.startswith(name)))
     elif name == "train":
         print(*train.complete(rest))
-    return None
 
 
 def leave_missing_folder(arguments: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -87,11 +88,7 @@ def limit_threads(device: torch.device, multiply_adds: float) -> Iterator[None]:
 
 
 def measure_peak_memory() -> float:
-    """Return the most memory that this process has held so far, in bytes; NaN on Windows."""
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
+    """Return the most memory that this process has held so far, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
@@ -127,9 +124,7 @@ def measure_free_memory() -> float:
         for path in ("memory.max", f"{own}/memory.max", "memory/memory.limit_in_bytes"):
             with suppress(OSError, ValueError):  # the word "max" is no limit
                 found.append(float(Path("/sys/fs/cgroup", path).read_text()))
-    with suppress(OSError, ValueError, KeyError, ImportError):
-        import resource
-
+    with suppress(OSError, ValueError, KeyError):
         taken = _read_kilobytes("/proc/self/status")
         for limit, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
             soft, _ = resource.getrlimit(limit)

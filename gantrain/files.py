@@ -25,8 +25,6 @@ from gantrain.errors import (
 
 # The packaged YAML: inside the package in a wheel, and beside it in a checkout.
 CONF = next(path for path in (Path(__file__).with_name("conf"), Path(__file__).parents[1] / "conf") if path.is_dir())
-# Flags of os.open: follow no link, and on Windows leave line breaks as they are.
-SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 # What to do about an OSError, by its number.
 REMEDIES = {
     errno.ENOSPC: "free some space on its disk",
@@ -143,7 +141,7 @@ def replace_file(path: Path, *, durable: bool = False) -> Iterator[BufferedRando
     """
     temporary = temporary_path(path)
     delete_file(temporary)  # of a process with the same number that was killed
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE, 0o644)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     try:
         with open(descriptor, "w+b") as file:
             yield file
@@ -186,7 +184,7 @@ def append_record(path: Path, data: bytes) -> None:
     Raises OSError, or StorageError as `refuse_replaced`.
     """
     refuse_replaced(path)
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE, 0o666), "ab", buffering=0) as file:
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         rest = memoryview(data)
         try:
@@ -199,16 +197,14 @@ def append_record(path: Path, data: bytes) -> None:
 
 def read_regular_file(path: Path) -> bytes:
     """Return the content of a regular file. Raises OSError, also for a pipe or a device, which might never end."""
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         return file.read()
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk; does nothing where a folder cannot be opened, as on Windows."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
+    """Wait until the names in `folder` are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -297,7 +297,10 @@ def test_nothing_is_left_behind_in_the_process(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     "value",
-    ["kl", "a b", "it's", "null", "true", "1e3", "a,b", "", None, True, 3, 0.5, [1, 2.5], ["a", "b c"], {"a": 1}],
+    [
+        *("kl", "a b", "it's", "null", "true", "1e3", "a,b", "", None, True, 3, 0.5, np.float64(1e-4)),
+        *([1, 2.5], ["a", "b c"], {"a": 1}),
+    ],
 )
 def test_values_come_back_from_the_grammar(value: object) -> None:
     assert parse([f"x={to_text(value)}"])[0].override.value() == value

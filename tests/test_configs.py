@@ -878,7 +878,7 @@ def test_the_shown_config_composes_to_the_same_settings(
 
 
 def test_the_help_names_every_key_and_every_option() -> None:
-    words = set(re.split(r"[\s,=]+", train.help_text()))
+    words = set(re.split(r"[\s,=]+", train.HELP))
     assert {key for key, _ in fields(Config)} - words <= {
         *("dataset.name", "disc_div.name", "gen_div.name", "architecture", "critic", "optimizer", "regularizer")
     }

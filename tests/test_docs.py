@@ -72,7 +72,7 @@ def test_every_key_of_training_is_explained() -> None:
     assert all(about for _, about in told.values())
     assert told["train.batch_size"] == ("100", "images per step")
     assert told["resume"] == ("never", "auto: continue the run in run_dir, if there is one (never, auto)")
-    shown = train.help_text()
+    shown = train.HELP
     assert all(f"{key}={value}" in shown and about in shown for key, (value, about) in told.items())
 
 

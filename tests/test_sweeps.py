@@ -27,7 +27,7 @@ def contents(root: Path) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests of `gantrain compare` cover the report that a sweep ends with; it takes longer than such runs."""
-    monkeypatch.setattr("gantrain.commands.train.compare_sweep", lambda root: None)
+    monkeypatch.setattr("gantrain.launch.sweep_folder.compare_sweep", lambda root: None)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr("sys.argv", ["gantrain"])
-        patch.setattr("gantrain.commands.train.compare_sweep", lambda root: None)
+        patch.setattr("gantrain.launch.sweep_folder.compare_sweep", lambda root: None)
         assert main(["train", "-m", "gen_div=kl,js", "seed=0,1", *TINY, "run_dir=s"]) == 0
     return place / "s"
 

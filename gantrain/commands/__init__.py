@@ -1,1 +1,1 @@
-"""The subcommands, one module each: `help_text()` and `run(arguments)`."""
+"""The subcommands, one module each: `HELP` and `run(arguments)`."""

@@ -41,11 +41,6 @@ class Options:
     out: str | None = None
 
 
-def help_text() -> str:
-    """Return the command's help."""
-    return HELP
-
-
 def run(arguments: list[str]) -> None:
     """Compare the runs in and below the folders that the arguments name."""
     overrides.refuse_flags(arguments, Options)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-HELP = """Show properties of divergences: tables of some or all, or a page about one.
+HELP = f"""Show properties of divergences: tables of some or all, or a page about one.
 
   gantrain divergences [NAME …] [affine=0] [out=DIR]
 
@@ -36,7 +36,7 @@ Examples
   gantrain divergences out=figures              figures too, PNG and SVG: f, real and fake, generator losses, the pull
                                                 on samples, effective divergences
 
-Names: {names}"""
+Names: {", ".join([*CATALOGUE, *PATTERNS])}"""
 
 NOTES = """u = p/q, the data's density over the generator's; r = log u. D_f(p‖q) = E_q[f(u)].
 invented, missed: the costs of a unit of q's mass where p has none, f(0) − f(1) + f'(1), and of a unit of p's mass \
@@ -56,11 +56,6 @@ class Options:
 
     affine: float = number(0.0)
     out: str | None = None
-
-
-def help_text() -> str:
-    """Return the command's help."""
-    return HELP.format(names=", ".join([*CATALOGUE, *PATTERNS]))
 
 
 def run(arguments: list[str]) -> None:

@@ -35,7 +35,7 @@ from gantrain.runs.folder import RunFolder
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = """Measure the quality and the diversity of samples by comparing them with held-out images.
+HELP = f"""Measure the quality and the diversity of samples by comparing them with held-out images.
 
   gantrain evaluate RUN|SWEEP|CHECKPOINT|FOLDER|NPZ [metrics=[…]] [count=N] [seed=0] [split=held_out]
                     [reference=true] [features=auto|classifier|inception] [classifier=FILE] [inception=FILE]
@@ -72,9 +72,9 @@ reference=true also measures as many training images, which shows what a perfect
 The numbers are printed as a table. evaluation.json and neighbours.png (samples, each with the training images nearest
 to it) are written to RUN, or for FOLDER and NPZ to out, by default `evaluation`.
 
-Metrics of images: {images}
-Metrics of stacked_mnist, from each channel by itself: {stacks}
-Metrics of points: {points}
+Metrics of images: {", ".join(metrics.IMAGES)}
+Metrics of stacked_mnist, from each channel by itself: {", ".join(metrics.STACKS)}
+Metrics of points: {", ".join(metrics.POINTS)}
 (prdc is precision, recall, density and coverage; classes is how the classes, or modes, differ from the data's)"""
 
 BETTER = {metrics.HIGHER: "higher", metrics.LOWER: "lower", metrics.NEITHER: ""}
@@ -114,12 +114,6 @@ class Options(CodeOptions):
     def training_overrides(self) -> dict[str, int]:
         """Return the settings of the classifier's training that were given."""
         return {key: value for key, value in asdict(self.train_classifier).items() if value is not None}
-
-
-def help_text() -> str:
-    """Return the command's help."""
-    tables = {"images": metrics.IMAGES, "stacks": metrics.STACKS, "points": metrics.POINTS}
-    return HELP.format(**{kind: ", ".join(table) for kind, table in tables.items()})
 
 
 def run(arguments: list[str]) -> None:

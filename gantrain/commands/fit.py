@@ -19,7 +19,9 @@ from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.theory import gaussian_fit, plots, properties
 from gantrain.theory.quadrature import Loss, integrate_divergence
 
-HELP = """Fit one Gaussian to a mixture on the line under each divergence (Poole et al. 2016, figure 1), by quadrature.
+OUTCOME_LINES = "\n".join(f"  {name:10} {meaning}" for name, meaning in gaussian_fit.OUTCOMES.items())
+
+HELP = f"""Fit one Gaussian to a mixture on the line under each divergence (Poole et al. 2016, figure 1), by quadrature.
 
   gantrain fit [weights=[…]] [means=[…]] [stds=[…]] [gen_div=NAME,…] [target=divergence] [out=fit]
 
@@ -30,13 +32,13 @@ Examples
   gantrain fit target=effective gen_div=reverse_kl start=[-1,.5]
 
 target=divergence gives the best Gaussian of all, target=effective the end of the path of x = μ + σz along the loss of
-gen_objective ({objectives}), frozen at the exact ratio of each moment, from start=[μ,σ]; affine=c
+gen_objective ({", ".join(GENERATOR_OBJECTIVES)}), frozen at the exact ratio of each moment, from start=[μ,σ]; affine=c
 adds c·(u − 1) to f there. Such a path ends in one of these ways:
-{outcomes}
+{OUTCOME_LINES}
 
 A divergence's value is D_f − f(1): 0 where the Gaussian is the data. The mass near a mode is the Gaussian's within two
 standard deviations of a component's mean. Everything is also written to fit.json, in full precision, and fit.png.
-Divergences: {names}"""
+Divergences: {", ".join([*divergences.CATALOGUE, *divergences.PATTERNS])}"""
 
 EFFECTIVE_ONLY = ("gen_objective", "start", "affine")
 NEAR = 2.0  # standard deviations
@@ -73,13 +75,6 @@ class Row:
     mode_masses: list[float]
     outcome: str | None = None
     slope: float | None = None
-
-
-def help_text() -> str:
-    """Return the command's help."""
-    outcomes = "\n".join(f"  {name:10} {meaning}" for name, meaning in gaussian_fit.OUTCOMES.items())
-    names = ", ".join([*divergences.CATALOGUE, *divergences.PATTERNS])
-    return HELP.format(objectives=", ".join(GENERATOR_OBJECTIVES), outcomes=outcomes, names=names)
 
 
 def run(arguments: list[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gantrain.commands.train import report_sweep
 from gantrain.config.overrides import parse_train, split_source
 from gantrain.config.schema import Config
 from gantrain.errors import ConfigError
@@ -13,7 +12,7 @@ from gantrain.launch.sweep import resume_sweep
 from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs.signals import StopRequest
 
-HELP = """Continue a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
+HELP = f"""Continue a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
 
   gantrain resume RUN [key=value …]
   gantrain resume SWEEP [key=value …]          continues interrupted runs and trains missing ones
@@ -23,12 +22,7 @@ Examples
   gantrain resume RUN train.images=2000000     train for longer
   gantrain resume RUN device=cpu
 
-Keys that may change: {free}"""
-
-
-def help_text() -> str:
-    """Return the command's help."""
-    return HELP.format(free=", ".join(key for key in FREE if key not in ("run_dir", "resume")))
+Keys that may change: {", ".join(key for key in FREE if key not in ("run_dir", "resume"))}"""
 
 
 def run(arguments: list[str]) -> None:
@@ -40,6 +34,6 @@ def run(arguments: list[str]) -> None:
     check_own_folder(path, typed)
     with StopRequest():
         if is_sweep(path):
-            report_sweep(resume_sweep(path, typed))
+            resume_sweep(path, typed)
         else:
             resume_run(path, typed)

@@ -51,11 +51,6 @@ class Options(CodeOptions):
     device: str = "auto"
 
 
-def help_text() -> str:
-    """Return the command's help."""
-    return HELP
-
-
 def run(arguments: list[str]) -> None:
     """Write samples from the run or checkpoint that the first argument names. Raises GantrainError."""
     name, typed = overrides.split_source(arguments, Options)

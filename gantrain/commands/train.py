@@ -16,16 +16,15 @@ from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition
 from gantrain.config.groups import GROUPS, options
 from gantrain.config.overrides import check_no_sweep, parse_train, refuse_flags, split_sweep
 from gantrain.config.schema import Config, describe_keys
-from gantrain.console import say
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.launch.job import preserved_logging, train_once
-from gantrain.launch.sweep import SweepResult, raise_failures, train_sweep
-from gantrain.launch.sweep_folder import compare_sweep
+from gantrain.launch.sweep import train_sweep
 from gantrain.runs.signals import StopRequest
 
-KEY_WIDTH = 38  # of a key and its default in the help
+GROUP_LINES = "\n".join(f"  {group:13} {', '.join(options(group))}" for group in GROUPS)
+KEY_LINES = "\n".join(f"  {f'{key}={default}':38} {about}" for key, default, about in describe_keys())
 
-HELP = """Train a GAN: D on one divergence, G on any other.
+HELP = f"""Train a GAN: D on one divergence, G on any other.
 
   gantrain train [key=value …] [-m] [--cfg job] [--config-dir DIR]
 
@@ -41,10 +40,10 @@ Examples
   gantrain train --cfg job dataset=mnist               shows what would run
 
 Groups, and their choices
-{groups}
+{GROUP_LINES}
 
 Keys, and their values before any group is chosen
-{keys}
+{KEY_LINES}
 
 Flags
   -m, --multirun        one run for every combination of comma-separated values; glob(*) stands for all of
@@ -56,14 +55,6 @@ Flags
 `eval "$(gantrain -sc install=bash)"` completes these keys and choices in the shell."""
 
 
-def help_text() -> str:
-    """Return the command's help, with every group's choices and every key."""
-    return HELP.format(
-        groups="\n".join(f"  {group:13} {', '.join(options(group))}" for group in GROUPS),
-        keys="\n".join(f"  {f'{key}={default}':{KEY_WIDTH}} {about}" for key, default, about in describe_keys()),
-    )
-
-
 def run(arguments: list[str]) -> None:
     """Train, sweep, or print what would run. Raises GantrainError."""
     flags = parse_flags(arguments)
@@ -73,19 +64,13 @@ def run(arguments: list[str]) -> None:
         composed = composer.compose([argument.text for argument in single])
         prints = bool(flags.cfg or flags.info or flags.hydra_help)
         if flags.multirun or (composed.mode == RunMode.MULTIRUN and not prints):
-            return report_sweep(train_sweep(composer, typed, composed))
+            train_sweep(composer, typed, composed)
+            return
         check_no_sweep(listed)
         if prints:
-            return print_information(composer, [argument.text for argument in typed], composed, flags)
-        train_once(composer, typed, composed)
-    return None
-
-
-def report_sweep(swept: SweepResult) -> None:
-    """Print how the runs of a sweep ended, and compare them. Raises RunFailed if one did not finish."""
-    say(f"\n{len(swept.runs) - len(swept.failures)} of {len(swept.runs)} runs finished in {swept.root}")
-    compare_sweep(swept.root)
-    raise_failures(swept.failures, "failed")
+            print_information(composer, [argument.text for argument in typed], composed, flags)
+        else:
+            train_once(composer, typed, composed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

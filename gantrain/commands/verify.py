@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from gantrain.config import overrides
-from gantrain.config.groups import CONF
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, make_console, show_progress
 from gantrain.errors import CheckFailedError
 from gantrain.files import convert_write_errors, write_json
+from gantrain.networks.tables import load_architecture
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import Objective
@@ -29,7 +27,9 @@ from gantrain.theory.verification import PARTS, Result, Training
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = """Train only a discriminator between two known densities and compare what it gives with the truth.
+CASE_LINES = "\n".join(f"  {name:10} {case.title}" for name, case in CASES.items())
+
+HELP = f"""Train only a discriminator between two known densities and compare what it gives with the truth.
 
   gantrain verify [case=all] [disc_div=gan] [seeds=3] [seed=0] [images=1000000] [batch_size=500] [lr=0.005]
                   [held_out=500000] [out=DIR]
@@ -48,7 +48,7 @@ contradicts f(u); at the end when a bound exceeds the true value by more than it
 exact log-ratio lies on either side of it by more than that.
 
 Cases, in which images are draws of p:
-{cases}"""
+{CASE_LINES}"""
 
 NOTES = f"""true: D_f(p‖q) − f(1), 0 for p = q; ∞ if p or q has tails too heavy for the other.
 bound: E_p[real(r)] − E_q[fake(r)] − f(1), at most true but for chance.
@@ -88,11 +88,6 @@ class Options:
     out: str | None = None
 
 
-def help_text() -> str:
-    """Return the command's help."""
-    return HELP.format(cases="\n".join(f"  {name:10} {case.title}" for name, case in CASES.items()))
-
-
 def run(arguments: list[str]) -> None:
     """Verify formulas and the cases asked for, print and write the results; raise CheckFailedError for a failed one."""
     options = overrides.parse_into(Options, arguments)
@@ -123,7 +118,7 @@ def run(arguments: list[str]) -> None:
 
 def verify_case(name: str, options: Options, objective: Objective) -> Result:
     """Return the result of one case, under a progress bar."""
-    table = yaml.safe_load((CONF / "architecture" / f"{ARCHITECTURE}.yaml").read_text(encoding="utf-8"))
+    table = load_architecture(ARCHITECTURE)
     training = Training(options.images, options.batch_size, options.lr)
     seeds = range(options.seed, options.seed + options.seeds)
     with show_progress(f"{name}: training D", error=True) as update:

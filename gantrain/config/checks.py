@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -78,11 +78,9 @@ class RunConfig:
         return OmegaConf.to_yaml(self.tree)
 
 
-def to_plain(node: DictConfig) -> dict[str, Any]:
-    """Return a node as dictionaries and lists, its interpolations unresolved."""
-    container = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+def to_plain(node: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    """Return a node as dictionaries and lists, its interpolations resolved or as they stand."""
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve))
 
 
 def find_secrets(tree: DictConfig) -> dict[str, str]:
@@ -133,10 +131,9 @@ def parse_config(tree: DictConfig) -> Config:
     Raises ConfigError.
     """
     try:
-        resolved = OmegaConf.to_container(tree, resolve=True)  # first: merging would not say which key
-        if isinstance(resolved, dict):  # stored before there were these keys: what was done then
-            resolved = {"gen_weights": {"normalise": False}, "ema_statistics": "copied", **resolved}
-        merged = OmegaConf.merge(create_node(Config), resolved)
+        resolved = to_plain(tree, resolve=True)  # first: merging would not say which key
+        earlier = {"gen_weights": {"normalise": False}, "ema_statistics": "copied"}  # of runs without these keys
+        merged = OmegaConf.merge(create_node(Config), earlier | resolved)
         OmegaConf.to_container(merged, throw_on_missing=True)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:

@@ -128,7 +128,7 @@ def create_composer(arguments: Sequence[Argument] = (), config_dir: str | Path |
             raise ConfigError(f"--config-dir {folder} is not a folder")
         if any(argument.key == SEARCH_PATH for argument in arguments):
             raise ConfigError(f"--config-dir and {SEARCH_PATH} name the same thing; give one of them")
-        check_not_shadowed(folder, CONF, [(one.key, one.override.value()) for one in arguments])
+        check_not_shadowed(folder, [(one.key, one.override.value()) for one in arguments])
 
     other, base, name = GlobalHydra.instance().hydra, version.getbase(), JobRuntime.instance().get("name")
     config = HydraConfig.instance().cfg

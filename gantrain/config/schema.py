@@ -257,16 +257,16 @@ def create_node(schema: type) -> DictConfig:
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:
     """Yield each key that has a default of its own, the default as it is typed, and its description with choices."""
-    defaults = create_node(Config)
     for key, item in keys(Config).items():
-        value, accepted = OmegaConf.select(defaults, key), item.metadata.get("accepted")
         if "about" in item.metadata:
+            value = item.default_factory() if callable(item.default_factory) else item.default
+            accepted = item.metadata.get("accepted")
             choices = ", ".join(map(str, accepted.options)) if isinstance(accepted, Choice) else ""
             typed = "" if value is None else str(value).replace("'", "")
             yield key, typed, item.metadata["about"] + (f" ({choices})" if choices else "")
 
 
-def describe_kind(key: str, schema: type = Config) -> str:
+def describe_kind(key: str, schema: type) -> str:
     """Return the type of a key, or of an item of its list, in words."""
     name, item, _ = key.partition("[")
     known = keys(schema)

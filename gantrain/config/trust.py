@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.errors import ConfigError
-from gantrain.files import iterate_leaves, read_regular_file
+from gantrain.files import CONF, iterate_leaves, read_regular_file
 
 ALLOWED = ("sweep.subdir", "mode", "sweeper.params")
 # What Hydra itself fills in from the command line.
@@ -122,12 +122,13 @@ def describe_yaml_error(error: Exception) -> str:
     return f"{reason}{f', line {mark.line + 1}' if mark else ''}"
 
 
-def check_not_shadowed(folder: Path, ours: Path, chosen: Iterable[tuple[str, Any]]) -> None:
-    """Raise ConfigError if a choice (group, name) is a file in `folder` that is not read because `ours` has one."""
+def check_not_shadowed(folder: Path, chosen: Iterable[tuple[str, Any]]) -> None:
+    """Raise ConfigError if a choice (group, name) is a file in `folder` that is not read because ours has its name."""
     for group, name in chosen:
-        if (ours / group / f"{name}.yaml").is_file() and (folder / group / f"{name}.yaml").is_file():
+        file = Path(group, f"{name}.yaml")
+        if (CONF / file).is_file() and (folder / file).is_file():
             raise ConfigError(
-                f"{folder / group / f'{name}.yaml'} would never be read: gantrain has {group}={name} of its own; "
+                f"{folder / file} would never be read: gantrain has {group}={name} of its own; "
                 "give the file another name"
             )
 

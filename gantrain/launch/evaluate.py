@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantrain import data
 from gantrain.config.schema import CodeOptions
-from gantrain.console import Progress, no_progress, say
+from gantrain.console import Progress, say
 from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError
 from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import ReferenceSet, Result
@@ -79,7 +79,7 @@ def open_samples(path: Path, seed: int) -> SampleSource:
 class ReferenceCache:
     """One dataset, and its reference sets by number of samples, which the runs of a sweep share."""
 
-    def __init__(self, settings: EvaluationSettings, device: torch.device, progress: Progress = no_progress) -> None:
+    def __init__(self, settings: EvaluationSettings, device: torch.device, progress: Progress) -> None:
         self.settings, self.device, self.progress = settings, device, progress
         self._dataset: tuple[DatasetSettings, Dataset] | None = None
         self._sets: dict[int, ReferenceSet] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.types import RunMode
@@ -12,6 +11,7 @@ from hydra.types import RunMode
 from gantrain.config.checks import parse_config
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, check_jobs, composition_errors, create_composer
 from gantrain.config.overrides import Argument, parse, parse_train, quote, split_sweep
+from gantrain.console import say
 from gantrain.distributed import is_several
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, UntypedCodeError
 from gantrain.files import convert_write_errors, deny_writing_by_others
@@ -39,15 +39,6 @@ class RunFailed(GantrainError):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """The sweep in the folder `root`: its runs, and why some of them failed, by the names of their folders."""
-
-    root: Path
-    runs: list[Path]
-    failures: dict[str, GantrainError]
-
-
 def raise_failures(failures: Mapping[str, GantrainError], what: str) -> None:
     """Raise RunFailed, with the first one's exit code, if runs of a sweep have failed; each reason is named once.
 
@@ -63,11 +54,11 @@ def raise_failures(failures: Mapping[str, GantrainError], what: str) -> None:
 
 
 @deny_writing_by_others()
-def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> SweepResult:
-    """Train once for every combination; `composed` is the config that all jobs share.
+def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Composed) -> None:
+    """Train once for every combination, and compare the runs; `composed` is the config that all jobs share.
 
-    Raises ConfigError if no run could train, BusyError or CheckpointError for a folder that holds something else, and
-    Interrupted when a signal ends the sweep.
+    Raises ConfigError if no run could train, BusyError or CheckpointError for a folder that holds something else,
+    RunFailed if a run did not finish, and Interrupted when a signal ends the sweep.
     """
     if is_several():
         raise ConfigError("a sweep starts the processes of its runs itself: give devices=N in place of torchrun")
@@ -104,7 +95,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
             raise Interrupted(message, stop.number) from None
         except SweepReplaced as error:
             raise StorageError(str(error)) from None
-    return collect_results(root, [result for result in returned if isinstance(result, JobResult)])
+    report_results(root, [result for result in returned if isinstance(result, JobResult)])
 
 
 def own_overrides(root: Path, single: Sequence[Argument]) -> list[str]:
@@ -116,8 +107,11 @@ def own_overrides(root: Path, single: Sequence[Argument]) -> list[str]:
     ]
 
 
-def collect_results(root: Path, returned: Sequence[JobResult]) -> SweepResult:
-    """Return the result of the sweep in `root`: of each run what it returned, else what its summary says."""
+def report_results(root: Path, returned: Sequence[JobResult]) -> None:
+    """Print how the runs of the sweep in `root` ended, and compare them. Raises RunFailed if one did not finish.
+
+    A run ended as it `returned`, else as its summary says.
+    """
     errors = {result.folder.resolve(): result.error for result in returned}
     folders = [path.parent.parent for path in root.glob("*/.hydra/config.yaml")]
     folders += [result.folder for result in returned]  # that of a run whose process was killed may not exist
@@ -125,7 +119,9 @@ def collect_results(root: Path, returned: Sequence[JobResult]) -> SweepResult:
         raise ConfigError(f"the listed values made no run in {root}")
     runs = sorted({path.resolve(): path for path in folders}.values(), key=job_number)
     failures = {run.name: error for run in runs if (error := errors.get(run.resolve()) or find_failure(run))}
-    return SweepResult(root, runs, failures)
+    say(f"\n{len(runs) - len(failures)} of {len(runs)} runs finished in {root}")
+    sweep_folder.compare_sweep(root)
+    raise_failures(failures, "failed")
 
 
 def find_failure(folder: Path) -> GantrainError | None:
@@ -136,7 +132,7 @@ def find_failure(folder: Path) -> GantrainError | None:
     return RunFailed(summary.get("reason") or "its process ended without writing a reason", summary.get("exit_code", 1))
 
 
-def resume_sweep(root: Path, arguments: Sequence[Argument]) -> SweepResult:
+def resume_sweep(root: Path, arguments: Sequence[Argument]) -> None:
     """Go on with a sweep: finished runs stay, interrupted ones go on, missing ones are trained.
 
     The arguments may change what a run may be resumed with. Raises CheckpointError for anything else.
@@ -157,4 +153,4 @@ def resume_sweep(root: Path, arguments: Sequence[Argument]) -> SweepResult:
     again = parse_train([*task, *typed, f"run_dir={quote(root)}", "resume=auto"]) + parse(hydra)
     with create_composer(again, command.config_dir) as composer:
         composed = composer.compose([argument.text for argument in split_sweep(again)[0]])
-        return train_sweep(composer, again, composed)
+        train_sweep(composer, again, composed)

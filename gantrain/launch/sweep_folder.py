@@ -88,7 +88,10 @@ def read_command_file(path: Path, root: Path) -> Command:
         task, hydra = ([str(text) for text in document["overrides"][kind]] for kind in ("task", "hydra"))
         listed = (document.get("sweeper") or {}).get("params") or {}
         params = [f"{key}={value}" for key, value in listed.items()]
-        config_dir = find_config_dir(one.override.value() for one in parse(hydra) if one.key == SEARCH_PATH)
+        scheme = f"{ForeignSource.scheme()}://"
+        values: dict[str, Any] = {one.key: one.override.value() for one in parse(hydra)}
+        paths = map(str, values.get(SEARCH_PATH, ()))
+        config_dir = next((path.removeprefix(scheme) for path in paths if scheme in path), None)
     except (AttributeError, ConfigError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} does not hold a command of train: {one_line(str(error))}") from error
     hydra = [text for text in hydra if key_of(text) not in (*OWN, SEARCH_PATH)]
@@ -119,12 +122,6 @@ def start_command(run: Path) -> str:
     typed = [text.lstrip("+") for text in command.task if key_of(text) not in ("run_dir", "resume")]
     flags = ["--config-dir", command.config_dir] if command.config_dir else []
     return one_line(shlex.join(["gantrain", "train", *typed, *own, *flags]))
-
-
-def find_config_dir(search_paths: Iterable[Any]) -> str | None:
-    """Return the folder of the user's own YAML among lists of Hydra's search paths, or None."""
-    scheme = f"{ForeignSource.scheme()}://"
-    return next((str(path).removeprefix(scheme) for each in search_paths for path in each if scheme in str(path)), None)
 
 
 def key_of(text: str) -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from gantrain.console import one_line
 from gantrain.errors import BusyError, CheckpointError, DataError, StorageError
-from gantrain.files import SAFE, convert_write_errors, describe_os_error, hold_folder, read_regular_file, write_json
+from gantrain.files import convert_write_errors, describe_os_error, hold_folder, read_regular_file, write_json
 from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 
@@ -45,9 +45,8 @@ class RunFolder:
         self._lock = self.path / ".lock"
 
     @classmethod
-    def containing(cls, path: Path | str) -> RunFolder:
+    def containing(cls, path: Path) -> RunFolder:
         """Return the folder of a run that is given by its folder or by one of its checkpoints."""
-        path = Path(path)
         if path.is_dir():
             return cls(path)
         return cls(path.parent.parent if path.parent.name == "checkpoints" else path.parent)
@@ -180,7 +179,7 @@ def is_held(path: Path) -> bool:
     """Return whether a process holds the lock of the run at `path`, or may hold one that cannot be opened."""
     with suppress(FileNotFoundError):
         try:
-            descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK | SAFE)
+            descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except PermissionError:
             return True
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gantrain.errors import DataError
-from gantrain.files import SAFE, append_record, read_regular_file, refuse_replaced, replace_non_finite
+from gantrain.files import append_record, read_regular_file, refuse_replaced, replace_non_finite
 
 
 def append_report(path: Path, images: int, scalars: Mapping[str, float]) -> None:
@@ -27,7 +27,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises DataError if the file is missing, or if another line than the last is not a report.
     """
     try:
-        lines = read_regular_file(Path(path)).splitlines(keepends=True)
+        lines = read_regular_file(path).splitlines(keepends=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     reports = [_parse_report(line) for line in lines]
@@ -58,7 +58,7 @@ def drop_reports_after(path: Path, images: int) -> dict[str, Any]:
     """
     refuse_replaced(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | SAFE)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         return {}
     last: dict[str, Any] = {}

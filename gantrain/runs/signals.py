@@ -30,7 +30,7 @@ class StopRequest:
     `preemption`, if one is given, has its turn when the block has ended.
     """
 
-    SIGNALS: ClassVar = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    SIGNALS: ClassVar = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # of which Windows, as it is told, lacks two
     active: ClassVar[StopRequest | None] = None
 
     def __init__(self, preemption: signal.Signals | None = None) -> None:
@@ -44,7 +44,7 @@ class StopRequest:
             self.deferred = StopRequest.active.deferred
             return StopRequest.active
         StopRequest.active = self
-        handled = [number for number in self.SIGNALS if self._is_free(number)]
+        handled = [number for name in self.SIGNALS if self._is_free(number := signal.Signals[name])]
         handled += [] if self.preemption is None else [self.preemption]
         self.previous = {number: signal.signal(number, self._receive) for number in handled}
         return self

@@ -10,7 +10,7 @@ from typing import Any
 
 from gantrain.console import copy_lines, copy_text, say
 from gantrain.errors import GantrainError, ReplacedError, StorageError
-from gantrain.files import SAFE, convert_write_errors
+from gantrain.files import convert_write_errors
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.signals import Interrupted
 
@@ -69,7 +69,7 @@ def keep_log(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[None]:
     that cannot be written costs nothing.
     """
     with convert_write_errors(folder.log):
-        descriptor = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE, 0o666)
+        descriptor = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
     def write(text: str) -> None:
         with suppress(OSError):
