@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from gantrain.errors import GantrainError, LostProcessError, build_error, is_out_of_memory
+from gantrain.errors import GantrainError, LostProcessError, build_error
+from gantrain.files import convert_system_error
 
 FAILURE = "gantrain/failure"  # key under which a process that fails leaves the reason
 
@@ -49,10 +50,9 @@ def leave_failure(error: Exception, rank: int) -> None:
 
 def describe_failure(error: Exception, rank: int) -> dict[str, Any]:
     """Return the exit code and the message of an error in process `rank`, as `build_error` takes them."""
-    if isinstance(error, GantrainError):
-        return {"exit_code": error.exit_code, "message": f"process {rank}: {error}"}
+    remedy = "lower train.batch_size, or choose a smaller architecture"
+    known = error if isinstance(error, GantrainError) else convert_system_error(error, "the run", remedy)
+    if known is not None:
+        return {"exit_code": known.exit_code, "message": f"process {rank}: {known}"}
     said = str(error).partition("\n")[0]
-    if is_out_of_memory(error):
-        remedy = "lower train.batch_size, or choose a smaller architecture"
-        return {"exit_code": 8, "message": f"process {rank}: out of memory: {said}\n{remedy}"}
     return {"exit_code": 1, "message": f"process {rank}: internal error: {type(error).__name__}: {said}"}

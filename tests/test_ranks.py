@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from support.tolerance import assert_close_to_largest
 from support.waiting import wait_until
 
 from gantrain.cli import main
+from gantrain.errors import DataError
+from gantrain.failures import describe_failure
 
 TINY = (
     *("device=cpu", "train.images=600", "train.batch_size=20", "train.held_out_images=40", "optimizer=sgd"),
@@ -129,6 +132,22 @@ def test_what_several_devices_cannot_train_is_refused(gantrain, typed: Sequence[
     assert answer.code == 2
     assert said in answer.err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), 7, "/data/x: "),
+        (MemoryError("cannot allocate"), 8, "lower train.batch_size"),
+        (DataError("x.png is damaged"), DataError.exit_code, "x.png is damaged"),
+        (KeyError("x"), 1, "internal error: KeyError"),
+    ],
+)
+def test_what_ends_one_process_ends_the_run_with_its_exit_code(error: Exception, code: int, said: str) -> None:
+    found = describe_failure(error, rank=1)
+    assert found["exit_code"] == code
+    assert found["message"].startswith("process 1: ")
+    assert said in found["message"]
 
 
 def test_devices_of_a_cpu_are_one(gantrain) -> None:
