@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         assert agent.stdin is not None
         with suppress(OSError):
-            agent.stdin.close()  # at which the first process ends, if it has not
+            agent.stdin.close()  # at which the processes end that have not
         agent.wait()
         reader.join()
 
@@ -162,8 +163,8 @@ def main(place: Path) -> None:
     if not order["has_own_threads"]:
         del os.environ["OMP_NUM_THREADS"]  # which has had its effect; small networks then get a single thread
     with StopRequest():
-        if not is_follower():
-            threading.Thread(target=obey_parent, daemon=True).start()
+        watcher = end_with_parent if is_follower() else obey_parent
+        threading.Thread(target=watcher, daemon=True).start()
         with join() as part:
             if part.is_first:
                 lead(order, place / RESULT)
@@ -176,6 +177,17 @@ def obey_parent() -> None:
     while numbers := os.read(0, 100):  # unbuffered: no lock is held when this process ends
         for number in numbers.split():
             os.kill(os.getpid(), int(number))
+    os._exit(LostProcessError.exit_code)
+
+
+def end_with_parent() -> None:
+    """End this process when the process of the command closes the pipe from which the first process reads.
+
+    Without torchrun, which may have been killed, this process would wait for the others as long as it has patience.
+    """
+    pipe = select.poll()
+    pipe.register(0, 0)  # no event but the end of its writers
+    pipe.poll()
     os._exit(LostProcessError.exit_code)
 
 

@@ -19,6 +19,7 @@ import torch
 from support.ranks import main as compare_cases
 from support.ranks import run_in_processes
 from support.tolerance import assert_close_to_largest
+from support.waiting import PATIENCE_SECONDS, wait_until
 
 from faults.processes import Command, run
 from gantrain.cli import main
@@ -84,6 +85,20 @@ def test_killed_at_random_moments(tried, times, tmp_path):
             assert code == 0, output
             assert_close_to_largest(weights(folder), weights(whole), 1e-4)
         shutil.rmtree(folder)
+
+
+def test_torchrun_killed_at_the_start(tried, tmp_path):
+    """The processes for the devices do not wait for it, though they have not joined yet."""
+    with tried("SIGKILL of torchrun when its processes have just begun"):
+        command = Command(tmp_path / "log", *training(tmp_path / "run", 2), daemon=False)
+        command.wait_until(lambda: len(find_family(command.pid)) == 4)
+        _, torchrun, *workers = find_family(command.pid)
+        begun = time.monotonic()
+        os.kill(torchrun, signal.SIGKILL)
+        assert command.wait() == 137, command.output
+        assert time.monotonic() - begun < PATIENCE_SECONDS / 4
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        assert "Traceback" not in command.output
 
 
 def test_four_processes_have_the_same_weights_after_fifty_iterations(tried, times, tmp_path):
