@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,9 +33,9 @@ ENDLESS = "train.images=100000000"
 class Sweep:
     """A parallel sweep in a session of its own, as at a terminal."""
 
-    def __init__(self, place: Path, *arguments: str) -> None:
+    def __init__(self, place: Path, *arguments: str, jobs: int = 2) -> None:
         self.folder = place / "sweep"
-        typed = [*PARALLEL, f"run_dir={self.folder}", *TINY, *arguments, "hydra.launcher.jobs=2"]
+        typed = [*PARALLEL, f"run_dir={self.folder}", *TINY, *arguments, f"hydra.launcher.jobs={jobs}"]
         self.command = Command(place / "log", *typed, fault=begin_session, daemon=False)
 
     def end(self) -> tuple[int, str]:
@@ -76,8 +74,8 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., Sweep]]:
     """`begin(*arguments)` begins a sweep; none outlives the test."""
     sweeps: list[Sweep] = []
 
-    def begin(*arguments: str) -> Sweep:
-        sweeps.append(Sweep(tmp_path / str(len(sweeps)), *arguments))
+    def begin(*arguments: str, jobs: int = 2) -> Sweep:
+        sweeps.append(Sweep(tmp_path / str(len(sweeps)), *arguments, jobs=jobs))
         return sweeps[-1]
 
     yield begin
@@ -90,7 +88,7 @@ def process_of(folder: RunFolder) -> int:
     return int((folder.path / ".lock").read_text().split()[1])
 
 
-def test_each_run_equals_its_solo_run_and_failures_stay_alone(begin, tmp_path: Path) -> None:
+def test_each_run_equals_its_solo_run_and_failures_stay_alone(begin, gantrain: Gantrain, tmp_path: Path) -> None:
     """Of four runs one trains, one diverges, two are refused."""
     sweep = begin("disc_div=kl", "optimizer.lr=0.01,1e30", "gen_div=kl,total_variation")
     code, output = sweep.end()
@@ -109,8 +107,7 @@ def test_each_run_equals_its_solo_run_and_failures_stay_alone(begin, tmp_path: P
 
     alone = tmp_path / "alone"
     typed = ["disc_div=kl", "optimizer.lr=0.01", "gen_div=kl", f"run_dir={alone}"]
-    # In a new process, which draws figures as those of the sweep do.
-    subprocess.run([sys.executable, "-m", "gantrain", "train", *TINY, *typed], check=True)
+    assert gantrain("train", *TINY, *typed).code == 0
     assert_equal_runs(runs[0], alone)
     logs = {path.name: (path / "train.log").read_text().splitlines() for path in (runs[0], runs[2])}
     for name, logged in logs.items():
@@ -165,14 +162,15 @@ def test_a_signal_saves_all_runs_and_begins_none(tried, times, begin) -> None:
                 assert newest["images"] == folder.read_summary()["images"]
 
 
-def test_runs_are_saved_and_processes_end_when_the_sweeps_process_is_gone(tried, begin) -> None:
+def test_runs_are_saved_and_processes_end_when_the_sweeps_process_is_gone(tried, times, begin) -> None:
+    jobs = times(1, soak=2)
     with tried("SIGKILL of a parallel sweep"):
-        sweep = begin(ENDLESS, "seed=0,1")
-        sweep.wait_until_saved(0, 1)
+        sweep = begin(ENDLESS, "seed=0,1", jobs=jobs)
+        sweep.wait_until_saved(*range(jobs))
         processes = list(map(process_of, sweep.runs))
         sweep.command.process.kill()
         wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
-        assert sweep.endings == [("stopped", 143)] * 2
+        assert sweep.endings == [("stopped", 143)] * jobs
 
 
 def test_a_sweep_on_devices_goes_on_with_another_choice_of_device(gantrain: Gantrain, tmp_path: Path) -> None:
