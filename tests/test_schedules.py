@@ -104,7 +104,7 @@ def test_a_ramp_without_a_length_ends_with_the_run(tmp_path: Path, length):
 
 
 def test_a_penalty_whose_weight_falls_to_0_has_the_gradient_of_none(tmp_path: Path):
-    falling = {"from": 10, "to": 0, "images": 1}  # the first step has the whole weight
+    falling = {"from": 0.1, "to": 0, "images": 1}  # the first step has the whole weight
     options = {"train.images": 50, "train.batch_size": 50, "device": "cpu"}
     with_penalty = gantrain.train(run_dir=tmp_path / "r1", regularizer="r1", **options)
     scheduled = gantrain.train(

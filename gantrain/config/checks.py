@@ -112,9 +112,13 @@ def normalise_tree(tree: DictConfig) -> DictConfig:
     """Return a config with its critic and regularizers in the form that is stored and compared. Raises ConfigError."""
     if "critic" not in tree:  # stored before there were others
         tree = OmegaConf.create({"critic": {"name": F_DIVERGENCE}, **tree})
-    section = to_plain(tree).get("regularizer")
-    if not isinstance(section, Mapping) or (wanted := collect_regularizers(section)) == section:
+    section = OmegaConf.select(tree, "regularizer")
+    if not isinstance(section, DictConfig):
         return tree
+    try:
+        wanted = collect_regularizers(to_plain(section, resolve=True))  # numbers, in place of that of the dataset
+    except OmegaConfBaseException as error:
+        raise config_error(error) from error
     tree = OmegaConf.create(tree)
     OmegaConf.update(tree, "regularizer", wanted, merge=False)
     return tree
