@@ -121,15 +121,15 @@ class Game(ABC):
         trains G.
         """
         part, sign = GENERATOR_OBJECTIVES[self.gen_objective]
-        loss = sign * self.gen_formulas.evaluate(part, s).mean()
-        statistics = {"loss/generator": loss, "ratio/limited_share": self.gen_formulas.outside_share(part, s)}
-        if not self.has_weights:
-            return loss, statistics
+        if not self.weighting.is_on:
+            loss = sign * self.gen_formulas.evaluate(part, s).mean()
+            limited = self.gen_formulas.outside_share(part, s)
+            weight_statistics = self.weighting.weigh(self.gen_formulas, s)[1] if self.has_weights else {}
+            return loss, {"loss/generator": loss, "ratio/limited_share": limited} | weight_statistics
         weights, weight_statistics = self.weighting.weigh(self.gen_formulas, s)
-        if self.weighting.is_on:  # the loss of the divergence is reported, and another one has the gradient
-            statistics = {"loss/generator": loss.detach(), "ratio/limited_share": loss.new_zeros(())}
-            loss = -(weights * s).mean()
-        return loss, statistics | weight_statistics
+        reported = sign * self.gen_formulas.evaluate(part, s.detach()).mean()
+        statistics = {"loss/generator": reported, "ratio/limited_share": reported.new_zeros(())}
+        return -(weights * s).mean(), statistics | weight_statistics
 
     def _refuse_flat_loss(self, gen_div: Divergence) -> None:
         if self.gen_objective != "ratio" and self.gives_ratio != "no" and not gen_div.invertible:

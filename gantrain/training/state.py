@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -81,7 +82,13 @@ class State:
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return next(self.generator.parameters()).device
+        return self.trainable["generator"][0].device
+
+    @cached_property
+    def trainable(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters of each player, searched for once: beside a step of a small network the search takes long."""
+        players = {"generator": self.generator, "discriminator": self.discriminator}
+        return {name: [p for p in player.parameters() if p.requires_grad] for name, player in players.items()}
 
     @property
     def best_generator(self) -> nn.Module:

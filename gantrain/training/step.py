@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class Step:
 
     def generator_step(self, fake: Tensor, real: Batch | None = None) -> None:
         """Update G on samples [B, …] with a graph, D being fixed."""
-        with self.autocast(), fix_parameters(self.state.discriminator):
+        with self.autocast(), fix_parameters(self.state.trainable["discriminator"]):
             loss, statistics = self.losses.generator_loss(self.state.discriminator, fake, real)
         self.descend("generator", loss, statistics)
 
@@ -134,7 +135,7 @@ class Step:
         loss, statistics = add_penalty((loss, statistics), penalty)
 
         self.clear_gradients()
-        parameters = trainable_parameters(self.state.discriminator)
+        parameters = self.state.trainable["discriminator"]
         scale, shared = find_shared_scale(downhill[size:], game.coordinate(v_fake.detach()))
         shared &= not game.is_flat
         if not game.is_flat and (self.guard is not None or shared):
@@ -148,7 +149,7 @@ class Step:
             torch.autograd.backward(v, downhill, inputs=parameters)
         if penalty is not None and penalty[0].requires_grad:
             penalty[0].backward(inputs=parameters)
-        fake.backward(at_samples, inputs=trainable_parameters(self.state.generator))
+        fake.backward(at_samples, inputs=self.state.trainable["generator"])
         statistics |= adjusted | generator_statistics | {"update/two_pass_share": 1 - shared.to(loss.dtype)}
         valid = None if game.is_flat else shared
         self.apply_gradients(["discriminator", "generator"], loss.detach() + generator_loss.detach(), statistics, valid)
@@ -159,12 +160,12 @@ class Step:
             self.made -= 1
             return
         self.clear_gradients()
-        loss.backward(unit_gradient(loss.dtype, loss.device), inputs=trainable_parameters(self.state.networks[player]))
+        loss.backward(unit_gradient(loss.dtype, loss.device), inputs=self.state.trainable[player])
         self.apply_gradients([player], loss.detach(), statistics)
 
     def clear_gradients(self) -> None:
-        for optimizer in self.state.optimizers.values():
-            optimizer.zero_grad()
+        for parameter in chain(*self.state.trainable.values()):
+            parameter.grad = None
 
     def apply_gradients(
         self, players: list[str], loss: Tensor, statistics: Mapping[str, Tensor], valid: Tensor | None = None
@@ -173,10 +174,9 @@ class Step:
 
         In that case raise DivergedError, or trip the guard; so does a boolean `valid` that is False on the device.
         """
-        networks = {player: self.state.networks[player] for player in players}
         if self.part.ranks > 1:
-            add_gradients(networks.values())
-        norms = {f"grad_norm/{player}": compute_gradient_norm(network) for player, network in networks.items()}
+            add_gradients(self.state.networks[player] for player in players)
+        norms = {f"grad_norm/{player}": compute_gradient_norm(self.state.trainable[player]) for player in players}
         statistics = {**statistics, **norms}
         if self.guard is None and not all(math.isfinite(float(value)) for value in (loss, *norms.values())):
             raise DivergedError(describe_non_finite(self.state.images, " and ".join(players), statistics))
@@ -194,15 +194,9 @@ class Step:
         self.state.statistics.add(statistics, unless=tripped)
 
 
-def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that are not frozen."""
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
 @contextmanager
-def fix_parameters(network: nn.Module) -> Iterator[None]:
-    """Let losses in the block have no gradient in a network's parameters, which compiled code would always compute."""
-    parameters = trainable_parameters(network)
+def fix_parameters(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let losses in the block have no gradient in these parameters, which compiled code would always compute."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -218,9 +212,9 @@ def unit_gradient(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.ones((), dtype=dtype, device=device)
 
 
-def compute_gradient_norm(network: nn.Module) -> Tensor:
+def compute_gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return the Euclidean norm of all gradients: a scalar."""
-    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def find_shared_scale(downhill: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
