@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantrain.errors import ConfigError
-from gantrain.ranges import Accepted, Choice, Numbers, check_keys
+from gantrain.ranges import Accepted, Choice, NumberList, Numbers, check_keys
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,11 @@ class Ramp:
         return self.start + t * (self.end - self.start)
 
 
+def is_zero(value: float | Ramp | Tensor) -> bool:
+    """Return whether a number is 0 all the time. A tensor is not looked into: it holds the value of a ramp."""
+    return isinstance(value, int | float) and value == 0
+
+
 def largest(value: float | Ramp) -> float:
     """Return the largest value of a number or a ramp."""
     return max(value.start, value.end) if isinstance(value, Ramp) else value
@@ -61,18 +66,21 @@ def largest(value: float | Ramp) -> float:
 @dataclass(frozen=True)
 class HalfLife:
     """The averaged generator's memory in images shown to D: after `half_life` of them, an old weight counts half.
+    With a half-life of 0 there is no memory.
 
     Early in training the half-life is `ramp` times the images shown so far, where that is less; `ramp=None` leaves it
     constant (Karras et al. 2020, `ema_rampup`).
     """
 
-    half_life: float
+    half_life: float | Ramp
     ramp: float | None = None
 
     def decay(self, images: int, step: int) -> float:
         """Return the decay of one update at the clock `images`, `step` images after the one before it."""
-        half_life = self.half_life if self.ramp is None else min(self.half_life, self.ramp * images)
-        return 0.5 ** (step / half_life)
+        half_life = self.half_life.at(images) if isinstance(self.half_life, Ramp) else self.half_life
+        if self.ramp is not None:
+            half_life = min(half_life, self.ramp * images)
+        return 0.5 ** (step / half_life) if half_life else 0.0
 
 
 def is_ramp(value: object) -> bool:
@@ -108,6 +116,9 @@ def parse_value(key: str, value: Any, accepted: Accepted | None) -> Any:
     """Return the value of a key, a `Ramp` for a schedule; not checked if `accepted` is None. Raises ConfigError."""
     if isinstance(accepted, Numbers) and accepted.follows_clock:
         return parse_number(key, value, accepted)
+    if isinstance(accepted, NumberList) and isinstance(value, list) and any(map(is_ramp, value)):
+        accepted.check(key, [item["from"] if is_ramp(item) and "from" in item else item for item in value])
+        return [parse_number(f"{key}[{index}]", item, accepted.numbers) for index, item in enumerate(value)]
     if is_ramp(value):
         raise ConfigError(f"{key} is no number that could follow a schedule; give it one value")
     if accepted is not None:
@@ -122,9 +133,10 @@ def parse_decay(value: Any) -> float | Ramp | HalfLife:
     check_keys("ema", value, [item.name for item in fields(HalfLife)])
     if "half_life" not in value:
         raise ConfigError("ema has no half_life; write ema={half_life: 10000, ramp: 0.05}")
-    Numbers(above=0).check("ema.half_life", value["half_life"])
+    accepted = Numbers(at_least=0) if is_ramp(value["half_life"]) else Numbers(above=0)
+    half_life = parse_number("ema.half_life", value["half_life"], accepted)
     Numbers(above=0, also=(None,)).check("ema.ramp", value.get("ramp"))
-    return HalfLife(**value)
+    return HalfLife(half_life, value.get("ramp"))
 
 
 def find_ramps(settings: Any) -> dict[str, Ramp]:
@@ -135,8 +147,13 @@ def find_ramps(settings: Any) -> dict[str, Ramp]:
 
 def end_with_run(settings: Settings, images: int) -> Settings:
     """Return a frozen dataclass whose ramps without a length end at `images`, the length of the run."""
-    ramps = {name: ramp for name, ramp in find_ramps(settings).items() if ramp.images is None}
-    ended = {name: replace(ramp, images=images) for name, ramp in ramps.items()}
+    ended: dict[str, Any] = {}
+    for item in fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, item.name)
+        if isinstance(value, Ramp) and value.images is None:
+            ended[item.name] = replace(value, images=images)
+        elif isinstance(value, HalfLife):
+            ended[item.name] = end_with_run(value, images)
     return replace(settings, **ended) if ended else settings  # type: ignore[type-var]
 
 
@@ -159,7 +176,10 @@ class ScheduledNumbers:
         return replace(settings, **tensors) if tensors else settings  # type: ignore[type-var]
 
     def bind_optimizer(self, optimizer: Optimizer, ramps: Mapping[str, Ramp], *, is_fused: bool) -> None:
-        """Let `ramps` set the arguments of their names. Fused optimizers read the rate from the device."""
+        """Let `ramps` set the arguments of their names; `betas.1` is the second of `betas`.
+
+        Fused optimizers read the rate from the device.
+        """
         import torch
 
         for group in optimizer.param_groups:
@@ -180,4 +200,10 @@ class ScheduledNumbers:
         for ramp, tensor in self._tensors:
             tensor.fill_(ramp.at(images))
         for ramp, group, key in self._groups:
-            group[key] = ramp.at(images)
+            name, _, index = key.partition(".")
+            if index:
+                values = list(group[name])
+                values[int(index)] = ramp.at(images)
+                group[name] = tuple(values)
+            else:
+                group[name] = ramp.at(images)

@@ -914,7 +914,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # A weight for pixels in [−1, 1] is a quarter of it in [0, 1].
     "relativistic_r1r2": {
         "lr": {"from": 2e-4, "to": 5e-5, "images": 20e6, "shape": "cosine"},
-        **{"betas": [0.0, 0.9], "batch_size": 128, "discriminator_steps": 1, "gen_div": "own"},
+        "betas": [0.0, {"from": 0.9, "to": 0.99, "images": 20e6, "shape": "cosine"}],
+        **{"batch_size": 128, "discriminator_steps": 1, "gen_div": "own"},
         "regularizer": {
             name: {"weight": {"from": 0.05 / 4, "to": 0.005 / 4, "images": 20e6, "shape": "cosine"}, "every": 1}
             for name in ("r1", "r2")

@@ -18,8 +18,9 @@ from gantrain.objectives.objective import Objective
 from gantrain.ranges import Numbers
 from gantrain.regularizers.regularizers import R1
 from gantrain.runs.metrics_file import read_metrics
-from gantrain.schedules import HalfLife, Ramp, parse_decay, parse_number
+from gantrain.schedules import HalfLife, Ramp, ScheduledNumbers, end_with_run, parse_decay, parse_number
 from gantrain.training.iteration import Iteration
+from gantrain.training.optimizers import parse_optimizers
 from gantrain.training.setup import Schedule, TrainingSetup
 from gantrain.training.state import State, averaged
 
@@ -58,13 +59,55 @@ def test_a_half_life_is_the_time_in_which_an_old_weight_counts_half():
     assert HalfLife(6400, ramp=0.05).decay(10**6, 64) == HalfLife(6400).decay(10**6, 64)
 
 
+def test_a_half_life_follows_the_clock_from_no_memory_on():
+    rising = parse_decay({"half_life": {"from": 0, "to": 6400, "images": 1000}, "ramp": 5})
+    assert isinstance(rising, HalfLife)
+    assert rising.decay(0, 64) == 0
+    assert rising.decay(500, 64) == pytest.approx(0.5 ** (64 / min(3200, 5 * 500)))
+    assert rising.decay(10**6, 64) == HalfLife(6400).decay(10**6, 64)
+    whole_run = end_with_run(Schedule(images=400, ema=HalfLife(Ramp(0, 100, None))), 400)
+    assert whole_run.decay(200) == pytest.approx(0.5 ** (whole_run.batch_size / 50))
+
+
 def test_constant_ramps_change_nothing(tmp_path: Path):
     plain = {"optimizer.lr": 4e-4, "optimizer.weight_decay": 0.01, "regularizer.r1.weight": 10.0, "ema": 0.99}
     ramps = {key: f"{{from: {value}, to: {value}, images: 150}}" for key, value in plain.items()}
+    plain["optimizer.betas"], ramps["optimizer.betas"] = [0.5, 0.9], "[0.5, {from: 0.9, to: 0.9}]"
     for name, values in (("plain", plain), ("ramps", ramps)):
         typed = [f"{key}={value}" for key, value in values.items()]
         assert train(tmp_path / name, "optimizer=adam", "regularizer=[r1]", *typed, *FEW) == 0
     assert_equal_states(tmp_path / "plain", tmp_path / "ramps")
+
+
+def test_each_beta_of_adam_follows_the_clock(tmp_path: Path):
+    """After so many equal gradients g, Adam's average of squares is g²(1 − Πβ₂), with the β₂ of each step's clock."""
+    weight = torch.nn.Parameter(torch.zeros(3))
+    adam = torch.optim.Adam([weight], betas=(0.5, 0.9))
+    numbers = ScheduledNumbers()
+    settings = parse_optimizers({"name": "Adam", "lr": 0.1, "betas": [0.5, {"from": 0.9, "to": 0.5, "images": 100}]})
+    numbers.bind_optimizer(adam, settings["generator"].find_ramps(1000), is_fused=False)
+    assert settings["generator"].first_arguments["betas"] == [0.5, 0.9]
+    kept = 1.0
+    for images in range(0, 150, 10):
+        numbers.set(images)
+        weight.grad = torch.full((3,), 2.0)
+        adam.step()
+        kept *= max(0.9 - 0.004 * images, 0.5)
+    torch.testing.assert_close(adam.state[weight]["exp_avg_sq"], torch.full((3,), 4 * (1 - kept)))
+    assert numbers.has_host_numbers
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (["regularizer=r1", "regularizer.weight=1"], "regularizer.sigma"),
+        (["regularizer=feature_matching"], "regularizer.adversarial"),
+    ],
+)
+def test_a_constant_ramp_of_a_number_that_switches_a_term_changes_nothing(options, changed, tmp_path: Path):
+    for name, value in (("plain", "0.5"), ("ramp", "{from: 0.5, to: 0.5}")):
+        assert train(tmp_path / name, *options, f"{changed}={value}", *FEW) == 0
+    assert_equal_states(tmp_path / "plain", tmp_path / "ramp")
 
 
 def test_a_rate_that_falls_to_0_ends_the_training(tmp_path: Path):
@@ -166,6 +209,7 @@ def test_schedules_that_cannot_be_are_refused(value, reason):
         ({"halflife": 3}, "did you mean half_life"),
         ({"ramp": 0.1}, "no half_life"),
         ({"half_life": 0}, "above 0"),
+        ({"half_life": {"from": -1, "to": 5, "images": 5}}, "ema.half_life.from=-1 must be at least 0"),
         ({"from": 0.9, "to": 1.1, "images": 5}, "ema.to=1.1"),
     ],
 )
@@ -178,6 +222,11 @@ def test_averages_that_cannot_be_are_refused(value, reason):
     ("typed", "reason"),
     [
         (["optimizer.betas={from: 1, to: 2, images: 3}"], "optimizer.betas"),
+        (["optimizer.betas=[0, {from: 0.9, to: 1, images: 3}]"], "optimizer.betas[1].to=1 must be"),
+        (["optimizer.betas=[0, {from: 0.9, images: 3}]"], "optimizer.betas[1] is a schedule without to"),
+        (["optimizer.betas=[{from: 0, to: 0.9}]"], "must be 2 numbers"),
+        (["regularizer=r1", "regularizer.sigma={from: 0.1, to: 0}"], "both ends must be above 0"),
+        (["regularizer=r1", "regularizer.share={from: 0.1, to: 1}"], "share"),
         (["regularizer=label_smoothing", "regularizer.smoothing={from: 0.1, to: 0, images: 9}"], "is no schedule"),
         (["train.images={from: 1, to: 2, images: 3}"], "train.images"),
     ],

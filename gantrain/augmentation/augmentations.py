@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError, describe_choice
 from gantrain.ranges import Choice, Numbers, accepted_by_field, check_keys, setting
-from gantrain.schedules import Ramp, parse_value
+from gantrain.schedules import Ramp, is_zero, parse_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,27 +102,27 @@ class DiffAugment(Augmentation):
     """
 
     name: ClassVar[str] = "diffaugment"
-    color: float = setting(1.0, SHARE)
-    translation: float = setting(1.0, SHARE)
-    cutout: float = setting(1.0, SHARE)
+    color: float = setting(1.0, PROBABILITY)
+    translation: float = setting(1.0, PROBABILITY)
+    cutout: float = setting(1.0, PROBABILITY)
 
     def transform(self, x: Tensor, part: Part, p: Tensor | float) -> Tensor:
         from gantrain.augmentation import transforms
 
         draws = transforms.Draws(x, part, columns=12)
-        if self.color:
+        if not is_zero(self.color):
             share = p * self.color
             x = transforms.brighten(x, draws.choose(share, draws.uniform(-0.25, 0.25), 0))
             saturation, contrast = (draws.choose(share, draws.uniform(*ends), 1) for ends in ((0, 2), (0.5, 1.5)))
             x = transforms.scale_about(x, x.mean(1, keepdim=True), saturation)
             x = transforms.scale_about(x, x.mean((1, 2, 3), keepdim=True), contrast)
         height, width = x.shape[-2:]
-        if self.translation:
+        if not is_zero(self.translation):
             most = (transforms.round_half_up(height / 8), transforms.round_half_up(width / 8))
             down, across = (draws.integer(2 * size + 1) - size for size in most)
             is_moved = draws.choose(p * self.translation, down.new_ones(()), 0)
             x = transforms.shift(x, down * is_moved, across * is_moved)
-        if self.cutout:
+        if not is_zero(self.cutout):
             sizes = (transforms.round_half_up(height / 2), transforms.round_half_up(width / 2))
             # The centre of an even square lies between pixels, and may lie on either edge of the image.
             sides = zip((height, width), sizes, strict=True)
@@ -181,14 +181,14 @@ class ADA(Augmentation):
     name: ClassVar[str] = "ada"
     p: float = setting(0.0, PROBABILITY)
     measure: str = setting("signs", Choice(tuple(MEASURES)))
-    target: float | None = setting(None, Numbers(at_least=-1, at_most=1, also=(None,)))
-    ramp_images: float = setting(500_000, Numbers(above=0))
+    target: float | None = setting(None, Numbers(at_least=-1, at_most=1, also=(None,), follows_clock=True))
+    ramp_images: float = setting(500_000, Numbers(above=0, follows_clock=True))
     interval: int = setting(4, Numbers(whole=True, at_least=1))
     max_p: float = setting(0.8, SHARE)
-    blit: float = setting(1.0, SHARE)
-    geometry: float = setting(1.0, SHARE)
-    color: float = setting(1.0, SHARE)
-    cutout: float = setting(0.0, SHARE)
+    blit: float = setting(1.0, PROBABILITY)
+    geometry: float = setting(1.0, PROBABILITY)
+    color: float = setting(1.0, PROBABILITY)
+    cutout: float = setting(0.0, PROBABILITY)
 
     def __post_init__(self) -> None:
         """Refuse two controllers of p, or a beginning above the greatest p that the one may choose."""
@@ -243,21 +243,21 @@ class ADA(Augmentation):
         from gantrain.augmentation import transforms
 
         draws = transforms.Draws(x, part, columns=24)
-        if self.blit or self.geometry:
+        if not (is_zero(self.blit) and is_zero(self.geometry)):
             inverse = transforms.Affine.identity(x)
-            if self.blit:
+            if not is_zero(self.blit):
                 inverse = transforms.blit(inverse, draws, p * self.blit, x.shape[-2:])
-            if self.geometry:
+            if not is_zero(self.geometry):
                 inverse = transforms.deform(inverse, draws, p * self.geometry, x.shape[-2:])
             x = transforms.warp(x, inverse)
-        if self.color:
+        if not is_zero(self.color):
             share = p * self.color
             x = transforms.brighten(x, draws.choose(share, draws.normal(0.1), 0))
             x = transforms.scale_about(x, transforms.GREY, draws.choose(share, draws.normal(0.5).exp2(), 1))
             x = transforms.flip_luma(x, draws.choose(share, draws.integer(2), 0))
             x = transforms.rotate_hue(x, draws.choose(share, draws.uniform(-math.pi, math.pi), 0))
             x = transforms.scale_about(x, x.mean(1, keepdim=True), draws.choose(share, draws.normal(1.0).exp2(), 1))
-        if self.cutout:
+        if not is_zero(self.cutout):
             height, width = x.shape[-2:]
             top, left = draws.uniform(-0.25, 0.75) * height, draws.uniform(-0.25, 0.75) * width
             x = transforms.cut_out(x, draws.choose(p * self.cutout, top, height), left, height / 2, width / 2)

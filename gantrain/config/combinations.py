@@ -14,6 +14,7 @@ from gantrain.errors import ConfigError
 from gantrain.networks.tables import BATCH_OPS, OPS, Row, Tables
 from gantrain.objectives.objective import Game
 from gantrain.regularizers.gradient_penalties import Regularizer, overrides
+from gantrain.schedules import is_zero
 
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
@@ -97,7 +98,7 @@ def check_typed_weights(game: Game, regularizers: Sequence[Regularizer], typed: 
 
 def replaces_loss(one: Regularizer) -> bool:
     """Return whether a regularizer takes the place of the game's loss of G."""
-    return overrides(one, "penalize_features") and not one.adversarial
+    return overrides(one, "penalize_features") and is_zero(one.adversarial)
 
 
 def check_smoothing(regularizers: Sequence[Regularizer]) -> None:

@@ -103,7 +103,9 @@ class GeneratorDivergence:
 class GeneratorWeights:
     """Weights of samples under `matched`; with both keys null, the default if the objective has weights, else none."""
 
-    normalise: bool | None = setting(None, "under matched: divide samples' weights by their mean over the batch")
+    normalise: bool | None = setting(
+        None, "under matched: divide samples' weights by their mean over the batch; false leaves them plain"
+    )
     spread: float | None = number(
         None, "under matched: standard deviation of the log-ratio above which weights are tempered", above=0
     )

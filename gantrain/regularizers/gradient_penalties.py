@@ -14,8 +14,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from gantrain.distributed import WHOLE, Part
+from gantrain.errors import ConfigError
 from gantrain.ranges import Kind, Numbers, setting
-from gantrain.schedules import largest
+from gantrain.schedules import Ramp, is_zero, largest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,6 @@ NO_STATE: State = MappingProxyType({})
 
 
 SCHEDULED = Numbers(at_least=0, follows_clock=True)  # of fields that do not say what they accept
-CONSTANT = Numbers(at_least=0)
 SHARE = Numbers(above=0, at_most=1)
 COUNT = Numbers(whole=True, at_least=1)
 
@@ -153,12 +153,17 @@ class R1(Regularizer):
     limits_loss: ClassVar[bool] = True
     weight: float = 10.0
     every: int = setting(1, COUNT)
-    sigma: float = setting(0.0, CONSTANT)
+    sigma: float = 0.0
     share: float = setting(1.0, SHARE)
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that ends at the other form, or begins there."""
+        if isinstance(self.sigma, Ramp) and min(self.sigma.start, self.sigma.end) <= 0:
+            raise ConfigError(f"regularizer.{self.name}.sigma follows a schedule, of which both ends must be above 0")
 
     @property
     def needs_fixed_network(self) -> bool:
-        return self.sigma > 0
+        return not is_zero(self.sigma)
 
     def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
         return self.penalize_slope(discriminator, real, part)
@@ -166,7 +171,7 @@ class R1(Regularizer):
     def penalize_slope(self, discriminator: Discriminator, x: Tensor, part: Part) -> Penalty:
         """Return (weight/2) E‖∇ₓ v(x)‖² for points [B, …]."""
         x = x[: math.ceil(self.share * len(x))]
-        if self.sigma:
+        if self.needs_fixed_network:
             beside = x + self.sigma * draw_like(x, part, normal=True)
             squares = ((discriminator(beside) - discriminator(x)) / self.sigma).square()
         else:

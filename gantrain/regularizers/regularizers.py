@@ -15,7 +15,6 @@ from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError
 from gantrain.ranges import Numbers, setting
 from gantrain.regularizers.gradient_penalties import (
-    CONSTANT,
     COUNT,
     NO_STATE,
     R1,
@@ -27,7 +26,7 @@ from gantrain.regularizers.gradient_penalties import (
     State,
     draw_like,
 )
-from gantrain.schedules import Ramp
+from gantrain.schedules import Ramp, is_zero
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,7 +134,7 @@ class Consistency(Regularizer):
     needs_images: ClassVar[bool] = True
     needs_fixed_network = True
     weight: float = 10.0
-    fake_weight: float = setting(0.0, CONSTANT)
+    fake_weight: float = 0.0
     every: int = setting(1, COUNT)
 
     def penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor, part: Part = WHOLE) -> Penalty:
@@ -143,7 +142,7 @@ class Consistency(Regularizer):
             return part.gather((discriminator(x) - discriminator(mirror_and_shift(x, part))).square()).mean()
 
         value = self.weight * compare(real)
-        return Penalty(value + self.fake_weight * compare(fake.detach()) if self.fake_weight else value)
+        return Penalty(value if is_zero(self.fake_weight) else value + self.fake_weight * compare(fake.detach()))
 
 
 def mirror_and_shift(x: Tensor, part: Part) -> Tensor:
@@ -190,7 +189,7 @@ class FeatureMatching(Regularizer):
 
     name: ClassVar[str] = "feature_matching"
     weight: float = 1.0
-    adversarial: float = setting(0.0, CONSTANT)
+    adversarial: float = 0.0
 
     def penalize_features(self, real: Tensor, fake: Tensor) -> Penalty:
         return Penalty(self.weight * (real.mean(0) - fake.mean(0)).square().sum())

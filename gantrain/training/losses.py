@@ -20,6 +20,7 @@ from gantrain.networks.builder import Network
 from gantrain.objectives.objective import Game, Loss, Statistics
 from gantrain.precision import as_float32
 from gantrain.regularizers.gradient_penalties import NO_STATE, Penalty, Regularizer, overrides
+from gantrain.schedules import is_zero
 from gantrain.training.state import evaluating
 
 
@@ -117,7 +118,7 @@ class Losses:
         loss, statistics = self.game.generator_loss(v_fake, v_real if self.game.needs_real else None)
         for one in self.by_hook["penalize_features"]:
             penalty = one.penalize_features(wanted, features).value
-            loss = penalty + one.adversarial * loss if one.adversarial else penalty
+            loss = penalty if is_zero(one.adversarial) else penalty + one.adversarial * loss
             statistics = statistics | {f"penalty/{one.name}": penalty}
         return loss, statistics
 

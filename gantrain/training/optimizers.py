@@ -44,14 +44,23 @@ class OptimizerSettings:
     arguments: Mapping[str, Any]
 
     def find_ramps(self, images: int) -> dict[str, Ramp]:
-        """Return the arguments that follow the clock, in a run of so many `images`."""
-        ramps = {key: value for key, value in self.arguments.items() if isinstance(value, Ramp)}
+        """Return the arguments that follow the clock in a run of so many `images`; `betas.1` is the second beta."""
+        numbers: dict[str, Any] = {}
+        for key, value in self.arguments.items():
+            numbers |= {f"{key}.{i}": item for i, item in enumerate(value)} if isinstance(value, list) else {key: value}
+        ramps = {key: value for key, value in numbers.items() if isinstance(value, Ramp)}
         return {key: replace(ramp, images=ramp.images or images) for key, ramp in ramps.items()}
 
     @property
     def first_arguments(self) -> dict[str, Any]:
         """The arguments at the beginning of a run."""
-        return {key: value.at(0) if isinstance(value, Ramp) else value for key, value in self.arguments.items()}
+
+        def first(value: Any) -> Any:
+            if isinstance(value, list):
+                return [first(item) for item in value]
+            return value.at(0) if isinstance(value, Ramp) else value
+
+        return {key: first(value) for key, value in self.arguments.items()}
 
 
 def parse_optimizers(section: Mapping[str, Any]) -> dict[str, OptimizerSettings]:
@@ -86,7 +95,9 @@ def check_arguments(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[
             raise ConfigError(f"{where[key]}={value} needs a value, such as {known[key]}")
         value = parse_value(where[key], value, accepted_values(key, known[key]))
         # betas=[0,0.9] as papers write it; the classes want floats.
-        arguments[key] = [float(item) for item in value] if isinstance(value, list) else value
+        if isinstance(value, list):
+            value = [item if isinstance(item, Ramp) else float(item) for item in value]
+        arguments[key] = value
     return arguments
 
 

@@ -111,6 +111,9 @@ class TrainingSetup:
         }
         for one in self.regularizers:
             found |= {f"regularizer.{one.name}.{key}": ramp for key, ramp in find_ramps(one).items()}
+        found |= find_ramps(self.schedule)
+        if isinstance(self.schedule.ema, HalfLife):
+            found |= {f"ema.{key}": ramp for key, ramp in find_ramps(self.schedule.ema).items()}
         if self.augmentation is not None:
             found |= {f"augment.{key}": ramp for key, ramp in find_ramps(self.augmentation).items()}
         return found
