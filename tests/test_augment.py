@@ -4,6 +4,7 @@ controller written as a loop of Python numbers."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +287,65 @@ def test_the_strengths_of_colours_are_the_published_ones() -> None:
     assert float(contrast.abs().log2().std()) == pytest.approx(0.5, abs=0.02)
     at_grey = (made[..., 0].mean((1, 2)) - 0.5) / contrast
     assert float(at_grey.std()) == pytest.approx(0.1, abs=0.005)
+
+
+def test_hue_turns_all_the_way_and_saturation_has_the_published_strength() -> None:
+    """Of a red pixel: the angle and the length of what is left without its mean."""
+    x = torch.zeros(20_000, 3, 1, 1).double()
+    x[:, 0] = 1
+    along = torch.tensor([2.0, -1, -1]).double() / math.sqrt(6)
+    across = torch.tensor([0.0, 1, -1]).double() / math.sqrt(2)
+
+    def measure(made: Tensor) -> tuple[Tensor, Tensor]:
+        centred = (made - made.mean(1, keepdim=True)).flatten(1)
+        u, v = centred @ along, centred @ across
+        return torch.atan2(v, u), (u.square() + v.square()).sqrt() / math.sqrt(2 / 3)
+
+    angle, length = measure(ADA(**{"p": 1, "measure": "none", **ALONE, "color": 1}).augment(x))
+    counts = torch.histc(angle, 8, -math.pi, math.pi)
+    assert float(counts.std() / counts.mean()) < 0.05, "every hue is as frequent"
+    # Contrast scales it too: 2^N(0, 1/2²) times 2^N(0, 1).
+    assert float(length.log2().std()) == pytest.approx(math.hypot(0.5, 1), abs=0.02)
+
+    angle, length = measure(DiffAugment(translation=0, cutout=0).augment(x))
+    assert float(angle.abs().max()) < 1e-6
+    # Contrast in [1/2, 3/2) times saturation in [0, 2), whose means are 1; its square has the mean 13/12 · 4/3.
+    assert (float(length.min()), float(length.max())) == pytest.approx((0, 3), abs=0.05)
+    assert float(length.mean()) == pytest.approx(1, abs=0.02)
+    assert float(length.square().mean()) == pytest.approx(13 / 12 * 4 / 3, abs=0.04)
+
+
+def draw_maps(change: Callable[..., transforms.Affine], side: int) -> tuple[Tensor, Tensor]:
+    """The matrices [B, 2, 2] and offsets [B, 2] that a group of geometric changes draws at p = 1."""
+    x = torch.empty(20_000, 1, side, side).double()
+    drawn = change(transforms.Affine.identity(x), transforms.Draws(x, Part(), columns=24), 1.0, (side, side))
+    return torch.stack([drawn.across, drawn.down], 2), drawn.offset
+
+
+def test_the_strengths_of_the_geometry_are_the_published_ones() -> None:
+    """Scales 2^N(0, 0.2²), stretches the same, any rotation, and moves of N(0, 0.125²) of the side."""
+    matrix, offset = draw_maps(transforms.deform, 64)
+    scale = matrix.det().log2() / 2
+    assert float(scale.mean()) == pytest.approx(0, abs=0.01)
+    assert float(scale.std()) == pytest.approx(0.2, abs=0.005)
+    stretch = (torch.linalg.svdvals(matrix)[:, 0] / matrix.det().sqrt()).log2()
+    assert float(stretch.square().mean().sqrt()) == pytest.approx(0.2, abs=0.005)
+    # Both rotations are made with the probability 1 at p = 1: where a circle's points go is uniform.
+    angle = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0])
+    counts = torch.histc(angle, 8, -math.pi, math.pi)
+    assert float(counts.std() / counts.mean()) < 0.06
+    moved = torch.linalg.solve(matrix, offset)
+    assert float(moved.std()) == pytest.approx(0.125 * 64, rel=0.02)
+
+
+def test_blits_mirror_turn_and_move_by_up_to_an_eighth() -> None:
+    matrix, offset = draw_maps(transforms.blit, 64)
+    _, counts = matrix.round().flatten(1).unique(dim=0, return_counts=True)
+    assert len(counts) == 8, "the symmetries of a square"
+    assert float(counts.double().std() / counts.double().mean()) < 0.05
+    assert torch.equal(offset, offset.round())
+    assert (float(offset.min()), float(offset.max())) == (-8, 8)
+    assert float(offset.std()) == pytest.approx(16 / math.sqrt(12), rel=0.02)
 
 
 def test_images_of_other_channels_have_no_hue() -> None:

@@ -29,6 +29,7 @@ def discriminator(*rows: str) -> str:
 SPECTRAL = discriminator(LINEAR % "spectral")
 STDDEV = discriminator(LINEAR % "none", "{op: minibatch_stddev}")
 MINIBATCH = discriminator(LINEAR % "none", "{op: minibatch_discrimination}")
+BOTH = discriminator(LINEAR % "none", "{op: minibatch_discrimination}", "{op: minibatch_stddev}")
 BATCH_NORM = discriminator(LINEAR % "batch")
 NO_RATIO = ["disc_div=total_variation", "gen_div=total_variation"]
 
@@ -61,6 +62,7 @@ def warnings(*typed: str) -> list[str]:
             for rows in (STDDEV, MINIBATCH)
         ),
         ([STDDEV, "train.batch_size=30"], "train.batch_size=30 is not a multiple of group=4"),
+        ([BOTH, "train.batch_size=30"], "train.batch_size=30 is not a multiple of group=4"),
         ([STDDEV, "gen_div=kl"], "choose gen_div=gan or gen_div=softened_reverse_kl"),
         ([STDDEV, "disc_div=pearson"], "choose gen_div=pearson, or"),
         ([STDDEV, "critic=relativistic", "gen_div=softened_reverse_kl"], "choose gen_div=own, or"),
@@ -134,6 +136,10 @@ def test_every_regularizer_goes_with_the_default_game_and_with_spectral_norm_unl
         (["regularizer=lecam"], "biased towards 0"),
         (["regularizer=gradient_penalty"], "regularizer=gradient_penalty prescribes D's slope"),
         (["regularizer=weight_clipping"], "optimizer=rmsprop"),
+        (
+            ["regularizer=weight_clipping", "optimizer=rmsprop", "optimizer.discriminator.name=Adam"],
+            "optimizer=rmsprop",
+        ),
         (["regularizer=feature_matching"], "takes the place of G's loss"),
         (["regularizer=label_smoothing", "gen_div=kl"], "s = 0.1, which G's loss is of"),
         (["critic=relativistic", "regularizer=gradient_penalty"], "prescribes D's slope"),

@@ -355,8 +355,8 @@ def test_an_augmentation_has_its_keys_under_its_section(measure: str) -> None:
         (["augment=ada", "augment.p={from: 0, to: 0.5, images: 100}"], "needs augment.measure=none"),
         (["augment=diffaugment", "augment.p={from: 0, to: 2, images: 100}"], "augment.p.to=2 must be"),
         (
-            ["augment=diffaugment", "augment.color={from: 0, to: 1, images: 100}"],
-            "augment.color is no number",
+            ["augment=ada", "augment.max_p={from: 0, to: 1, images: 100}"],
+            "augment.max_p is no number",
         ),
         (["augment.name=adda"], "did you mean ada"),
         (["augment.name=[ada]"], "did you mean ada"),

@@ -120,6 +120,14 @@ def test_hinge_finds_the_sign_and_total_variation() -> None:
     assert found["bound/total_variation"] == pytest.approx(total_variation)
 
 
+def test_hinge_has_no_gradient_beyond_its_margin() -> None:
+    v_real, v_fake = (torch.tensor(values, requires_grad=True) for values in ([0.5, 1.5, 40.0], [-0.5, -1.5, -40.0]))
+    CRITICS["hinge"]().discriminator_loss(v_real, v_fake).backward()
+    assert v_real.grad is not None
+    assert v_fake.grad is not None
+    assert (v_real.grad.tolist(), v_fake.grad.tolist()) == (pytest.approx([-1 / 3, 0, 0]), pytest.approx([1 / 3, 0, 0]))
+
+
 def test_hinge_outputs_of_any_size_bound_total_variation_from_below() -> None:
     objective, random = CriticObjective("hinge"), np.random.default_rng(0)
     for scale in (0.1, 1.0, 10.0, 1e4):

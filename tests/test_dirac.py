@@ -18,7 +18,9 @@ from torch import nn
 from gantrain import data
 from gantrain import networks as architectures
 from gantrain.config.compose import compose
+from gantrain.data import Batch
 from gantrain.errors import ConfigError
+from gantrain.networks.builder import parameter_values
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.critic_objective import CriticObjective
@@ -26,11 +28,19 @@ from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Objective
 from gantrain.objectives.weighting import Weighting
 from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty
-from gantrain.regularizers.regularizers import REGULARIZERS, Balanced, LabelSmoothing, LeCam, WeightClipping
+from gantrain.regularizers.regularizers import (
+    REGULARIZERS,
+    Balanced,
+    InstanceNoise,
+    LabelSmoothing,
+    LeCam,
+    WeightClipping,
+)
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.iteration import Iteration
+from gantrain.training.losses import Losses
 from gantrain.training.setup import Execution, Schedule, TrainingSetup
-from gantrain.training.state import State, create_regularizer_states, parameter_values
+from gantrain.training.state import State, create_regularizer_states
 from gantrain.training.step import UPDATES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -245,6 +255,17 @@ def test_a_small_path_shows_the_damping_of_each_regularizer(regularizer):
     linear = linearise(game(), {regularizer.name: dataclasses.asdict(regularizer)})
     predicted = [path[0] @ np.linalg.matrix_power(linear.iteration(RATE, RATE), n).T for n in range(61)]
     np.testing.assert_allclose(path, predicted, atol=1e-3 * np.abs(path).max())
+
+
+def test_instance_noise_damps_as_a_penalty_of_its_variance_would():
+    """The gradient of D's loss at D(x) = ψx and θ = 0, over two million draws: γψ with γ = f''(1) · 2 · std²."""
+    slope, x = torch.tensor(0.2, requires_grad=True), torch.zeros(2_000_000, 1)
+    torch.manual_seed(0)
+    losses = Losses(game(), (InstanceNoise(std=0.7),))
+    loss, _ = losses.discriminator_loss(lambda x: slope * x.flatten(), Batch(x), x)
+    loss.backward()
+    gamma = dirac.DAMPING["instance_noise"]({"std": 0.7}, 0.5)
+    assert float(slope.grad) == pytest.approx(gamma * 0.2, rel=0.03)
 
 
 @pytest.mark.parametrize(

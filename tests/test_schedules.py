@@ -102,6 +102,9 @@ def test_each_beta_of_adam_follows_the_clock(tmp_path: Path):
     [
         (["regularizer=r1", "regularizer.weight=1"], "regularizer.sigma"),
         (["regularizer=feature_matching"], "regularizer.adversarial"),
+        (["regularizer=consistency"], "regularizer.fake_weight"),
+        (["augment=diffaugment"], "augment.color"),
+        (["augment=ada", "augment.measure=none", "augment.p=0.5"], "augment.geometry"),
     ],
 )
 def test_a_constant_ramp_of_a_number_that_switches_a_term_changes_nothing(options, changed, tmp_path: Path):

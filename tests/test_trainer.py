@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantrain import data, networks
+from gantrain.augmentation.augmentations import ADA
 from gantrain.errors import CheckpointError, DivergedError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences, estimates
@@ -22,7 +23,7 @@ from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.loop import train
 from gantrain.training.losses import Losses
 from gantrain.training.setup import Schedule, TrainingSetup, passed
-from gantrain.training.state import State, Statistics, averaged, update_average
+from gantrain.training.state import State, Statistics, averaged, create_regularizer_states, update_average
 from gantrain.training.step import Step
 
 ROW = {"op": "linear", "activation": "leaky_relu"}
@@ -154,6 +155,26 @@ def test_the_limits_of_each_report_are_wider_than_those_before(tmp_path, monkeyp
         f"lower_limit/{name}" for name in ("js", "gan", "squared_hellinger", "le_cam", "total_variation")
     }
     assert all(value < last[f"bound/{name.partition('/')[2]}"] for name, value in limits.items())
+
+
+@pytest.mark.parametrize(
+    ("row", "augmentation"),
+    [({"op": "minibatch_stddev", "group": 4}, None), (None, ADA(measure="held_out"))],
+    ids=["D compares samples", "p follows held-out data"],
+)
+def test_nothing_is_inferred_from_outputs_that_are_not_independent(row, augmentation, tmp_path):
+    table = {**MLP, "discriminator": [*MLP["discriminator"][:-1], *([row] if row else []), MLP["discriminator"][-1]]}
+    dataset, state = data.load("digits"), new_state(table, (1, 8, 8), 16)
+    if augmentation is not None:
+        state.regularizers = create_regularizer_states([augmentation])
+    setup = TrainingSetup(
+        game(), dataset, Latents(16), Schedule(images=200, report_every_images=100), augmentation=augmentation
+    )
+    with Reporter(tmp_path, 200, 0) as reporter:
+        train(state, setup, RunFolder(tmp_path), reporter)
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert "bound/gan" in last
+    assert not any(name.startswith(("lower_limit/", "two_sample/")) for name in last)
 
 
 def test_each_step_moves_one_player():

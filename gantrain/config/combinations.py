@@ -33,8 +33,9 @@ def check_combinations(game: Game, regularizers: Sequence[Regularizer], tables: 
         )
     if row := find_row(tables.generator, ops=BATCH_OPS):
         raise ConfigError(f"op: {row.op} is for the discriminator: a sample has to depend on its own latents alone")
-    if row := find_row(tables.discriminator, ops=BATCH_OPS):
-        check_batch_row(row, game, config)
+    for row in tables.discriminator:
+        if row.op in BATCH_OPS:
+            check_batch_row(row, game, config)
 
 
 def check_game(game: Game, one: Regularizer, update: str) -> None:
@@ -151,7 +152,7 @@ def warn_of_combinations(
 ) -> Iterator[str]:
     """Yield a sentence for each combination that changes what numbers mean, or that is known to train badly.
 
-    `arguments` are those of D's optimizer.
+    `arguments` are those of D's optimizer, defaults included.
     """
     rows = tables.discriminator
     is_limited = any(one.limits_loss for one in regularizers) or find_row(rows, norm="spectral") is not None

@@ -22,6 +22,8 @@ from gantrain.networks.fast_layers import Dropouts, apply_mask
 from gantrain.networks.layers import Float32, build_layer
 from gantrain.networks.tables import Row, Shape, Tables, mixes_samples, times
 
+FEW_PARAMETERS = 8
+
 
 @dataclass(frozen=True)
 class Step:
@@ -210,3 +212,19 @@ def find_output_shape(network: nn.Module, shape: Shape) -> Shape:
         output = network.eval()(torch.zeros(2, *shape))
     network.train(training)
     return tuple(output.shape[1:])
+
+
+def parameter_values(**networks: nn.Module) -> dict[str, float]:
+    """Return all parameters of networks that have at most FEW_PARAMETERS, as `parameters/<player>/<name>`.
+
+    The name is the last part of the parameter's own if that is unique. Numbers after the first have an index: `mean.1`.
+    """
+    values = {}
+    for player, network in networks.items():
+        parameters = dict(network.named_parameters())
+        if sum(parameter.numel() for parameter in parameters.values()) <= FEW_PARAMETERS:
+            short = {name.rpartition(".")[2]: parameter for name, parameter in parameters.items()}
+            for name, parameter in (short if len(short) == len(parameters) else parameters).items():
+                for index, value in enumerate(parameter.flatten().tolist()):
+                    values[f"parameters/{player}/{name}" + (f".{index}" if index else "")] = value
+    return values

@@ -128,7 +128,8 @@ class MinibatchDiscrimination(nn.Module):
     """Appends o_k(x_i) = mean over j ≠ i of exp(−‖M_ik − M_jk‖₁), M = x T (Salimans et al. 2016, section 3.2):
     `[B, F]` → `[B, F + kernels]`.
 
-    The paper has the sum; the mean does not depend on the size of the batch.
+    The paper has the sum; the mean does not depend on the size of the batch. The weight norm and the bias of the
+    authors' code are left out.
     """
 
     def __init__(self, features: int, kernels: int, dimensions: int) -> None:
@@ -140,6 +141,11 @@ class MinibatchDiscrimination(nn.Module):
         projected = as_float32(self.projection(x)).unflatten(1, (self.kernels, -1)).transpose(0, 1)  # [kernels, B, …]
         closeness = (-torch.cdist(projected, projected, p=1)).exp().sum(2).T - 1  # without a sample itself
         return torch.cat([x, (closeness / max(len(x) - 1, 1)).to(x.dtype)], 1)
+
+
+def compares_samples(network: nn.Module) -> bool:
+    """Return whether an output of a network depends on other samples of the batch, also in evaluation."""
+    return any(isinstance(layer, MinibatchStddev | MinibatchDiscrimination) for layer in network.modules())
 
 
 class Residual(nn.Module):

@@ -25,6 +25,8 @@ from gantrain.evaluation.distances import mean_distance
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.evaluation.samples import to_uint8
 from gantrain.files import make_folder
+from gantrain.networks.builder import parameter_values
+from gantrain.networks.layers import compares_samples
 from gantrain.objectives import estimates
 from gantrain.precision import allow_tf32, autocast_products, choose_precision
 from gantrain.reporting import pictures
@@ -37,10 +39,9 @@ from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
 from gantrain.training.generator import Sampler
 from gantrain.training.setup import TrainingSetup
-from gantrain.training.state import State, evaluating, parameter_values
+from gantrain.training.state import State, evaluating
 
-GRID_IMAGES = 64
-SCATTER_POINTS = 2000
+GRID_IMAGES, SCATTER_POINTS = 64, 2000
 SECONDS_BETWEEN_CURVES = 60.0
 # Errors of metrics that cost no run, beside exhausted memory.
 METRIC_ERRORS = (FloatingPointError, torch.linalg.LinAlgError)
@@ -64,6 +65,7 @@ class Writer:
         self.state, self.folder, self.reporter = state, folder, reporter
         self.note, self.advance = reporter.note, reporter.advance
         self.objective, self.data, self.latents = setup.objective, setup.data, setup.latents
+        self.has_images = len(setup.data.shape) == 3  # rather than points of a density
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
         self.sampler = Sampler(state, setup.latents, setup.schedule.ema_statistics)
         self.precision = choose_precision(setup.execution.precision, state.device)
@@ -73,13 +75,9 @@ class Writer:
         self.good = checkpoints.find_newest(folder.checkpoints)
         self.health = Health(div := setup.objective.main_divergence, properties.supremum(div) if div else math.inf)
         self.evaluation = setup.evaluation
+        self.has_limits = setup.learns_nothing_of_held_out and not compares_samples(state.discriminator)
         self.evaluated: dict[str, Any] = {}  # the last evaluation, as in evaluation.json
         self.best, self.improved = self._find_best(), False  # improved since the last checkpoint
-
-    @property
-    def has_images(self) -> bool:
-        """Whether the data are images, rather than points of a density."""
-        return len(self.data.shape) == 3
 
     def draw_data(self) -> None:
         """Draw `samples/real.png`, once."""
@@ -116,11 +114,14 @@ class Writer:
     def _estimate(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Return the objective's estimates; bounds and divergences are named `training_…` if no data are held out.
 
-        With held-out data there are a two-sample test, and confidence limits unless `best.metric` uses the same data.
+        With held-out data there are a two-sample test, and confidence limits unless `best.metric` uses the same data;
+        neither where the augmentation follows these data, or D compares the samples of a batch.
         """
         found = self.objective.estimates(v_real, v_fake)
         if not self.data.has_held_out:
             return {name if name.startswith("ratio/") else f"training_{name}": v for name, v in found.items()}
+        if not self.has_limits:
+            return found
         outputs = [v.cpu().double() for v in (v_real, v_fake)]
         area, p_value = inference.compare_ranks(*(self.objective.log_ratios(*outputs) or outputs))
         ratios = [r for v in outputs if (r := self.objective.log_ratio(v)) is not None]
@@ -277,9 +278,9 @@ class Writer:
         }
         if self.evaluated.get("images") == self.state.images:
             bundle["evaluation"] = self.evaluated
-        keep, best = self.schedule.keep_checkpoints, self.improved
-        self.good = checkpoints.save(self.folder.checkpoints, bundle, keep=keep, best=best)
-        if best:
+        keep = self.schedule.keep_checkpoints
+        self.good = checkpoints.save(self.folder.checkpoints, bundle, keep=keep, best=self.improved)
+        if self.improved:
             self.best, self.improved = self.evaluated, False
         self.saved = time.monotonic()
         self.note(f"checkpoint {self.good.name}")
@@ -288,8 +289,7 @@ class Writer:
         """Return a sentence about the last good checkpoint, for the message of an error that ends the run."""
         if self.good is None:
             return "there is no good checkpoint yet"
-        gone = "" if self.good.exists() else ", which is no longer there"
-        return f"the last good checkpoint is {self.good}{gone}"
+        return f"the last good checkpoint is {self.good}{'' if self.good.exists() else ', which is no longer there'}"
 
     def describe_log_ratio(self) -> str:
         """Return a line about the largest |r| of held-out data and samples; empty if there is no ratio."""

@@ -102,6 +102,11 @@ class TrainingSetup:
     optimizer_ramps: Mapping[str, Mapping[str, Ramp]] = field(default_factory=dict)
 
     @property
+    def learns_nothing_of_held_out(self) -> bool:
+        """Whether D does not depend on the held-out data, as it does if they set the strength of the augmentation."""
+        return self.augmentation is None or not self.augmentation.count_held_out(1)
+
+    @property
     def ramps(self) -> dict[str, Ramp]:
         """The ramps of all settings by their keys, such as `optimizer.generator.lr`."""
         found = {

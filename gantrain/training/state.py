@@ -23,8 +23,6 @@ from gantrain.errors import CheckpointError
 from gantrain.files import iterate_leaves
 from gantrain.regularizers.gradient_penalties import Regularizer
 
-FEW_PARAMETERS = 8
-
 
 class Statistics:
     """Means of named scalars since the last report, summed on their device: one transfer per report.
@@ -277,22 +275,6 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
     finally:
         for network, training in zip(networks, modes, strict=True):
             network.train(training)
-
-
-def parameter_values(**networks: nn.Module) -> dict[str, float]:
-    """Return all parameters of networks that have at most FEW_PARAMETERS, as `parameters/<player>/<name>`.
-
-    The name is the last part of the parameter's own if that is unique. Numbers after the first have an index: `mean.1`.
-    """
-    values = {}
-    for player, network in networks.items():
-        parameters = dict(network.named_parameters())
-        if sum(parameter.numel() for parameter in parameters.values()) <= FEW_PARAMETERS:
-            short = {name.rpartition(".")[2]: parameter for name, parameter in parameters.items()}
-            for name, parameter in (short if len(short) == len(parameters) else parameters).items():
-                for index, value in enumerate(parameter.flatten().tolist()):
-                    values[f"parameters/{player}/{name}" + (f".{index}" if index else "")] = value
-    return values
 
 
 def estimate_bytes(state: State) -> int:
