@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.states import MLP, assert_same, experiment, game, new_state
 
 from gantrain import networks
+from gantrain.data import Batch
 from gantrain.networks.layers import MinibatchDiscrimination, MinibatchStddev
+from gantrain.training.acceleration import compile_losses
+from gantrain.training.iteration import Iteration
 
 STDDEV = {"op": "minibatch_stddev", "group": 4}
 DISCRIMINATION = {"op": "minibatch_discrimination", "kernels": 3, "dimensions": 2}
@@ -85,3 +89,35 @@ def test_a_discriminator_with_such_a_row_judges_no_single_sample(row: dict) -> N
     assert not torch.allclose(network(x)[:4], network(x[:4]), atol=1e-7)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert network(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("row", [STDDEV, DISCRIMINATION], ids=["stddev", "discrimination"])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_outputs_and_gradients_are_finite_at_every_size(row: dict, size: float, dtype: torch.dtype) -> None:
+    network = build(row)
+    x = (size * torch.randn(8, 1, 8, 8)).to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        v = network(x)
+    v.sum().backward()
+    assert v.isfinite().all()
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in (x, *network.parameters()))
+
+
+@pytest.mark.parametrize("row", [STDDEV, DISCRIMINATION], ids=["stddev", "discrimination"])
+def test_a_run_with_such_a_row_is_the_same_watched_by_the_device_and_compiled(row: dict) -> None:
+    table = {**MLP, "discriminator": [MLP["discriminator"][0], row, MLP["discriminator"][1]]}
+    by_host, by_device = new_state(table), new_state(table)
+    ours, theirs = Iteration(by_host, experiment()), Iteration(by_device, experiment(), guard_on_device=True)
+    for _ in range(4):
+        ours.play()
+        theirs.play()
+    assert theirs.synchronize()
+    assert_same(by_host, by_device)
+
+    plain, discriminator = game(), by_host.discriminator.eval()
+    compiled = compile_losses(plain, backend="aot_eager")
+    x, y = torch.rand(2, 16, 1, 8, 8)
+    for name, arguments in (("discriminator_loss", (Batch(x), y)), ("generator_loss", (y, Batch(x)))):
+        eager, traced = (getattr(each, name)(discriminator, *arguments)[0] for each in (plain, compiled))
+        torch.testing.assert_close(traced, eager, rtol=1e-6, atol=1e-6)
