@@ -98,8 +98,8 @@ def main(arguments: list[str]) -> int:
 
 
 def play(game: Game, seed: int, root: Path, path: Path) -> None:
-    """Train one generator as `architecture=mlp_digits optimizer=adam_fast regularizer=r1 regularizer.weight=10 precision=bf16` does, and
-    measure it."""
+    """Train one generator as `architecture=mlp_digits optimizer=adam_fast precision=bf16 regularizer=r1
+    regularizer.weight=10` does, and measure it."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     dataset = gantrain.data.load("mnist", root=root, seed=seed)
