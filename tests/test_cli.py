@@ -438,7 +438,7 @@ def test_a_run_folder_is_complete(gantrain: Gantrain, tmp_path: Path, monkeypatc
     assert end["metrics"] == {name: value for name, value in rows[-1].items() if name != "images"}
     assert (end["seed"], end["device"], end["samples_from"]) == (3, "cpu", "averaged generator, standing statistics")
     assert (end["data"]["label"], end["data"]["held_out"]) == ("digits", True)
-    assert (end["gen_weights"], end["regularizer"]) == ({"normalise": True, "spread": 0.5}, {})
+    assert (end["gen_weights"], end["regularizer"]) == ({"normalise": True, "spread": 0.25}, {})
     assert (end["versions"]["gantrain"], end["versions"]["torch"]) == (package.__version__, str(torch.__version__))
     assert datetime.fromisoformat(end["started"]) <= datetime.fromisoformat(end["ended"])
 

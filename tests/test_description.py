@@ -26,10 +26,11 @@ def test_matched_follows_its_own_divergence(name):
 
 @pytest.mark.parametrize("name", ["neyman", "dual_pearson", "alpha_-1", "alpha_-0.2"])
 def test_a_divergence_whose_weights_lean_on_the_worst_samples_has_a_warning(name):
-    for weighting in (OFF, DEFAULT):
+    for weighting in (OFF, Weighting(normalise=True), Weighting(normalise=True, spread=0.5)):
         said = text("gan", name, "matched", weighting=weighting)
         assert "Warning: under " in said
-        assert "gen_div=reverse_kl" in said
+        assert "choose gen_weights.spread=0.25, the default, or gen_div=reverse_kl" in said
+    assert "farthest" not in text("gan", name, "matched", weighting=DEFAULT)
     assert "farthest" not in text("gan", name, "ratio")
 
 
@@ -45,7 +46,7 @@ def test_equal_weights_are_said_to_be_equal(name, weighting):
 def test_what_tempered_weights_follow_is_said(name):
     said = text("gan", name, "matched", weighting=DEFAULT)
     assert f"an f-divergence between reverse_kl (β → 0) and {name} (β = 1)" in said
-    assert "0.5/sd(r)" in said
+    assert "0.25/sd(r)" in said
     assert "Warning" not in said
     assert "same direction" in text("gan", name, "matched", weighting=Weighting(normalise=True))
 

@@ -482,4 +482,4 @@ def test_a_run_that_was_stored_without_such_keys_goes_on_with_plain_weights(tmp_
 
 def test_other_weights_are_another_run(weighted, capsys):
     assert main(["resume", str(weighted), "gen_weights.spread=2", "train.images=1200"]) == 4
-    assert "gen_weights.spread: 0.5 → 2" in capsys.readouterr().err
+    assert "gen_weights.spread: 0.25 → 2" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_under_every_head_the_weights_are_those_of_the_log_ratio(
 ) -> None:
     """∂L/∂v · dv/dr is −w(βr) / mean w(βr), w = u² f''(u) of the typed f, where v is D's output for the log-ratio r."""
     r = normal(100).requires_grad_()
-    objective = Objective(get(disc_div), get(name), head=head, weighting=DEFAULT)
+    objective = Objective(get(disc_div), get(name), head=head, weighting=Weighting(normalise=True, spread=0.5))
     (found,) = torch.autograd.grad(objective.generator_loss(output(r))[0] * len(r), r)
     u = (0.5 / r.detach().std(correction=0) * r.detach()).exp().tolist()
     weights = np.array([x**2 * formulas.derivative(name, x, 2) for x in u])
@@ -294,6 +294,6 @@ def test_weights_that_cannot_act_are_rejected_with_the_reason() -> None:
         weighting_for("gen_weights.spread=1", "gen_weights.normalise=false")
     with pytest.raises(ConfigError, match=r"or add gen_weights.normalise=true"):
         weighting_for("experiment=dcgan", "gen_weights.spread=0.5")
-    assert weighting_for("experiment=dcgan", "gen_weights.spread=0.5", "gen_weights.normalise=true") == DEFAULT
+    assert weighting_for("experiment=dcgan", "gen_weights.spread=0.25", "gen_weights.normalise=true") == DEFAULT
     with pytest.raises(ConfigError, match=r"gen_weights.spread=0.0 must be above 0"):
         weighting_for("gen_weights.spread=0")

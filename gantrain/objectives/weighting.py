@@ -75,5 +75,7 @@ class Weighting:
 
 
 OFF = Weighting()
-# What `matched` uses unless told otherwise; docs/results/weights.md has the measurements.
-DEFAULT = Weighting(normalise=True, spread=0.5)
+# What `matched` uses unless told otherwise: the largest spread under which every divergence trains, of those that were
+# measured (docs/results/weights.md).
+DEFAULT_SPREAD = 0.25
+DEFAULT = Weighting(normalise=True, spread=DEFAULT_SPREAD)

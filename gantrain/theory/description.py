@@ -11,6 +11,7 @@ from gantrain.errors import ConfigError
 from gantrain.objectives.divergence import Divergence, format_formula
 from gantrain.objectives.heads import get_head
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES, Game
+from gantrain.objectives.weighting import DEFAULT_SPREAD
 from gantrain.regularizers.regularizers import Regularizer
 from gantrain.schedules import Ramp
 from gantrain.theory import properties
@@ -36,10 +37,12 @@ def describe_objective(objective: Game) -> list[str]:
         lines += _describe_weights(gen_div, objective.weighting.spread)
     else:
         lines += _describe_generator_step(gen_div, objective.gen_objective)
-    if objective.has_weights and properties.favours_bad_samples(gen_div):
+    spread = objective.weighting.spread or math.inf
+    if objective.has_weights and properties.favours_bad_samples(gen_div) and spread > DEFAULT_SPREAD:
         lines.append(
             f"Warning: under {gen_div.name} the samples that are farthest from the data have the largest weights, and "
-            "training often misses modes; gen_div=reverse_kl weighs all samples alike"
+            f"training often misses modes; choose gen_weights.spread={DEFAULT_SPREAD}, the default, or "
+            "gen_div=reverse_kl, which weighs all samples alike"
         )
     return lines
 
