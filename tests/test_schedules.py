@@ -104,6 +104,7 @@ def test_each_beta_of_adam_follows_the_clock(tmp_path: Path):
         (["regularizer=feature_matching"], "regularizer.adversarial"),
         (["regularizer=consistency"], "regularizer.fake_weight"),
         (["augment=diffaugment"], "augment.color"),
+        (["augment=ada", "augment.ramp_images=50"], "augment.target"),
         (["augment=ada", "augment.measure=none", "augment.p=0.5"], "augment.geometry"),
     ],
 )
