@@ -120,7 +120,7 @@ def parse_value(key: str, value: Any, accepted: Accepted | None) -> Any:
         accepted.check(key, [item["from"] if is_ramp(item) and "from" in item else item for item in value])
         return [parse_number(f"{key}[{index}]", item, accepted.numbers) for index, item in enumerate(value)]
     if is_ramp(value):
-        raise ConfigError(f"{key} is no number that could follow a schedule; give it one value")
+        raise ConfigError(f"{key} cannot follow a schedule; give it a single value")
     if accepted is not None:
         accepted.check(key, value)
     return value
@@ -171,8 +171,9 @@ class ScheduledNumbers:
         """Return a frozen dataclass with a float32 scalar on `device` in place of each ramp."""
         import torch
 
-        tensors = {name: torch.tensor(ramp.at(0), device=device) for name, ramp in find_ramps(settings).items()}
-        self._tensors += [(ramp, tensors[name]) for name, ramp in find_ramps(settings).items()]
+        ramps = find_ramps(settings)
+        tensors = {name: torch.tensor(ramp.at(0), dtype=torch.float32, device=device) for name, ramp in ramps.items()}
+        self._tensors += [(ramp, tensors[name]) for name, ramp in ramps.items()]
         return replace(settings, **tensors) if tensors else settings  # type: ignore[type-var]
 
     def bind_optimizer(self, optimizer: Optimizer, ramps: Mapping[str, Ramp], *, is_fused: bool) -> None:
@@ -185,7 +186,7 @@ class ScheduledNumbers:
         for group in optimizer.param_groups:
             for key, ramp in ramps.items():
                 if is_fused and key == "lr":
-                    group[key] = torch.tensor(ramp.at(0), device=group["params"][0].device)
+                    group[key] = torch.tensor(ramp.at(0), dtype=torch.float32, device=group["params"][0].device)
                     self._tensors.append((ramp, group[key]))
                 else:
                     self._groups.append((ramp, group, key))

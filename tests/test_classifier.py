@@ -18,7 +18,7 @@ from support.tolerance import assert_close_to_largest
 from gantrain import data
 from gantrain.data import published
 from gantrain.data.images import Labels, pixels
-from gantrain.errors import CheckpointError
+from gantrain.errors import CheckpointError, DataError
 from gantrain.evaluation import classifier, classifier_training
 from gantrain.evaluation.classifier import StoredClassifier
 from gantrain.evaluation.classifier_training import ClassifierTraining
@@ -100,6 +100,27 @@ def test_coloured_images_in_class_folders_train_one_too(tmp_path: Path, gantrain
     found = classifier.load_classifier(tmp_path / "own.pt")
     assert found.classifier.classes == ("blue", "green", "red")
     assert found.accuracy == 1
+
+
+def test_images_whose_labels_were_corrected_have_a_classifier_of_their_own(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "in", {"blue": (90, 90, 160), "red": (160, 90, 90)}, 20)
+    paths = []
+    for name in ("blue", "navy", "navy"):
+        if not (folder / name).exists():
+            (folder / "blue").rename(folder / name)
+        images = data.load("folder", path=folder, held_out=10)
+        assert isinstance(images, data.Images)
+        paths.append(classifier.cache_path(images))
+    assert paths[0] != paths[1] == paths[2]
+
+
+def test_a_classifier_needs_a_held_out_image_with_a_label(tmp_path: Path) -> None:
+    labels = Labels(("a", "b"), torch.tensor([0, 1] * 10), torch.full((10,), -1))
+    train, held = torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    images = data.Images("folder", "own", train, held, labels=labels)
+    with pytest.raises(DataError, match="none of the held out images of own has a label"):
+        classifier_training.make_classifier(images, tmp_path / "c.pt", ClassifierTraining(2, 1))
+    assert not (tmp_path / "c.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -374,6 +374,15 @@ def test_folders_of_splits_are_the_splits_and_the_classes_lie_below(
     assert torch.equal(other.batch(0, 11).images, images.batch(0, 11).images)
 
 
+def test_an_image_for_which_memory_runs_out_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("gantrain.data.decoding.open_image", refuse)
+    with pytest.raises(MemoryError):
+        data.load("folder", path=filled(tmp_path, {"train": 5}), size=4, on_bad="skip")
+
+
 def test_a_damaged_file_of_a_split_is_left_out_of_it(tmp_path: Path) -> None:
     root = filled(tmp_path, {"train": 5, "val": 3})
     (root / "train" / "2.png").write_bytes(b"")

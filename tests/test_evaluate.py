@@ -24,7 +24,7 @@ from gantrain import data
 from gantrain.cli import main
 from gantrain.data import arrays
 from gantrain.errors import DataError
-from gantrain.evaluation import classifier
+from gantrain.evaluation import classifier, evaluation
 from gantrain.evaluation import samples as stored
 from gantrain.runs import checkpoints
 
@@ -198,6 +198,15 @@ def test_fewer_training_images_than_samples_are_told(
     assert (found["count"], found["real_count"], found["reference_count"]) == (1797, 179, 1618)
 
 
+def test_a_picture_of_neighbours_needs_as_many_training_images_as_a_row(tmp_path: Path) -> None:
+    for count, is_drawn in ((6, False), (7, True)):
+        images = torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
+        folder = tmp_path / str(count)
+        evaluation.write_evaluation(folder, {}, images[:3], data.Images("folder", "own", images, images))
+        assert (folder / "evaluation.json").exists()
+        assert (folder / "neighbours.png").exists() == is_drawn
+
+
 @pytest.mark.parametrize(("kept", "modes", "share"), [(2, 2, 0.989), (0, 0, 0.0)])
 def test_points_of_a_density_need_no_classifier(
     kept: int, modes: int, share: float, tmp_path: Path, measured: Evaluate, monkeypatch: pytest.MonkeyPatch
@@ -250,6 +259,7 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
         (["dark.npy", "dataset=digits"], 3, "8-bit"),
         (["lost.npy", "dataset=ring"], 3, "not finite"),
         (["broken.npz", "dataset=digits"], 3, "no array"),
+        (["plain.npy", "dataset=array", "dataset.path=plain.npy"], 2, "no density"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
@@ -263,6 +273,7 @@ def test_what_cannot_be_evaluated_is_refused(
     np.save(tmp_path / "range.npy", np.full((30, 8, 8), 2.0))
     np.save(tmp_path / "words.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "broken.npz").write_bytes(b"PK")
+    np.save(tmp_path / "plain.npy", np.random.default_rng(0).normal(size=(300, 3)))
     np.save(tmp_path / "number.npy", np.float32(1))
     np.save(tmp_path / "long.npy", np.zeros((30, 8, 8), np.longdouble))
     np.save(tmp_path / "dark.npy", np.where(np.arange(64).reshape(8, 8) == 9, np.nan, np.zeros((30, 1, 1))))

@@ -79,6 +79,19 @@ def test_constant_ramps_change_nothing(tmp_path: Path):
     assert_equal_states(tmp_path / "plain", tmp_path / "ramps")
 
 
+@pytest.mark.parametrize(("start", "end"), [(10, 1), (0, 1), (0, 0.5)])
+def test_a_ramp_between_whole_numbers_takes_all_numbers_between_them(start: float, end: float):
+    """`{from: 0, to: 1}` is not rounded to whole numbers, in a regularizer, an augmentation or a fused optimizer."""
+    ramp, numbers = Ramp(start, end, 1000), ScheduledNumbers()
+    bound = numbers.bind(R1(ramp), torch.device("cpu"))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
+    numbers.bind_optimizer(optimizer, {"lr": ramp}, is_fused=True)
+    for images in (0, 250, 500, 999, 1000):
+        numbers.set(images)
+        expected = start + (end - start) * images / 1000
+        assert [float(bound.weight), float(optimizer.param_groups[0]["lr"])] == pytest.approx([expected] * 2)
+
+
 def test_each_beta_of_adam_follows_the_clock(tmp_path: Path):
     """After so many equal gradients g, Adam's average of squares is g²(1 − Πβ₂), with the β₂ of each step's clock."""
     weight = torch.nn.Parameter(torch.zeros(3))

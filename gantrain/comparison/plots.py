@@ -108,9 +108,8 @@ def line_styles(comparison: Comparison) -> list[dict[str, Any]]:
 def curve_panels(comparison: Comparison) -> Panels:
     """Losses and bounds against the clock: mean over seeds, and a band of one standard deviation.
 
-    The band of a single run's bound is one standard error.
-
-    Runs that reported once have no curve. Bounds that most configurations have come first.
+    The band of a single run's bound is one standard error. Runs that reported once have no curve. Bounds that most
+    configurations have come first.
     """
     losses = ["loss/discriminator", "loss/generator"]
     names = list(dict.fromkeys(key for run in comparison.runs for report in run.reports for key in report))

@@ -1,8 +1,8 @@
 """Reading of run folders, and what the numbers of a run depend on.
 
 A folder is a run when it holds `.hydra/config.yaml`; `summary.json` says how it ended. Settings are compared as the
-text that they have in YAML; of interpolations only references to
-another key are resolved. Nothing in a folder is trusted, see `untrusted`.
+text that they have in YAML; of interpolations only references to another key are resolved. Nothing in a folder is
+trusted, see `untrusted`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Run:
     evaluation: dict[str, Any]
     reports: list[dict[str, float]]
 
-    @property
+    @cached_property
     def status(self) -> str:
         """One of `STATUSES`, or `unknown`."""
         status = actual_status(self.path, self.summary)

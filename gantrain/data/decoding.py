@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gantrain.console import one_line, say, show_progress
 from gantrain.data.levels import Levels, Limits, Values, find_limits, measure, read_values, to_rgb
-from gantrain.errors import DataError, MemoryExhaustedError
+from gantrain.errors import DataError, MemoryExhaustedError, is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,6 +164,8 @@ def _read_all(files: Sequence[File], work: Callable[[int, bytes], T]) -> tuple[l
         try:
             return work(index, files[index].read()), ""
         except Exception as error:  # a damaged file can raise anything inside a decoder
+            if is_out_of_memory(error):
+                raise
             return None, f"{one_line(files[index].name)}: {_reason(error)}"
 
     pool, results, faults = ThreadPoolExecutor(), [], {}

@@ -51,6 +51,14 @@ class Labels(NamedTuple):
         """Return the labels of the training and held-out images that `choose_held_out` chose."""
         return Labels(self.classes, *divide(self.train, self.test, chosen))
 
+    @property
+    def fingerprint(self) -> str:
+        """A short digest of the classes and of the labels of both splits."""
+        digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=8)
+        for labels in (self.train, self.test):
+            digest.update(b"" if labels is None else labels.numpy().data)
+        return digest.hexdigest()
+
     def to_lists(self) -> dict[str, list[Any]]:
         """Return the labels as plain data."""
         assert self.test is not None
@@ -71,27 +79,7 @@ class Splits(NamedTuple):
     test: torch.Tensor | None = None
     labels: Labels | None = None
     skipped: int = 0  # damaged files that were left out
-    has_order: bool = True  # that the training images keep beside a test split; if not, they are ordered by content
-
-
-class ReadAhead:
-    """Reads batches on a thread: while a caller computes with one, the batch that follows it is read.
-
-    `read` gets clock, batch size and part, and decides alone what a batch is: reading ahead changes only the time.
-    """
-
-    def __init__(self, read: Callable[[int, int, Part], torch.Tensor]) -> None:
-        self._read = read
-        self._pool = ThreadPoolExecutor(1, "read-ahead")
-        self._next: tuple[tuple[int, int, Part], Future[torch.Tensor]] | None = None
-
-    def get(self, clock: int, batch_size: int, part: Part) -> torch.Tensor:
-        """Return what `read` does."""
-        wanted, following = (clock, batch_size, part), (clock + batch_size, batch_size, part)
-        is_ready = self._next is not None and self._next[0] == wanted
-        found = self._next[1] if self._next and is_ready else self._pool.submit(self._read, *wanted)
-        self._next = following, self._pool.submit(self._read, *following)
-        return found.result()
+    has_order: bool = True  # beside a test split, training images keep it; else they are sorted by a hash of content
 
 
 class Examples:
@@ -120,7 +108,8 @@ class Examples:
         self.has_held_out = len(held) > 0
         self.skipped = skipped
         self.device = device or train.device
-        self._ahead = ReadAhead(self._read) if device else None
+        self._pool = ThreadPoolExecutor(1, "read-ahead") if device else None
+        self._next: dict[tuple[int, int, Part], Future[torch.Tensor]] = {}
         self._splits = train, held
         self.split = "training" if not self.has_held_out else "test" if is_test else "held out"  # what held_out gives
         self.train = train
@@ -142,13 +131,19 @@ class Examples:
         return self.held[:count].to(self.device)
 
     def _take(self, clock: int, batch_size: int, part: Part) -> torch.Tensor:
-        """The stored examples of a batch, or of a part of it, on the device."""
-        if self._ahead is None:
+        """The stored examples of a batch, or of a part of it, on the device.
+
+        From host memory, the batch that follows is read while the caller computes with this one.
+        """
+        if self._pool is None:
             return self.train[part.take(self._indices(clock, batch_size))]
-        return self._ahead.get(clock, batch_size, part).to(self.device, non_blocking=True)
+        wanted, following = (clock, batch_size, part), (clock + batch_size, batch_size, part)
+        found = self._next.get(wanted) or self._pool.submit(self._read, *wanted)
+        self._next = {following: self._pool.submit(self._read, *following)}
+        return found.result().to(self.device, non_blocking=True)
 
     def _read(self, clock: int, batch_size: int, part: Part) -> torch.Tensor:
-        """The same on the CPU, and of no more than this part. NumPy: a thread would get OpenMP threads of its own."""
+        """The part on the CPU, by NumPy: in a thread, torch would start OpenMP threads of its own."""
         import numpy as np
         import torch
 
@@ -165,8 +160,7 @@ class Examples:
         count = len(self.train)
         epochs = range(clock // count, (end - 1) // count + 1)
         self._orders = {epoch: self._order(epoch) for epoch in epochs}
-        starts = {epoch: epoch * count for epoch in epochs}
-        parts = [self._orders[e][max(clock - starts[e], 0) : end - starts[e]] for e in epochs]
+        parts = [self._orders[e][max(clock - e * count, 0) : end - e * count] for e in epochs]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _order(self, epoch: int) -> torch.Tensor:
@@ -205,7 +199,10 @@ class Images(Examples):
         self._labels = labels
 
     def batch(self, clock: int, batch_size: int, part: Part = WHOLE) -> Batch:
-        """Images clock … clock + B − 1, or a part of them: float32 `[B, C, H, W]` in [0, 1], half of them mirrored."""
+        """Images clock … clock + B − 1, or a part of them: float32 `[B, C, H, W]` in [0, 1].
+
+        With `flip` each is mirrored with a probability of one half.
+        """
         import torch
 
         images = pixels(self._take(clock, batch_size, part))

@@ -166,8 +166,11 @@ def apply_channelwise(stored: StoredClassifier, shape: tuple[int, ...]) -> Store
 
 
 def cache_path(images: Images) -> Path:
-    """Return where the classifier of these images is kept: in the cache, under their fingerprint and the format."""
-    return cache_folder() / "classifiers" / f"{safe_name(images.label)}_{images.fingerprint}_{FORMAT}.pt"
+    """Return where the classifier of these images is kept: in the cache, by fingerprints of images and labels."""
+    labels = images.labels()
+    classes = "unlabelled" if labels is None else labels.fingerprint
+    name = f"{safe_name(images.label)}_{images.fingerprint}_{classes}_{FORMAT}.pt"
+    return cache_folder() / "classifiers" / name
 
 
 def save_classifier(path: Path, contents: Mapping[str, Any]) -> None:

@@ -96,7 +96,7 @@ def describe_training(images: Images, training: ClassifierTraining) -> str:
 def make_classifier(
     images: Images, path: Path, training: ClassifierTraining, *, progress: Progress = no_progress
 ) -> StoredClassifier:
-    """Train a classifier and store it with its accuracy. Raises DataError if the images have no labels, and OSError."""
+    """Train a classifier and store it with its accuracy. Raises DataError for missing labels, and OSError."""
     labels = images.labels()
     if labels is None:
         raise DataError(
@@ -106,13 +106,19 @@ def make_classifier(
             "evaluate.classifier)"
         )
     assert labels.test is not None
+    is_known = labels.test >= 0
+    if not is_known.any():
+        raise DataError(
+            f"none of the {images.split} images of {images.label} has a label, so that a classifier's accuracy cannot "
+            "be measured; label some of them, or give features=inception or classifier=FILE"
+        )
     network = build_classifier(images, labels, training)
     image = torch.zeros(1, *images.shape, device=network.mean.device)
     with limit_threads(network.mean.device, training.batch_size * count_multiply_adds(network.eval(), image)):
         train_classifier(network, images, labels, training=training, progress=progress)
         _, probabilities = compute_features(network, images.held)
         created = describe_machine(network.mean.device)
-    is_right, is_known = probabilities.argmax(1) == labels.test, labels.test >= 0
+    is_right = probabilities.argmax(1) == labels.test
     contents = {
         "dataset": images.label,
         "fingerprint": images.fingerprint,

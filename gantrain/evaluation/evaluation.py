@@ -218,10 +218,11 @@ def build_document(result: Result, facts: Mapping[str, Any], seed: int) -> dict[
 def write_evaluation(folder: Path, document: Mapping[str, Any], samples: Tensor, dataset: Dataset) -> None:
     """Write evaluation.json and, for 8-bit images, `neighbours.png`. Raises OSError.
 
-    Each row of the picture shows a sample and the training images nearest to it in pixels.
+    Each row of the picture shows a sample and the training images nearest to it in pixels. There is none for fewer
+    training images than a row has.
     """
     make_folder(folder, parents=True)
-    if isinstance(dataset, data.Images):
+    if isinstance(dataset, data.Images) and len(dataset.train) >= COLUMNS - 1:
         import torch
 
         from gantrain import plotting

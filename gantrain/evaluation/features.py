@@ -94,7 +94,10 @@ def build_extractor(
     """
     if isinstance(dataset, data.Density):
         return point_extractor(dataset)
-    assert isinstance(dataset, data.Images), "metrics_of refuses other datasets"
+    if not isinstance(dataset, data.Images):
+        raise ConfigError(
+            f"dataset={dataset.name} has no images and no density, and so nothing to compare samples with"
+        )
     network = None
     if choose_network(settings.features, settings.inception) == INCEPTION:
         from gantrain.evaluation import inception

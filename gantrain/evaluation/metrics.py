@@ -86,7 +86,7 @@ def metrics_of(dataset: str) -> Mapping[str, Metric]:
         return STACKS if is_stacked(dataset) else IMAGES
     if dataset in data.DENSITIES:
         return POINTS
-    raise ConfigError(f"dataset={dataset} has no density, and so nothing to compare samples with")
+    raise ConfigError(f"dataset={dataset} has no images and no density, and so nothing to compare samples with")
 
 
 def is_stacked(dataset: str) -> bool:

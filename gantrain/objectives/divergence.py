@@ -160,6 +160,20 @@ class Divergence:
             log_weights = self.log_weight(torch.linspace(-8, 8, 17, dtype=torch.float64))
         return bool((log_weights == log_weights[0]).all())
 
+    @cached_property
+    def weight_exponents(self) -> tuple[float, float]:
+        """(α, β) of weights u² f''(u), those of samples under `matched`, that grow like u^α as u → 0 and u^β as u → ∞.
+
+        f(0) is finite for α > 0 and f'(∞) for β < 1. (∞, −∞) for a divergence without weights, as total variation.
+        """
+        import torch
+
+        if self.log_weight is None:
+            return math.inf, -math.inf
+        r = torch.tensor([-2000.0, -1000.0, 1000.0, 2000.0], dtype=torch.float64)  # log w is linear there, exactly
+        low, _, high = (self.log_weight(r).expand(4).diff() / r.diff()).tolist()
+        return round(low, 9), round(high, 9)
+
     def dual(self, name: str, formula: str, reference: str) -> Divergence:
         """The divergence with p and q exchanged: f(u) becomes u f(1/u)."""
         log_weight = self.log_weight

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.inference import Value, average, average_halves, bernstein_deviation, fit_platt, pareto_k
@@ -111,20 +110,6 @@ def calibration(r: Pair) -> dict[str, float]:
 # Bounds and estimates
 
 
-@cache
-def growth(divergence: Divergence) -> tuple[float, float]:
-    """Return (α, β) for weights u² f''(u) that grow like u^α as u → 0 and like u^β as u → ∞.
-
-    f(0) is finite for α > 0 and f'(∞) for β < 1. A divergence without weights, as total variation, counts as bounded.
-    """
-    import torch
-
-    if divergence.log_weight is None:
-        return 1.0, 0.0
-    a, b, c, d = divergence.log_weight(torch.tensor([-60.0, -50.0, 50.0, 60.0], dtype=torch.float64)).tolist()
-    return round((b - a) / 10, 6), round((d - c) / 10, 6)
-
-
 def bound(divergence: Divergence, r: Pair, tails: Tails = Tails()) -> Value:  # noqa: B008
     """E_p[real(r)] − E_q[fake(r)] − f(1): at most D_f(p‖q) − f(1) in expectation, for any function r."""
     return subtract_terms(divergence, Pair(divergence.real(r.real), divergence.fake(r.fake)), tails)
@@ -132,7 +117,7 @@ def bound(divergence: Divergence, r: Pair, tails: Tails = Tails()) -> Value:  # 
 
 def subtract_terms(divergence: Divergence, terms: Pair, tails: Tails) -> Value:
     """Return the bound whose terms real(r) and fake(r) are given."""
-    alpha, beta = growth(divergence)
+    alpha, beta = divergence.weight_exponents
     on_data = average(terms.real - divergence.f_at_one, tails.p, 2 - 2 * alpha)
     return on_data.minus(average(terms.fake, tails.q, 2 * beta))
 
@@ -160,7 +145,7 @@ def prepare_estimate(divergence: Divergence, fit: Recalibration, tails: Tails) -
     """
     import torch
 
-    (alpha, beta), (slope, conjugate) = growth(divergence), centre(divergence)
+    (alpha, beta), (slope, conjugate) = divergence.weight_exponents, centre(divergence)
     above, below = fit.crossed.real.clamp(min=0), fit.crossed.fake.clamp(max=0)  # at r = 0 all functions are 0
     slopes = (-above).exp() * conjugate(above), below.exp() * slope(below)  # d(F/û)/dr = (û F' − F)/û and dF/dr = û F'
     missed, invented = (slope(above) - slopes[0]).clamp(min=0), (slopes[1] - conjugate(below)).clamp(min=0)
@@ -179,7 +164,7 @@ def prepare_estimate(divergence: Divergence, fit: Recalibration, tails: Tails) -
 
 def bound_parts(divergence: Divergence, r: Pair, tails: Tails) -> tuple[Value, Value]:
     """Return the lower bounds on the same two parts of the divergence; their sum is the bound by r."""
-    alpha, beta = growth(divergence)
+    alpha, beta = divergence.weight_exponents
     slope, conjugate = centre(divergence)
     above, below = (Pair(*(side.clamp(low, high) for side in r)) for low, high in ((0, None), (None, 0)))
     missed = average(slope(above.real)).minus(average(conjugate(above.fake), tails.q, 2 * beta))
@@ -238,7 +223,7 @@ def confidence_limits(r: Pair, known: Mapping[str, Divergence], report: int) -> 
     ends, limited = torch.tensor([-math.log(count), math.log(count)], dtype=r.real.dtype), r.limit(math.log(count))
     level, limits = LEVEL * 6 / (math.pi * report) ** 2, {}
     for name, divergence in known.items():
-        alpha, beta = growth(divergence)
+        alpha, beta = divergence.weight_exponents
         if alpha > 0 and beta < 1:
             found = bound(divergence, limited).mean
             for formula, side in ((divergence.real, limited.real), (divergence.fake, limited.fake)):

@@ -38,7 +38,7 @@ def describe_objective(objective: Game) -> list[str]:
     else:
         lines += _describe_generator_step(gen_div, objective.gen_objective)
     spread = objective.weighting.spread or math.inf
-    if objective.has_weights and properties.favours_bad_samples(gen_div) and spread > DEFAULT_SPREAD:
+    if objective.has_weights and gen_div.weight_exponents[0] < 0 and spread > DEFAULT_SPREAD:
         lines.append(
             f"Warning: under {gen_div.name} the samples that are farthest from the data have the largest weights, and "
             f"training often misses modes; choose gen_weights.spread={DEFAULT_SPREAD}, the default, or "

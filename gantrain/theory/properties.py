@@ -79,25 +79,6 @@ def equivalent_names(divergence: Divergence) -> dict[str, float]:
     return {name: factor for name, factor in names.items() if name != divergence.name}
 
 
-def favours_bad_samples(divergence: Divergence) -> bool:
-    """Return whether the weight of a sample under `matched` grows without bound as r → −∞ (Neyman, α < 0)."""
-    return weight_exponents(divergence)[0] < 0
-
-
-def weight_exponents(divergence: Divergence) -> tuple[float, float]:
-    """Return the c of w ~ e^{c r}, w being the weight of a sample under `matched`, towards r → −∞ and r → ∞.
-
-    A weight of 0 decays faster than every power.
-    """
-    import torch
-
-    if divergence.log_weight is None:
-        return math.inf, -math.inf
-    r = torch.tensor([-2000.0, -1000.0, 1000.0, 2000.0], dtype=torch.float64)  # log w is linear there, exactly
-    low, _, high = (divergence.log_weight(r).expand(4).diff() / r.diff()).tolist()
-    return low, high
-
-
 def is_symmetric(divergence: Divergence) -> bool:
     """Return whether D_f(p‖q) = D_f(q‖p): f(u) and u f(1/u) differ by a term c (u − 1)."""
     return _factor(_dual_rise(divergence), _rise(divergence.fake)) == 1

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.data.mixtures import Mixture, gaussian
 from gantrain.objectives.divergence import Divergence, Part
-from gantrain.theory.properties import weight_exponents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +96,7 @@ def _weighted_change(divergence: Divergence, part: Part, log_p: Tensor, log_q: T
 @cache
 def growth_exponents(divergence: Divergence, part: Part) -> tuple[float, float]:
     """Return the c of the growth e^{c r} of a formula, towards r → −∞ and r → ∞; for `f`, of F."""
-    low, high = weight_exponents(divergence)
+    low, high = divergence.weight_exponents
     if part == "real":
         low, high = low - 1, high - 1
     return min(low, 0.0), max(high, 1.0 if part == "f" else 0.0)

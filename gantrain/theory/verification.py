@@ -111,7 +111,8 @@ def measure_discriminator(
     one = torch.ones((), dtype=torch.float64)
     rows = []
     with torch.no_grad():
-        for x, y in zip(p.held_out(draws).chunk(PARTS), q.held_out(draws).chunk(PARTS), strict=True):
+        parts = (each.held_out(draws).tensor_split(PARTS) for each in (p, q))
+        for x, y in zip(*parts, strict=True):
             v_real, v_fake = discriminator(x), discriminator(y)
             true_p, true_q = case.log_ratio(x), case.log_ratio(y)
             row = objective.estimates(v_real, v_fake)
