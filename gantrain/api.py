@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,7 +28,7 @@ from gantrain.config.overrides import check_no_sweep, parse_into, parse_train, q
 from gantrain.config.schema import CodeOptions
 from gantrain.console import say
 from gantrain.errors import CheckpointError, ConfigError
-from gantrain.files import convert_system_error
+from gantrain.files import convert_system_errors
 from gantrain.launch.evaluate import is_run
 from gantrain.launch.job import train_once
 from gantrain.launch.resume import check_own_folder, refuse_sweep, resume_run
@@ -49,15 +48,7 @@ if TYPE_CHECKING:
 PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 
 
-@contextmanager
-def system_errors() -> Iterator[None]:
-    """Raise failures of storage and memory as errors of gantrain."""
-    try:
-        yield
-    except (OSError, RuntimeError, MemoryError) as error:
-        if known := convert_system_error(error, "storage", "ask for fewer images at once"):
-            raise known from error
-        raise
+system_errors = partial(convert_system_errors, "storage", "ask for fewer images at once")
 
 
 @dataclass(frozen=True)
@@ -266,6 +257,8 @@ def to_arguments(settings: Mapping[str, Any]) -> list[str]:
 
 def to_text(value: Any) -> str:
     """Return a Python value in the grammar of the command line."""
+    if hasattr(value, "item") and not getattr(value, "shape", ()):  # a number of NumPy or torch
+        value = value.item()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):

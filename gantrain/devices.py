@@ -113,23 +113,41 @@ def request_rows(rows: torch.Tensor, indices: Sequence[int]) -> None:
 def measure_free_memory() -> float:
     """Return the bytes of memory that this process may still take; infinity where the system does not say.
 
-    The least of what the machine has left, the limit of the control group (of a container or a batch system), and what
-    `ulimit -v` and `ulimit -d` leave.
+    The least of what the machine, the control group (of a container or a batch system), `ulimit -v` and `ulimit -d`
+    leave.
     """
     found = [math.inf]
     with suppress(OSError, ValueError, KeyError):
         found.append(_read_kilobytes("/proc/meminfo")["MemAvailable"])
-    with suppress(OSError, ValueError):
-        own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-        for path in ("memory.max", f"{own}/memory.max", "memory/memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):  # the word "max" is no limit
-                found.append(float(Path("/sys/fs/cgroup", path).read_text()))
+    found += list_group_memory()
     with suppress(OSError, ValueError, KeyError):
         taken = _read_kilobytes("/proc/self/status")
         for limit, key in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
             soft, _ = resource.getrlimit(limit)
             found.append(math.inf if soft == resource.RLIM_INFINITY else soft - taken[key])
     return min(found)
+
+
+def list_group_memory(root: Path = Path("/")) -> list[float]:
+    """Return the bytes that control groups of version 1 or 2 leave this process; cached files count as free."""
+    found: list[float] = []
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, own = line.split(":", 2)
+            if not controllers:
+                folder, limit, usage, cached = "", "memory.max", "memory.current", "inactive_file"
+            elif "memory" in controllers.split(","):
+                folder, limit, usage = "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+                cached = "total_inactive_file"
+            else:
+                continue
+            top = root / "sys/fs/cgroup" / folder
+            for place in {top, top / own.lstrip("/")}:  # a container may see its own group as the top
+                with suppress(OSError, ValueError, KeyError):  # the word "max" is no limit
+                    kinds = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                    most, taken = (float((place / name).read_text()) for name in (limit, usage))
+                    found.append(most - taken + float(kinds[cached]))
+    return found
 
 
 def _read_kilobytes(path: str) -> dict[str, float]:

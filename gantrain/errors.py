@@ -101,6 +101,12 @@ OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 NOT_LOADED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 
 
+def drop_traceback(error: GantrainError) -> GantrainError:
+    """Return the error without what led to it: the frames would keep the tensors of its run in memory."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error reports exhausted memory, of the host or of a device."""
     reported = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)

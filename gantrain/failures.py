@@ -22,11 +22,11 @@ def watch() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo and NCCL have no class of their own for it
-        raise find_failure() from error
+        raise find_failure(error) from error
 
 
-def find_failure() -> GantrainError:
-    """Return the error that another process has left, or that it left none."""
+def find_failure(met: Exception) -> GantrainError:
+    """Return the error that another process has left, or that it left none and this one met the error `met`."""
     import torch.distributed as dist
 
     with suppress(Exception):  # the store is gone with the process that had it
@@ -34,7 +34,8 @@ def find_failure() -> GantrainError:
         if store.check([FAILURE]):
             return build_error(**json.loads(store.get(FAILURE)))
     return LostProcessError(
-        "another process of this run ended without a word, as when the system kills it because memory runs out"
+        "another process of this run ended without an error message, as when the system kills it because memory runs "
+        f"out, or could not be reached: {str(met).strip().partition(chr(10))[0]}"
     )
 
 

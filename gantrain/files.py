@@ -66,6 +66,19 @@ def convert_system_error(error: Exception, place: object, remedy: str) -> Gantra
 
 
 @contextmanager
+def convert_system_errors(place: object, remedy: str) -> Iterator[None]:
+    """Raise what `convert_system_error` knows as an error of gantrain; other errors pass."""
+    try:
+        yield
+    except GantrainError:
+        raise
+    except Exception as error:
+        if known := convert_system_error(error, place, remedy):
+            raise known from error
+        raise
+
+
+@contextmanager
 def convert_write_errors(what: object) -> Iterator[None]:
     """Raise an OSError of the block as StorageError with the message "WHAT cannot be written: …"."""
     try:

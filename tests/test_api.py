@@ -298,7 +298,23 @@ def test_nothing_is_left_behind_in_the_process(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     "value",
     [
-        *("kl", "a b", "it's", "null", "true", "1e3", "a,b", "", None, True, 3, 0.5, np.float64(1e-4)),
+        *(
+            "kl",
+            "a b",
+            "it's",
+            "null",
+            "true",
+            "1e3",
+            "a,b",
+            "",
+            None,
+            True,
+            3,
+            0.5,
+            np.float64(1e-4),
+            np.float32(0.25),
+        ),
+        *(np.int64(5), np.bool_(True), torch.tensor(3), np.float64(1)),
         *([1, 2.5], ["a", "b c"], {"a": 1}),
     ],
 )

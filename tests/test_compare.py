@@ -1104,7 +1104,7 @@ def test_a_damaged_run_is_named_and_the_others_are_compared(name: str, text: str
 def test_a_run_that_was_killed_is_no_longer_running(tmp_path: Path) -> None:
     make_run(tmp_path / "good")
     make_run(tmp_path / "killed", {"seed": 1}, status="running")
-    assert [failure[2] for failure in compare([tmp_path]).failures] == ["ended without a word"]
+    assert [failure[2] for failure in compare([tmp_path]).failures] == ["killed"]
     with RunFolder(tmp_path / "killed").lock():
         assert [failure[2] for failure in compare([tmp_path]).failures] == ["running"]
 

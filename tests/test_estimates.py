@@ -260,7 +260,7 @@ def test_the_variance_form_is_the_bound_with_the_best_constant(name: str, sign: 
 def test_label_smoothing_is_undone_exactly() -> None:
     r, s = draw(5_000, seed=10), 0.1
     smoothed = Pair(*(math.log(1 - s) + side - (s * side.exp()).log1p() for side in r))
-    torch.testing.assert_close(estimates.remove_smoothing(smoothed, s).real, r.real.clamp(max=math.log(5000)))
+    torch.testing.assert_close(estimates.remove_smoothing(smoothed.real, s), r.real)
     found = measure(smoothed, smoothing=s)
     assert found["recalibrated_bound/kl"] == pytest.approx(
         true_value("kl"), abs=4 * found["recalibrated_bound/kl_error"]
@@ -270,7 +270,7 @@ def test_label_smoothing_is_undone_exactly() -> None:
     beyond = Pair(smoothed.real.clone(), smoothed.fake)
     beyond.real[:500] = math.log(9) + 0.1
     assert measure(beyond, smoothing=s)["ratio/beyond_smoothing_share"] == 0.05
-    assert float(estimates.remove_smoothing(beyond, s).real[0]) == math.log(5000)
+    assert float(estimates.remove_smoothing(beyond.real, s)[0]) == math.inf
     assert "ratio/beyond_smoothing_share" not in measure(r)
 
 

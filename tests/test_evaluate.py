@@ -355,7 +355,7 @@ def test_a_run_that_was_killed_before_its_checkpoint_is_named(gantrain: Callable
         (run / "summary.json").write_text('{"status": "running"}')
     shutil.rmtree(runs[0] / "checkpoints")
     answer = gantrain("evaluate", sweep, "count=120", "metrics=prdc", "reference=false")
-    assert (answer.code, answer.out.count("\nended without a word: ")) == (0, len(runs))
+    assert (answer.code, answer.out.count("\nkilled: ")) == (0, len(runs))
     for run in runs[1:]:
         shutil.rmtree(run / "checkpoints")
     answer = gantrain("sample", sweep)

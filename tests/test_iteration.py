@@ -307,6 +307,25 @@ def test_what_is_not_finite_is_never_made_and_found_at_the_next_look(what, numbe
         assert torch.equal(numbers(by_device)[key], value), key
 
 
+def test_weights_are_not_clipped_once_an_update_was_refused():
+    """A limit that falls with the clock would clip them further in each iteration that the host has to take back."""
+
+    def poisoned() -> TrainingSetup:
+        clipped = regularized(WeightClipping(Ramp(0.1, 0.001, 400)))
+        return experiment(clipped, dataset=Poisoned(data.load("digits"), "batch", 8))
+
+    by_host, by_device = new_state(), new_state()
+    ours, theirs = Iteration(by_host, poisoned()), Iteration(by_device, poisoned(), guard_on_device=True)
+    for _ in range(7):
+        ours.play()
+    for _ in range(20):
+        theirs.play()
+    assert not theirs.synchronize()
+    assert by_device.images == by_host.images == 140
+    for left, right in zip(by_host.discriminator.parameters(), by_device.discriminator.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
 def test_a_ratio_that_one_pass_cannot_serve_is_played_by_the_host():
     """Samples that D gives |r| > 60: the device waits, the host makes two passes, then the device goes on."""
     by_host, by_device = new_state(), new_state()

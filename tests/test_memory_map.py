@@ -22,6 +22,7 @@ from support.waiting import wait_until
 
 from gantrain import data
 from gantrain.data import decoding, memory_map
+from gantrain.devices import list_group_memory
 from gantrain.distributed import Part
 from gantrain.errors import ConfigError, StorageError
 
@@ -304,6 +305,39 @@ def test_the_processes_of_a_run_share_the_memory(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     monkeypatch.setattr(memory_map, "measure_free_memory", lambda: 1e9)
     assert memory_map.choose_residence("auto", 100_000_000, torch.device("cpu")) == chosen
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "free"),
+    [
+        ("0::/", {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 100\ninactive_file 200"}, 500),
+        (
+            "0::/jobs/a",
+            {"jobs/a/memory.max": "1000", "jobs/a/memory.current": "700", "jobs/a/memory.stat": "inactive_file 0"},
+            300,
+        ),
+        (
+            "9:memory:/a\n8:pids:/",
+            {
+                "memory/a/memory.limit_in_bytes": "1000",
+                "memory/a/memory.usage_in_bytes": "700",
+                "memory/a/memory.stat": "total_inactive_file 50",
+            },
+            350,
+        ),
+        ("0::/", {"memory.max": "max", "memory.current": "700", "memory.stat": "inactive_file 200"}, None),
+        ("9:memory:/", {}, None),
+    ],
+    ids=["own top", "a group below", "version 1", "without a limit", "without files"],
+)
+def test_a_control_group_leaves_its_limit_without_what_is_used(
+    tmp_path: Path, groups: str, files: dict[str, str], free: float | None
+) -> None:
+    """Files in the cache that nothing needs count as free: the system drops them."""
+    for name, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{n}": t for n, t in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert list_group_memory(tmp_path) == ([] if free is None else [free])
 
 
 def test_a_file_is_for_images(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
         other.process.kill()
         code, _, err = first.wait()
     assert code == read_summary(folder)["exit_code"] == 137
-    assert "another process of this run ended without a word" in err
+    assert "another process of this run ended without an error message" in err
     assert "the last good checkpoint is" in err
     assert "Traceback" not in err
 

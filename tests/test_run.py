@@ -174,14 +174,14 @@ def test_slurms_warning_stops_the_run_unless_somebody_handles_it():
 def test_a_killed_run_trains_no_longer(tmp_path):
     folder = RunFolder(tmp_path)
     for status in ("running", "finished", "stopped"):
-        unheld = "ended without a word" if status == "running" else status
+        unheld = "killed" if status == "running" else status
         assert actual_status(tmp_path, {"status": status}) == unheld
         with folder.lock():
             assert actual_status(tmp_path, {"status": status}) == status
         assert actual_status(tmp_path, {"status": status}) == unheld
     (tmp_path / ".lock").unlink()
     os.mkfifo(tmp_path / ".lock")
-    assert actual_status(tmp_path, {"status": "running"}) == "ended without a word", "and does not wait for it"
+    assert actual_status(tmp_path, {"status": "running"}) == "killed", "and does not wait for it"
 
 
 def test_a_damaged_summary_is_an_empty_one(tmp_path):

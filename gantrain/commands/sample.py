@@ -11,7 +11,7 @@ from gantrain.config import overrides
 from gantrain.config.schema import CodeOptions, number
 from gantrain.console import say
 from gantrain.devices import choose_device
-from gantrain.errors import CheckpointError, ConfigError, DivergedError
+from gantrain.errors import CheckpointError, ConfigError
 from gantrain.files import convert_write_errors, replace_file
 from gantrain.launch.resume import refuse_sweep
 from gantrain.reporting import pictures
@@ -78,6 +78,7 @@ def run(arguments: list[str]) -> None:
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)
+    plotting.check_finite(samples, "numbers of samples")
     with convert_write_errors(f"out={out}"):
         (write_array if out.suffix == ARRAY else write_samples)(samples, out)
     say(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")
@@ -93,16 +94,11 @@ def check_older_samples(out: Path, count: int) -> None:
 
 
 def write_array(samples: Tensor, out: Path) -> None:
-    """Write samples as the array `arr_0` of an .npz file, which evaluators read: uint8 [N, H, W, C] or float32 [N, d].
-
-    Raises DivergedError if they are not finite.
-    """
+    """Write samples as `arr_0` of an .npz file, which evaluators read: uint8 [N, H, W, C] or float32 [N, d]."""
     import numpy as np
 
     from gantrain.evaluation.samples import to_uint8
 
-    if not bool(samples.isfinite().all()):
-        raise DivergedError(f"{out}: samples are not finite; the generator has diverged")
     array = to_uint8(samples).permute(0, 2, 3, 1) if samples.dim() == 4 else samples
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(out) as file:

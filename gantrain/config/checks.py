@@ -126,7 +126,11 @@ def normalise_tree(tree: DictConfig) -> DictConfig:
 
 def parse_document(document: Mapping[str, Any]) -> Settings:
     """Return the settings that a run has stored in a checkpoint. Raises ConfigError."""
-    return check_config(parse_config(normalise_tree(OmegaConf.create(dict(document)))))
+    try:
+        tree = OmegaConf.create(dict(document))
+    except OmegaConfBaseException as error:
+        raise config_error(error) from error
+    return check_config(parse_config(normalise_tree(tree)))
 
 
 def parse_config(tree: DictConfig) -> Config:

@@ -66,11 +66,13 @@ def prepare(config: RunConfig) -> PreparedRun:
     device, execution, part = choose_device(settings.device), settings.execution, current_part()
     processes = choose_processes(settings, part)
     if part.ranks > 1 and device.type == "cuda":
-        device = torch.device("cuda", local_rank())
+        device = torch.device("cuda", local_rank() if torch.cuda.device_count() > 1 else 0)  # srun may show one alone
         torch.cuda.set_device(device)
     check_images(settings)
     settings.objective.prepare()
-    optimizers = create_factories(settings.optimizers, device)
+    # A process that only starts others leaves their devices alone.
+    trial_device = device if part.ranks > 1 or processes == 1 else torch.device("cpu")
+    optimizers = create_factories(settings.optimizers, trial_device)
     check_device(execution, device)
     if code := settings.tables.object:
         import_function(code)  # it is called when the shape of the data is known

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantrain import data
+from gantrain import data, plotting
 from gantrain.config.schema import CodeOptions
 from gantrain.console import Progress, say
-from gantrain.errors import CheckpointError, ConfigError, DivergedError, GantrainError
+from gantrain.errors import CheckpointError, ConfigError, GantrainError, drop_traceback
 from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import ReferenceSet, Result
 from gantrain.evaluation.features import EvaluationSettings
-from gantrain.files import convert_write_errors
+from gantrain.files import convert_system_errors, convert_write_errors
 from gantrain.launch.sweep import raise_failures
 from gantrain.launch.sweep_folder import compare_sweep, job_number
 from gantrain.runs import checkpoints
@@ -55,8 +55,7 @@ def open_run(path: Path, seed: int, device: torch.device, options: CodeOptions) 
 
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
         samples = generator.sample(count, seed)
-        if not bool(samples.isfinite().all()):
-            raise DivergedError(f"{path}: samples are not finite; the generator has diverged")
+        plotting.check_finite(samples, f"numbers of samples of {path}")
         if samples.shape[1:] != shape:
             raise ConfigError(f"{path} makes samples of shape {list(samples.shape[1:])}, the data have {list(shape)}")
         return to_uint8(samples) if len(shape) == 3 else samples
@@ -133,9 +132,10 @@ def evaluate_sweep(root: Path, evaluate_run: Callable[[Path], None]) -> None:
     for run in sorted(root.glob("*/checkpoints"), key=lambda path: job_number(path.parent)):
         say(f"\n{run.parent}")
         try:
-            evaluate_run(run.parent)
+            with convert_system_errors(run.parent, "ask for fewer samples: count=N"):
+                evaluate_run(run.parent)
         except GantrainError as error:
-            failed[run.parent.name] = error
+            failed[run.parent.name] = drop_traceback(error)
             say(f"failed: {error}", error=True)
     say("")
     compare_sweep(root, names_failures=True)

@@ -23,8 +23,15 @@ from gantrain.config.overrides import Argument
 from gantrain.console import say
 from gantrain.data.arrays import split_name
 from gantrain.distributed import join
-from gantrain.errors import BusyError, ConfigError, DataError, GantrainError, StorageError
-from gantrain.files import convert_write_errors, deny_writing_by_others, make_folder, refuse_replaced, safe_name
+from gantrain.errors import BusyError, ConfigError, DataError, GantrainError, StorageError, drop_traceback
+from gantrain.files import (
+    convert_system_errors,
+    convert_write_errors,
+    deny_writing_by_others,
+    make_folder,
+    refuse_replaced,
+    safe_name,
+)
 from gantrain.launch import worker
 from gantrain.launch.build import PreparedRun, prepare
 from gantrain.launch.initial_weights import load_initial_weights
@@ -110,7 +117,8 @@ def train_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, pre
 def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
     """Call `train` and return the result of the run; Hydra would wrap an exception in lines of its own."""
     try:
-        train()
+        with convert_system_errors(folder.path, "choose a smaller architecture"):
+            train()
     except GantrainError as error:
         return JobResult(folder.path, error)
     return JobResult(folder.path)
@@ -122,7 +130,7 @@ def check_data_path(data: str | None, folder: Path | str) -> None:
     Raises ConfigError if `folder` lies in that of the data, where the run's pictures would become images.
     """
     if data and not split_name(Path(data).expanduser())[0].exists():
-        raise DataError(f"{data} does not exist; dataset.path must be a folder of images or a .zip of them")
+        raise DataError(f"{data} does not exist; give dataset.path an existing folder, .zip or array file")
     if data and Path(folder).resolve().is_relative_to(Path(data).expanduser().resolve()):
         raise ConfigError(
             f"run_dir={folder} lies inside dataset.path={data}, so that the pictures of the run would become training "
@@ -178,7 +186,7 @@ def run_sweep_job(tree: DictConfig) -> JobResult:
     with current_stop() as stop:
         result = get_result(folder, lambda: train_in(folder, tree, list(context.overrides.task)))
         if result.error:
-            say(f"failed: {result.error}", error=True)
+            say(f"failed: {drop_traceback(result.error)}", error=True)
         stop.raise_if_asked(f"{folder.path} had just ended")
     try:
         refuse_replaced(Path(context.sweep.dir))

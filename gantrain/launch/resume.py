@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.config.checks import normalise_tree, to_plain, validate
-from gantrain.config.compose import compose
+from gantrain.config.compose import compose, composition_errors
 from gantrain.config.groups import GROUPS
 from gantrain.config.overrides import Argument, single_values
 from gantrain.config.trust import read_yaml_file
@@ -144,7 +144,8 @@ def find_runs(parent: Path) -> Iterator[Path]:
 
 def change_config(saved: Mapping[str, Any], values: Mapping[str, Any]) -> DictConfig:
     """Return a checkpoint's config with new values. Raises CheckpointError for an experiment."""
-    wanted = OmegaConf.create(dict(saved))
+    with composition_errors():  # of a damaged checkpoint
+        wanted = OmegaConf.create(dict(saved))
     if "train.images" in values:
         OmegaConf.update(wanted, "train.epochs", None)
     for key, value in values.items():
@@ -231,7 +232,7 @@ def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> N
     begun = OmegaConf.create(own)
     keep_weights(begun, saved)  # Hydra writes the file anew where submitit queues a job again
     own = to_plain(begun)
-    if fixed := describe_fixed(find_changes(own, {"gen_weights": own["gen_weights"], **saved})):
+    if fixed := describe_fixed(find_changes(own, {"gen_weights": own.get("gen_weights"), **saved})):
         raise CheckpointError(f"{path} is of another run than {folder.config}:\n{fixed}\n{REMEDY}")
 
 

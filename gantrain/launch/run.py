@@ -21,7 +21,7 @@ from gantrain.console import copy_text, say
 from gantrain.devices import limit_threads
 from gantrain.distributed import Part
 from gantrain.errors import CheckpointError, DataError, GantrainError
-from gantrain.files import convert_system_error, make_folder, replace_non_finite, write_file
+from gantrain.files import convert_system_errors, make_folder, replace_non_finite, write_file
 from gantrain.launch.build import PreparedRun, build, build_evaluation, count_multiply_adds
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.reporting.tensorboard import TensorBoard, select_hyperparameters
@@ -263,14 +263,13 @@ def known_errors(folder: RunFolder) -> Iterator[None]:
 
     The traceback of any other error goes into `train.log`.
     """
+    remedy = "lower train.batch_size or train.held_out_images, or choose a smaller architecture"
     try:
-        yield
+        with convert_system_errors(folder.path, remedy):
+            yield
     except GantrainError:
         raise
     except Exception as error:
-        remedy = "lower train.batch_size or train.held_out_images, or choose a smaller architecture"
-        if known := convert_system_error(error, folder.path, remedy):
-            raise known from error
         copy_text(traceback.format_exc())
         raise GantrainError(
             f"internal error: {type(error).__name__}: {error}\nthe traceback is in {folder.log}"

@@ -10,6 +10,7 @@ import json
 import os
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from gantrain.console import copy_text, ignore_closed_output, printable, say
 from gantrain.devices import limit_threads
 from gantrain.distributed import current_part, is_follower, join
 from gantrain.errors import GantrainError, LostProcessError, build_error
-from gantrain.failures import leave_failure
+from gantrain.failures import describe_failure, leave_failure
 from gantrain.files import write_json
 from gantrain.launch import run
 from gantrain.launch.build import PreparedRun, build, count_multiply_adds, prepare
@@ -82,10 +83,11 @@ def train_in_processes(prepared: PreparedRun, folder: RunFolder, bundle: Mapping
         write_json(place / ORDER, order | {"has_own_threads": "OMP_NUM_THREADS" in os.environ})
         with start_processes(prepared.processes, place) as agent:
             while agent.poll() is None:
-                if stop.number != passed_on:
-                    passed_on = stop.number
+                if passed_on is None and stop.number is not None:
+                    # The first process has no handler for the signal with which a batch system preempts a job.
+                    passed_on = signal.SIGTERM if stop.number == stop.preemption else stop.number
                     with suppress(OSError):  # of processes that have just ended
-                        print(passed_on, file=agent.stdin, flush=True)
+                        print(int(passed_on), file=agent.stdin, flush=True)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         raise_result(place, folder, passed_on)
 
@@ -144,8 +146,8 @@ def raise_result(place: Path, folder: RunFolder, passed_on: int | None) -> None:
     if result is None or (result["signal"] and passed_on is None):
         copy_text((place / LOG).read_text(encoding="utf-8", errors="replace"))
         raise LostProcessError(
-            f"a process of this run ended without a word, as when the system kills it because memory runs out; what "
-            f"torchrun said is in {folder.log}; go on with: gantrain resume {shlex.quote(str(folder.path))}"
+            "a process of this run ended without an error message, as when the system kills it because memory runs "
+            f"out; what torchrun said is in {folder.log}; go on with: gantrain resume {shlex.quote(str(folder.path))}"
         )
     if result["signal"]:
         raise Interrupted(result["message"], result["signal"])
@@ -207,6 +209,8 @@ def lead(order: Mapping[str, Any], path: Path) -> None:
         result |= {"exit_code": error.exit_code, "message": str(error)}
     except Interrupted as stop:
         result |= {"signal": stop.number, "message": str(stop)}
+    except Exception as error:
+        result |= describe_failure(error, 0)
     write_json(path, result)
 
 

@@ -68,7 +68,9 @@ def measure(
     `known` are the divergences, of which `parts` are split into what is missed and what is invented; `smoothing` is the
     share of the data that counted as samples when D was trained. `recalibrated_bound/…` is NaN if a half is separated.
     """
-    base = remove_smoothing(r, smoothing).limit(LARGEST)
+    # N draws do not tell ratios above N from infinite ones.
+    largest = math.log(len(r.fake)) if smoothing else LARGEST
+    base = Pair(*(remove_smoothing(side, smoothing).clamp(-LARGEST, largest) for side in r))
     fit = recalibrate(base)
     tails, base_tails, fitted_tails = (Tails(pareto_k(-p), pareto_k(q)) for p, q in (r, base, fit.crossed))
     values = {"ratio/slope": fit.slope, **shifted_bounds(base, base_tails), **masses(fit.crossed, fitted_tails)}
@@ -247,18 +249,17 @@ class Recalibration(NamedTuple):
     separated_share: float
 
 
-def remove_smoothing(r: Pair, smoothing: float) -> Pair:
+def remove_smoothing(r: Tensor, smoothing: float) -> Tensor:
     """Return log p/q for r = log((1 − s)p / (q + s p)), which D learns where a share s of the data counts as samples.
 
-    The result is at most log N, as for every r above log((1 − s)/s): N draws do not tell larger ones from infinity.
+    It is infinite for r above log((1 − s)/s), the supremum.
     """
     import torch
 
     if not smoothing:
         return r
-    shares = [1 - smoothing - smoothing * side.exp() for side in r]
-    exact = [torch.where(share > 0, side - share.log(), math.inf) for side, share in zip(r, shares, strict=True)]
-    return Pair(*(side.clamp(max=math.log(len(r.fake))) for side in exact))
+    share = 1 - smoothing - smoothing * r.exp()
+    return torch.where(share > 0, r - share.log(), math.inf)
 
 
 def recalibrate(r: Pair) -> Recalibration:

@@ -152,8 +152,11 @@ class Game(ABC):
     # What D's outputs say about p and q
 
     def log_ratio(self, v: Tensor) -> Tensor | None:
-        """Return the log-ratio [B] of outputs `v` [B], or None if D gives none, or only up to a constant."""
-        return self.coordinate(v) if self.gives_ratio == "yes" else None
+        """Return the log-ratio [B] of outputs `v` [B], or None if D gives none, or only up to a constant.
+
+        It is that of p and q under label smoothing too; G's loss is of the smoothed ratio, `coordinate`.
+        """
+        return estimates.remove_smoothing(self.coordinate(v), self.smoothing) if self.gives_ratio == "yes" else None
 
     def log_ratios(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the log-ratios of outputs on data [N] and on samples [M], or None if D gives none."""

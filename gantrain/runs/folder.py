@@ -28,7 +28,7 @@ FILES = (
     *("evaluation.json", "neighbours.png", "wandb_id"),
 )
 CHECKPOINT_AGE = "system/checkpoint_age_seconds"
-KILLED = "ended without a word"  # status of a run whose summary says that it trains while no process holds it
+KILLED = "killed"  # the status of a run whose summary says that it trains while no process holds it
 
 
 class RunFolder:

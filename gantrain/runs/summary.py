@@ -43,8 +43,8 @@ def keep_summary(folder: RunFolder, secrets: Mapping[str, str]) -> Iterator[dict
     except Interrupted as stop:
         end("stopped", str(stop), stop.exit_code)
         raise
-    except KeyboardInterrupt:
-        end("stopped", "stopped at once by a second interrupt", 130)
+    except KeyboardInterrupt as error:
+        end("stopped", str(error) or "stopped at once by an interrupt", 130)
         raise
     except GantrainError as error:
         end("failed", str(error), error.exit_code)

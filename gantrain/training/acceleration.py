@@ -107,11 +107,11 @@ def capture(step_function: StepFunction, batches: Sequence[Batch], state: State)
     places = [batch.map(torch.clone) for batch in batches]
     with torch.cuda.device(state.device):  # the device on which streams are created and graphs captured
         stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
         for optimizer in state.optimizers.values():
             for group in optimizer.param_groups:
                 group["capturable"] = True
         with restore_afterwards(state, keep_tensors=True), return_to_stream(current, stream):
+            stream.wait_stream(current)  # which copies what is restored afterwards
             with torch.cuda.stream(stream), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*capturable=True")  # of steps that are not captured
                 for _ in range(WARM_UPS):

@@ -74,6 +74,10 @@ class Iteration:
             optimizer = getattr(state, f"{player}_optimizer")
             self.scheduled.bind_optimizer(optimizer, ramps, is_fused=guard_on_device)  # only those can be guarded
         self.execution = setup.execution
+        if self.execution.graph == "on" and self.guard is None and state.device.type == "cuda":
+            raise ConfigError(
+                "graph=on needs optimizers with a fused form, such as optimizer=adam; choose one, or graph=auto"
+            )
         if setup.part.ranks > 1:  # a graph cannot hold what processes tell each other on the CPU
             self.execution = replace(self.execution, graph="off")
         if self.scheduled.has_host_numbers and self.execution.graph != "off":
@@ -130,8 +134,14 @@ class Iteration:
             backends = list_backends(self.execution, self.state.device, is_guarded=self.guard is not None)
             play = partial(self.play_step, guard=self.guard)
             with self.guard.keep_count() if self.guard is not None else nullcontext():
-                self.step_functions[kind] = first_working(self.losses, self.state, backends, play, batches, self.say)
+                found = first_working(self.losses, self.state, backends, play, batches, self.fall_back)
+            self.step_functions[kind] = found
         return self.step_functions[kind]
+
+    def fall_back(self, message: str) -> None:
+        """Say that a backend failed. Graphs that were captured before no longer draw from the seeded generator."""
+        self.step_functions.clear()
+        self.say(message)
 
     def count_updates(self) -> int:
         """Return how many updates of D there have been."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain.errors import ConfigError, describe_choice
+from gantrain.files import convert_system_error
 from gantrain.ranges import Accepted, Kind, NumberList, Numbers, check_keys
 from gantrain.schedules import Ramp, parse_value
 from gantrain.seeding import preserve_randomness
@@ -116,8 +117,17 @@ def create_factories(settings: Mapping[str, OptimizerSettings], device: torch.de
     """Return for each player a function from a network to its optimizer, tried for one step on `device`.
 
     The fused form, one kernel for all parameters, is taken where the class and the device have it. Raises ConfigError
-    for arguments that the class refuses.
+    for arguments that the class refuses, and for a device that cannot be used.
     """
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:  # of a driver, or of a device that another process has filled
+        remedy = "wait for the processes that fill the device, or choose another one, as device=cpu"
+        reason = str(error).partition("\n")[0]
+        known = convert_system_error(error, device, remedy)
+        raise known or ConfigError(f"device={device} cannot be used: {reason}") from error
     return {player: create_factory(each.name, each.first_arguments, device) for player, each in settings.items()}
 
 

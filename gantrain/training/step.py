@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -189,8 +189,10 @@ class Step:
             # A fused optimizer reads these before it steps.
             optimizer.grad_scale, optimizer.found_inf = None, None if tripped is None else tripped.float()
             optimizer.step()
-        if "discriminator" in players:
-            self.losses.constrain(self.state.discriminator)
+        if "discriminator" in players and self.losses.by_hook["constrain"]:
+            parameters = self.state.trainable["discriminator"]
+            with torch.no_grad(), nullcontext() if self.guard is None else self.guard.preserve(*parameters):
+                self.losses.constrain(self.state.discriminator)
         self.state.statistics.add(statistics, unless=tripped)
 
 

@@ -388,6 +388,20 @@ def test_the_config_in_a_checkpoint_runs_nothing(
         assert "antigravity" not in sys.modules
 
 
+@pytest.mark.parametrize("command", ["evaluate", "resume"])
+def test_an_interpolation_that_is_broken_off_is_refused(
+    gantrain: Gantrain, received: Path, tried, command: str
+) -> None:
+    path, bundle = only_checkpoint(received)
+    config = bundle["config"] | {"dataset": bundle["config"]["dataset"] | {"label": "${"}}
+    put(path, saved(bundle | {"config": config}))
+    with tried("a checkpoint's config"):
+        answer = gantrain(command, received)
+        assert answer.code in (2, 4), answer
+        assert "Traceback" not in answer.err
+        assert "internal error" not in answer.err
+
+
 def test_a_secret_that_a_checkpoint_asks_for_is_in_no_file(
     gantrain: Gantrain, received: Path, monkeypatch: pytest.MonkeyPatch, tried
 ) -> None:
