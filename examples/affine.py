@@ -34,7 +34,7 @@ from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.training.loop import train
 from gantrain.training.setup import Execution, Schedule, TrainingSetup
-from gantrain.training.state import State, averaged
+from gantrain.training.state import State, create_average
 
 BASES, ADDED = ("kl", "alpha_0.5"), ("kl", "reverse_kl")
 AMOUNTS = (0.5, 0.1, 1.0, 2.0)  # the most telling first
@@ -109,7 +109,7 @@ def play(game: Game, seed: int, root: Path, path: Path) -> None:
     generator, discriminator = gantrain.networks.build(table, dataset.shape, latents.size)
     adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
     optimizers = adam(generator.parameters()), adam(discriminator.parameters())
-    state = State(generator, discriminator, *optimizers, average=averaged(generator))
+    state = State(generator, discriminator, *optimizers, average=create_average(generator))
     objective = gantrain.Objective("gan", game.divergence(), "ratio")
     schedule = Schedule(IMAGES, report_every_images=20_000, sample_every_images=IMAGES, checkpoint_every_images=IMAGES)
     setup = TrainingSetup(objective, dataset, latents, schedule, seed, Execution(precision="bf16"), (R1(),))

@@ -26,14 +26,15 @@ from gantrain.networks.latents import Latents
 from gantrain.objectives.critic_objective import CriticObjective
 from gantrain.objectives.critics import CRITICS
 from gantrain.objectives.objective import Objective
-from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty, Regularizer
+from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty
+from gantrain.regularizers.regularizer import Regularizer
 from gantrain.regularizers.regularizers import Consistency, InstanceNoise
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.training.losses import Losses
 from gantrain.training.outputs import Writer
 from gantrain.training.setup import Schedule, TrainingSetup
-from gantrain.training.state import State, create_regularizer_states, evaluating
+from gantrain.training.state import State, create_regularizer_states, evaluation_mode
 
 # Every group of changes at its full strength, together and alone.
 ALONE = {"blit": 0.0, "geometry": 0.0, "color": 0.0, "cutout": 0.0}
@@ -525,7 +526,7 @@ def test_held_out_estimates_see_what_there_is(tmp_path: Path) -> None:
     setup = TrainingSetup(Objective("gan", "kl"), dataset, Latents(16), schedule, augmentation=Halved())
     with Reporter(tmp_path, 1000) as reporter:
         v_real, v_fake = Writer(state, setup, RunFolder(tmp_path), reporter, {}).compute_held_out_outputs()
-    with evaluating(discriminator), torch.no_grad():
+    with evaluation_mode(discriminator), torch.no_grad():
         assert_close_to_largest(v_real, discriminator(dataset.held_out(50)))
     assert len(v_fake) == 50
 

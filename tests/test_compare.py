@@ -942,7 +942,7 @@ def test_runs_that_have_not_begun_are_named(
 )
 def test_a_command_that_cannot_be_read_is_told(typed: list[str], tmp_path: Path) -> None:
     (note,) = pending_notes([begin_sweep(tmp_path, typed)])
-    assert note.startswith(f"which runs of {tmp_path} have not begun cannot be told: ")
+    assert note.startswith(f"which runs of {tmp_path} have not begun cannot be determined: ")
 
 
 def test_a_sweep_whose_runs_have_names_of_their_own_is_left_alone(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ SETTINGS: list[Critic] = [
     LeastSquares(a=1, b=0, c=0.2),
     LeastSquares(squash=True),
 ]
-READABLE = [critic for critic in SETTINGS if critic.reads_every_output]
+READABLE = [critic for critic in SETTINGS if critic.has_ratio_at_every_output]
 
 
 def name_settings(critic: object) -> str:
@@ -354,7 +354,7 @@ def test_no_gradient_passes_through_the_constant(critic: Critic) -> None:
     np.testing.assert_allclose(v_fake.grad, -1 / 16, rtol=1e-6)  # reverse KL: −mean r, the constant being fixed
 
 
-@pytest.mark.parametrize("critic", [one for one in SETTINGS if not one.reads_every_output], ids=name_settings)
+@pytest.mark.parametrize("critic", [one for one in SETTINGS if not one.has_ratio_at_every_output], ids=name_settings)
 def test_a_divergence_without_a_ratio_is_refused_with_the_way_out(critic: Critic) -> None:
     with pytest.raises(ConfigError, match=rf"gen_div=kl needs the log-ratio .* critic={critic.name} .* gen_div=own"):
         CriticObjective(critic, "kl")
@@ -448,7 +448,7 @@ FAR = torch.tensor([-1e4, -800.0, -89.0, -44.4, -18.42, 0.0, 18.42, 44.4, 89.0, 
 
 @pytest.mark.parametrize("critic", SETTINGS, ids=name_settings)
 def test_losses_and_gradients_are_finite_at_every_float32_output_up_to_ten_thousand(critic: Critic) -> None:
-    gen_divs = ["own", *(CATALOGUE if critic.reads_every_output else [])]
+    gen_divs = ["own", *(CATALOGUE if critic.has_ratio_at_every_output else [])]
     for shift in range(len(FAR)):
         v_real, v_fake = FAR.clone().requires_grad_(), FAR.roll(shift).clone().requires_grad_()
         loss, statistics = CriticObjective(critic).discriminator_loss(v_real, v_fake)

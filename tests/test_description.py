@@ -77,7 +77,7 @@ def test_ratio_warns_for_the_others(name):
 def test_ratio_kl_is_repelled_from_equality_and_pulled_to_one_over_e():
     said = text("gan", "kl", "ratio")
     assert "u = p/q = 0.368" in said
-    assert "p = q is repelled" in said
+    assert "p = q is unstable" in said
 
 
 @pytest.mark.parametrize("name", CRITICS)

@@ -61,7 +61,7 @@ def test_every_divergence_has_a_page(gantrain: Gantrain, name: str) -> None:
 def test_the_page_of_kl_warns_of_ratio(gantrain: Gantrain) -> None:
     page = gantrain("divergences", "kl").out
     assert "Warning: ratio pulls every sample to u = 0.3679 (r = −1)" in page
-    assert "it is p = q that ratio is repelled from" in page
+    assert "ratio moves samples away from p = q" in page
     assert "mode-covering" in page
     assert "with p and q exchanged it is reverse_kl" in page
     assert cells(page, "ratio")[1][:3] == ["ratio", "no name here", "for u < 0.3679"]

@@ -17,7 +17,8 @@ from gantrain.errors import CheckpointError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences
 from gantrain.objectives.objective import Objective
-from gantrain.regularizers.gradient_penalties import R1, Penalty, Regularizer
+from gantrain.regularizers.gradient_penalties import R1
+from gantrain.regularizers.regularizer import Penalty, Regularizer
 from gantrain.training.acceleration import restore_afterwards
 from gantrain.training.iteration import Iteration
 from gantrain.training.setup import Execution, Schedule, TrainingSetup

@@ -15,15 +15,8 @@ from gantrain.data import Batch
 from gantrain.distributed import Part
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
-from gantrain.regularizers.gradient_penalties import (
-    R1,
-    R2,
-    Dragan,
-    GradientPenalty,
-    Regularizer,
-    input_gradient,
-    overrides,
-)
+from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty, input_gradient
+from gantrain.regularizers.regularizer import Regularizer, overrides
 from gantrain.regularizers.regularizers import (
     REGULARIZERS,
     Balanced,

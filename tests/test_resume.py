@@ -27,7 +27,7 @@ from gantrain.runs import checkpoints
 from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.iteration import Iteration
 from gantrain.training.setup import Schedule, TrainingSetup
-from gantrain.training.state import State, averaged
+from gantrain.training.state import State, create_average
 
 # Every option that could keep a state of its own is in one of these runs; `whole` has the defaults.
 GAMES = {
@@ -163,7 +163,11 @@ def new_state() -> State:
     generator, discriminator = networks.build(TABLE, (2,), 4)
     adam = partial(torch.optim.Adam, lr=1e-3)
     return State(
-        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+        generator,
+        discriminator,
+        adam(generator.parameters()),
+        adam(discriminator.parameters()),
+        create_average(generator),
     )
 
 

@@ -22,7 +22,7 @@ from gantrain.schedules import HalfLife, Ramp, ScheduledNumbers, end_with_run, p
 from gantrain.training.iteration import Iteration
 from gantrain.training.optimizers import parse_optimizers
 from gantrain.training.setup import Schedule, TrainingSetup
-from gantrain.training.state import State, averaged
+from gantrain.training.state import State, create_average
 
 FEW = ["train.images=200", "train.batch_size=50", "train.report_every_images=50", "device=cpu"]
 
@@ -184,7 +184,7 @@ def test_updates_checked_on_the_device_follow_the_same_rate():
         torch.manual_seed(0)
         pair = networks.build("mlp_digits", (1, 8, 8), 16)
         adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
-        state = State(*pair, *(adam(network.parameters()) for network in pair), averaged(pair[0]))
+        state = State(*pair, *(adam(network.parameters()) for network in pair), create_average(pair[0]))
         setup = TrainingSetup(
             Objective("gan", "kl"),
             data.load("digits"),

@@ -19,7 +19,7 @@ from gantrain.training.acceleration import compile_losses
 from gantrain.training.iteration import Iteration
 from gantrain.training.losses import Losses
 from gantrain.training.setup import Schedule, TrainingSetup
-from gantrain.training.state import State, averaged
+from gantrain.training.state import State, create_average
 
 ROWS = {
     "conv": Row("conv", kernel=3, features=7, norm="spectral"),
@@ -147,7 +147,11 @@ def new_state() -> State:
     generator, discriminator = networks.build(TABLES, (1, 8, 8), 8)
     adam = partial(torch.optim.Adam, lr=1e-2, fused=True)
     return State(
-        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+        generator,
+        discriminator,
+        adam(generator.parameters()),
+        adam(discriminator.parameters()),
+        create_average(generator),
     )
 
 

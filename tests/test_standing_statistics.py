@@ -14,7 +14,7 @@ from gantrain.errors import ConfigError
 from gantrain.networks.latents import Latents
 from gantrain.seeding import stream_generator
 from gantrain.training.generator import STATISTICS_LATENTS, Sampler, estimate_statistics, generate, name_generator
-from gantrain.training.state import State, averaged
+from gantrain.training.state import State, create_average
 
 SHORT = ["device=cpu", "logger=[]", "train.images=600", "train.report_every_images=200", "ema=0.9"]
 pytestmark = pytest.mark.usefixtures("plain_figures")
@@ -62,7 +62,11 @@ def test_sampling_leaves_the_state_as_it_is_and_follows_its_clock():
     generator, discriminator = networks.build("mlp_digits", (1, 8, 8), 16)
     adam = partial(torch.optim.Adam, lr=1e-3)
     state = State(
-        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+        generator,
+        discriminator,
+        adam(generator.parameters()),
+        adam(discriminator.parameters()),
+        create_average(generator),
     )
     before, z = copy.deepcopy(state.average.state_dict()), torch.randn(20, 16)
     copied = Sampler(state, Latents(16), "copied")

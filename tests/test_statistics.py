@@ -286,7 +286,7 @@ def test_trends_are_along_ordered_keys_of_configurations_that_share_the_others()
 
 def count_alarms(tables: Iterable[Sequence[Finding]]) -> tuple[int, int]:
     """The number of tables that name a difference, and of all."""
-    alarms = [any(not found.doubt for found in table) for table in tables]
+    alarms = [any(not found.missing_evidence for found in table) for table in tables]
     return sum(alarms), len(alarms)
 
 
@@ -391,7 +391,7 @@ def test_what_is_better_is_marked_and_the_baseline_if_all_others_are_worse(tmp_p
     found = compare([tmp_path], "js")
     assert {each.verdict for each in found.differences["quality"] if each.metric == PRECISION} == {"worse"}
     assert [each.label for each in found.find_better(PRECISION)] == ["js"]
-    assert found.describe_doubt(found.baseline, PRECISION) == ""
+    assert found.describe_missing_evidence(found.baseline, PRECISION) == ""
 
 
 def test_runs_that_cannot_be_ranked_are_not_tested(tmp_path: Path) -> None:

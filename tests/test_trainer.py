@@ -23,7 +23,7 @@ from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.loop import train
 from gantrain.training.losses import Losses
 from gantrain.training.setup import Schedule, TrainingSetup, passed
-from gantrain.training.state import State, Statistics, averaged, create_regularizer_states, update_average
+from gantrain.training.state import State, Statistics, create_average, create_regularizer_states, update_average
 from gantrain.training.step import Step
 
 ROW = {"op": "linear", "activation": "leaky_relu"}
@@ -44,7 +44,11 @@ def new_state(table, shape, latent_size, lr=1e-3) -> State:
     generator, discriminator = networks.build(table, shape, latent_size)
     adam = partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.999))
     return State(
-        generator, discriminator, adam(generator.parameters()), adam(discriminator.parameters()), averaged(generator)
+        generator,
+        discriminator,
+        adam(generator.parameters()),
+        adam(discriminator.parameters()),
+        create_average(generator),
     )
 
 
@@ -270,7 +274,7 @@ def test_an_optimizer_state_of_other_shapes_is_refused_before_anything_changes(t
 
 def test_the_average_follows_the_generator():
     generator = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = averaged(generator)
+    average = create_average(generator)
     old = generator[0].weight.detach().clone()
     generator[0].weight.data += 1
     generator[1].running_mean += 5

@@ -88,8 +88,8 @@ class Augmentation:
             )
         if self.count_held_out(1) and not is_samplewise:
             raise ConfigError(
-                "augment.measure=held_out needs a discriminator that is known to judge each sample alone, so that "
-                "held-out images change no statistics (batch norm); choose augment.measure=signs"
+                "augment.measure=held_out needs a discriminator whose output for a sample is known to depend on it "
+                "alone, so that held-out images change no statistics (batch norm); choose augment.measure=signs"
             )
 
 

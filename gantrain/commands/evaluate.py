@@ -137,7 +137,7 @@ def run(arguments: list[str]) -> None:
         refuse_sweep(path, "evaluate")
         return evaluate(path, dataset, options, references=references)
     if options.out is not None:
-        raise ConfigError(f"out={options.out}: an evaluation of a sweep is kept in each of its runs; leave out away")
+        raise ConfigError(f"out={options.out}: an evaluation of a sweep is written into each of its runs; remove out=")
     return evaluate_sweep(path, lambda run: evaluate(run, dataset, options, references=references))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from gantrain.config.overrides import parse_train, split_source
 from gantrain.config.schema import Config
 from gantrain.errors import ConfigError
-from gantrain.launch.resume import FREE, check_own_folder, resume_run
+from gantrain.launch.resume import CHANGEABLE_KEYS, check_own_folder, resume_run
 from gantrain.launch.sweep import resume_sweep
 from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs.signals import StopRequest
@@ -22,7 +22,7 @@ Examples
   gantrain resume RUN train.images=2000000     train for longer
   gantrain resume RUN device=cpu
 
-Keys that may change: {", ".join(key for key in FREE if key not in ("run_dir", "resume"))}"""
+Keys that may change: {", ".join(key for key in CHANGEABLE_KEYS if key not in ("run_dir", "resume"))}"""
 
 
 def run(arguments: list[str]) -> None:

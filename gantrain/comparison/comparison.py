@@ -217,14 +217,14 @@ class Comparison:
             better = [self.baseline]
         return [configuration for configuration in better if configuration.complete_mean(metric) is not None]
 
-    def describe_doubt(self, configuration: Configuration, metric: str) -> str:
+    def describe_missing_evidence(self, configuration: Configuration, metric: str) -> str:
         """Return what would decide about the best mean; empty for another one, or if it is decided."""
         if configuration not in self.best(metric):
             return ""
         found = self._differences_in(metric)
         own = [each for each in found if each.configuration is configuration] or found
-        undecided = [each for each in own if each.doubt]
-        return max(undecided, key=lambda each: each.more_seeds or math.inf).doubt if undecided else ""
+        undecided = [each for each in own if each.missing_evidence]
+        return max(undecided, key=lambda each: each.more_seeds or math.inf).missing_evidence if undecided else ""
 
 
 def direction_arrow(metric: str) -> str:

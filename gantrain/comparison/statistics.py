@@ -48,7 +48,7 @@ class Finding:
     more_seeds: float | None = None
 
     @property
-    def doubt(self) -> str:
+    def missing_evidence(self) -> str:
         """What would decide; empty if the adjusted p-value is at most `LEVEL`."""
         if self.holm_p is not None and self.holm_p <= LEVEL:
             return ""
@@ -60,7 +60,7 @@ class Finding:
     @property
     def verdict(self) -> str:
         """The first of `words` if the metric becomes better, the second if worse, or what would decide."""
-        return self.doubt or self.words[not self.improves]
+        return self.missing_evidence or self.words[not self.improves]
 
     def seeds_needed(self, level: float) -> float:
         """Return about how many more seeds would give a p-value of `level`: its deviate grows with their root."""

@@ -54,7 +54,10 @@ def metric_tables(comparison: Comparison) -> Iterator[MetricTable]:
             Row(
                 each,
                 [each.descriptions[head] or "—" for head in comparison.descriptions],
-                ["\n".join(filter(None, [each.format_metric(m), comparison.describe_doubt(each, m)])) for m in metrics],
+                [
+                    "\n".join(filter(None, [each.format_metric(m), comparison.describe_missing_evidence(each, m)]))
+                    for m in metrics
+                ],
                 [each in better.get(metric, ()) for metric in metrics],
             )
             for each in comparison.configurations

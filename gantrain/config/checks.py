@@ -28,7 +28,7 @@ from gantrain.files import iterate_leaves
 from gantrain.objectives.critics import F_DIVERGENCE
 from gantrain.objectives.objective import Game
 from gantrain.ranges import Choice, accepted_by_field, check_keys
-from gantrain.regularizers.gradient_penalties import SCHEDULED, Regularizer
+from gantrain.regularizers.regularizer import SCHEDULED, Regularizer
 from gantrain.regularizers.regularizers import REGULARIZERS, default_values, upgrade_section
 from gantrain.reporting.wandb import check_installed
 from gantrain.schedules import HalfLife, Ramp, is_ramp, parse_decay, parse_value

@@ -13,7 +13,7 @@ from gantrain.console import format_number
 from gantrain.errors import ConfigError
 from gantrain.networks.tables import BATCH_OPS, OPS, Row, Tables
 from gantrain.objectives.objective import Game
-from gantrain.regularizers.gradient_penalties import Regularizer, overrides
+from gantrain.regularizers.regularizer import Regularizer, overrides
 from gantrain.schedules import is_zero
 
 # gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
@@ -125,8 +125,8 @@ def check_batch_row(row: Row, game: Game, config: Config) -> None:
         own.append(PRACTICAL_LOSSES[config.gen_objective])
     if game.gives_ratio != "no" and config.gen_div.name not in own:
         raise ConfigError(
-            f"gen_div={config.gen_div.name} needs the ratio of single samples, and with op: {row.op} D judges whole "
-            f"batches; choose gen_div={' or gen_div='.join(dict.fromkeys(own))}, or leave the row out"
+            f"gen_div={config.gen_div.name} needs the ratio of single samples, and with op: {row.op} D compares the "
+            f"samples of a batch; choose gen_div={' or gen_div='.join(dict.fromkeys(own))}, or leave the row out"
         )
 
 
@@ -163,8 +163,8 @@ def warn_of_combinations(
         )
     if row := find_row(rows, ops=BATCH_OPS):
         yield (
-            f"With op: {row.op} D judges whole batches: its output is no log-ratio of single samples, and bounds and "
-            "estimates are not those of divergences between p and q"
+            f"With op: {row.op} D compares the samples of a batch: its output is no log-ratio of single samples, and "
+            "bounds and estimates are not those of divergences between p and q"
         )
     for one in regularizers:
         yield from warn_of_regularizer(game, one, rows, arguments)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gantrain.console import one_line
 from gantrain.data import arrays, decoding, folder, labels, levels, memory_map, mixtures, published
-from gantrain.data.images import Batch, Chosen, Images, Labels, Points, Splits, choose_held_out
-from gantrain.data.memory_map import Kept
+from gantrain.data.images import Batch, Images, Labels, Points, SplitIndices, Splits, choose_held_out
+from gantrain.data.memory_map import LoadedSplits
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError
@@ -253,7 +253,7 @@ def load_dataset(settings: DatasetSettings, *, seed: int = 0, device: torch.devi
     return images
 
 
-def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[Kept, str]:
+def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[LoadedSplits, str]:
     """Return the images or points, on the CPU, and where they are to be kept. Raises as `load_dataset`."""
     source, path = IMAGES[settings.name], Path(settings.path or settings.root).expanduser()
     size = settings.size or source.size
@@ -261,7 +261,7 @@ def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[Kept,
     count, files = source.survey(path) if source.survey else (0, [])
     residence = memory_map.choose_residence(settings.resident, count * max(source.channels) * size**2, device)
 
-    def read(**more: Any) -> tuple[Splits, Chosen]:
+    def read(**more: Any) -> tuple[Splits, SplitIndices]:
         splits = source.read(path, size, settings.on_bad, **options, **more)
         return splits, choose_held_out(splits, settings.held_out)
 
@@ -271,7 +271,7 @@ def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[Kept,
         key = (settings.name, path.resolve(), size, settings.held_out, settings.on_bad, *options.values())
         file = memory_map.MemoryMap(settings.name, key, files)
         return file.obtain(partial(read, allocate=file.allocate) if source.survey else read, size), residence
-    return Kept.from_splits(*read(), size), residence
+    return LoadedSplits.from_splits(*read(), size), residence
 
 
 def is_endless(name: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantrain.console import one_line, say
-from gantrain.data.decoding import CROP, PAD, STRETCH, Allocate, Found, allocate_memory
+from gantrain.data.decoding import CROP, PAD, STRETCH, Allocate, ImageInfo, allocate_memory
 from gantrain.data.folder import ARCHIVES, ARRAYS
 from gantrain.data.images import PART, Splits, check_distinct, resize
 from gantrain.data.levels import Levels, Limits, Values, describe_darkness, find_limits, measure, to_8_bits
@@ -131,7 +131,7 @@ def _fit(images: torch.Tensor, size: int, fit: str) -> torch.Tensor:
 def _describe_shape(values: Values, levels: Levels, fit: str) -> str:
     """Return a sentence about images that a crop cuts, or an empty string."""
     height, width = values.colour.shape[-2:]
-    if fit != CROP or not Found(levels, width, height).is_cut:
+    if fit != CROP or not ImageInfo(levels, width, height).is_cut:
         return ""
     return (
         f"the central square leaves more than a third of {width}×{height} pixels out; "

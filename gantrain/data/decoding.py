@@ -63,7 +63,7 @@ class File(NamedTuple):
     read: Callable[[], bytes]
 
 
-class Found(NamedTuple):
+class ImageInfo(NamedTuple):
     """What an image was in its file."""
 
     levels: Levels
@@ -81,7 +81,7 @@ class Pictures(NamedTuple):
 
     pixels: np.ndarray  # uint8 [M, 3, size, size]
     intact: np.ndarray  # bool [N], whether the file is one of the M
-    found: list[Found]  # M
+    found: list[ImageInfo]  # M
 
 
 def allocate_memory(shape: tuple[int, ...], estimate: Callable[[], float] | None) -> np.ndarray:
@@ -129,11 +129,11 @@ def decode_all(
         ranges, _ = _read_all(files, lambda _, data: measure(open_image(data)))
         limits = find_limits(ranges) if ranges else None
 
-    def place(index: int, data: bytes) -> Found:
+    def place(index: int, data: bytes) -> ImageInfo:
         """Decode a file into its place."""
         values = open_image(data)
         pixels[index] = fit_square(to_rgb(values, limits), size, fit)
-        return Found(measure(values), *values.colour.shape[1::-1])
+        return ImageInfo(measure(values), *values.colour.shape[1::-1])
 
     found, faults = _read_all(files, place)
     if faults or not files:

@@ -30,7 +30,7 @@ MAX_UNPACKED_BYTES = 64 * 2**20  # of a single compressed file; MNIST's have 47 
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
-class Published(NamedTuple):
+class PublishedFile(NamedTuple):
     """A file as its authors publish it."""
 
     path: str  # under the root folder
@@ -49,7 +49,7 @@ class Published(NamedTuple):
 
 
 @contextmanager
-def open_published(files: Sequence[Published], root: Path) -> Iterator[Path]:
+def open_published(files: Sequence[PublishedFile], root: Path) -> Iterator[Path]:
     """Yield the folder that holds the files, after fetching those that are missing.
 
     The folder is `root`, or a temporary one if archives lie in a root that cannot be written. Raises DataError, with
@@ -84,7 +84,7 @@ def open_published(files: Sequence[Published], root: Path) -> Iterator[Path]:
         ) from error
 
 
-def refuse_inner_folder(files: Sequence[Published], root: Path) -> None:
+def refuse_inner_folder(files: Sequence[PublishedFile], root: Path) -> None:
     """Raise DataError if `root` is a folder of the published layout, such as MNIST/raw, below the one to be given."""
     root = root.absolute()
     for folder in root.parents:
@@ -93,7 +93,7 @@ def refuse_inner_folder(files: Sequence[Published], root: Path) -> None:
             raise DataError(f"dataset.root={root} lies inside the data; give the folder around: dataset.root={folder}")
 
 
-def _fetch(files: Sequence[Published], root: Path, folder: Path) -> None:
+def _fetch(files: Sequence[PublishedFile], root: Path, folder: Path) -> None:
     """Download to `root` and unpack to `folder` what is missing."""
     from filelock import FileLock
 
@@ -107,7 +107,7 @@ def _fetch(files: Sequence[Published], root: Path, folder: Path) -> None:
                 _unpack(file, root / file.path, folder)
 
 
-def _download(file: Published, path: Path) -> None:
+def _download(file: PublishedFile, path: Path) -> None:
     """Download to `path.part`, compare the checksum and rename; shows a progress bar on a terminal."""
     from torchvision.datasets.utils import download_url
 
@@ -123,19 +123,19 @@ def _download(file: Published, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _unpack(file: Published, archive: Path, folder: Path) -> None:
+def _unpack(file: PublishedFile, archive: Path, folder: Path) -> None:
     """Unpack an archive beside the final names of its files, compare them and rename them."""
     from torchvision.datasets.utils import extract_archive
 
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacked-") as scratch:
         if ".tar" in archive.suffixes:
-            compare(archive, file.md5)  # an archive from elsewhere could write anywhere
+            verify_md5(archive, file.md5)  # an archive from elsewhere could write anywhere
             extract_archive(archive, scratch)
         else:
             _decompress(archive, Path(scratch))
         for path, md5 in file.unpacked.items():
             unpacked = scratch / Path(path).relative_to(Path(file.path).parent)
-            compare(unpacked, md5, archive)
+            verify_md5(unpacked, md5, archive)
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(unpacked, folder / path)
 
@@ -149,7 +149,7 @@ def _decompress(archive: Path, folder: Path) -> None:
     (folder / archive.stem).write_bytes(content)
 
 
-def compare(path: Path, published: str, source: Path | None = None) -> None:
+def verify_md5(path: Path, published: str, source: Path | None = None) -> None:
     """Raise ValueError unless the file at `path`, unpacked from `source` if given, has the published MD5."""
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from gantrain.console import one_line, say
-from gantrain.data.decoding import CROP, Allocate, File, Found, allocate_memory, decode_all
+from gantrain.data.decoding import CROP, Allocate, File, ImageInfo, allocate_memory, decode_all
 from gantrain.data.images import Labels, Splits, check_distinct
 from gantrain.data.labels import AUTO, LISTING, find_splits, label_images
 from gantrain.data.levels import Limits, check_depth, describe_darkness
@@ -80,7 +80,7 @@ def read(
     return _split(images, classes, count, skipped=len(files) - len(names))
 
 
-def _describe_pictures(names: Sequence[str], found: Sequence[Found], fit: str, *, is_scaled: bool) -> Iterator[str]:
+def _describe_pictures(names: Sequence[str], found: Sequence[ImageInfo], fit: str, *, is_scaled: bool) -> Iterator[str]:
     """Yield sentences about images that are far darker than their files allow, and about images that a crop cuts."""
     levels = [each.levels for each in found]
     if is_scaled:

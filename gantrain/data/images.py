@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PART = 1024  # images that are copied or converted at a time, to bound the memory
 
 
-Chosen = tuple[slice | Sequence[int], Sequence[int]]  # of `choose_held_out`
+SplitIndices = tuple[slice | Sequence[int], Sequence[int]]  # of `choose_held_out`
 
 
 class Batch(NamedTuple):
@@ -47,7 +47,7 @@ class Labels(NamedTuple):
     train: torch.Tensor
     test: torch.Tensor | None = None
 
-    def divide(self, chosen: Chosen) -> Labels:
+    def divide(self, chosen: SplitIndices) -> Labels:
         """Return the labels of the training and held-out images that `choose_held_out` chose."""
         return Labels(self.classes, *divide(self.train, self.test, chosen))
 
@@ -224,7 +224,7 @@ class Images(Examples):
         return self._labels._replace(test=self._labels.train)
 
 
-def choose_held_out(splits: Splits, held_out: int | None) -> Chosen:
+def choose_held_out(splits: Splits, held_out: int | None) -> SplitIndices:
     """Return the indices of the images for training, and those of the held-out images in the test split.
 
     Held-out images are ordered by a hash of their content, so that the first k of them are a fair sample even where
@@ -244,7 +244,7 @@ def choose_held_out(splits: Splits, held_out: int | None) -> Chosen:
     return order[count:], order[:count]
 
 
-def divide(train: torch.Tensor, test: torch.Tensor | None, chosen: Chosen) -> tuple[torch.Tensor, torch.Tensor]:
+def divide(train: torch.Tensor, test: torch.Tensor | None, chosen: SplitIndices) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the (training, held-out) images, or their labels, that `choose_held_out` chose."""
     return train[chosen[0]], (train if test is None else test)[chosen[1]]
 

@@ -1,6 +1,6 @@
 """The values in an image file, and the 8 bits that they become.
 
-A type of values has a white of its own, 255 at 8 bits, 65,535 at 16 and 1 for floating point, and is scaled from 0 to
+Each data type has a default white level, 255 at 8 bits, 65,535 at 16 and 1 for floating point, and is scaled from 0 to
 it. Scanners and cameras often use less: 12 bits in a file of 16 would become 17 nearly black levels. `limits` are the
 values that become black and white instead; values of 32 bits or with a sign have no white and need them.
 """
@@ -149,7 +149,7 @@ def to_8_bits(values: Values, limits: Limits | None) -> np.ndarray:
     if limits is None and (white is None or low < 0 or high > white):
         kind = "" if white is None else " in floating point"
         raise DataError(
-            f"values from {format_number(low)} to {format_number(high)}{kind}, which have no white of their own; "
+            f"values from {format_number(low)} to {format_number(high)}{kind}, for which no white level is defined; "
             "give dataset.range=[BLACK,WHITE] or dataset.range=auto"
         )
     black, white = limits or (0.0, white or 1.0)

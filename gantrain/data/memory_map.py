@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain.console import say, show_progress
-from gantrain.data.images import PART, Chosen, Labels, Splits, compute_fingerprint, divide, resize
+from gantrain.data.images import PART, Labels, SplitIndices, Splits, compute_fingerprint, divide, resize
 from gantrain.devices import measure_free_memory, request_rows
 from gantrain.distributed import count_local_processes
 from gantrain.errors import StorageError
@@ -39,7 +39,7 @@ SHARE_OF_MEMORY, SHARE_OF_GPU = 0.75, 0.5  # of what is free that images may tak
 PROBE = 2**25  # bytes that are written to find how fast the disk is
 
 
-class Kept(NamedTuple):
+class LoadedSplits(NamedTuple):
     """Training and held-out examples with their labels, and their fingerprint if it is known."""
 
     train: torch.Tensor
@@ -50,7 +50,7 @@ class Kept(NamedTuple):
     fingerprint: str | None = None
 
     @classmethod
-    def from_splits(cls, splits: Splits, chosen: Chosen, size: int) -> Kept:
+    def from_splits(cls, splits: Splits, chosen: SplitIndices, size: int) -> LoadedSplits:
         """Return the images that `choose_held_out` chose, resized, or the points."""
         parts = divide(splits.train, splits.test, chosen)
         train, held = (resize(part, size) if part.dim() > 2 else part for part in parts)
@@ -90,7 +90,7 @@ class MemoryMap:
         self.facts = self.path.with_suffix(".json")
         self.sources = _digest_sources(sources)
 
-    def obtain(self, read_splits: Callable[[], tuple[Splits, Chosen]], size: int) -> Kept:
+    def obtain(self, read_splits: Callable[[], tuple[Splits, SplitIndices]], size: int) -> LoadedSplits:
         """Return the images, from the file or from `read_splits`, which are then resized and written to it.
 
         Raises StorageError where the file cannot be written, and what `read_splits` raises.
@@ -125,7 +125,7 @@ class MemoryMap:
         finally:
             lock.release()
 
-    def read(self) -> Kept | None:
+    def read(self) -> LoadedSplits | None:
         """Return what the file holds; None if it is missing, damaged or of other images, which is then printed."""
         if not self.path.is_file():
             return None
@@ -139,7 +139,7 @@ class MemoryMap:
             say(f"{self.path} {reason}; it is written again")
             return None
         labels = facts["labels"] and Labels.from_lists(**facts["labels"])
-        return Kept(train, held, labels, facts["is_test"], facts["skipped"], facts["fingerprint"])
+        return LoadedSplits(train, held, labels, facts["is_test"], facts["skipped"], facts["fingerprint"])
 
     def _read_facts(self) -> dict[str, Any]:
         checksum, _, text = self.facts.read_text(encoding="utf-8").partition("\n")
@@ -150,7 +150,7 @@ class MemoryMap:
             raise ValueError("is of files that have changed since")
         return facts
 
-    def write(self, splits: Splits, chosen: Chosen, size: int) -> None:
+    def write(self, splits: Splits, chosen: SplitIndices, size: int) -> None:
         """Write the images that `choose_held_out` chose. Raises StorageError."""
         images = [splits.train, splits.train if splits.test is None else splits.test]
         orders = [range(len(images[0]))[part] if isinstance(part, slice) else part for part in chosen]

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from gantrain.data.arrays import put_channels_first
 from gantrain.data.decoding import Allocate, File, allocate_memory, decode_all
-from gantrain.data.fetching import Published, compare, open_published
+from gantrain.data.fetching import PublishedFile, open_published, verify_md5
 from gantrain.data.folder import image_files, survey
 from gantrain.data.images import Labels, Splits, resize
 from gantrain.seeding import stream_generator
@@ -78,31 +78,33 @@ UNPACKED_MD5 = {
 CELEBA_COUNT = 162_770 + 19_962  # training and test images
 _DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 # torchvision's own class needs gdown for the download, and files of attributes that are not used here.
-CELEBA_PARTITION = Published(
+CELEBA_PARTITION = PublishedFile(
     "celeba/list_eval_partition.txt", f"{_DRIVE}0B7EVK8r0v71pY0NSMzRuSXJEVkk", "d32c9cbf5e040fd4025c592c306e6668"
 )
-CELEBA_IMAGES = Published(
+CELEBA_IMAGES = PublishedFile(
     "celeba/img_align_celeba.zip", f"{_DRIVE}0B7EVK8r0v71pZjFTYXZWM3FlRnM", "00d2c5bc6d35e252742224ab0c1e8fcb"
 )
 
 
-def published_files(kind: Any) -> list[Published]:
+def published_files(kind: Any) -> list[PublishedFile]:
     """Return the files of a dataset class of torchvision, from its own table of addresses and checksums."""
     if hasattr(kind, "resources"):  # MNIST and Fashion-MNIST
         raw = f"{kind.__name__}/raw"
         return [
-            Published(
+            PublishedFile(
                 f"{raw}/{name}", kind.mirrors[0] + name, md5, {f"{raw}/{name.removesuffix('.gz')}": UNPACKED_MD5[md5]}
             )
             for name, md5 in kind.resources
         ]
     if hasattr(kind, "split_list"):  # SVHN
-        return [Published(path, url, md5) for url, path, md5 in (kind.split_list[split] for split in ("train", "test"))]
+        return [
+            PublishedFile(path, url, md5) for url, path, md5 in (kind.split_list[split] for split in ("train", "test"))
+        ]
     unpacked = [*kind.train_list, *kind.test_list]  # CIFAR and STL-10
     if hasattr(kind, "meta"):
         unpacked.append((kind.meta["filename"], kind.meta["md5"]))
     paths = {f"{kind.base_folder}/{name}": md5 for name, md5 in unpacked}
-    return [Published(kind.filename, kind.url, kind.tgz_md5, paths)]
+    return [PublishedFile(kind.filename, kind.url, kind.tgz_md5, paths)]
 
 
 def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
@@ -120,7 +122,7 @@ def read_torchvision(name: str, root: Path, size: int, on_bad: str) -> Splits:
     reader = type(kind.__name__, (kind,), overrides)
     with open_published(files, root) as folder:
         for path, md5 in (item for file in files for item in file.checksums.items()):
-            compare(folder / path, md5)
+            verify_md5(folder / path, md5)
         parts = [reader(folder, **split) for split in (source.train, source.test)]
     images = (np.ascontiguousarray(put_channels_first(np.asarray(part.data))) for part in parts)
     train, test = map(torch.from_numpy, images)
@@ -184,7 +186,7 @@ def read_celeba(root: Path, size: int, on_bad: str, *, allocate: Allocate = allo
 
     path, is_unpacked = find_celeba(root)
     with open_published([CELEBA_PARTITION] if is_unpacked else [CELEBA_PARTITION, CELEBA_IMAGES], root) as folder:
-        compare(folder / CELEBA_PARTITION.path, CELEBA_PARTITION.md5)
+        verify_md5(folder / CELEBA_PARTITION.path, CELEBA_PARTITION.md5)
         listing = (folder / CELEBA_PARTITION.path).read_text(encoding="ascii")
         files = {Path(file.name).name: file for file in image_files(path)}
         parts = [_select_split(files, listing, split) for split in ("0", "2")]

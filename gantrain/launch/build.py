@@ -149,7 +149,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
     """Return networks drawn from the stream `init`, their optimizers and the averaged generator."""
     import torch
 
-    from gantrain.training.state import State, averaged, create_regularizer_states
+    from gantrain.training.state import State, create_average, create_regularizer_states
 
     settings = run.config.settings
     augmentations = [] if settings.augmentation is None else [settings.augmentation]
@@ -167,7 +167,7 @@ def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:
         discriminator,
         run.optimizers["generator"](generator),
         run.optimizers["discriminator"](discriminator),
-        average=averaged(generator) if settings.ema else None,
+        average=create_average(generator) if settings.ema else None,
         regularizers=create_regularizer_states([*settings.regularizers, *augmentations], run.device),
     )
 
@@ -234,7 +234,7 @@ def choose_processes(settings: Settings, part: Part) -> int:
             f"multiple of {processes}, or augment.measure=signs"
         )
     if processes > 1 and settings.graph == "on":
-        raise ConfigError("graph=on is for one device: a graph cannot hold what processes tell each other")
+        raise ConfigError("graph=on is for one device: a CUDA graph does not capture the communication of processes")
     return processes
 
 

@@ -44,7 +44,7 @@ from gantrain.runs.signals import current_stop
 from gantrain.runs.summary import keep_summary
 
 
-class SweepReplaced(BaseException):  # after an Exception, Hydra would begin the next run
+class SweepFolderReplaced(BaseException):  # after an Exception, Hydra would begin the next run
     """Another folder has the place of the sweep, which ends."""
 
 
@@ -103,7 +103,7 @@ def train_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, pre
         callbacks = Callbacks(whole)
         callbacks.on_run_start(config=whole, config_name=CONFIG_NAME)
         job = run_job(
-            lambda _: get_result(folder, lambda: worker.train(prepared, folder)),
+            lambda _: catch_failure(folder, lambda: worker.train(prepared, folder)),
             whole,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
@@ -114,7 +114,7 @@ def train_in_hydra(composer: Composer, whole: DictConfig, folder: RunFolder, pre
         raise error
 
 
-def get_result(folder: RunFolder, train: Callable[[], None]) -> JobResult:
+def catch_failure(folder: RunFolder, train: Callable[[], None]) -> JobResult:
     """Call `train` and return the result of the run; Hydra would wrap an exception in lines of its own."""
     try:
         with convert_system_errors(folder.path, "choose a smaller architecture"):
@@ -178,24 +178,24 @@ def preserved_logging() -> Iterator[None]:
 def run_sweep_job(tree: DictConfig) -> JobResult:
     """Train one run of a sweep in the folder that Hydra made for it; Hydra's task function.
 
-    Raises Interrupted when a signal ends the sweep, SweepReplaced when its folder was moved.
+    Raises Interrupted when a signal ends the sweep, SweepFolderReplaced when its folder was moved.
     """
     context = HydraConfig.get()
     folder = RunFolder(context.runtime.output_dir)
     say(f"\n{folder.path}")
     with current_stop() as stop:
-        result = get_result(folder, lambda: train_in(folder, tree, list(context.overrides.task)))
+        result = catch_failure(folder, lambda: train_sweep_job(folder, tree, list(context.overrides.task)))
         if result.error:
             say(f"failed: {drop_traceback(result.error)}", error=True)
         stop.raise_if_asked(f"{folder.path} had just ended")
     try:
         refuse_replaced(Path(context.sweep.dir))
     except (OSError, StorageError) as error:
-        raise SweepReplaced(str(error)) from error
+        raise SweepFolderReplaced(str(error)) from error
     return result
 
 
-def train_in(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> None:
+def train_sweep_job(folder: RunFolder, tree: DictConfig, overrides: Sequence[str]) -> None:
     """Begin the run of the config `tree` in `folder`, or go on with it under resume=auto."""
     with folder.lock():
         if is_resumed(folder, tree):

@@ -37,10 +37,10 @@ NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
 SECTIONS = ("dataset", "architecture", "disc_div", "gen_div", "optimizer", "latent", "train")
 
 # What reading a document that is no config of a run raises.
-NO_CONFIG = (GantrainError, OmegaConfBaseException, RecursionError, TypeError, ValueError, yaml.YAMLError)
+CONFIG_ERRORS = (GantrainError, OmegaConfBaseException, RecursionError, TypeError, ValueError, yaml.YAMLError)
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
-FREE = (
+CHANGEABLE_KEYS = (
     *("device", "devices", "precision", "compile", "graph", "run_dir", "resume", "logger", "best.metric"),
     *("dataset.root", "dataset.path", "dataset.resident", "train.images", "train.epochs", "train.held_out_images"),
     "ema_statistics",
@@ -106,7 +106,7 @@ def is_resumed(folder: RunFolder, tree: DictConfig) -> bool:
     if folder.has_begun:
         if (begun := read_own_config(folder)) is not None:
             wanted = OmegaConf.create(tree)
-            keep_weights(wanted, begun)
+            keep_sample_weights(wanted, begun)
             refuse_another_run(begun, normalise_tree(wanted))
         say(f"the run in {folder.path} ended before its first checkpoint and is started again")
     return False
@@ -179,7 +179,7 @@ def continue_run(
     saved = read_saved_config(path, bundle)
     wanted = normalise_tree(choose(saved))
     refuse_foreign(folder, path, saved)
-    keep_weights(wanted, saved)
+    keep_sample_weights(wanted, saved)
     changed = refuse_another_run(saved, wanted)
     prepared = prepare(validate(wanted, overrides))
     train, reached = prepared.config.settings.train, bundle["images"]
@@ -201,7 +201,7 @@ def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config in the checkpoint at `path`. Raises CheckpointError for one that no run has."""
     try:
         return parse_stored(bundle["config"])
-    except NO_CONFIG as error:
+    except CONFIG_ERRORS as error:
         raise CheckpointError(f"{path}: its config is not that of a run: {one_line(str(error))}; {REMEDY}") from error
 
 
@@ -211,13 +211,13 @@ def read_own_config(folder: RunFolder) -> dict[str, Any] | None:
         return None
     try:
         return parse_stored(yaml.safe_load(read_yaml_file(folder.config, folder.path)))
-    except NO_CONFIG:
+    except CONFIG_ERRORS:
         say(f"{folder.config} is not the config of a run, and is passed over")
         return None
 
 
 def parse_stored(document: Any) -> dict[str, Any]:
-    """Return the config of a run in the form in which configs are compared. Raises one of `NO_CONFIG` for no such."""
+    """Return the config of a run in the form in which configs are compared. Raises one of `CONFIG_ERRORS`."""
     stored = to_plain(normalise_tree(OmegaConf.create(dict(document))))
     if missing := [section for section in SECTIONS if not isinstance(stored.get(section), Mapping)]:
         raise ConfigError(f"it has no {', '.join(missing)}, which that of a run has")
@@ -230,13 +230,13 @@ def refuse_foreign(folder: RunFolder, path: Path, saved: Mapping[str, Any]) -> N
         return
     own.setdefault("gen_weights", {"normalise": False})  # of runs from before there were such weights
     begun = OmegaConf.create(own)
-    keep_weights(begun, saved)  # Hydra writes the file anew where submitit queues a job again
+    keep_sample_weights(begun, saved)  # Hydra writes the file anew where submitit queues a job again
     own = to_plain(begun)
     if fixed := describe_fixed(find_changes(own, {"gen_weights": own.get("gen_weights"), **saved})):
         raise CheckpointError(f"{path} is of another run than {folder.config}:\n{fixed}\n{REMEDY}")
 
 
-def keep_weights(wanted: DictConfig, saved: Mapping[str, Any]) -> None:
+def keep_sample_weights(wanted: DictConfig, saved: Mapping[str, Any]) -> None:
     """Let a run keep the weights that it began with, unless others are typed: the default may have changed since."""
     if all(OmegaConf.select(wanted, f"gen_weights.{key}") is None for key in ("normalise", "spread")):
         with open_dict(wanted):
@@ -261,7 +261,7 @@ def find_changes(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 
 def describe_fixed(changed: Mapping[str, tuple[Any, Any]]) -> str:
     """Return a line for each of the changes that make another run; empty if there are none."""
-    fixed = {key: values for key, values in changed.items() if key not in FREE}
+    fixed = {key: values for key, values in changed.items() if key not in CHANGEABLE_KEYS}
     return "\n".join(f"  {key}: {shorten(old)} → {shorten(new)}" for key, (old, new) in fixed.items())
 
 

@@ -72,7 +72,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             say("\n".join(filter(None, [*players, *list_warnings(settings)])))
             setup = replace(setup, evaluation=build_evaluation(settings, setup.data))
             stop.defer()
-            config = keep_weighting(config, setup)
+            config = record_sample_weights(config, setup)
             make_folder(folder.config.parent)
             write_file(folder.config, config.to_yaml())  # a resumed run's may have changed since Hydra wrote it
             generator = {"architecture": settings.architecture, "latent": dict(vars(settings.latent))}
@@ -127,7 +127,7 @@ def share_state(state: State, part: Part) -> None:
         network.load_state_dict(shared["state"][name])
 
 
-def keep_weighting(config: RunConfig, setup: TrainingSetup) -> RunConfig:
+def record_sample_weights(config: RunConfig, setup: TrainingSetup) -> RunConfig:
     """Return the config with the weighting that its default stands for, so that a resumed run has the same one."""
     if "gen_weights" not in config.tree:
         return config

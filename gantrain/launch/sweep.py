@@ -19,13 +19,13 @@ from gantrain.launch import sweep_folder
 from gantrain.launch.initial_weights import find_checkpoint
 from gantrain.launch.job import (
     JobResult,
-    SweepReplaced,
+    SweepFolderReplaced,
     check_data_path,
     preserved_logging,
     run_sweep_job,
     time_stamp,
 )
-from gantrain.launch.resume import FREE
+from gantrain.launch.resume import CHANGEABLE_KEYS
 from gantrain.launch.sweep_folder import job_number
 from gantrain.runs.folder import RunFolder, claim_folder
 from gantrain.runs.signals import Interrupted, current_stop
@@ -82,7 +82,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
             if shared.resume != "auto":
                 raise BusyError(f"{root} already holds a sweep; go on with `{again}`, or give another run_dir")
             sweep_folder.refuse_links(root)
-            sweep_folder.refuse_another(root, overrides, FREE)
+            sweep_folder.refuse_another(root, overrides, CHANGEABLE_KEYS)
             sweep_folder.keep_command(root)
             own.append("hydra.output_subdir=null")  # Hydra would overwrite the files in .hydra
         try:
@@ -93,7 +93,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
             finished = sum(find_failure(path.parent) is None for path in root.glob("*/.hydra"))
             message = f"{stop}\n{finished} runs of the sweep in {root} finished; go on with: {again}"
             raise Interrupted(message, stop.number) from None
-        except SweepReplaced as error:
+        except SweepFolderReplaced as error:
             raise StorageError(str(error)) from None
     report_results(root, [result for result in returned if isinstance(result, JobResult)])
 
@@ -140,7 +140,7 @@ def resume_sweep(root: Path, arguments: Sequence[Argument]) -> None:
     command = sweep_folder.read_safe_command(root)
     typed = [argument.text for argument in arguments]
     for argument in arguments:
-        if argument.text not in command.task and argument.key not in set(FREE) - {"run_dir", "resume"}:
+        if argument.text not in command.task and argument.key not in set(CHANGEABLE_KEYS) - {"run_dir", "resume"}:
             raise CheckpointError(f"{argument.text}: a sweep cannot be resumed as another one; start a new one")
     replaced = {*(argument.key for argument in arguments), "run_dir", "resume"}
     if "device" in replaced:

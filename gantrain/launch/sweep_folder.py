@@ -187,7 +187,7 @@ def pending_notes(folders: Iterable[Path]) -> Iterator[str]:
         try:
             yield from describe_pending(root)
         except (GantrainError, ValueError) as error:  # ValueError: of a range with step 0
-            yield f"which runs of {root} have not begun cannot be told: {error}"
+            yield f"which runs of {root} have not begun cannot be determined: {error}"
 
 
 def describe_pending(root: Path) -> Iterator[str]:

@@ -165,7 +165,7 @@ def main(place: Path) -> None:
     if not order["has_own_threads"]:
         del os.environ["OMP_NUM_THREADS"]  # which has had its effect; small networks then get a single thread
     with StopRequest():
-        watcher = end_with_parent if is_follower() else obey_parent
+        watcher = exit_with_parent if is_follower() else forward_signals
         threading.Thread(target=watcher, daemon=True).start()
         with join() as part:
             if part.is_first:
@@ -174,7 +174,7 @@ def main(place: Path) -> None:
                 follow()
 
 
-def obey_parent() -> None:
+def forward_signals() -> None:
     """Send this process the signals whose numbers come from the process of the command, and end with that."""
     while numbers := os.read(0, 100):  # unbuffered: no lock is held when this process ends
         for number in numbers.split():
@@ -182,7 +182,7 @@ def obey_parent() -> None:
     os._exit(LostProcessError.exit_code)
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """End this process when the process of the command closes the pipe from which the first process reads.
 
     Without torchrun, which may have been killed, this process would wait for the others as long as it has patience.

@@ -66,14 +66,14 @@ class CriticObjective(Game):
 
     def _refuse_other_objective(self) -> None:
         if self.gen_objective != DEFAULT_OBJECTIVE:
-            or_gen_div = ", or a divergence, as in gen_div=kl" if self.critic.reads_every_output else ""
+            or_gen_div = ", or a divergence, as in gen_div=kl" if self.critic.has_ratio_at_every_output else ""
             raise ConfigError(
                 f"gen_objective={self.gen_objective} is a loss that a divergence gives, and gen_div=own is that of "
                 f"critic={self.critic.name}; choose gen_objective={DEFAULT_OBJECTIVE}{or_gen_div}"
             )
 
     def _refuse_without_ratio(self, gen_div: str) -> None:
-        if self.critic.reads_every_output:
+        if self.critic.has_ratio_at_every_output:
             return
         if self.critic.gives_ratio == "no":
             why, ways_out = "does not give", "a critic that gives it, such as relativistic"
@@ -104,7 +104,7 @@ class CriticObjective(Game):
         return {"yes": r, "up to a constant": r - r.mean(), "no": 0 * v}[self.gives_ratio]
 
     def margin(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
-        return self.critic.log_ratio(v_real) if self.critic.has_zero else v_real - v_fake
+        return self.critic.log_ratio(v_real) if self.critic.has_decision_threshold else v_real - v_fake
 
     def describe_discriminator(self) -> list[str]:
         critic = self.critic

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GivesRatio = Literal["yes", "up to a constant", "no"]
-LARGEST_READ = 10.0  # |r| of least squares, whose linear output may leave the interval of its labels
+LARGEST_LOG_RATIO = 10.0  # |r| of least squares, whose linear output may leave the interval of its labels
 # The critic that is no `Critic`: D maximises the bound of an f-divergence.
 F_DIVERGENCE = "f_divergence"
 
@@ -39,7 +39,7 @@ class Critic:
         gives_ratio: Whether log p/q follows from the optimal output.
         needs_real: Whether the critic's own loss of G depends on D's outputs on data.
         is_flat: Whether D's gradient at a sample may be exactly 0, so that one backward pass cannot serve both players.
-        has_zero: Whether `log_ratio` is 0 where D is undecided; otherwise D decides between two outputs.
+        has_decision_threshold: Whether `log_ratio` is 0 where D is undecided; otherwise D decides between two outputs.
         is_unbounded: Whether D's loss has no minimum unless the slope of v is limited.
         headline: The number of reports that stands for the others, such as `bound/kl`; empty if there is none.
         disc_formula, optimum, gen_formula, minimised, reference: For people, D's loss, its optimal output, G's loss,
@@ -50,7 +50,7 @@ class Critic:
     gives_ratio: ClassVar[GivesRatio] = "no"
     needs_real: ClassVar[bool] = False
     is_flat: ClassVar[bool] = False
-    has_zero: ClassVar[bool] = False
+    has_decision_threshold: ClassVar[bool] = False
     is_unbounded: ClassVar[bool] = False
     headline: ClassVar[str] = ""
     disc_formula: ClassVar[str]
@@ -77,13 +77,13 @@ class Critic:
         return v
 
     @property
-    def reads_every_output(self) -> bool:
+    def has_ratio_at_every_output(self) -> bool:
         """Whether G can minimise a divergence through `log_ratio`: a ratio belongs to every output."""
         return self.gives_ratio != "no"
 
     def describe(self, v_real: Tensor, v_fake: Tensor) -> dict[str, Tensor]:
         """Return the share of a batch of each kind, or of its pairs, that D gets right, by name, and other scalars."""
-        if self.has_zero:
+        if self.has_decision_threshold:
             return {"discriminator/accuracy": share_of_right_signs(self.log_ratio(v_real), self.log_ratio(v_fake))}
         return {"discriminator/pair_accuracy": (v_real > v_fake).mean(dtype=v_real.dtype)}
 
@@ -155,7 +155,7 @@ class LeastSquares(Critic):
 
     name = "least_squares"
     gives_ratio = "yes"
-    has_zero = True
+    has_decision_threshold = True
     headline = "bound/le_cam"
     disc_formula = "½ E_p[(v − b)²] + ½ E_q[(v − a)²]"
     optimum = "(b p + a q) / (p + q)"
@@ -183,7 +183,7 @@ class LeastSquares(Critic):
         return least_squares_head(self.a, self.b, squash=self.squash)
 
     @property
-    def reads_every_output(self) -> bool:
+    def has_ratio_at_every_output(self) -> bool:
         return self.squash
 
     def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class LeastSquares(Critic):
     def log_ratio(self, v: Tensor) -> Tensor:
         if self.squash:
             return v
-        limit = 1 / (1 + math.exp(LARGEST_READ))
+        limit = 1 / (1 + math.exp(LARGEST_LOG_RATIO))
         return self.head.coordinate(v).clamp(limit, 1 - limit).logit()
 
     def describe(self, v_real: Tensor, v_fake: Tensor) -> dict[str, Tensor]:
@@ -214,7 +214,7 @@ class Hinge(Critic):
     """The hinge loss of a support vector machine; with the optimal D its value is 2 − 2 TV(p, q)."""
 
     name = "hinge"
-    is_flat = has_zero = True
+    is_flat = has_decision_threshold = True
     headline = "bound/total_variation"
     disc_formula = "E_p[max(0, 1 − v)] + E_q[max(0, 1 + v)]"
     optimum = "sign(p − q)"

@@ -1,8 +1,6 @@
-"""Regularizers of the game: what they are called, and those that are no penalty on the discriminator's slope.
+"""Regularizers other than penalties on the discriminator's slope, and the names of all of them.
 
-A regularizer may disturb what D is shown, count a share of the data as samples, add a penalty to a player's loss, and
-limit D's weights. A run has a list of them: disturbances follow each other in the order of the list, and penalties are
-added. `gradient_penalties` has their interface and the penalties on D's slope.
+A run has a list of them: disturbances follow each other in the order of the list, and penalties are added.
 """
 
 from __future__ import annotations
@@ -14,24 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError
 from gantrain.ranges import Numbers, setting
-from gantrain.regularizers.gradient_penalties import (
-    COUNT,
-    NO_STATE,
-    R1,
-    R2,
-    Dragan,
-    GradientPenalty,
-    Penalty,
-    Regularizer,
-    State,
-    draw_like,
-)
+from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty
+from gantrain.regularizers.regularizer import COUNT, NO_STATE, Penalty, Regularizer, State, draw_like
 from gantrain.schedules import Ramp, is_zero
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gantrain.regularizers.gradient_penalties import Discriminator
+    from gantrain.regularizers.regularizer import Discriminator
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _describe_generator_step(gen_div: Divergence, gen_objective: str) -> list[st
         f"the effective f is convex only for u < {u}"
     ]
     if turn <= 0:
-        at = "is no stable rest" if turn == 0 else "is repelled"
+        at = "is not a stable equilibrium" if turn == 0 else "is unstable"
         advice = "take another gen_div"
         if gen_div.invertible:  # otherwise the gradient under `matched` is zero
             advice = f"gen_objective=matched follows {gen_div.name} itself"
@@ -151,7 +151,7 @@ def describe_warnings(divergence: Divergence) -> Iterator[str]:
                 f"(r = {format_number(lowest)}), where its loss is lowest; those with larger u move away from the data."
             )
             if lowest < 0:
-                yield f"f_eff is concave at u = 1, so that near p = q it is p = q that {objective} is repelled from."
+                yield f"f_eff is concave at u = 1, so that {objective} moves samples away from p = q."
             elif lowest == 0:
                 yield f"f_eff turns concave at u = 1, so that p = q is no minimum of what {objective} follows."
 

@@ -265,11 +265,11 @@ def check_networks(is_samplewise: bool | None, execution: Execution, precision: 
         reason = (
             "mixes the samples of a batch (batch norm, or a minibatch layer)"
             if is_samplewise is False
-            else "is not known to do so"
+            else "may mix the samples of a batch: it does not declare is_samplewise=True"
         )
         raise ConfigError(
-            "update=simultaneous needs a discriminator that judges each sample alone, so that one backward pass "
-            f"serves both players; this one {reason}. Choose update=alternating"
+            "update=simultaneous needs a discriminator whose output for a sample depends on it alone, so that one "
+            f"backward pass serves both players; this one {reason}. Choose update=alternating"
         )
     if precision == "bf16" and is_samplewise is None:
         raise ConfigError(

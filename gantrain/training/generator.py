@@ -17,7 +17,7 @@ from gantrain.networks.latents import Latents
 from gantrain.networks.shared_batch import stop_sharing
 from gantrain.precision import allow_tf32, as_float32
 from gantrain.seeding import preserve_randomness, stream_generator
-from gantrain.training.state import State, evaluating, list_batch_norms, refuse_mismatch
+from gantrain.training.state import State, evaluation_mode, list_batch_norms, refuse_mismatch
 
 # From which standing statistics are estimated: the same latents for every generator, in batches as large as samples are
 # drawn in.
@@ -28,7 +28,7 @@ STANDING = ", standing statistics"
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Tensor) -> Tensor:
     """Return samples [N, …] on the CPU for latents [N, L], with batch norm in evaluation mode."""
-    with evaluating(generator), allow_tf32(False):
+    with evaluation_mode(generator), allow_tf32(False):
         return torch.cat([generator(z).float().cpu() for z in latents.split(BATCH)])
 
 
@@ -43,7 +43,7 @@ def estimate_statistics(generator: nn.Module, latents: Latents) -> None:
     norms = list_batch_norms(generator)
     z = latents.draw(STATISTICS_LATENTS, stream_generator(0, "statistics")).to(next(generator.parameters()).device)
     momenta = [norm.momentum for norm in norms]
-    with evaluating(generator), allow_tf32(False):
+    with evaluation_mode(generator), allow_tf32(False):
         for number, part in enumerate(z.split(BATCH), 1):
             for norm in norms:
                 norm.train()

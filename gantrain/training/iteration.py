@@ -78,7 +78,7 @@ class Iteration:
             raise ConfigError(
                 "graph=on needs optimizers with a fused form, such as optimizer=adam; choose one, or graph=auto"
             )
-        if setup.part.ranks > 1:  # a graph cannot hold what processes tell each other on the CPU
+        if setup.part.ranks > 1:  # CUDA graphs do not capture the communication of processes
             self.execution = replace(self.execution, graph="off")
         if self.scheduled.has_host_numbers and self.execution.graph != "off":
             if self.execution.graph == "on":

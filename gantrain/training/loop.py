@@ -60,10 +60,10 @@ def train(
 
 def follow(state: State, setup: TrainingSetup, stop: StopRequest) -> None:
     """Train as another process than the first one of a run, which alone writes, to the end or until it is stopped."""
-    play(state, setup, NoWriter(), stop)
+    play(state, setup, NullWriter(), stop)
 
 
-class NoWriter:
+class NullWriter:
     """What the processes that follow the first one have in place of its `Writer`: it writes and shows nothing."""
 
     improved = False
@@ -77,7 +77,7 @@ class NoWriter:
         return False
 
 
-def play(state: State, setup: TrainingSetup, writer: Writer | NoWriter, stop: StopRequest) -> None:
+def play(state: State, setup: TrainingSetup, writer: Writer | NullWriter, stop: StopRequest) -> None:
     """Repeat iterations until the clock reaches `schedule.images`, or a process was asked to stop and all have saved.
 
     `stop.number` is then the signal's in every process.

@@ -19,9 +19,9 @@ from gantrain.distributed import WHOLE, Part
 from gantrain.networks.builder import Network
 from gantrain.objectives.objective import Game, Loss, Statistics
 from gantrain.precision import as_float32
-from gantrain.regularizers.gradient_penalties import NO_STATE, Penalty, Regularizer, overrides
+from gantrain.regularizers.regularizer import NO_STATE, Penalty, Regularizer, overrides
 from gantrain.schedules import is_zero
-from gantrain.training.state import evaluating
+from gantrain.training.state import evaluation_mode
 
 
 def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -36,13 +36,13 @@ def discriminate_with_features(discriminator: nn.Module, x: Tensor) -> tuple[Ten
     return as_float32(v), as_float32(features)
 
 
-def add_penalty(judged: Loss, penalty: Loss | None) -> Loss:
+def add_penalty(loss: Loss, penalty: Loss | None) -> Loss:
     """Return a loss and its scalars with a penalty and its own, if there is one."""
     if penalty is None:
-        return judged
-    (loss, statistics), (value, others) = judged, penalty
+        return loss
+    (value, statistics), (added, others) = loss, penalty
     total = statistics.get("loss/penalty", 0) + others["loss/penalty"]
-    return loss + value, statistics | others | {"loss/penalty": total}
+    return value + added, statistics | others | {"loss/penalty": total}
 
 
 @dataclass
@@ -84,11 +84,11 @@ class Losses:
     ) -> Loss:
         """Return D's loss on data and on samples [B, …] without a graph: the game's plus the penalties."""
         v_real, v_fake = self.outputs(discriminator, real, fake)
-        loss, statistics = self.judge(v_real, v_fake)
+        loss, statistics = self.loss_of_outputs(v_real, v_fake)
         statistics = statistics | self.adjust_augmentation(discriminator, v_real, v_fake)
         return add_penalty((loss, statistics), self.penalty(discriminator, real, fake, skipped))
 
-    def judge(self, v_real: Tensor, v_fake: Tensor) -> Loss:
+    def loss_of_outputs(self, v_real: Tensor, v_fake: Tensor) -> Loss:
         """Return D's loss for its raw outputs [B] on data and on samples: the game's plus the penalties on outputs."""
         penalties = []
         for one in self.by_hook["penalize_outputs"]:
@@ -125,7 +125,7 @@ class Losses:
     def outputs(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Return D's raw outputs on data and on samples, of all processes, [B] each.
 
-        They are from one pass where D judges each sample alone.
+        They are from one pass where D's output for a sample depends on it alone.
         """
         images, fake, labels = self.disturb(real.images), self.disturb(fake), real.labels
         if not getattr(discriminator, "is_samplewise", False):
@@ -171,19 +171,19 @@ class Losses:
         compared would be augmented differently, and are not.
         """
 
-        def judge(x: Tensor) -> Tensor:
+        def outputs_of(x: Tensor) -> Tensor:
             return discriminate(discriminator, x, None if real.labels is None else real.labels[: len(x)])
 
-        def judge_augmented(x: Tensor) -> Tensor:
-            return judge(self.augment(x))
+        def outputs_of_augmented(x: Tensor) -> Tensor:
+            return outputs_of(self.augment(x))
 
         penalties = []
         with torch.autocast(fake.device.type, enabled=False):
             for one in self.by_hook["penalty"]:
                 if one.name not in skipped:
-                    with evaluating(discriminator) if one.needs_fixed_network else nullcontext():
-                        judged = judge if one.needs_fixed_network else judge_augmented
-                        penalties.append((one, one.penalty(judged, real.images, fake, self.part)))
+                    with evaluation_mode(discriminator) if one.needs_fixed_network else nullcontext():
+                        outputs = outputs_of if one.needs_fixed_network else outputs_of_augmented
+                        penalties.append((one, one.penalty(outputs, real.images, fake, self.part)))
         if skipped and not penalties:
             nothing = torch.zeros((), device=fake.device)
             return nothing, {"loss/penalty": nothing}

@@ -39,7 +39,7 @@ from gantrain.seeding import describe_machine, stream_generator
 from gantrain.theory import properties
 from gantrain.training.generator import Sampler
 from gantrain.training.setup import TrainingSetup
-from gantrain.training.state import State, evaluating
+from gantrain.training.state import State, evaluation_mode
 
 GRID_IMAGES, SCATTER_POINTS = 64, 2000
 SECONDS_BETWEEN_CURVES = 60.0
@@ -135,7 +135,7 @@ class Writer:
         real = self.data.held_out(self.schedule.held_out_images)
         z = self.latents.draw(len(real), stream_generator(self.seed, "report", self.state.images))
         with (
-            evaluating(self.state.generator, self.state.discriminator),
+            evaluation_mode(self.state.generator, self.state.discriminator),
             allow_tf32(self.precision == "tf32"),
             autocast_products(self.precision, self.state.device),
         ):

@@ -11,7 +11,7 @@ from gantrain.distributed import WHOLE, Part
 from gantrain.evaluation.evaluation import Evaluation
 from gantrain.networks.latents import Latents
 from gantrain.objectives.objective import Game
-from gantrain.regularizers.gradient_penalties import Regularizer
+from gantrain.regularizers.regularizer import Regularizer
 from gantrain.schedules import HalfLife, Ramp, find_ramps
 
 

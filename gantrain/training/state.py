@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from gantrain.augmentation.augmentations import Augmentation
 from gantrain.errors import CheckpointError
 from gantrain.files import iterate_leaves
-from gantrain.regularizers.gradient_penalties import Regularizer
+from gantrain.regularizers.regularizer import Regularizer
 
 
 class Statistics:
@@ -140,7 +140,7 @@ class State:
             network.load_state_dict(saved[name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizer.state_dict() | {"state": saved[name]["state"]})
-            lay_out_as_parameters(optimizer)
+            match_parameter_strides(optimizer)
         self.statistics.sums = {key: row.to(self.device) for key, row in saved["statistics"].items()}
         for name, state in self.regularizers.items():
             for key, tensor in state.items():
@@ -148,7 +148,7 @@ class State:
         self.images = images
 
 
-def lay_out_as_parameters(optimizer: Optimizer) -> None:
+def match_parameter_strides(optimizer: Optimizer) -> None:
     """Give an optimizer's tensors the strides of their parameters, which fused kernels take for granted."""
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
@@ -229,7 +229,7 @@ def create_regularizer_states(
     return {name: {key: tensor.to(device) for key, tensor in state.items()} for name, state in states.items() if state}
 
 
-def averaged(generator: nn.Module) -> nn.Module:
+def create_average(generator: nn.Module) -> nn.Module:
     """A copy of `generator` to average into; it never trains."""
     return copy.deepcopy(generator).requires_grad_(False).eval()
 
@@ -252,7 +252,7 @@ def list_batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def still_statistics(network: nn.Module) -> Iterator[None]:
+def freeze_running_statistics(network: nn.Module) -> Iterator[None]:
     """Batch norm uses the batch's statistics inside the block, and leaves the running ones as they are."""
     norms = list_batch_norms(network)
     for norm in norms:
@@ -265,7 +265,7 @@ def still_statistics(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
+def evaluation_mode(*networks: nn.Module) -> Iterator[None]:
     """Networks in evaluation mode inside the block, as they were after it."""
     modes = [network.training for network in networks]
     for network in networks:

@@ -24,7 +24,7 @@ from gantrain.networks.latents import Latents
 from gantrain.precision import autocast_products
 from gantrain.training.acceleration import FiniteGuard
 from gantrain.training.losses import Losses, add_penalty
-from gantrain.training.state import State, still_statistics
+from gantrain.training.state import State, freeze_running_statistics
 
 # |r| beyond which one backward pass does not serve both players, and the powers of two between a batch's largest and
 # smallest gradient: float32 would lose what the smaller ones hold.
@@ -93,7 +93,7 @@ class Step:
 
     def detached_samples(self, real: Batch) -> Tensor:
         """Draw samples without a graph; batch norm's statistics in G change in G's own update alone."""
-        with torch.no_grad(), still_statistics(self.state.generator):
+        with torch.no_grad(), freeze_running_statistics(self.state.generator):
             return self.samples(real)
 
     def discriminator_step(self, real: Batch, fake: Tensor) -> None:
@@ -129,7 +129,7 @@ class Step:
             penalty = self.losses.penalty(self.state.discriminator, real, x.detach(), self.skip_penalties())
         outputs = v.detach().requires_grad_()
         v_real, v_fake = outputs.split(size)
-        loss, statistics = self.losses.judge(v_real, v_fake)
+        loss, statistics = self.losses.loss_of_outputs(v_real, v_fake)
         generator_loss, generator_statistics = game.generator_loss(v_fake, v_real.detach() if game.needs_real else None)
         (downhill,), (generator_downhill,) = (torch.autograd.grad(each, outputs) for each in (loss, generator_loss))
         loss, statistics = add_penalty((loss, statistics), penalty)

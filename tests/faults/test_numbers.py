@@ -26,7 +26,7 @@ from gantrain.reporting import pictures
 from gantrain.runs import checkpoints
 from gantrain.training.iteration import Iteration
 from gantrain.training.losses import Losses
-from gantrain.training.state import State, averaged
+from gantrain.training.state import State, create_average
 from gantrain.training.step import Step
 
 BAD = [float("nan"), float("inf"), float("-inf")]
@@ -86,7 +86,7 @@ class Player:
         other = nn.Linear(2, 3)
         adam = partial(torch.optim.Adam, lr=0.1)
         optimizers = adam(other.parameters()), adam(self.network.parameters())
-        self.state = State(other, self.network, *optimizers, average=averaged(other))
+        self.state = State(other, self.network, *optimizers, average=create_average(other))
         objective = Objective(get("gan"), get("gan"))
         self.updates = Step(self.state, Losses(objective), Latents(2))
         self.descend(lambda output: output.square().mean())  # so that the optimizer has a state

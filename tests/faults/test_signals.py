@@ -113,7 +113,7 @@ def test_a_signal_lets_the_run_finish(tried, name, uninterrupted, tmp_path):
 SWEPT = {
     "during a run": ("gantrain.training.step:Step.discriminator_step", STEPS + 5),
     "in a run's last step": ("gantrain.training.step:Step.generator_step", STEPS),
-    "as a run begins": ("gantrain.launch.job:train_in", 2),
+    "as a run begins": ("gantrain.launch.job:train_sweep_job", 2),
     "between two runs": ("hydra._internal.config_loader_impl:ConfigLoaderImpl.load_sweep_config", 5),
 }
 

@@ -36,7 +36,7 @@ from gantrain.regularizers.gradient_penalties import R1
 from gantrain.regularizers.regularizers import REGULARIZERS, Consistency, LabelSmoothing
 from gantrain.training.iteration import Iteration
 from gantrain.training.setup import UPDATES, Execution, Schedule, TrainingSetup
-from gantrain.training.state import State, averaged, create_regularizer_states
+from gantrain.training.state import State, create_average, create_regularizer_states
 from support.waiting import PATIENCE_SECONDS
 
 TESTS = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ class Case:
         extras = [self.augmentation] if self.augmentation else []
         states = create_regularizer_states([*self.regularizers, *extras])
         optimizers = sgd(generator.parameters()), sgd(discriminator.parameters())
-        state = State(generator, discriminator, *optimizers, averaged(generator), regularizers=states)
+        state = State(generator, discriminator, *optimizers, create_average(generator), regularizers=states)
         schedule = Schedule(images=10**6, batch_size=BATCH, discriminator_steps=2, ema=0.9)
         setup = TrainingSetup(
             self.game,

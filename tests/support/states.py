@@ -15,7 +15,7 @@ from gantrain.objectives.objective import Objective
 from gantrain.training.iteration import Iteration
 from gantrain.training.losses import Losses
 from gantrain.training.setup import Execution, Schedule, TrainingSetup
-from gantrain.training.state import State, averaged, create_regularizer_states
+from gantrain.training.state import State, create_average, create_regularizer_states
 from support.tolerance import assert_close_to_largest
 
 ROW = {"op": "linear", "activation": "leaky_relu"}
@@ -38,7 +38,7 @@ def new_state(table=MLP, shape=(1, 8, 8), *, fused=True, device="cpu", regulariz
         discriminator,
         adam(generator.parameters()),
         adam(discriminator.parameters()),
-        averaged(generator),
+        create_average(generator),
         regularizers=create_regularizer_states(regularizers, device),
     )
 
