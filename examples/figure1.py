@@ -41,7 +41,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import gantrain
-from gantrain import Weighting
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.theory import plots, properties
@@ -132,16 +131,9 @@ def judge_run(run: Path) -> Verdict | None:
     p = mixture1d(**{key: list(values) for key, values in components.items() if values is not None})
     trained = gantrain.load(run)
     at_zero, at_one = trained.generator()(torch.tensor([[0.0], [1.0]])).flatten().tolist()
-    get, affine = gantrain.divergences.get, settings.gen_div.affine
-    weights = settings.get("gen_weights", {})  # runs stored before there was the key have plain weights
-    gen_div = get(settings.gen_div.name).shifted(affine)
-    objective = gantrain.Objective(
-        get(settings.disc_div.name),
-        replace(gen_div, name=f"{gen_div.name}, affine={affine:g}") if affine else gen_div,
-        settings.gen_objective,
-        settings.head,
-        weighting=Weighting(bool(weights.get("normalise") or weights.get("spread")), weights.get("spread")),
-    )
+    objective, affine = trained.settings.objective, settings.gen_div.affine
+    if affine:
+        objective.gen_div = replace(objective.gen_div, name=f"{objective.gen_div.name}, affine={affine:g}")
     regularizers = [one.name for one in trained.settings.regularizers]
     return judge(objective, p, (at_zero, abs(at_one - at_zero)), regularizers)
 

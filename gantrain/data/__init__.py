@@ -277,8 +277,3 @@ def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[Loade
 def is_endless(name: str) -> bool:
     """Return whether the examples of a dataset are drawn without end, so that there are no epochs."""
     return name not in IMAGES
-
-
-def classifier_dataset(name: str) -> str:
-    """Return the dataset whose classifier is used for the images of `name`: for stacks, that of their channels."""
-    return (IMAGES[name].stacks if name in IMAGES else None) or name

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gantrain import data
 from gantrain.console import Progress, no_progress
@@ -142,12 +142,12 @@ def build_reference_set(
 class Evaluation:
     """The evaluation of a generator in training.
 
-    `best` is the number that best.pt follows. `seed` draws the latents, those of `gantrain evaluate` each time.
+    `best` is the number that best.pt follows.
     """
 
     reference_set: ReferenceSet
     best: str | None = None
-    seed: int = 0
+    seed: ClassVar[int] = 0  # of the latents, those of `gantrain evaluate` each time
 
     def summarize(self, result: Result) -> str:
         """Return the number that best.pt follows, the first of each group, and how they were obtained."""

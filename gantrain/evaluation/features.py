@@ -15,7 +15,7 @@ from gantrain import data
 from gantrain.console import Progress
 from gantrain.data import DatasetSettings
 from gantrain.errors import ConfigError, DataError
-from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS, is_stacked
+from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS
 
 if TYPE_CHECKING:
     import torch
@@ -125,7 +125,7 @@ def _find_classifier(
             examples, classifier.cache_path(examples), settings.train_classifier, progress=progress
         )
         check_accuracy(stored, examples)
-    if is_stacked(images.name):
+    if data.IMAGES[images.name].stacks:
         stored = classifier.apply_channelwise(stored, images.shape)
     if stored.classifier.shape != images.shape:
         raise ConfigError(
@@ -163,7 +163,8 @@ def choose_classifier_data(settings: DatasetSettings) -> DatasetSettings:
 
     All images of the training split are for training, whatever `held_out` is: one classifier serves all runs on them.
     """
-    name = data.classifier_dataset(settings.name)
+    source = data.IMAGES.get(settings.name)
+    name = (source and source.stacks) or settings.name
     label = settings.label if name == settings.name else None
     return replace(settings, name=name, label=label, held_out=None, flip=None)
 

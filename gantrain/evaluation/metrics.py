@@ -83,15 +83,10 @@ DIRECTIONS = {
 def metrics_of(dataset: str) -> Mapping[str, Metric]:
     """Return the metrics that samples of a dataset can have, by name. Raises ConfigError if there are none."""
     if dataset in data.IMAGES:
-        return STACKS if is_stacked(dataset) else IMAGES
+        return STACKS if data.IMAGES[dataset].stacks else IMAGES
     if dataset in data.DENSITIES:
         return POINTS
     raise ConfigError(f"dataset={dataset} has no images and no density, and so nothing to compare samples with")
-
-
-def is_stacked(dataset: str) -> bool:
-    """Return whether each channel of the dataset's images is an image of its own."""
-    return data.classifier_dataset(dataset) != dataset
 
 
 def better_direction(number: str) -> int:
