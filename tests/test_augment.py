@@ -538,7 +538,7 @@ def test_what_an_augmentation_cannot_do_is_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match="none are held out"):
         held_out.refuse_unfit((1, 8, 8), has_held_out=False)
     for is_samplewise in (False, None):
-        with pytest.raises(ConfigError, match="judge each sample alone"):
+        with pytest.raises(ConfigError, match="known to depend on it alone"):
             held_out.refuse_unfit((1, 8, 8), has_held_out=True, is_samplewise=is_samplewise)
     with pytest.raises(ConfigError, match=r"augment.p=0.9 begins above augment.max_p=0.8"):
         ADA(p=0.9)

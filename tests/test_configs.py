@@ -356,7 +356,7 @@ def test_an_augmentation_has_its_keys_under_its_section(measure: str) -> None:
         (["augment=diffaugment", "augment.p={from: 0, to: 2, images: 100}"], "augment.p.to=2 must be"),
         (
             ["augment=ada", "augment.max_p={from: 0, to: 1, images: 100}"],
-            "augment.max_p is no number",
+            "augment.max_p cannot follow a schedule",
         ),
         (["augment.name=adda"], "did you mean ada"),
         (["augment.name=[ada]"], "did you mean ada"),
