@@ -47,7 +47,7 @@ from gantrain.training.acceleration import Backend, FiniteGuard, can_guard_on_de
 from gantrain.training.iteration import Iteration
 from gantrain.training.losses import Losses
 from gantrain.training.setup import UPDATES, Execution, TrainingSetup
-from gantrain.training.state import State, Statistics, create_regularizer_states
+from gantrain.training.state import RunningMeans, State, create_regularizer_states
 from gantrain.training.step import Step, find_shared_scale
 
 CONF = Path(__file__).parents[1] / "conf" / "architecture"
@@ -433,7 +433,7 @@ def test_a_step_function_is_found_for_each_choice_of_penalties(monkeypatch):
 
 
 def test_a_scalar_that_comes_in_several_sets_has_one_mean():
-    statistics = Statistics()
+    statistics = RunningMeans()
     for scalars in ({"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 8.0}):
         statistics.add({name: torch.tensor(value) for name, value in scalars.items()})
     assert statistics.means() == {"a": 4, "b": 2}

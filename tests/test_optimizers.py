@@ -16,13 +16,13 @@ CPU = torch.device("cpu")
 def test_every_optimizer_that_needs_no_closure_is_known() -> None:
     classes = {name: item for name, item in vars(torch.optim).items() if inspect.isclass(item)}
     theirs = {name for name, item in classes.items() if issubclass(item, Optimizer)} - {"Optimizer", "LBFGS"}
-    assert set(optimizers.modules()) == theirs
+    assert set(optimizers.list_optimizers()) == theirs
 
 
-@pytest.mark.parametrize("name", optimizers.modules())
+@pytest.mark.parametrize("name", optimizers.list_optimizers())
 def test_the_signatures_are_those_of_the_classes(name: str) -> None:
     theirs = dict(list(inspect.signature(getattr(torch.optim, name)).parameters.items())[1:])
-    ours = optimizers.signature(name)
+    ours = optimizers.read_signature(name)
     assert list(ours) == list(theirs)
     for key, default in ours.items():
         assert default is None or default == theirs[key].default

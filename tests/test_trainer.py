@@ -23,7 +23,7 @@ from gantrain.runs.metrics_file import read_metrics
 from gantrain.training.loop import train
 from gantrain.training.losses import Losses
 from gantrain.training.setup import Schedule, TrainingSetup, passed
-from gantrain.training.state import State, Statistics, create_average, create_regularizer_states, update_average
+from gantrain.training.state import RunningMeans, State, create_average, create_regularizer_states, update_average
 from gantrain.training.step import Step
 
 ROW = {"op": "linear", "activation": "leaky_relu"}
@@ -298,7 +298,7 @@ def test_intervals_on_the_clock(begin, end, due):
 
 
 def test_statistics_are_means_since_the_last_report():
-    statistics = Statistics()
+    statistics = RunningMeans()
     for value in (1.0, 2.0, 6.0):
         statistics.add({"a": torch.tensor(value)})
     statistics.add({"b": torch.tensor(5.0)})

@@ -13,7 +13,7 @@ from gantrain.config.schema import number
 from gantrain.console import build_table, format_number, make_console, say
 from gantrain.files import convert_write_errors
 from gantrain.objectives import divergences
-from gantrain.objectives.divergence import Divergence, Part
+from gantrain.objectives.divergence import Divergence, FormulaName
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
 from gantrain.objectives.objective import GENERATOR_OBJECTIVES
 from gantrain.theory import description, plots, properties
@@ -142,7 +142,7 @@ def build_page(divergence: Divergence) -> Iterator[RenderableType]:
     yield tabulate_effective_divergences(divergence)
     yield from description.describe_warnings(divergence)
     yield heading("In float32")
-    parts: tuple[Part, ...] = ("real", "fake", "f")
+    parts: tuple[FormulaName, ...] = ("real", "fake", "f")
     yield "finite, with their slopes, for r in: " + "; ".join(
         f"{part} {_format_finite_range(divergence, part)}" for part in parts
     )
@@ -182,7 +182,7 @@ def tabulate_effective_divergences(divergence: Divergence) -> Table:
     return build_table(["gen_objective", "f_eff", "convex", *(f"u = {u:g}" for u in RATIOS)], rows)
 
 
-def _format_finite_range(divergence: Divergence, *parts: Part) -> str:
+def _format_finite_range(divergence: Divergence, *parts: FormulaName) -> str:
     """Return the r at which all of `parts` hold in float32."""
     ranges = [divergence.finite_range(part) for part in parts]
     low, high = max(each.low for each in ranges), min(each.high for each in ranges)

@@ -32,7 +32,7 @@ from gantrain.regularizers.regularizer import SCHEDULED, Regularizer
 from gantrain.regularizers.regularizers import REGULARIZERS, default_values, upgrade_section
 from gantrain.reporting.wandb import check_installed
 from gantrain.schedules import HalfLife, Ramp, is_ramp, parse_decay, parse_value
-from gantrain.training.optimizers import OptimizerSettings, parse_optimizers, signature
+from gantrain.training.optimizers import OptimizerSettings, parse_optimizers, read_signature
 from gantrain.training.setup import Execution
 
 SHORTEST_SECRET = 6
@@ -228,7 +228,7 @@ def parse_regularizers(section: Mapping[str, Mapping[str, Any]]) -> tuple[Regula
 def list_warnings(settings: Settings) -> list[str]:
     """Return a sentence for each choice that may be meant otherwise, or that changes what numbers mean."""
     optimizer, unusual = settings.optimizers["discriminator"], warn_of_unusual_loss(settings)
-    arguments = {**signature(optimizer.name), **optimizer.arguments}
+    arguments = {**read_signature(optimizer.name), **optimizer.arguments}
     others = warn_of_combinations(settings.objective, settings.regularizers, settings.tables, arguments)
     return [*([unusual] if unusual else []), *others]
 

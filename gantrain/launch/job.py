@@ -69,7 +69,7 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     """
     with join() as part:
         if not part.is_first:
-            worker.follow()
+            worker.train_as_follower()
             return Path(str(composed.tree.run_dir))
         overrides = [argument.text for argument in arguments]
         prepared = prepare(validate(composed.tree, overrides))

@@ -63,7 +63,7 @@ def resume_run(path: Path, arguments: Sequence[Argument]) -> None:
     """Go on with the run in the folder `path`, with what the arguments change. Raises GantrainError."""
     with join() as part:
         if not part.is_first:
-            return worker.follow()
+            return worker.train_as_follower()
         folder, values = RunFolder(path), single_values(arguments)
         refuse_sweep(path, "resume")
         if not checkpoints.list_files(folder.checkpoints):  # before anything is written there

@@ -41,7 +41,7 @@ from gantrain.runs.summary import keep_log
 
 PACKAGE = Path(__file__).parents[1]
 SECONDS_BETWEEN_LOOKS = 0.1  # at signals, while the processes train
-ORDER, RESULT, LOG = "order.json", "result.json", "torchrun.log"
+JOB, RESULT, LOG = "job.json", "result.json", "torchrun.log"
 # What an outer torchrun has set for this process, and is not that of the processes that it starts.
 OUTER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -59,11 +59,11 @@ def train(
         if prepared.part.ranks == 1 and prepared.processes > 1:
             train_in_processes(prepared, folder, bundle)
         else:
-            prepared.part.broadcast(describe_order(prepared))
+            prepared.part.broadcast(describe_job(prepared))
             run.train(prepared, folder, bundle)
 
 
-def describe_order(prepared: PreparedRun) -> dict[str, Any]:
+def describe_job(prepared: PreparedRun) -> dict[str, Any]:
     """Return what another process has to know to train the same run, without values from the environment."""
     code = prepared.config.settings.architecture.get("object")
     typed = [f"architecture.object={code}"] if code else []
@@ -76,11 +76,11 @@ def describe_order(prepared: PreparedRun) -> dict[str, Any]:
 
 def train_in_processes(prepared: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None) -> None:
     """Let a process for each device train, pass signals on to the first one, and raise what it raised."""
-    order = describe_order(prepared) | {"folder": str(folder.path), "images": bundle and bundle["images"]}
+    job = describe_job(prepared) | {"folder": str(folder.path), "images": bundle and bundle["images"]}
     with tempfile.TemporaryDirectory(prefix="gantrain-") as name, current_stop() as stop:
         stop.defer()
         place, passed_on = Path(name), None
-        write_json(place / ORDER, order | {"has_own_threads": "OMP_NUM_THREADS" in os.environ})
+        write_json(place / JOB, job | {"has_own_threads": "OMP_NUM_THREADS" in os.environ})
         with start_processes(prepared.processes, place) as agent:
             while agent.poll() is None:
                 if passed_on is None and stop.number is not None:
@@ -161,17 +161,17 @@ def raise_result(place: Path, folder: RunFolder, passed_on: int | None) -> None:
 
 def main(place: Path) -> None:
     """Do what is ordered in `place`, as the first process or as one that follows it."""
-    order = json.loads((place / ORDER).read_text(encoding="utf-8"))
-    if not order["has_own_threads"]:
+    job = json.loads((place / JOB).read_text(encoding="utf-8"))
+    if not job["has_own_threads"]:
         del os.environ["OMP_NUM_THREADS"]  # which has had its effect; small networks then get a single thread
     with StopRequest():
         watcher = exit_with_parent if is_follower() else forward_signals
         threading.Thread(target=watcher, daemon=True).start()
         with join() as part:
             if part.is_first:
-                lead(order, place / RESULT)
+                train_as_first(job, place / RESULT)
             else:
-                follow()
+                train_as_follower()
 
 
 def forward_signals() -> None:
@@ -193,16 +193,16 @@ def exit_with_parent() -> None:
     os._exit(LostProcessError.exit_code)
 
 
-def lead(order: Mapping[str, Any], path: Path) -> None:
+def train_as_first(job: Mapping[str, Any], path: Path) -> None:
     """Train as ordered, in the folder that the process of the command holds, and write to `path` how that ended."""
     result = {"exit_code": 0, "signal": 0, "message": ""}
-    folder = RunFolder(order["folder"])
+    folder = RunFolder(job["folder"])
     try:
-        prepared, bundle = prepare(validate(OmegaConf.create(order["config"]), order["overrides"])), None
-        if order["images"] is None:
+        prepared, bundle = prepare(validate(OmegaConf.create(job["config"]), job["overrides"])), None
+        if job["images"] is None:
             prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
         else:
-            bundle = checkpoints.load(folder.checkpoints / checkpoints.file_name(order["images"]))
+            bundle = checkpoints.load(folder.checkpoints / checkpoints.file_name(job["images"]))
         with folder.hold():
             train(prepared, folder, bundle)
     except GantrainError as error:
@@ -214,16 +214,16 @@ def lead(order: Mapping[str, Any], path: Path) -> None:
     write_json(path, result)
 
 
-def follow() -> None:
+def train_as_follower() -> None:
     """Train with the first process, which says what, and end with it; nothing is written."""
     from gantrain.training import loop
 
     part = current_part()
     try:
         with current_stop() as stop:
-            order = part.broadcast()
+            job = part.broadcast()
             with part.agree_on_errors():
-                prepared = prepare(validate(OmegaConf.create(order["config"]), order["overrides"]))
+                prepared = prepare(validate(OmegaConf.create(job["config"]), job["overrides"]))
                 setup, state = build(prepared)
             with limit_threads(prepared.device, count_multiply_adds(prepared.config.settings, setup.data.shape)):
                 run.share_state(state, part)

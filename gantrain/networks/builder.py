@@ -26,7 +26,7 @@ FEW_PARAMETERS = 8
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedRow:
     """A row with the shapes of its samples, and its layer on the meta device."""
 
     row: Row
@@ -42,7 +42,7 @@ class Network(nn.Sequential):
     the other samples of the batch.
     """
 
-    def __init__(self, steps: Sequence[Step], tables: Tables, *ending: nn.Module) -> None:
+    def __init__(self, steps: Sequence[PlannedRow], tables: Tables, *ending: nn.Module) -> None:
         *body, last = [build_layer(step.row, step.inputs, tables) for step in steps]
         super().__init__(*body, Float32(last), *ending)
         dropped = [(i, step.row.dropout, step.inputs) for i, step in enumerate(steps) if step.row.dropout > 0]
@@ -96,7 +96,7 @@ def _draw_weights(network: nn.Module, std: float) -> None:
 # Shapes
 
 
-def plan_generator(tables: Tables, data_shape: Shape, latent_size: int) -> list[Step]:
+def plan_generator(tables: Tables, data_shape: Shape, latent_size: int) -> list[PlannedRow]:
     """Return the generator's steps from `(latent_size,)` to the data's shape, or to a vector of as many numbers."""
     steps = _plan_rows("generator", tables.generator, (latent_size,), tables)
     if steps[-1].outputs not in (data_shape, (math.prod(data_shape),)):
@@ -105,7 +105,7 @@ def plan_generator(tables: Tables, data_shape: Shape, latent_size: int) -> list[
     return steps
 
 
-def plan_discriminator(tables: Tables, data_shape: Shape) -> list[Step]:
+def plan_discriminator(tables: Tables, data_shape: Shape) -> list[PlannedRow]:
     """Return the discriminator's steps from the data's shape to one number a sample."""
     steps = _plan_rows("discriminator", tables.discriminator, data_shape, tables)
     if math.prod(steps[-1].outputs) != 1:
@@ -123,9 +123,9 @@ def _generator_shape_error(generator: str, found: Shape, data_shape: Shape) -> s
     )
 
 
-def _plan_rows(network: str, rows: Sequence[Row], shape: Shape, tables: Tables) -> list[Step]:
+def _plan_rows(network: str, rows: Sequence[Row], shape: Shape, tables: Tables) -> list[PlannedRow]:
     """Run every row on the meta device, from samples of `shape`. Raises ConfigError if one does not fit its input."""
-    steps: list[Step] = []
+    steps: list[PlannedRow] = []
     for number, row in enumerate(rows, start=1):
         where = f"architecture.{network} row {number}"
         try:
@@ -136,7 +136,7 @@ def _plan_rows(network: str, rows: Sequence[Row], shape: Shape, tables: Tables) 
             raise ConfigError(f"{where}: {error}") from error
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"{where}: {row.op} does not fit its input of shape {times(shape)}: {error}") from error
-        steps.append(Step(row, shape, outputs, meta))
+        steps.append(PlannedRow(row, shape, outputs, meta))
         shape = outputs
     return steps
 

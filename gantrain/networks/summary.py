@@ -44,7 +44,7 @@ def summarize(tables: Tables, data_shape: Shape, latent_size: int) -> tuple[list
     return list(map(_summarize_row, generator_steps)), list(map(_summarize_row, discriminator_steps))
 
 
-def _summarize_row(step: builder.Step) -> LayerSummary:
+def _summarize_row(step: builder.PlannedRow) -> LayerSummary:
     columns = [name for name in ("kernel", "stride", "features") if name in OPS[step.row.op]]
     cost = count_multiply_adds(step.meta, torch.empty(1, *step.inputs, device="meta"))
     cells = {name: getattr(step.row, name) for name in (*columns, "norm", "dropout", "activation")}

@@ -17,7 +17,7 @@ from gantrain.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Part = Literal["real", "fake", "f"]
+FormulaName = Literal["real", "fake", "f"]
 Formula = Callable[["Tensor"], "Tensor"]
 
 # Values and slopes up to 2^100 leave float32 (2^128) room to sum a batch and to extend along a tangent.
@@ -114,7 +114,8 @@ class Divergence:
     reference: str
     ratio: Formula | None = lambda r: r.exp()
     invertible: bool = True
-    ranges: dict[Part, Range] = field(default_factory=dict, init=False, compare=False, repr=False)  # found so far
+    # Those that were looked up.
+    ranges: dict[FormulaName, Range] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if (log_weight := self.log_weight) is not None:
@@ -200,7 +201,7 @@ class Divergence:
             fake=lambda r: self.fake(r) + slope,
         )
 
-    def finite_range(self, part: Part) -> Range:
+    def finite_range(self, part: FormulaName) -> Range:
         """Return the interval of r on which `part` and its slope stay below 2^100 in float32.
 
         Raises ConfigError if there is none around r = 0.
@@ -217,7 +218,7 @@ class Divergence:
             self.ranges[part] = Range(low, high, low_slope, high_slope)
         return self.ranges[part]
 
-    def evaluate(self, part: Part, r: Tensor) -> Tensor:
+    def evaluate(self, part: FormulaName, r: Tensor) -> Tensor:
         """Evaluate a formula elementwise, extended along its tangents beyond `finite_range` (C1)."""
         import torch
 
@@ -230,7 +231,7 @@ class Divergence:
             inside = torch.where(above > 0, limits.high, torch.where(below > 0, limits.low, r))
             return formula(inside) + limits.high_slope * above - limits.low_slope * below
 
-    def outside_share(self, part: Part, r: Tensor) -> Tensor:
+    def outside_share(self, part: FormulaName, r: Tensor) -> Tensor:
         """Return the share of `r` at which `evaluate` follows a tangent: a scalar."""
         limits = self.finite_range(part)
         if limits.everywhere:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences, estimates, heads
 from gantrain.objectives.critics import F_DIVERGENCE, GivesRatio, share_of_right_signs
-from gantrain.objectives.divergence import Divergence, Part, format_formula
+from gantrain.objectives.divergence import Divergence, FormulaName, format_formula
 from gantrain.objectives.divergences import CATALOGUE
 from gantrain.objectives.estimates import Pair
 from gantrain.objectives.weighting import OFF, Weighting
@@ -31,7 +31,7 @@ Statistics = dict[str, "Tensor"]
 Loss = tuple["Tensor", Statistics]  # a scalar to descend, and scalars to report
 
 # gen_objective → the formula of f_G that is averaged over samples, and its sign in the loss.
-GENERATOR_OBJECTIVES: dict[str, tuple[Part, int]] = {
+GENERATOR_OBJECTIVES: dict[str, tuple[FormulaName, int]] = {
     "matched": ("fake", -1),
     "ratio": ("f", +1),
     "alternative": ("real", -1),

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d, ring
-from gantrain.objectives.divergence import Divergence, Part
+from gantrain.objectives.divergence import Divergence, FormulaName
 from gantrain.objectives.divergences import pearson
 from gantrain.theory import quadrature
 from gantrain.theory.formula_checks import weighted_excess
@@ -128,7 +128,7 @@ def true_value(divergence: Divergence, p: Mixture, q: Mixture) -> tuple[float, s
 
 
 @cache
-def _variance(divergence: Divergence, part: Part, p: Mixture, q: Mixture) -> float:
+def _variance(divergence: Divergence, part: FormulaName, p: Mixture, q: Mixture) -> float:
     """Return Var_p[real(r*)] or Var_q[fake(r*)], by quadrature on a grid; inf if it is infinite."""
     on_data = part == "real"
     powers = [2 * growth + on_data for growth in quadrature.growth_exponents(divergence, part)]  # of u, under q

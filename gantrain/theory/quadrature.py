@@ -22,7 +22,7 @@ from itertools import compress, product
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.data.mixtures import Mixture, gaussian
-from gantrain.objectives.divergence import Divergence, Part
+from gantrain.objectives.divergence import Divergence, FormulaName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class Loss(NamedTuple):
     """A generator's loss per sample, h(r) = sign · part(r) of a divergence."""
 
     divergence: Divergence
-    part: Part
+    part: FormulaName
     sign: int
 
 
@@ -80,7 +80,7 @@ def loss_slopes(loss: Loss, p: Mixture, mean: float, std: float) -> tuple[float,
     return on_mean, on_std
 
 
-def _weighted_change(divergence: Divergence, part: Part, log_p: Tensor, log_q: Tensor) -> Tensor:
+def _weighted_change(divergence: Divergence, part: FormulaName, log_p: Tensor, log_q: Tensor) -> Tensor:
     """Return q · (part(r) − part(0)); a constant in the loss has no slope."""
     r = log_p - log_q
     if part != "f":
@@ -94,7 +94,7 @@ def _weighted_change(divergence: Divergence, part: Part, log_p: Tensor, log_q: T
 
 
 @cache
-def growth_exponents(divergence: Divergence, part: Part) -> tuple[float, float]:
+def growth_exponents(divergence: Divergence, part: FormulaName) -> tuple[float, float]:
     """Return the c of the growth e^{c r} of a formula, towards r → −∞ and r → ∞; for `f`, of F."""
     low, high = divergence.weight_exponents
     if part == "real":
@@ -102,7 +102,7 @@ def growth_exponents(divergence: Divergence, part: Part) -> tuple[float, float]:
     return min(low, 0.0), max(high, 1.0 if part == "f" else 0.0)
 
 
-def log_change(divergence: Divergence, part: Part, r: Tensor) -> Tensor:
+def log_change(divergence: Divergence, part: FormulaName, r: Tensor) -> Tensor:
     """Return log |part(r) − part(0)| for `real` or `fake`, both of which increase; −∞ at r = 0."""
     import torch
 
@@ -132,12 +132,12 @@ def is_integrable(c: float, p: Mixture, q: Mixture) -> bool:
     return sum(decays) > -1e-9 * min(decays)
 
 
-def is_finite(divergence: Divergence, part: Part, p: Mixture, q: Mixture) -> bool:
+def is_finite(divergence: Divergence, part: FormulaName, p: Mixture, q: Mixture) -> bool:
     """Return whether E_q of a formula of the exact log-ratio is finite; for `f`, whether the divergence is."""
     return all(is_integrable(c, p, q) for c in growth_exponents(divergence, part))
 
 
-def panel_edges(divergence: Divergence, part: Part, p: Mixture, q: Mixture) -> Tensor:
+def panel_edges(divergence: Divergence, part: FormulaName, p: Mixture, q: Mixture) -> Tensor:
     """Return increasing edges of panels that follow p, q and the integrable p^c q^{1−c} of their components."""
     import torch
 

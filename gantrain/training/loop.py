@@ -66,7 +66,7 @@ def follow(state: State, setup: TrainingSetup, stop: StopRequest) -> None:
 class NullWriter:
     """What the processes that follow the first one have in place of its `Writer`: it writes and shows nothing."""
 
-    improved = False
+    is_new_best = False
 
     def ignore(self, *_: object, **__: object) -> None:
         """Do nothing."""
@@ -108,8 +108,8 @@ def play(state: State, setup: TrainingSetup, writer: Writer | NullWriter, stop: 
                 writer.report(training=report_due, samples=evaluation_due)
             if sample_due:
                 writer.draw_samples()
-            if checkpoint_due or writer.improved:
-                writer.save_checkpoint(now=done or stopping or writer.improved)
+            if checkpoint_due or writer.is_new_best:
+                writer.save_checkpoint(now=done or stopping or writer.is_new_best)
             part.wait()
             if stopping and not done:
                 stop.number = number

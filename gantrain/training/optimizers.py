@@ -77,7 +77,7 @@ def parse_optimizers(section: Mapping[str, Any]) -> dict[str, OptimizerSettings]
         if own is not None and not isinstance(own, Mapping):
             raise ConfigError(f"optimizer.{player}={own} must be keys and values, as in optimizer.{player}.lr=0.001")
         own = dict(own or {})
-        known = signature(own["name"]) if str(own.get("name")) in modules() else shared
+        known = read_signature(own["name"]) if str(own.get("name")) in list_optimizers() else shared
         given = {key: value for key, value in shared.items() if key in known} | own
         where = {key: f"optimizer.{player}.{key}" if key in own else f"optimizer.{key}" for key in {"name", *given}}
         parsed[player] = OptimizerSettings(str(given.get("name")), check_arguments(given, where))
@@ -87,9 +87,9 @@ def parse_optimizers(section: Mapping[str, Any]) -> dict[str, OptimizerSettings]
 def check_arguments(given: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
     """Return the keys beside `name` as the class takes them; `where` are the keys that messages name."""
     name = given.get("name")
-    if not isinstance(name, str) or name not in modules():
-        raise ConfigError(describe_choice(where["name"], name, modules()))
-    known, arguments = signature(name), {key: value for key, value in given.items() if key != "name"}
+    if not isinstance(name, str) or name not in list_optimizers():
+        raise ConfigError(describe_choice(where["name"], name, list_optimizers()))
+    known, arguments = read_signature(name), {key: value for key, value in given.items() if key != "name"}
     check_keys(f"optimizer={name}", arguments, known)
     for key, value in arguments.items():
         if value is None and known[key] is not None:
@@ -133,7 +133,7 @@ def create_factories(settings: Mapping[str, OptimizerSettings], device: torch.de
 
 def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Factory:
     """Return a function from a network to the optimizer `name`, fused if possible. Raises ConfigError."""
-    if "fused" in signature(name) and given.get("fused") is None and not given.get("foreach"):
+    if "fused" in read_signature(name) and given.get("fused") is None and not given.get("foreach"):
         with suppress(ConfigError):
             return try_factory(name, {**given, "fused": True}, device)
     return try_factory(name, given, device)
@@ -160,9 +160,9 @@ def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Fa
 
 
 @cache
-def modules() -> dict[str, str]:
+def list_optimizers() -> dict[str, str]:
     """The name of every optimizer that torch.optim offers, with the module that defines it."""
-    imported = [node for node in parsed("__init__").body if isinstance(node, ast.ImportFrom)]
+    imported = [node for node in parse_source("__init__").body if isinstance(node, ast.ImportFrom)]
     names = {alias.name: str(node.module).rpartition(".")[2] for node in imported for alias in node.names}
     return {
         name: module
@@ -172,17 +172,21 @@ def modules() -> dict[str, str]:
 
 
 @cache
-def signature(name: str) -> dict[str, Any]:
+def read_signature(name: str) -> dict[str, Any]:
     """The arguments of an optimizer's class with their defaults, without the parameters to train."""
-    classes = (node for node in parsed(modules()[name]).body if isinstance(node, ast.ClassDef) and node.name == name)
+    classes = (
+        node
+        for node in parse_source(list_optimizers()[name]).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    )
     init = next(node for node in next(classes).body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     positional = init.args.args[2:]  # after self and params
     defaults = [None] * (len(positional) - len(init.args.defaults)) + list(init.args.defaults)
     pairs = [*zip(positional, defaults, strict=True), *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]
-    return {argument.arg: literal(default) for argument, default in pairs}
+    return {argument.arg: parse_literal(default) for argument, default in pairs}
 
 
-def literal(node: ast.expr | None) -> Any:
+def parse_literal(node: ast.expr | None) -> Any:
     """The value of a literal; None for any other expression."""
     try:
         return None if node is None else ast.literal_eval(node)
@@ -190,7 +194,7 @@ def literal(node: ast.expr | None) -> Any:
         return None
 
 
-def parsed(module: str) -> ast.Module:
+def parse_source(module: str) -> ast.Module:
     """The syntax of a module of torch.optim."""
     torch = find_spec("torch")
     assert torch is not None

@@ -69,15 +69,15 @@ class Writer:
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
         self.sampler = Sampler(state, setup.latents, setup.schedule.ema_statistics)
         self.precision = choose_precision(setup.execution.precision, state.device)
-        self.reported = self.saved = self.drawn = time.monotonic()
+        self.last_report_time = self.last_checkpoint_time = self.last_curves_time = time.monotonic()
         self.reported_images, self.ramps = state.images, setup.ramps
         self.reports = sum("loss/discriminator" in row for row in folder.read_reports())
-        self.good = checkpoints.find_newest(folder.checkpoints)
+        self.newest_checkpoint = checkpoints.find_newest(folder.checkpoints)
         self.health = Health(div := setup.objective.main_divergence, properties.supremum(div) if div else math.inf)
         self.evaluation = setup.evaluation
         self.has_limits = setup.learns_nothing_of_held_out and not compares_samples(state.discriminator)
-        self.evaluated: dict[str, Any] = {}  # the last evaluation, as in evaluation.json
-        self.best, self.improved = self._find_best(), False  # improved since the last checkpoint
+        self.latest_evaluation: dict[str, Any] = {}  # as in evaluation.json
+        self.best, self.is_new_best = self._find_best(), False  # since the last checkpoint
 
     def draw_data(self) -> None:
         """Draw `samples/real.png`, once."""
@@ -108,7 +108,8 @@ class Writer:
         self.reporter.report(self.state.images, scalars, histograms)
         for sentence in self.health.check(scalars):
             self.note(sentence)
-        if time.monotonic() - self.drawn > SECONDS_BETWEEN_CURVES or self.state.images >= self.schedule.images:
+        is_last = self.state.images >= self.schedule.images
+        if is_last or time.monotonic() - self.last_curves_time > SECONDS_BETWEEN_CURVES:
             self.draw_curves()
 
     def _estimate(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
@@ -163,14 +164,14 @@ class Writer:
 
     def _measure_rates(self) -> dict[str, float]:
         now, images = time.monotonic(), self.state.images
-        seconds, self.reported = now - self.reported, now
+        seconds, self.last_report_time = now - self.last_report_time, now
         shown, self.reported_images = images - self.reported_images, images
         rates = {
             "speed/images_per_second": shown / max(seconds, 1e-9),
             "system/memory_bytes": measure_peak_memory(),
         }
-        if self.good is not None:
-            rates[CHECKPOINT_AGE] = now - self.saved
+        if self.newest_checkpoint is not None:
+            rates[CHECKPOINT_AGE] = now - self.last_checkpoint_time
         with self.reporter.tolerate_failures():
             rates["system/free_disk_bytes"] = float(shutil.disk_usage(self.folder.path).free)
         if self.state.device.type == "cuda":
@@ -192,13 +193,13 @@ class Writer:
             self.note(f"samples of the {made_by} at {images:,} images cannot be measured: {reason}")
             return dict.fromkeys(self.evaluation.reference_set.reference, math.nan)
         facts = {"images": images, "checkpoint": checkpoints.file_name(images), "samples_from": made_by}
-        self.evaluated = evaluation.build_document(result, facts, self.evaluation.seed)
-        self.improved = self.evaluation.improves(self.evaluated, self.best)
-        best = f"; the best {self.evaluation.best} so far" if self.improved else ""
+        self.latest_evaluation = evaluation.build_document(result, facts, self.evaluation.seed)
+        self.is_new_best = self.evaluation.improves(self.latest_evaluation, self.best)
+        best = f"; the best {self.evaluation.best} so far" if self.is_new_best else ""
         self.note(f"the {made_by} at {images:,} images: {self.evaluation.summarize(result)}{best}")
         if images >= self.schedule.images:
             with self.reporter.tolerate_failures():
-                evaluation.write_evaluation(self.folder.path, self.evaluated, samples, self.data)
+                evaluation.write_evaluation(self.folder.path, self.latest_evaluation, samples, self.data)
         return result.metrics
 
     def _draw_evaluated(self, evaluated: Evaluation) -> Tensor:
@@ -219,10 +220,10 @@ class Writer:
         """
         if self.evaluation is None or self.evaluation.best is None:
             return None
-        best, newest = (self._read_evaluation(path) for path in (self.folder.checkpoints / checkpoints.BEST, self.good))
-        if self.good is None or newest is None or not self.evaluation.improves(newest, best):
+        best, newest = map(self._read_evaluation, (self.folder.checkpoints / checkpoints.BEST, self.newest_checkpoint))
+        if self.newest_checkpoint is None or newest is None or not self.evaluation.improves(newest, best):
             return best
-        checkpoints.link_file(checkpoints.BEST, self.good)
+        checkpoints.link_file(checkpoints.BEST, self.newest_checkpoint)
         return newest
 
     def _read_evaluation(self, path: Path | None) -> Mapping[str, Any] | None:
@@ -258,15 +259,15 @@ class Writer:
             reports = [row for row in read_metrics(self.folder.metrics) if "loss/discriminator" in row]
             if reports:
                 pictures.save_curves(reports, self.folder.path / "losses.png", highlight=trained)
-        self.drawn = time.monotonic()
+        self.last_curves_time = time.monotonic()
 
     def is_checkpoint_late(self) -> bool:
         """Return whether the last checkpoint, or the start, is `checkpoint_max_minutes` ago."""
-        return time.monotonic() - self.saved > 60 * self.schedule.checkpoint_max_minutes
+        return time.monotonic() - self.last_checkpoint_time > 60 * self.schedule.checkpoint_max_minutes
 
     def save_checkpoint(self, *, now: bool) -> None:
         """Save the state, unless the last checkpoint is younger than `checkpoint_min_seconds` and `now` is off."""
-        if not now and time.monotonic() - self.saved < self.schedule.checkpoint_min_seconds:
+        if not now and time.monotonic() - self.last_checkpoint_time < self.schedule.checkpoint_min_seconds:
             return
         bundle = {
             "format": checkpoints.FORMAT,
@@ -276,20 +277,21 @@ class Writer:
             "made_with": describe_machine(self.state.device),
             "state": self.state.state_dict(),
         }
-        if self.evaluated.get("images") == self.state.images:
-            bundle["evaluation"] = self.evaluated
+        if self.latest_evaluation.get("images") == self.state.images:
+            bundle["evaluation"] = self.latest_evaluation
         keep = self.schedule.keep_checkpoints
-        self.good = checkpoints.save(self.folder.checkpoints, bundle, keep=keep, best=self.improved)
-        if self.improved:
-            self.best, self.improved = self.evaluated, False
-        self.saved = time.monotonic()
-        self.note(f"checkpoint {self.good.name}")
+        self.newest_checkpoint = checkpoints.save(self.folder.checkpoints, bundle, keep=keep, best=self.is_new_best)
+        if self.is_new_best:
+            self.best, self.is_new_best = self.latest_evaluation, False
+        self.last_checkpoint_time = time.monotonic()
+        self.note(f"checkpoint {self.newest_checkpoint.name}")
 
     def describe_checkpoint(self) -> str:
         """Return a sentence about the last good checkpoint, for the message of an error that ends the run."""
-        if self.good is None:
+        if self.newest_checkpoint is None:
             return "there is no good checkpoint yet"
-        return f"the last good checkpoint is {self.good}{'' if self.good.exists() else ', which is no longer there'}"
+        path, lost = self.newest_checkpoint, ", which is no longer there"
+        return f"the last good checkpoint is {path}{'' if path.exists() else lost}"
 
     def describe_log_ratio(self) -> str:
         """Return a line about the largest |r| of held-out data and samples; empty if there is no ratio."""

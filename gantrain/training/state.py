@@ -24,7 +24,7 @@ from gantrain.files import iterate_leaves
 from gantrain.regularizers.regularizer import Regularizer
 
 
-class Statistics:
+class RunningMeans:
     """Means of named scalars since the last report, summed on their device: one transfer per report.
 
     `sums` holds a float32 vector for each set of scalars that come together, under their names joined by commas: their
@@ -73,7 +73,7 @@ class State:
     generator_optimizer: Optimizer
     discriminator_optimizer: Optimizer
     average: nn.Module | None = None
-    statistics: Statistics = field(default_factory=Statistics)
+    statistics: RunningMeans = field(default_factory=RunningMeans)
     regularizers: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
     images: int = 0
 
