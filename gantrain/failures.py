@@ -1,4 +1,4 @@
-"""Processes of one run that fail: why one ended, as it tells the others, and as they raise it."""
+"""Failures of a run on several devices: each process leaves the reason why it ended, and the others raise it."""
 
 from __future__ import annotations
 

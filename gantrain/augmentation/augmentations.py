@@ -1,7 +1,7 @@
 """Augmentation of what both players see: random, differentiable changes of data and samples before D.
 
-D then tells augmented data from augmented samples, and G's gradient comes back through the augmentation. Held-out
-bounds, evaluations and sample grids are made without it.
+D then distinguishes augmented data from augmented samples, and G's gradient comes back through the augmentation.
+Held-out bounds, evaluations and sample grids are made without it.
 
 Published settings are for pixels in [−1, 1]. Pixels are in [0, 1] here: shifts of brightness are half as large, what is
 filled with 0 is filled with grey, 0.5, and contrast and luma are mirrored or scaled about grey.

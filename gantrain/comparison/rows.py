@@ -53,7 +53,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, str | int | float | None]
 def finding_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return a row for each test, with unrounded numbers; all rows have the same keys, what a test lacks is None.
 
-    More seeds than are told are None too.
+    `more_seeds` is None too where more than MOST_MORE_SEEDS would be needed.
     """
     rows = []
     for found in itertools.chain(*comparison.differences.values(), *comparison.trends.values()):

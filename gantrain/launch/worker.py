@@ -231,7 +231,7 @@ def train_as_follower() -> None:
                 loop.follow(state, setup, stop)
     except Interrupted:  # as the first process was
         pass
-    except Exception as error:  # of any kind: the first process tells it
+    except Exception as error:  # of any kind: the first process reports it
         leave_failure(error, part.rank)
 
 

@@ -94,7 +94,7 @@ class Critic:
 
 @dataclass(frozen=True)
 class Relativistic(Critic):
-    """D tells a pair (x, y) from (y, x) by the difference of its outputs.
+    """D distinguishes a pair (x, y) from (y, x) by the difference of its outputs.
 
     The log-odds of that choice are r(x) − r(y), so v = r + c. `pairs=one` compares each image with one sample, `all`
     every image of a batch with every sample: the same expectation with a smaller variance.
@@ -126,7 +126,7 @@ class Relativistic(Critic):
 
 @dataclass(frozen=True)
 class RelativisticAverage(Critic):
-    """D tells an image from the average sample, and a sample from the average image."""
+    """D distinguishes an image from the average sample, and a sample from the average image."""
 
     name = "relativistic_average"
     needs_real = True

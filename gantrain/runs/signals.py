@@ -26,11 +26,11 @@ class StopRequest:
     The exception is raised at once, or after `defer` when the loop calls `raise_if_asked` between steps. A second
     SIGINT then raises KeyboardInterrupt at once, which is safe because files are whole at any moment. Inside another
     block the outer object is used, so a signal ends a run and the sweep that it belongs to. A signal that is ignored,
-    as under nohup, stays ignored, and a handler of SIGUSR1, such as submitit's, stays in place; that of the signal
-    `preemption`, if one is given, has its turn when the block has ended.
+    as under nohup, stays ignored, and a handler of SIGUSR1, such as submitit's, stays in place. The previous handler of
+    the signal `preemption`, if one is given, is called when the block ends.
     """
 
-    SIGNALS: ClassVar = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # of which Windows, as it is told, lacks two
+    SIGNALS: ClassVar = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last two do not exist on Windows
     active: ClassVar[StopRequest | None] = None
 
     def __init__(self, preemption: signal.Signals | None = None) -> None:
