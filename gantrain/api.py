@@ -112,6 +112,8 @@ class Run:
     def log_ratio(self, images: Tensor) -> Tensor:
         """Return D's estimate of log p(x)/q(x), of the data's density and the generator's: float32 [B], on the CPU.
 
+        Under label smoothing it is infinite where D's output exceeds log((1 − s)/s).
+
         `images` are floating-point [B, *shape], pixels in [0, 1]. Raises DataError for others, and ConfigError if D
         gives no log-ratio.
         """

@@ -141,8 +141,8 @@ def list_group_memory(root: Path = Path("/")) -> list[float]:
                 cached = "total_inactive_file"
             else:
                 continue
-            top = root / "sys/fs/cgroup" / folder
-            for place in {top, top / own.lstrip("/")}:  # a container may see its own group as the top
+            top, names = root / "sys/fs/cgroup" / folder, Path(own.lstrip("/")).parts
+            for place in (top.joinpath(*names[:depth]) for depth in range(len(names) + 1)):  # each limits those below
                 with suppress(OSError, ValueError, KeyError):  # the word "max" is no limit
                     kinds = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
                     most, taken = (float((place / name).read_text()) for name in (limit, usage))

@@ -1,7 +1,7 @@
-"""Several processes that train one run: the part of a batch that each has, and what they tell each other.
+"""Several processes that train one run: the part of a batch that each has, and how they communicate.
 
-torchrun or srun starts them, and the environment numbers them. Every process draws the same random numbers, judges its
-own rows of the global batch, gathers D's outputs, computes the loss of the global batch from them, and adds up the
+torchrun or srun starts them, and the environment numbers them. Every process draws the same random numbers, evaluates
+its own rows of the global batch, gathers D's outputs, computes the loss of the global batch from them, and adds up the
 gradients, so that the numbers of a run do not depend on how many processes share it, but for rounding. The first
 process alone writes.
 """

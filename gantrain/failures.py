@@ -35,7 +35,7 @@ def find_failure(met: Exception) -> GantrainError:
             return build_error(**json.loads(store.get(FAILURE)))
     return LostProcessError(
         "another process of this run ended without an error message, as when the system kills it because memory runs "
-        f"out, or could not be reached: {str(met).strip().partition(chr(10))[0]}"
+        f"out, or could not be reached: {' '.join(str(met).split())}"
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gantrain.errors import ConfigError
 from gantrain.objectives import divergences, heads
-from gantrain.objectives.divergence import LARGEST, Part
+from gantrain.objectives.divergence import LARGEST, FormulaName
 from gantrain.objectives.divergences import CATALOGUE, alpha, get
 from gantrain.objectives.heads import RATIO_CLIP
 from gantrain.theory import formula_checks
@@ -146,7 +146,7 @@ def test_a_shift_adds_an_affine_term_and_changes_no_slope(name: str) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", [*NAMES, "alpha_1000", "dual_alpha_1000", "alpha_1e-50"])
-def test_values_and_slopes_are_finite_inside_the_finite_range(name: str, part: Part) -> None:
+def test_values_and_slopes_are_finite_inside_the_finite_range(name: str, part: FormulaName) -> None:
     divergence = get(name)
     limits = divergence.finite_range(part)
     low, high = max(limits.low, -1e6), min(limits.high, 1e6)
@@ -174,7 +174,7 @@ LOG_LARGEST = 100 * math.log(2)
     ],
 )
 def test_the_finite_range_ends_where_the_larger_of_value_and_slope_reaches_2_to_the_100(
-    name: str, part: Part, low: float, high: float
+    name: str, part: FormulaName, low: float, high: float
 ) -> None:
     limits = get(name).finite_range(part)
     assert (limits.low, limits.high) == (pytest.approx(low, rel=1e-2), pytest.approx(high, rel=1e-2))

@@ -23,10 +23,13 @@ from torch import Tensor
 from gantrain import data
 from gantrain.cli import main
 from gantrain.data import arrays
-from gantrain.errors import DataError
+from gantrain.errors import DataError, DivergedError, MemoryExhaustedError
 from gantrain.evaluation import classifier, evaluation
 from gantrain.evaluation import samples as stored
+from gantrain.launch.evaluate import evaluate_sweep
+from gantrain.launch.sweep import RunFailed
 from gantrain.runs import checkpoints
+from gantrain.training.generator import TrainedGenerator
 
 SMALL = ["train.images=2000", "train.held_out_images=20", "architecture=mlp_digits"]
 TINY = ["train.images=200", "train.batch_size=50", "train.held_out_images=50"]
@@ -389,6 +392,32 @@ class Leaving(io.TextIOWrapper):
         self.parts -= 1
         if self.parts == 0:
             os.close(self.reader)
+
+
+def test_a_failure_of_storage_or_memory_costs_the_evaluation_of_one_run(sweep: Path) -> None:
+    measured, errors = [], [OSError(28, "No space left on device"), MemoryError("cannot allocate")]
+
+    def evaluate_run(run: Path) -> None:
+        measured.append(run.name)
+        if errors:
+            raise errors.pop()
+
+    with pytest.raises(RunFailed, match="2 runs could not be measured") as failure:
+        evaluate_sweep(sweep, evaluate_run)
+    runs = sorted(path.parent.name for path in sweep.glob("*/checkpoints"))
+    assert sorted(measured) == runs
+    assert "No space left on device" in str(failure.value)
+    assert failure.value.exit_code == MemoryExhaustedError.exit_code
+
+
+def test_points_that_are_not_finite_are_not_written(
+    sweep: Path, gantrain: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainedGenerator, "sample", lambda _, count, seed: torch.full((count, 2), torch.nan))
+    (run,) = sweep.glob("2-*")
+    answer = gantrain("sample", run, "count=4", "out=points")
+    assert (answer.code, "8 of 8 values in the samples" in answer.err) == (DivergedError.exit_code, True), answer.err
+    assert not Path("points").exists()
 
 
 @pytest.mark.parametrize("parts", [1, 2])

@@ -717,6 +717,26 @@ def test_a_form_that_does_not_work_gives_way_and_says_why():
         acceleration.first_working(ours, state, tried[:1], play, [], said.append)
 
 
+def test_a_form_that_failed_is_not_tried_again_for_the_same_kind_of_iteration(monkeypatch):
+    """A penalty in every other update makes two kinds, each with a graph of its own."""
+    said, tried = [], []
+
+    def fail(losses):
+        tried.append(losses)
+        broken = copy.copy(losses)
+        broken.samples = Mock(side_effect=RuntimeError("no compiler here"))
+        return broken
+
+    monkeypatch.setattr(acceleration, "compile_losses", fail)
+    forms = [Backend("compiled", True, False), Backend("eager", False, False)]
+    monkeypatch.setattr("gantrain.training.iteration.list_backends", lambda *_, **__: list(forms))
+    losses = regularized(R1(1.0, every=2))
+    iteration = Iteration(new_state(regularizers=losses.regularizers), experiment(losses), said.append)
+    for _ in range(8):
+        iteration.play()
+    assert len(tried) == len(said) == 2
+
+
 def tempered_game() -> Losses:
     """Return a game whose weights are tempered from the first iteration: an untrained D spreads r a little."""
     return game("gan", "kl", weighting=Weighting(normalise=True, spread=0.05))

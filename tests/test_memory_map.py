@@ -317,6 +317,11 @@ def test_the_processes_of_a_run_share_the_memory(monkeypatch: pytest.MonkeyPatch
             300,
         ),
         (
+            "0::/job/step/task",
+            {"job/memory.max": "900", "job/memory.current": "700", "job/memory.stat": "inactive_file 0"},
+            200,
+        ),
+        (
             "9:memory:/a\n8:pids:/",
             {
                 "memory/a/memory.limit_in_bytes": "1000",
@@ -328,7 +333,7 @@ def test_the_processes_of_a_run_share_the_memory(monkeypatch: pytest.MonkeyPatch
         ("0::/", {"memory.max": "max", "memory.current": "700", "memory.stat": "inactive_file 200"}, None),
         ("9:memory:/", {}, None),
     ],
-    ids=["own top", "a group below", "version 1", "without a limit", "without files"],
+    ids=["own top", "a group below", "a group above", "version 1", "without a limit", "without files"],
 )
 def test_a_control_group_leaves_its_limit_without_what_is_used(
     tmp_path: Path, groups: str, files: dict[str, str], free: float | None

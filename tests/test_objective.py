@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gantrain.data.mixtures import Mixture, gaussian, mixture1d
 from gantrain.errors import ConfigError
 from gantrain.objectives import heads
-from gantrain.objectives.divergence import Part
+from gantrain.objectives.divergence import FormulaName
 from gantrain.objectives.divergences import CATALOGUE, get
 from gantrain.objectives.estimates import LARGEST
 from gantrain.objectives.heads import HEADS
@@ -47,7 +47,7 @@ def normal(count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Ten
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluate_is_the_formula_inside_its_range(name: str, part: Part) -> None:
+def test_evaluate_is_the_formula_inside_its_range(name: str, part: FormulaName) -> None:
     limits = get(name).finite_range(part)
     r = torch.linspace(max(limits.low, -60), min(limits.high, 60), 201)
     assert torch.equal(get(name).evaluate(part, r), getattr(get(name), part)(r))
@@ -56,7 +56,7 @@ def test_evaluate_is_the_formula_inside_its_range(name: str, part: Part) -> None
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluate_joins_its_tangents_without_a_jump_or_a_kink(name: str, part: Part) -> None:
+def test_evaluate_joins_its_tangents_without_a_jump_or_a_kink(name: str, part: FormulaName) -> None:
     divergence = get(name)
     limits = divergence.finite_range(part)
     for end, tangent in ((limits.low, limits.low_slope), (limits.high, limits.high_slope)):
@@ -497,3 +497,12 @@ def test_training_steps_are_finite_at_outputs_of_ten_thousand(disc: str, gen: st
         (gradient,) = torch.autograd.grad(loss, v)
         assert loss.isfinite()
         assert gradient.isfinite().all()
+
+
+def test_the_log_ratio_is_that_of_the_data_under_label_smoothing() -> None:
+    """Where D is optimal: log p/q, and infinite beyond the largest output that smoothed data can give."""
+    r, s = torch.linspace(-4, 4, 9), 0.1
+    smoothed = (1 - s) * r.exp() / (1 + s * r.exp())
+    game = Objective("gan", "kl", smoothing=s)
+    torch.testing.assert_close(game.log_ratio(smoothed.log()), r)
+    assert float(game.log_ratio(torch.tensor([math.log(1 / s - 1) + 0.01]))[0]) == math.inf

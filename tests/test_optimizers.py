@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gantrain.errors import ConfigError
+from gantrain.errors import ConfigError, MemoryExhaustedError
 from gantrain.training import optimizers
 
 CPU = torch.device("cpu")
@@ -26,6 +26,24 @@ def test_the_signatures_are_those_of_the_classes(name: str) -> None:
     assert list(ours) == list(theirs)
     for key, default in ours.items():
         assert default is None or default == theirs[key].default
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "answer"),
+    [
+        ("CUDA error: device busy\nand more", ConfigError, r"^device=cpu cannot be used: CUDA error: device busy$"),
+        ("CUDA out of memory", MemoryExhaustedError, "wait for the processes that fill the device"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_named(
+    said: str, kind: type[Exception], answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(kind, match=answer):
+        optimizers.create_factories(optimizers.parse_optimizers({"name": "Adam", "lr": 0.1}), CPU)
 
 
 @pytest.mark.parametrize(

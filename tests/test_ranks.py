@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +24,8 @@ from support.waiting import wait_until
 from gantrain.cli import main
 from gantrain.errors import DataError
 from gantrain.failures import describe_failure
+from gantrain.launch import worker
+from gantrain.runs.folder import RunFolder
 
 TINY = (
     *("device=cpu", "train.images=600", "train.batch_size=20", "train.held_out_images=40", "optimizer=sgd"),
@@ -148,6 +153,45 @@ def test_what_ends_one_process_ends_the_run_with_its_exit_code(error: Exception,
     assert found["exit_code"] == code
     assert found["message"].startswith("process 1: ")
     assert said in found["message"]
+
+
+def test_an_unexpected_error_of_the_first_process_is_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(worker, "validate", fail)
+    worker.train_as_first({"folder": str(tmp_path), "config": "{}", "overrides": []}, tmp_path / "result.json")
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert (found["exit_code"], found["signal"]) == (1, 0)
+    assert "internal error: KeyError" in found["message"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_signal_of_a_preemption_is_passed_on_as_one_that_the_first_process_handles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And submitit's own handler, which queues the job again, is called when all has ended."""
+    pipe, requeued, polls = io.StringIO(), [], iter([None, None, None, 0])
+    agent = SimpleNamespace(stdin=pipe, poll=lambda: next(polls))
+
+    @contextmanager
+    def start(*_: object) -> Iterator[SimpleNamespace]:
+        signal.raise_signal(signal.SIGUSR2)
+        yield agent
+
+    monkeypatch.setattr(worker, "describe_job", lambda prepared: {})
+    monkeypatch.setattr(worker, "start_processes", start)
+    monkeypatch.setattr(worker, "raise_result", lambda place, folder, passed_on: None)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    before = signal.signal(signal.SIGUSR2, lambda number, _: requeued.append(number))
+    try:
+        worker.train_in_processes(SimpleNamespace(processes=2), RunFolder(tmp_path), None)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert pipe.getvalue() == f"{int(signal.SIGTERM)}\n"
+    assert requeued == [signal.SIGUSR2]
 
 
 def test_devices_of_a_cpu_are_one(gantrain) -> None:

@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> None:
     for problem in generator.passed_over:
         say(f"passed over: {problem}")
     samples = generator.sample(options.count, options.seed)
-    plotting.check_finite(samples, "numbers of samples")
+    plotting.check_finite(samples, f"values in the samples of {source}")
     with convert_write_errors(f"out={out}"):
         (write_array if out.suffix == ARRAY else write_samples)(samples, out)
     say(f"{len(samples):,} samples of the generator at {generator.images:,} images, in {out}")

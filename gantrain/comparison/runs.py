@@ -37,7 +37,10 @@ from gantrain.runs.folder import KILLED, actual_status
 from gantrain.runs.metrics_file import means_over_last_tenth
 
 STATUSES = ("finished", "stopped", "failed", "running", KILLED)
-REASONS = {"finished": "", "running": "it still trains", KILLED: "it left no error; gantrain resume goes on with it"}
+REASONS = {
+    **{"finished": "", "running": "it still trains"},
+    KILLED: "its process ended without an error message; gantrain resume continues it",
+}
 WEIGHTS = "weights/"  # group of the metrics of generator weights, of which a run's value is a mean over its last tenth
 EFFECTIVE_ORDER = f"{WEIGHTS}effective_order"
 BOUNDS = ("bound", "recalibrated_bound")

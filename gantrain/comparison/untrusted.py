@@ -7,6 +7,8 @@ only. Control characters are removed from every text, and long texts are cut.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import yaml
 
 from gantrain.console import printable
 from gantrain.errors import DataError
-from gantrain.files import iterate_leaves, read_regular_file
+from gantrain.files import iterate_leaves
 
 LARGEST_BYTES = {".yaml": 2**18, ".json": 2**24, ".jsonl": 2**28, ".png": 2**24}
 MOST_BRACKETS = 1000  # in a YAML file; the time that PyYAML takes grows with the square of their depth
@@ -33,9 +35,14 @@ def read_file(folder: Path, name: str) -> bytes | None:
         place = (folder / name).resolve(strict=True)
         if not place.is_relative_to(folder.resolve()):
             raise DataError(f"{name} is a link out of the run folder")
-        if (size := place.stat().st_size) > most:
-            raise DataError(f"{name} has {size:,} bytes; at most {most:,} are read")
-        return read_regular_file(place)
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+        with open(os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise DataError(f"{name} is not a regular file")
+            if facts.st_size > most:
+                raise DataError(f"{name} has {facts.st_size:,} bytes; at most {most:,} are read")
+            return file.read(most)
     except FileNotFoundError:
         return None
     except (OSError, RuntimeError) as error:  # resolve raises RuntimeError for a link to itself

@@ -70,9 +70,9 @@ def prepare(config: RunConfig) -> PreparedRun:
         torch.cuda.set_device(device)
     check_images(settings)
     settings.objective.prepare()
-    # A process that only starts others leaves their devices alone.
-    trial_device = device if part.ranks > 1 or processes == 1 else torch.device("cpu")
-    optimizers = create_factories(settings.optimizers, trial_device)
+    # A process that only starts others leaves the trial, and the devices, to them.
+    is_training = part.ranks > 1 or processes == 1
+    optimizers = create_factories(settings.optimizers, device if is_training else None)
     check_device(execution, device)
     if code := settings.tables.object:
         import_function(code)  # it is called when the shape of the data is known

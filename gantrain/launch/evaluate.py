@@ -55,7 +55,7 @@ def open_run(path: Path, seed: int, device: torch.device, options: CodeOptions) 
 
     def draw(count: int, shape: tuple[int, ...]) -> Tensor:
         samples = generator.sample(count, seed)
-        plotting.check_finite(samples, f"numbers of samples of {path}")
+        plotting.check_finite(samples, f"values in the samples of {path}")
         if samples.shape[1:] != shape:
             raise ConfigError(f"{path} makes samples of shape {list(samples.shape[1:])}, the data have {list(shape)}")
         return to_uint8(samples) if len(shape) == 3 else samples

@@ -204,9 +204,10 @@ def train_sweep_job(folder: RunFolder, tree: DictConfig, overrides: Sequence[str
         if HydraConfig.get().output_subdir is None:
             save_hydra_files(tree, folder)
         try:
-            prepared = prepare(validate(tree, overrides))
-            check_data_path(prepared.config.settings.dataset.path, folder.path)
-            prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
+            with convert_system_errors(folder.path, "choose a smaller architecture"):
+                prepared = prepare(validate(tree, overrides))
+                check_data_path(prepared.config.settings.dataset.path, folder.path)
+                prepared = replace(prepared, weights=load_initial_weights(prepared.config.settings))
         except GantrainError:
             with keep_summary(folder, find_secrets(tree)):  # which records the error
                 raise

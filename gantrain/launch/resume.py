@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from gantrain.config.checks import normalise_tree, to_plain, validate
-from gantrain.config.compose import compose, composition_errors
+from gantrain.config.compose import compose
 from gantrain.config.groups import GROUPS
 from gantrain.config.overrides import Argument, single_values
 from gantrain.config.trust import read_yaml_file
@@ -144,8 +144,10 @@ def find_runs(parent: Path) -> Iterator[Path]:
 
 def change_config(saved: Mapping[str, Any], values: Mapping[str, Any]) -> DictConfig:
     """Return a checkpoint's config with new values. Raises CheckpointError for an experiment."""
-    with composition_errors():  # of a damaged checkpoint
+    try:
         wanted = OmegaConf.create(dict(saved))
+    except OmegaConfBaseException as error:
+        raise CheckpointError(f"the config of the checkpoint is damaged: {one_line(str(error))}; {REMEDY}") from error
     if "train.images" in values:
         OmegaConf.update(wanted, "train.epochs", None)
     for key, value in values.items():

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -94,7 +95,7 @@ def train_in_processes(prepared: PreparedRun, folder: RunFolder, bundle: Mapping
 
 @contextmanager
 def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start torchrun with `count` processes that do what is ordered in `place`; they end with the block, or before.
+    """Start torchrun with `count` processes that do the job in `place`; they end with the block, or before.
 
     What they print is printed by this process, unless that has a terminal, which they write to themselves.
     """
@@ -152,6 +153,8 @@ def raise_result(place: Path, folder: RunFolder, passed_on: int | None) -> None:
     if result["signal"]:
         raise Interrupted(result["message"], result["signal"])
     if result["exit_code"]:
+        if result["exit_code"] == GantrainError.exit_code:
+            copy_text((place / LOG).read_text(encoding="utf-8", errors="replace"))
         raise build_error(result["exit_code"], result["message"])
 
 
@@ -160,7 +163,7 @@ def raise_result(place: Path, folder: RunFolder, passed_on: int | None) -> None:
 
 
 def main(place: Path) -> None:
-    """Do what is ordered in `place`, as the first process or as one that follows it."""
+    """Do the job in `place`, as the first process or as one that follows it."""
     job = json.loads((place / JOB).read_text(encoding="utf-8"))
     if not job["has_own_threads"]:
         del os.environ["OMP_NUM_THREADS"]  # which has had its effect; small networks then get a single thread
@@ -194,7 +197,7 @@ def exit_with_parent() -> None:
 
 
 def train_as_first(job: Mapping[str, Any], path: Path) -> None:
-    """Train as ordered, in the folder that the process of the command holds, and write to `path` how that ended."""
+    """Train in the folder that the process of the command holds, and write to `path` how that ended."""
     result = {"exit_code": 0, "signal": 0, "message": ""}
     folder = RunFolder(job["folder"])
     try:
@@ -210,6 +213,7 @@ def train_as_first(job: Mapping[str, Any], path: Path) -> None:
     except Interrupted as stop:
         result |= {"signal": stop.number, "message": str(stop)}
     except Exception as error:
+        traceback.print_exc()  # into torchrun's log, which becomes part of the run's
         result |= describe_failure(error, 0)
     write_json(path, result)
 

@@ -87,7 +87,7 @@ class Game(ABC):
 
     @abstractmethod
     def coordinate(self, v: Tensor) -> Tensor:
-        """Return a function of v [B] by whose size exponentials of it leave the range of float32.
+        """Return a function of v [B] whose size decides whether exponentials of it overflow float32.
 
         It is the log-ratio, or differs from it by a constant, if `gives_ratio`.
         """

@@ -111,7 +111,7 @@ def capture(step_function: StepFunction, batches: Sequence[Batch], state: State)
             for group in optimizer.param_groups:
                 group["capturable"] = True
         with restore_afterwards(state, keep_tensors=True), return_to_stream(current, stream):
-            stream.wait_stream(current)  # which copies what is restored afterwards
+            stream.wait_stream(current)  # on which `restore_afterwards` has just copied the state
             with torch.cuda.stream(stream), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*capturable=True")  # of steps that are not captured
                 for _ in range(WARM_UPS):
@@ -215,10 +215,13 @@ class FiniteGuard:
         self.made.copy_(before[1])
 
     @contextmanager
-    def preserve(self, *statistics: Tensor) -> Iterator[None]:
-        """Restore batch norm's statistics, which every forward pass changes, if the guard is tripped in the block."""
-        dtypes = {tensor.dtype for tensor in statistics}
-        groups = [[tensor for tensor in statistics if tensor.dtype == dtype] for dtype in dtypes]
+    def preserve(self, *tensors: Tensor) -> Iterator[None]:
+        """Restore `tensors` at the end of the block if the guard is tripped by then.
+
+        They are running statistics, states of regularizers, and weights that are clipped.
+        """
+        dtypes = {tensor.dtype for tensor in tensors}
+        groups = [[tensor for tensor in tensors if tensor.dtype == dtype] for dtype in dtypes]
         before = [torch.cat([tensor.flatten() for tensor in group]) for group in groups]
         yield
         for group, old in zip(groups, before, strict=True):

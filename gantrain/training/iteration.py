@@ -25,6 +25,7 @@ from gantrain.precision import allow_tf32, choose_precision, has_fast_bf16
 from gantrain.schedules import ScheduledNumbers
 from gantrain.seeding import seed_default, stream_seed
 from gantrain.training.acceleration import (
+    Backend,
     FiniteGuard,
     StepFunction,
     can_guard_on_device,
@@ -76,7 +77,8 @@ class Iteration:
         self.execution = setup.execution
         if self.execution.graph == "on" and self.guard is None and state.device.type == "cuda":
             raise ConfigError(
-                "graph=on needs optimizers with a fused form, such as optimizer=adam; choose one, or graph=auto"
+                "graph=on needs optimizers with a fused form, and SGD without momentum; choose one, such as "
+                "optimizer=adam, or graph=auto"
             )
         if setup.part.ranks > 1:  # CUDA graphs do not capture the communication of processes
             self.execution = replace(self.execution, graph="off")
@@ -90,6 +92,7 @@ class Iteration:
         self.averaging = torch.zeros((), device=state.device)  # 1 − decay, in a tensor that a CUDA graph reads
         # One for each choice of penalties that an iteration may leave out: a CUDA graph holds one of them.
         self.step_functions: dict[tuple[tuple[str, ...], ...], StepFunction] = {}
+        self.backends: dict[tuple[tuple[str, ...], ...], list[Backend]] = {}  # those that have not failed
 
     def build_losses(self) -> Losses:
         """Return the losses, with tensors for numbers that follow the clock.
@@ -131,15 +134,20 @@ class Iteration:
         first, count = self.count_updates(), len(batches)
         kind = tuple(map(self.losses.list_skipped, range(first, first + count))) if self.losses.lazy else ()
         if kind not in self.step_functions:
-            backends = list_backends(self.execution, self.state.device, is_guarded=self.guard is not None)
-            play = partial(self.play_step, guard=self.guard)
+            known = list_backends(self.execution, self.state.device, is_guarded=self.guard is not None)
+            backends, play = self.backends.setdefault(kind, known), partial(self.play_step, guard=self.guard)
             with self.guard.keep_count() if self.guard is not None else nullcontext():
-                found = first_working(self.losses, self.state, backends, play, batches, self.fall_back)
+                say = partial(self.fall_back, backends)
+                found = first_working(self.losses, self.state, tuple(backends), play, batches, say)
             self.step_functions[kind] = found
         return self.step_functions[kind]
 
-    def fall_back(self, message: str) -> None:
-        """Say that a backend failed. Graphs that were captured before no longer draw from the seeded generator."""
+    def fall_back(self, backends: list[Backend], message: str) -> None:
+        """Say that the first of `backends` failed, and do not try it again.
+
+        Graphs that were captured before no longer draw from the seeded generator, and are captured anew.
+        """
+        del backends[0]
         self.step_functions.clear()
         self.say(message)
 

@@ -113,8 +113,8 @@ def accepted_values(name: str, default: object) -> Accepted | None:
     return numbers if isinstance(default, int | float) else None
 
 
-def create_factories(settings: Mapping[str, OptimizerSettings], device: torch.device) -> dict[str, Factory]:
-    """Return for each player a function from a network to its optimizer, tried for one step on `device`.
+def create_factories(settings: Mapping[str, OptimizerSettings], device: torch.device | None) -> dict[str, Factory]:
+    """Return for each player a function from a network to its optimizer, tried for one step on `device` if given.
 
     The fused form, one kernel for all parameters, is taken where the class and the device have it. Raises ConfigError
     for arguments that the class refuses, and for a device that cannot be used.
@@ -122,16 +122,16 @@ def create_factories(settings: Mapping[str, OptimizerSettings], device: torch.de
     import torch
 
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device or "cpu")
     except RuntimeError as error:  # of a driver, or of a device that another process has filled
-        remedy = "wait for the processes that fill the device, or choose another one, as device=cpu"
+        remedy = "wait for the processes that fill the device, or choose another one, such as device=cpu"
         reason = str(error).partition("\n")[0]
         known = convert_system_error(error, device, remedy)
         raise known or ConfigError(f"device={device} cannot be used: {reason}") from error
     return {player: create_factory(each.name, each.first_arguments, device) for player, each in settings.items()}
 
 
-def create_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Factory:
+def create_factory(name: str, given: Mapping[str, Any], device: torch.device | None) -> Factory:
     """Return a function from a network to the optimizer `name`, fused if possible. Raises ConfigError."""
     if "fused" in read_signature(name) and given.get("fused") is None and not given.get("foreach"):
         with suppress(ConfigError):
@@ -139,13 +139,15 @@ def create_factory(name: str, given: Mapping[str, Any], device: torch.device) ->
     return try_factory(name, given, device)
 
 
-def try_factory(name: str, given: Mapping[str, Any], device: torch.device) -> Factory:
-    """Return a function from a network to its optimizer, after one step on `device`. Raises ConfigError."""
+def try_factory(name: str, given: Mapping[str, Any], device: torch.device | None) -> Factory:
+    """Return a function from a network to its optimizer, after one step on `device` if given. Raises ConfigError."""
     import torch
 
     def build(network: nn.Module) -> Optimizer:
         return getattr(torch.optim, name)(network.parameters(), **given)
 
+    if device is None:
+        return build
     with preserve_randomness(torch.device("cpu")):
         network = torch.nn.Linear(2, 2)
     try:

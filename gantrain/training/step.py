@@ -190,7 +190,7 @@ class Step:
             optimizer.grad_scale, optimizer.found_inf = None, None if tripped is None else tripped.float()
             optimizer.step()
         if "discriminator" in players and self.losses.by_hook["constrain"]:
-            parameters = self.state.trainable["discriminator"]
+            parameters = self.state.discriminator.parameters()
             with torch.no_grad(), nullcontext() if self.guard is None else self.guard.preserve(*parameters):
                 self.losses.constrain(self.state.discriminator)
         self.state.statistics.add(statistics, unless=tripped)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantrain.objectives.divergence import Part
+from gantrain.objectives.divergence import FormulaName
 from gantrain.objectives.divergences import CATALOGUE
 
-PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[FormulaName, ...] = get_args(FormulaName)
 
 
 def typed_alpha(a: float) -> Callable[[Any, Any], Any]:
