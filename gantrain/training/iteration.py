@@ -35,7 +35,7 @@ from gantrain.training.acceleration import (
     list_backends,
 )
 from gantrain.training.losses import Losses
-from gantrain.training.setup import TrainingSetup
+from gantrain.training.setup import Execution, TrainingSetup
 from gantrain.training.state import State, update_average
 from gantrain.training.step import UPDATES, Step
 
@@ -74,25 +74,33 @@ class Iteration:
         for player, ramps in setup.optimizer_ramps.items():
             optimizer = getattr(state, f"{player}_optimizer")
             self.scheduled.bind_optimizer(optimizer, ramps, is_fused=guard_on_device)  # only those can be guarded
-        self.execution = setup.execution
-        if self.execution.graph == "on" and self.guard is None and state.device.type == "cuda":
-            raise ConfigError(
-                "graph=on needs optimizers with a fused form, and SGD without momentum; choose one, such as "
-                "optimizer=adam, or graph=auto"
-            )
-        if setup.part.ranks > 1:  # CUDA graphs do not capture the communication of processes
-            self.execution = replace(self.execution, graph="off")
-        if self.scheduled.has_host_numbers and self.execution.graph != "off":
-            if self.execution.graph == "on":
-                raise ConfigError(
-                    "graph=on replays what it captured, and only optimizer.lr may follow a schedule there"
-                )
-            self.execution = replace(self.execution, graph="off")
+        self.execution = self.choose_execution()
         self.is_repeating, self.synchronized_images, self.made_updates = False, state.images, 0
         self.averaging = torch.zeros((), device=state.device)  # 1 − decay, in a tensor that a CUDA graph reads
         # One for each choice of penalties that an iteration may leave out: a CUDA graph holds one of them.
         self.step_functions: dict[tuple[tuple[str, ...], ...], StepFunction] = {}
         self.backends: dict[tuple[tuple[str, ...], ...], list[Backend]] = {}  # those that have not failed
+
+    def choose_execution(self) -> Execution:
+        """Return the execution that is asked for, without a graph where none can be captured.
+
+        Raises ConfigError for `graph=on` there.
+        """
+        execution = self.setup.execution
+        if execution.graph == "on" and self.guard is None and self.state.device.type == "cuda":
+            raise ConfigError(
+                "graph=on needs optimizers with a fused form, and SGD without momentum; choose one, such as "
+                "optimizer=adam, or graph=auto"
+            )
+        if self.setup.part.ranks > 1:  # CUDA graphs do not capture the communication of processes
+            return replace(execution, graph="off")
+        if self.scheduled.has_host_numbers:
+            if execution.graph == "on":
+                raise ConfigError(
+                    "graph=on replays what it captured, and only optimizer.lr may follow a schedule there"
+                )
+            return replace(execution, graph="off")
+        return execution
 
     def build_losses(self) -> Losses:
         """Return the losses, with tensors for numbers that follow the clock.
