@@ -186,7 +186,8 @@ def run_sweep_job(tree: DictConfig) -> JobResult:
     with current_stop() as stop:
         result = catch_failure(folder, lambda: train_sweep_job(folder, tree, list(context.overrides.task)))
         if result.error:
-            say(f"failed: {drop_traceback(result.error)}", error=True)
+            say(f"failed: {result.error}", error=True)
+            drop_traceback(result.error)  # Hydra keeps the results of all jobs
         stop.raise_if_asked(f"{folder.path} had just ended")
     try:
         refuse_replaced(Path(context.sweep.dir))
