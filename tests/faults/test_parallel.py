@@ -54,9 +54,15 @@ class Sweep:
 
     @property
     def workers(self) -> list[int]:
-        """Numbers of the worker processes that have left the sweep's process group, in the order of their start."""
+        """Numbers of the worker processes, in the order of their start."""
         processes = Path(f"/proc/{self.command.pid}/task/{self.command.pid}/children").read_text().split()
-        return sorted(pid for pid in map(int, processes) if os.getpgid(pid) == pid)
+        return sorted(int(pid) for pid in processes if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    @property
+    def has_first_worker(self) -> bool:
+        """Whether the process of the first run has left the sweep's process group: it has begun to import."""
+        workers = self.workers
+        return bool(workers) and os.getpgid(workers[0]) == workers[0]
 
     def wait_until_saved(self, *numbers: int) -> None:
         """Wait until the runs with these numbers have a checkpoint."""
@@ -120,7 +126,7 @@ def test_a_killed_process_is_that_runs_failure_alone(tried, begin) -> None:
     """Killed before its folder is made, and while it trains; another process trains what is waiting."""
     with tried("SIGKILL of a process of a parallel sweep"):
         sweep = begin("train.images=100000000,200000000,420")
-        sweep.command.wait_until(lambda: sweep.workers)
+        sweep.command.wait_until(lambda: sweep.has_first_worker)
         os.kill(sweep.workers[0], signal.SIGKILL)
         sweep.wait_until_saved(1, 2)
         os.kill(process_of(RunFolder(sweep.folder / "1")), signal.SIGKILL)
