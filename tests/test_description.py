@@ -51,6 +51,13 @@ def test_what_tempered_weights_follow_is_said(name):
     assert "same direction" in text("gan", name, "matched", weighting=Weighting(normalise=True))
 
 
+@pytest.mark.parametrize("name", [name for name, d in divergences.CATALOGUE.items() if d.invertible])
+def test_the_weights_of_js_are_said_to_train_without_tempering(name):
+    said = text("gan", name, "matched", weighting=DEFAULT)
+    assert (f"{name} learned as well or faster with gen_weights.normalise=false" in said) == (name in ("js", "gan"))
+    assert "learned" not in text("gan", name, "matched", weighting=OFF)
+
+
 @pytest.mark.parametrize(
     ("gen_div", "objective"), [("softened_reverse_kl", "matched"), ("non_saturating", "ratio"), ("gan", "alternative")]
 )
