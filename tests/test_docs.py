@@ -229,7 +229,7 @@ def test_every_picture_is_shown_and_every_page_is_linked() -> None:
 
 
 def test_the_run_folder_is_the_one_that_is_drawn(finished: Path) -> None:
-    tree = next(block for block in blocks(ROOT / "README.md", "text") if "├──" in block)
+    tree = next(block for block in blocks(ROOT / "docs" / "training.md", "text") if "├──" in block)
     drawn = re.findall(r"── (\S+)", tree)
     if not (finished / "evaluation.json").exists():
         drawn = [name for name in drawn if name not in ("evaluation.json", "neighbours.png")]

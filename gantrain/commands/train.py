@@ -32,9 +32,9 @@ Examples
   gantrain train                                       the embedded digits, 80 s of one core (AMD EPYC)
   gantrain train dataset=cifar10 gen_div=kl
   gantrain train dataset=folder dataset.path=DIR gen_div=reverse_kl train.images=200000
-  gantrain train critic=hinge                          another loss of D, with G's own to it
+  gantrain train critic=hinge                          another loss of the discriminator, and the generator's own
   gantrain train critic=relativistic gen_div=kl        where D gives a ratio, any divergence trains G
-  gantrain train -m gen_div=kl,reverse_kl,js seed=0,1  a sweep: one run a combination
+  gantrain train -m gen_div=kl,reverse_kl,js seed=0,1  a sweep: one run for each combination
   gantrain train experiment=paper gen_div=kl           the objective of Poole et al. 2016, with ALI's network
   gantrain train init=RUN dataset=folder dataset.path=DIR   begins with the weights of another run
   gantrain train --cfg job dataset=mnist               shows what would run

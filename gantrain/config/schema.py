@@ -104,10 +104,12 @@ class GeneratorWeights:
     """Weights of samples under `matched`; with both keys null, the default if the objective has weights, else none."""
 
     normalise: bool | None = setting(
-        None, "under matched: divide samples' weights by their mean over the batch; false leaves them plain"
+        None, "under matched: divide samples' weights by their mean over the batch, the default; false: plain weights"
     )
     spread: float | None = number(
-        None, "under matched: standard deviation of the log-ratio above which weights are tempered", above=0
+        None,
+        "under matched: standard deviation of the log-ratio above which weights are tempered; by default 0.25",
+        above=0,
     )
 
 
