@@ -32,7 +32,7 @@ Examples
   gantrain fit target=effective gen_div=reverse_kl start=[-1,.5]
 
 target=divergence gives the best Gaussian of all, target=effective the end of the path of x = μ + σz along the loss of
-gen_objective ({", ".join(GENERATOR_OBJECTIVES)}), frozen at the exact ratio of each moment, from start=[μ,σ]; affine=c
+gen_objective ({", ".join(GENERATOR_OBJECTIVES)}), with the exact ratio held fixed in each step, from start=[μ,σ]; affine=c
 adds c·(u − 1) to f there. Such a path ends in one of these ways:
 {OUTCOME_LINES}
 
