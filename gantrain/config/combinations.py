@@ -16,7 +16,7 @@ from gantrain.objectives.objective import Game
 from gantrain.regularizers.regularizer import Regularizer, overrides
 from gantrain.schedules import is_zero
 
-# gen_objective → the divergence under which it is −log D, the practical loss of Goodfellow et al. 2014.
+# gen_objective → the divergence under which it is −log D, the non-saturating loss of Goodfellow et al. 2014.
 PRACTICAL_LOSSES = {"matched": "softened_reverse_kl", "ratio": "non_saturating", "alternative": "gan"}
 
 
