@@ -8,12 +8,22 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
+from gantrain.errors import ConfigError
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """Return `precision`; for `auto`, bf16 if the device multiplies it faster, and otherwise float32."""
+
+def choose_precision(precision: str, device: torch.device, *, has_float32_outputs: bool = True) -> str:
+    """Return `precision`; for `auto`, bf16 if the device multiplies it faster, and otherwise float32.
+
+    Raises ConfigError for bf16 with networks whose outputs would be bfloat16: those that are not made from tables.
+    """
+    if precision == "bf16" and not has_float32_outputs:
+        raise ConfigError(
+            "precision=bf16 keeps the networks' last layers in float32, which is known only of networks from tables, "
+            "and not of architecture.object; choose precision=float32"
+        )
     if precision != "auto":
         return precision
-    return "bf16" if has_fast_bf16(device) else "float32"
+    return "bf16" if has_float32_outputs and has_fast_bf16(device) else "float32"
 
 
 def has_fast_bf16(device: torch.device) -> bool:

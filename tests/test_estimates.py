@@ -266,6 +266,8 @@ def test_label_smoothing_is_undone_exactly() -> None:
         true_value("kl"), abs=4 * found["recalibrated_bound/kl_error"]
     )
     assert found["ratio/slope"] == pytest.approx(1, abs=4 * found["ratio/slope_error"])
+    assert found["bound/kl"] == pytest.approx(measure(r)["bound/kl"])
+    assert found["ratio/calibration_q"] == pytest.approx(measure(r)["ratio/calibration_q"])
     assert found["ratio/beyond_smoothing_share"] == 0
     beyond = Pair(smoothed.real.clone(), smoothed.fake)
     beyond.real[:500] = math.log(9) + 0.1

@@ -326,11 +326,16 @@ def test_weights_are_not_clipped_once_an_update_was_refused():
         assert torch.equal(left, right)
 
 
-def test_a_ratio_that_one_pass_cannot_serve_is_played_by_the_host():
-    """Samples that D gives |r| > 60: the device waits, the host makes two passes, then the device goes on."""
-    by_host, by_device = new_state(), new_state()
-    ours = Iteration(by_host, experiment(update="simultaneous"))
-    theirs = Iteration(by_device, experiment(update="simultaneous"), guard_on_device=True)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_ratio_that_one_pass_cannot_serve_is_played_by_the_host(steps):
+    """Samples that D gives |r| > 60: the device waits, the host makes two passes, then the device goes on.
+
+    The updates of D that were made before in that iteration leave its regularizers' averages as they found them.
+    """
+    losses = regularized(LeCam())
+    by_host, by_device = (new_state(regularizers=losses.regularizers) for _ in range(2))
+    ours = Iteration(by_host, experiment(losses, steps=steps, update="simultaneous"))
+    theirs = Iteration(by_device, experiment(losses, steps=steps, update="simultaneous"), guard_on_device=True)
     for state in (by_host, by_device):
         state.discriminator[-2].layer.linear.bias.data.fill_(100.0)
     for _ in range(3):
@@ -884,9 +889,23 @@ def test_a_discriminator_that_mixes_samples_or_is_not_known_is_refused():
     state.discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
     with pytest.raises(ConfigError, match="update=simultaneous"):
         Iteration(state, experiment(update="simultaneous"))
+    Iteration(new_state(mixing), experiment()).play()
+    with pytest.raises(ConfigError, match=r"update=simultaneous .* features"):
+        Iteration(new_state(), experiment(regularized(REGULARIZERS["feature_matching"]()), update="simultaneous"))
+
+
+@pytest.mark.parametrize("is_samplewise", [None, True, False])
+def test_networks_that_are_no_tables_are_trained_in_float32(monkeypatch, is_samplewise):
+    """Their outputs would be bfloat16."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    state = new_state()
+    assert Iteration(state, experiment(precision="auto")).precision == "bf16"
+    state.discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0))
+    if is_samplewise is not None:
+        state.discriminator.is_samplewise = is_samplewise
+    assert Iteration(state, experiment(precision="auto")).precision == "float32"
     with pytest.raises(ConfigError, match=r"precision=bf16 .* architecture\.object"):
         Iteration(state, experiment(precision="bf16"))
-    Iteration(new_state(mixing), experiment()).play()
 
 
 @pytest.mark.parametrize(("update", "precision"), [*((u, "float32") for u in UPDATES), ("simultaneous", "bf16")])

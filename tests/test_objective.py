@@ -407,6 +407,14 @@ def test_outputs_without_a_ratio_are_counted() -> None:
     assert "ratio/real_mean" not in statistics
 
 
+def test_an_affine_term_that_no_ratio_carries_is_refused() -> None:
+    """Pearson's bound in Nowozin's coordinate is not a function of the log-ratio, to which the term belongs."""
+    pearson = get("pearson")
+    with pytest.raises(ConfigError, match=r"gen_div\.affine .* head=log_ratio"):
+        Objective(pearson, pearson.shifted(5.0), "ratio", "nowozin")
+    Objective(pearson, pearson.shifted(5.0), "ratio")
+
+
 def test_the_log_ratio_of_an_output() -> None:
     v = torch.tensor([-1.0, 0.5])
     assert Objective(get("kl"), get("kl"), head="nowozin").log_ratio(v).tolist() == [-2.0, -0.5]

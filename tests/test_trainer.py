@@ -123,6 +123,15 @@ def test_late_checkpoints_and_grids_change_no_weight_and_no_row(tmp_path):
     assert kept[0] == kept[1]
 
 
+def test_a_late_checkpoint_is_written_with_its_grid_also_soon_after_the_last_one(tmp_path):
+    dataset, folder = data.load("digits"), RunFolder(tmp_path)
+    folder.checkpoints.mkdir(parents=True)
+    schedule = Schedule(images=500, checkpoint_min_seconds=3600.0, checkpoint_max_minutes=1e-9, keep_checkpoints=10)
+    play(new_state(MLP, dataset.shape, 16), game(), dataset, Latents(16), schedule, folder.path)
+    grids = [path.stem for path in folder.samples.glob("images_*.png")]
+    assert sorted(grids) == sorted(path.stem for path in folder.checkpoints.glob("images_*.pt"))
+
+
 def test_a_generator_whose_samples_are_equal_has_collapsed(tmp_path, capsys):
     dataset = data.load("digits")
     state = new_state(MLP, dataset.shape, 16, lr=0.0)

@@ -133,9 +133,10 @@ class DiffAugment(Augmentation):
 
 @dataclass(frozen=True)
 class Measure:
-    """How much D overfits: `read` of the means, over some batches, of the `size` values of D's outputs on each.
+    """A measure of D's overfitting, which lets ADA raise p while it is above `target`, the default of `augment.target`.
 
-    ADA raises p while it is above `target`, the default of `augment.target`.
+    `values` returns `size` scalars for D's outputs on a batch; `read` turns their means over `ADA.interval` batches
+    into the measure.
     """
 
     target: float
@@ -154,8 +155,8 @@ def list_means(outputs: Outputs) -> list[Tensor]:
 def read_held_out(means: Tensor) -> Tensor:
     """(E v_train − E v_held_out) / (E v_train − E v_fake), or 0 where D does not tell data from samples."""
     real, fake, held_out = means.unbind()
-    is_told = real > fake
-    return ((real - held_out) / (real - fake).where(is_told, 1)).where(is_told, 0)
+    is_separated = real > fake
+    return ((real - held_out) / (real - fake).where(is_separated, 1)).where(is_separated, 0)
 
 
 # r_t and r_v of Karras et al. 2020, section 3. The target of r_v is unverified against the paper.
@@ -206,7 +207,7 @@ class ADA(Augmentation):
         return MEASURES[self.measure]
 
     def count_held_out(self, batch_size: int) -> int:
-        """Return as many as a batch has, over the batches between two adjustments, if p follows them."""
+        """Return ⌈batch_size / interval⌉, a batch between two adjustments, if p follows held-out images; else 0."""
         needs_held_out = self.controller is not None and self.controller.needs_held_out
         return math.ceil(batch_size / self.interval) if needs_held_out else 0
 

@@ -25,8 +25,9 @@ CUBIC = -0.75  # the slope of the kernel at 1, as in torch
 class Draws:
     """Random numbers `[B]` for the samples of a batch like `x`, from torch's default generator.
 
-    They are drawn for the batch of all processes, of which this one takes its `part`, and at once for `columns` calls
-    of a kind; at the first of them, since a compiler leaves out what is not used, and all later numbers would shift.
+    They are drawn for the batch of all processes, of which this one takes its `part`. All `columns` uniform (or normal)
+    numbers of a sample are drawn in one call, at the first use: torch.compile removes draws whose result is not used,
+    which would shift all later ones.
     """
 
     def __init__(self, x: Tensor, part: Part, columns: int) -> None:

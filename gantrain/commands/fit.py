@@ -32,8 +32,8 @@ Examples
   gantrain fit target=effective gen_div=reverse_kl start=[-1,.5]
 
 target=divergence gives the best Gaussian of all, target=effective the end of the path of x = μ + σz along the loss of
-gen_objective ({", ".join(GENERATOR_OBJECTIVES)}), with the exact ratio held fixed in each step, from start=[μ,σ]; affine=c
-adds c·(u − 1) to f there. Such a path ends in one of these ways:
+gen_objective ({", ".join(GENERATOR_OBJECTIVES)}), with the exact ratio held fixed in each step, from start=[μ,σ];
+affine=c adds c·(u − 1) to f there. Such a path ends in one of these ways:
 {OUTCOME_LINES}
 
 A divergence's value is D_f − f(1): 0 where the Gaussian is the data. The mass near a mode is the Gaussian's within two

@@ -59,7 +59,6 @@ def prepare(config: RunConfig) -> PreparedRun:
     import torch
 
     from gantrain.networks.builder import import_function
-    from gantrain.precision import choose_precision
     from gantrain.training.acceleration import check_device, check_networks
 
     settings = config.settings
@@ -81,7 +80,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         check_memory(sum(row.parameters for row in [*generator, *discriminator]))
         check_batch_norm(settings.train.batch_size, [*generator, *discriminator])
         is_samplewise = not any(mixes_samples(row.op, str(row.norm)) for row in discriminator)
-        check_networks(is_samplewise, execution, choose_precision(execution.precision, device))
+        check_networks(is_samplewise, execution)
         if settings.augmentation is not None:
             has_held_out = settings.dataset.held_out != 0
             shape = settings.data.shapes[0]

@@ -56,9 +56,10 @@ class Dropouts:
 
 
 def take_blocks(rows: Tensor, part: Part, size: int) -> Tensor:
-    """Return this process's rows of a pass: of each of its blocks, if data and samples went through it together.
+    """Return this process's rows of a pass over the global batch.
 
-    `size` is the number of a process's rows in one block; other numbers of rows are one block.
+    A pass over data and samples together consists of two blocks of `size · ranks` rows, of each of which the process
+    has `size`; other numbers of rows are one block.
     """
     blocks = max(len(rows) // (size * part.ranks), 1)
     return torch.cat([part.take(block) for block in rows.chunk(blocks)]) if blocks > 1 else part.take(rows)

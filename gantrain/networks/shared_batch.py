@@ -25,7 +25,8 @@ def share_batch(network: nn.Module, part: Part, batch_size: int) -> None:
     rows = batch_size // part.ranks
 
     def repeat(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return (torch.cat([inputs[0]] * part.ranks),) if module.training else None
+        blocks = inputs[0].chunk(max(len(inputs[0]) // rows, 1))  # those of `take_blocks`
+        return (torch.cat([block for block in blocks for _ in range(part.ranks)]),) if module.training else None
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return (collect_rows(inputs[0], part),) if module.training else None

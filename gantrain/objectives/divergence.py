@@ -114,7 +114,7 @@ class Divergence:
     reference: str
     ratio: Formula | None = lambda r: r.exp()
     invertible: bool = True
-    # Those that were looked up.
+    # Cache of `finite_range`.
     ranges: dict[FormulaName, Range] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -68,9 +68,13 @@ def measure(
     `known` are the divergences, of which `parts` are split into what is missed and what is invented; `smoothing` is the
     share of the data that counted as samples when D was trained. `recalibrated_bound/…` is NaN if a half is separated.
     """
-    # N draws do not tell ratios above N from infinite ones.
-    largest = math.log(len(r.fake)) if smoothing else LARGEST
-    base = Pair(*(remove_smoothing(side, smoothing).clamp(-LARGEST, largest) for side in r))
+    facts = {}
+    if smoothing:
+        beyond = [float((side >= math.log(1 / smoothing - 1)).double().mean()) for side in r]
+        facts["ratio/beyond_smoothing_share"] = sum(beyond) / 2
+        # N draws do not tell ratios above N from infinite ones.
+        r = Pair(*(remove_smoothing(side, smoothing).clamp(max=math.log(len(r.fake))) for side in r))
+    base = r.limit(LARGEST)
     fit = recalibrate(base)
     tails, base_tails, fitted_tails = (Tails(pareto_k(-p), pareto_k(q)) for p, q in (r, base, fit.crossed))
     values = {"ratio/slope": fit.slope, **shifted_bounds(base, base_tails), **masses(fit.crossed, fitted_tails)}
@@ -83,11 +87,8 @@ def measure(
             values |= {f"missed/{name}": plug_in(1, 0), f"invented/{name}": plug_in(0, 1)}
             bounds = bound_parts(d, fit.crossed, fitted_tails)
             values |= {f"missed_bound/{name}": bounds[0], f"invented_bound/{name}": bounds[1]}
-    facts = calibration(r) | {"ratio/pareto_k_p": tails.p, "ratio/pareto_k_q": tails.q}
+    facts |= calibration(r) | {"ratio/pareto_k_p": tails.p, "ratio/pareto_k_q": tails.q}
     facts["ratio/separated_share"] = fit.separated_share
-    if smoothing:
-        beyond = [float((side >= math.log(1 / smoothing - 1)).double().mean()) for side in r]
-        facts["ratio/beyond_smoothing_share"] = sum(beyond) / 2
     for name, value in values.items():
         facts |= {name: value.mean, f"{name}_error": value.error}
     return facts

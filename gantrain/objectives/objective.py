@@ -159,7 +159,10 @@ class Game(ABC):
         return estimates.remove_smoothing(self.coordinate(v), self.smoothing) if self.gives_ratio == "yes" else None
 
     def log_ratios(self, v_real: Tensor, v_fake: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the log-ratios of outputs on data [N] and on samples [M], or None if D gives none."""
+        """Return what D reads as log-ratios of data [N] and of samples [M], or None if it gives none.
+
+        Under label smoothing they are of the smoothed data.
+        """
         return None if self.gives_ratio == "no" else (self.coordinate(v_real), self.coordinate(v_fake))
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
@@ -227,6 +230,11 @@ class Objective(Game):
             raise ConfigError(
                 f"gen_div={gen} needs a log-ratio, which disc_div={disc} with the {head.name} head cannot give; "
                 f"choose {', or '.join(ways_out)}"
+            )
+        if not head.has_log_ratio and self.gen_objective == "ratio" and self.gen_div != self.disc_div:
+            raise ConfigError(
+                f"gen_div.affine changes f as a function of the log-ratio, which disc_div={disc} with head={head.name} "
+                "does not give; leave it out, or choose head=log_ratio"
             )
         if self.gen_objective == "ratio" and self.gen_formulas.ratio is None:
             raise ConfigError(

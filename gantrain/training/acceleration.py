@@ -262,7 +262,7 @@ def check_device(execution: Execution, device: torch.device) -> None:
         raise ConfigError(f"graph=on needs a CUDA device, not device={device.type}; choose graph=auto")
 
 
-def check_networks(is_samplewise: bool | None, execution: Execution, precision: str) -> None:
+def check_networks(is_samplewise: bool | None, execution: Execution) -> None:
     """Raise ConfigError for an execution that a D with or without `is_samplewise` does not support; None is unknown."""
     if execution.update == "simultaneous" and not is_samplewise:
         reason = (
@@ -273,9 +273,4 @@ def check_networks(is_samplewise: bool | None, execution: Execution, precision: 
         raise ConfigError(
             "update=simultaneous needs a discriminator whose output for a sample depends on it alone, so that one "
             f"backward pass serves both players; this one {reason}. Choose update=alternating"
-        )
-    if precision == "bf16" and is_samplewise is None:
-        raise ConfigError(
-            "precision=bf16 keeps D's last layer in float32, which is known only of networks from tables, and not of "
-            "architecture.object; choose precision=float32"
         )

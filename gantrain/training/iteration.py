@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import torch
 
 from gantrain.data import Batch
 from gantrain.errors import ConfigError
-from gantrain.precision import allow_tf32, choose_precision, has_fast_bf16
+from gantrain.precision import allow_tf32, has_fast_bf16
 from gantrain.schedules import ScheduledNumbers
 from gantrain.seeding import seed_default, stream_seed
 from gantrain.training.acceleration import (
@@ -62,9 +61,14 @@ class Iteration:
         self.state, self.setup, self.say = state, setup, say
         self.scheduled = ScheduledNumbers()
         self.losses = self.build_losses()
-        self.precision = choose_precision(setup.execution.precision, state.device)
+        self.precision = state.choose_precision(setup.execution.precision)
         check_device(setup.execution, state.device)
-        check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution, self.precision)
+        check_networks(getattr(state.discriminator, "is_samplewise", None), setup.execution)
+        if setup.execution.update == "simultaneous" and self.losses.by_hook["penalize_features"]:
+            raise ConfigError(
+                "update=simultaneous needs a loss of G of D's outputs alone, which one that compares features is not; "
+                "choose update=alternating"
+            )
         if self.precision == "bf16" and not has_fast_bf16(state.device):
             say(f"precision=bf16 is slower than float32 on this {state.device.type}; precision=auto chooses the faster")
         self.algorithm = UPDATES[setup.execution.update]
@@ -171,9 +175,7 @@ class Iteration:
         state, setup, number = self.state, self.setup, self.count_updates()
         made, self.made_updates = self.made_updates, 0
         step = Step(state, losses, setup.latents, setup.part, self.precision, guard, made, number)
-        changing = chain(state.generator.buffers(), state.discriminator.buffers(), state.list_regularizer_tensors())
-        with nullcontext() if guard is None else guard.preserve(*changing):
-            self.algorithm(step, batches)
+        self.algorithm(step, batches)
         if state.average is not None:
             share = self.averaging if guard is None else torch.where(guard.is_tripped, 0, self.averaging)
             update_average(state.average, state.generator, share)

@@ -94,8 +94,8 @@ def play(state: State, setup: TrainingSetup, writer: Writer | NullWriter, stop: 
 
             writer.advance(state.images)
             # A signal, and the time since the last checkpoint, are one process's; all of them do the same.
-            number, late = part.agree(stop.number or 0, writer.is_checkpoint_late())
-            done, stopping = state.images >= schedule.images, number > 0
+            number, is_late = part.agree(stop.number or 0, writer.is_checkpoint_late())
+            done, stopping, late = state.images >= schedule.images, number > 0, is_late > 0
             report_due = done or passed(schedule.report_every_images, begin, state.images)
             evaluation_due = done or passed(schedule.evaluate_every_images, begin, state.images)
             sample_due = done or late or passed(schedule.sample_every_images, begin, state.images)
@@ -109,7 +109,7 @@ def play(state: State, setup: TrainingSetup, writer: Writer | NullWriter, stop: 
             if sample_due:
                 writer.draw_samples()
             if checkpoint_due or writer.is_new_best:
-                writer.save_checkpoint(now=done or stopping or writer.is_new_best)
+                writer.save_checkpoint(now=done or stopping or late or writer.is_new_best)
             part.wait()
             if stopping and not done:
                 stop.number = number

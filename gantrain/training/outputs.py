@@ -28,7 +28,7 @@ from gantrain.files import make_folder
 from gantrain.networks.builder import parameter_values
 from gantrain.networks.layers import compares_samples
 from gantrain.objectives import estimates
-from gantrain.precision import allow_tf32, autocast_products, choose_precision
+from gantrain.precision import allow_tf32, autocast_products
 from gantrain.reporting import pictures
 from gantrain.reporting.health import Health
 from gantrain.reporting.reporter import Reporter
@@ -68,7 +68,7 @@ class Writer:
         self.has_images = len(setup.data.shape) == 3  # rather than points of a density
         self.schedule, self.seed, self.provenance = setup.schedule, setup.seed, provenance
         self.sampler = Sampler(state, setup.latents, setup.schedule.ema_statistics)
-        self.precision = choose_precision(setup.execution.precision, state.device)
+        self.precision = state.choose_precision(setup.execution.precision)
         self.last_report_time = self.last_checkpoint_time = self.last_curves_time = time.monotonic()
         self.reported_images, self.ramps = state.images, setup.ramps
         self.reports = sum("loss/discriminator" in row for row in folder.read_reports())

@@ -19,11 +19,10 @@ from gantrain.schedules import HalfLife, Ramp, find_ramps
 class Schedule:
     """How long, in what steps, and what is written when; every interval counts images shown to D.
 
-    `ema` is the decay of the averaged generator per update of G, or a half-life in images; it is reached by a ramp from
-    random weights, and at once from trained ones (`is_trained`). `ema_statistics` are those of its batch norm. A
-    checkpoint that is due within
-    `checkpoint_min_seconds` of the last one is left out, and one is added, with a grid, after `checkpoint_max_minutes`;
-    neither changes weights.
+    `ema` is the decay of the averaged generator per update of G, or a half-life in images; it is warmed up (`decay`)
+    unless the weights come from another run (`is_trained`). `ema_statistics` are those of its batch norm. A checkpoint
+    that is due within `checkpoint_min_seconds` of the last one is left out, and one is added, with a grid of samples,
+    after `checkpoint_max_minutes`; neither changes weights.
     """
 
     images: int

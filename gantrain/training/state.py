@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 from gantrain.augmentation.augmentations import Augmentation
 from gantrain.errors import CheckpointError
 from gantrain.files import iterate_leaves
+from gantrain.networks.builder import Network
+from gantrain.precision import choose_precision
 from gantrain.regularizers.regularizer import Regularizer
 
 
@@ -81,6 +83,14 @@ class State:
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.trainable["generator"][0].device
+
+    def choose_precision(self, precision: str) -> str:
+        """Return the precision to train with; only networks from tables keep their outputs in float32 under autocast.
+
+        Raises ConfigError for bf16 with others.
+        """
+        is_from_tables = isinstance(self.generator, Network) and isinstance(self.discriminator, Network)
+        return choose_precision(precision, self.device, has_float32_outputs=is_from_tables)
 
     @cached_property
     def trainable(self) -> dict[str, list[nn.Parameter]]:

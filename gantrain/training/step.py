@@ -35,16 +35,20 @@ LARGEST_SHARED_SPAN = 90.0
 def alternating(step: Step, batches: Sequence[Batch]) -> None:
     """k updates of D, then one of G on samples of its own: Goodfellow et al. 2014, Algorithm 1."""
     for real in batches:
-        step.discriminator_step(real, step.detached_samples(real))
-    step.generator_step(step.samples(real), real)
+        with step.keep_unless_made():
+            step.discriminator_step(real, step.detached_samples(real))
+    with step.keep_unless_made():
+        step.generator_step(step.samples(real), real)
 
 
 def simultaneous(step: Step, batches: Sequence[Batch]) -> None:
     """k updates of D, the last one together with G's, from the same D (Dumoulin et al. 2016, Algorithm 1)."""
     *earlier, last = batches
     for real in earlier:
-        step.discriminator_step(real, step.detached_samples(real))
-    step.simultaneous_step(last)
+        with step.keep_unless_made():
+            step.discriminator_step(real, step.detached_samples(real))
+    with step.keep_unless_made():
+        step.simultaneous_step(last)
 
 
 UPDATES: dict[str, Callable[[Step, Sequence[Batch]], None]] = {
@@ -84,6 +88,23 @@ class Step:
     def autocast(self) -> AbstractContextManager[object]:
         """Return the autocast context of the networks; last layers, losses and weight gradients stay float32."""
         return autocast_products(self.precision, self.state.device)
+
+    @contextmanager
+    def keep_unless_made(self) -> Iterator[None]:
+        """Let the forward passes of one update change buffers and states of regularizers only if it is made here.
+
+        It is not if the guard is tripped, or if it was made before the iteration was repeated.
+        """
+        buffers = chain(self.state.generator.buffers(), self.state.discriminator.buffers())
+        changing = [*buffers, *self.state.list_regularizer_tensors()]
+        if self.made:
+            before = [tensor.clone() for tensor in changing]
+            yield
+            for tensor, value in zip(changing, before, strict=True):
+                tensor.copy_(value)
+        else:
+            with nullcontext() if self.guard is None else self.guard.preserve(*changing):
+                yield
 
     def samples(self, real: Batch) -> Tensor:
         """Draw as many samples as `real` has images, of its classes, with a graph to G: [B, …]."""

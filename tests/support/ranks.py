@@ -104,6 +104,18 @@ class Own(nn.Sequential):
     is_samplewise = False
 
 
+class OwnSamplewise(nn.Sequential):
+    """One that takes data and samples in one pass."""
+
+    is_samplewise = True
+
+
+def own_samplewise_networks(shape: tuple[int, ...], latent_size: int) -> tuple[nn.Module, nn.Module]:
+    """Networks as a user may write them, with dropout in D and without batch norm there."""
+    generator, _ = own_networks(shape, latent_size)
+    return generator, OwnSamplewise(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 1), nn.Flatten(0))
+
+
 def own_networks(shape: tuple[int, ...], latent_size: int) -> tuple[nn.Module, nn.Module]:
     """Networks as a user may write them."""
     generator = nn.Sequential(
@@ -143,6 +155,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
         yield name, partial(Case, table=table)
     yield "batch norm, bf16", partial(Case, table=TABLES["batch norm"], precision="bf16")
     yield "own networks", partial(Case, table=own_networks)
+    yield "own networks, one pass", partial(Case, table=own_samplewise_networks)
 
 
 def numbers(state: State) -> Tensor:
