@@ -24,7 +24,8 @@ over its finished runs; (error …) is that of one measurement. Where a metric h
 has the differences from the baseline, paired by seed, with 95 % intervals and Holm's p-value over the table. * marks
 what is better with p ≤ .05; below a best mean that is not significant, a line estimates how many more seeds are needed.
 baseline is the number or label of a configuration, such as baseline=kl; by default the first without a failed run.
-A setting with three or more ordered values, such as gen_div=alpha_0.25,alpha_0.5,alpha_0.75, is tested for a trend (Page).
+A setting with three or more ordered values, such as gen_div=alpha_0.25,alpha_0.5,alpha_0.75, is tested for a trend
+(Page).
 Metrics of quality and diversity are shown for runs that were evaluated; "training data" is what training examples, if
 possible as many, get in place of samples. Runs with generator weights have the columns weights/…, means over the last
 tenth of each run, and in "G follows" the divergence with the effective order of its weights (kl, order 0.31). A sweep
