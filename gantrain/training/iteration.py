@@ -112,7 +112,7 @@ class Iteration:
         Raises ConfigError for an augmentation that does not fit the data or D.
         """
         setup, device, held_out = self.setup, self.state.device, None
-        regularizers = [self.scheduled.bind(one, device) for one in setup.regularizers]
+        regularizers = [self.scheduled.bind(regularizer, device) for regularizer in setup.regularizers]
         augmentation = None if setup.augmentation is None else self.scheduled.bind(setup.augmentation, device)
         if augmentation is not None:
             data, is_samplewise = setup.data, getattr(self.state.discriminator, "is_samplewise", None)

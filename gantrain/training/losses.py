@@ -68,12 +68,14 @@ class Losses:
     def __post_init__(self) -> None:
         """Sort the regularizers by what they do, so that a step asks none that does nothing there."""
         hooks = ("disturb", "penalty", "penalize_outputs", "penalize_features", "constrain")
-        self.by_hook = {hook: [one for one in self.regularizers if overrides(one, hook)] for hook in hooks}
-        self.lazy = [one for one in self.regularizers if one.every > 1]
+        self.by_hook = {
+            hook: [regularizer for regularizer in self.regularizers if overrides(regularizer, hook)] for hook in hooks
+        }
+        self.lazy = [regularizer for regularizer in self.regularizers if regularizer.every > 1]
 
     def list_skipped(self, number: int) -> tuple[str, ...]:
         """Return the names of the regularizers without a penalty in D's update `number`, counted from 0."""
-        return tuple(one.name for one in self.lazy if number % one.every)
+        return tuple(regularizer.name for regularizer in self.lazy if number % regularizer.every)
 
     def samples(self, generator: nn.Module, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return samples [B, …] from latents [B, L], of the classes `labels` [B] if there are any."""
@@ -91,10 +93,12 @@ class Losses:
     def loss_of_outputs(self, v_real: Tensor, v_fake: Tensor) -> Loss:
         """Return D's loss for its raw outputs [B] on data and on samples: the game's plus the penalties on outputs."""
         penalties = []
-        for one in self.by_hook["penalize_outputs"]:
-            ratios = self.game.log_ratios(v_real, v_fake) if one.needs_ratio else None
-            found = one.penalize_outputs(*(ratios or (v_real, v_fake)), self.states.get(one.name, NO_STATE))
-            penalties.append((one, found))
+        for regularizer in self.by_hook["penalize_outputs"]:
+            ratios = self.game.log_ratios(v_real, v_fake) if regularizer.needs_ratio else None
+            found = regularizer.penalize_outputs(
+                *(ratios or (v_real, v_fake)), self.states.get(regularizer.name, NO_STATE)
+            )
+            penalties.append((regularizer, found))
         return add_penalty(self.game.discriminator_loss(v_real, v_fake), self.sum_penalties(penalties))
 
     def generator_loss(self, discriminator: nn.Module, fake: Tensor, real: Batch | None = None) -> Loss:
@@ -116,10 +120,10 @@ class Losses:
         with torch.no_grad():
             v_real, wanted = map(self.part.gather, discriminate_with_features(discriminator, self.disturb(real)))
         loss, statistics = self.game.generator_loss(v_fake, v_real if self.game.needs_real else None)
-        for one in self.by_hook["penalize_features"]:
-            penalty = one.penalize_features(wanted, features).value
-            loss = penalty if is_zero(one.adversarial) else penalty + one.adversarial * loss
-            statistics = statistics | {f"penalty/{one.name}": penalty}
+        for regularizer in self.by_hook["penalize_features"]:
+            penalty = regularizer.penalize_features(wanted, features).value
+            loss = penalty if is_zero(regularizer.adversarial) else penalty + regularizer.adversarial * loss
+            statistics = statistics | {f"penalty/{regularizer.name}": penalty}
         return loss, statistics
 
     def outputs(self, discriminator: nn.Module, real: Batch, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,8 +142,8 @@ class Losses:
     def disturb(self, x: Tensor) -> Tensor:
         """Return `x` [B, …] as it is shown to D: augmented, then as the regularizers disturb it."""
         x = self.augment(x)
-        for one in self.by_hook["disturb"]:
-            x = one.disturb(x, self.part)
+        for regularizer in self.by_hook["disturb"]:
+            x = regularizer.disturb(x, self.part)
         return x
 
     def augment(self, x: Tensor) -> Tensor:
@@ -179,11 +183,11 @@ class Losses:
 
         penalties = []
         with torch.autocast(fake.device.type, enabled=False):
-            for one in self.by_hook["penalty"]:
-                if one.name not in skipped:
-                    with evaluation_mode(discriminator) if one.needs_fixed_network else nullcontext():
-                        outputs = outputs_of if one.needs_fixed_network else outputs_of_augmented
-                        penalties.append((one, one.penalty(outputs, real.images, fake, self.part)))
+            for regularizer in self.by_hook["penalty"]:
+                if regularizer.name not in skipped:
+                    with evaluation_mode(discriminator) if regularizer.needs_fixed_network else nullcontext():
+                        outputs = outputs_of if regularizer.needs_fixed_network else outputs_of_augmented
+                        penalties.append((regularizer, regularizer.penalty(outputs, real.images, fake, self.part)))
         if skipped and not penalties:
             nothing = torch.zeros((), device=fake.device)
             return nothing, {"loss/penalty": nothing}
@@ -194,18 +198,18 @@ class Losses:
         total: Tensor | None = None
         statistics: Statistics = {}
         are_several = len(self.by_hook["penalty"]) + len(self.by_hook["penalize_outputs"]) > 1
-        for one, penalty in penalties:
-            value = penalty.value if one.every == 1 else one.every * penalty.value
+        for regularizer, penalty in penalties:
+            value = penalty.value if regularizer.every == 1 else regularizer.every * penalty.value
             total = value if total is None else total + value
             if are_several:
-                statistics[f"penalty/{one.name}"] = value
+                statistics[f"penalty/{regularizer.name}"] = value
             if penalty.gradient_rms is not None:
-                prefix = "" if len(self.by_hook["penalty"]) == 1 else f"{one.name}_"
+                prefix = "" if len(self.by_hook["penalty"]) == 1 else f"{regularizer.name}_"
                 statistics[f"penalty/{prefix}gradient_rms"] = penalty.gradient_rms
         return None if total is None else (total, {"loss/penalty": total} | statistics)
 
     @torch.no_grad()
     def constrain(self, discriminator: nn.Module) -> None:
         """Change D's parameters after its update, as the regularizers ask."""
-        for one in self.by_hook["constrain"]:
-            one.constrain(list(discriminator.parameters()))
+        for regularizer in self.by_hook["constrain"]:
+            regularizer.constrain(list(discriminator.parameters()))

@@ -113,8 +113,8 @@ class TrainingSetup:
             for player, own in self.optimizer_ramps.items()
             for key, ramp in own.items()
         }
-        for one in self.regularizers:
-            found |= {f"regularizer.{one.name}.{key}": ramp for key, ramp in find_ramps(one).items()}
+        for regularizer in self.regularizers:
+            found |= {f"regularizer.{regularizer.name}.{key}": ramp for key, ramp in find_ramps(regularizer).items()}
         found |= find_ramps(self.schedule)
         if isinstance(self.schedule.ema, HalfLife):
             found |= {f"ema.{key}": ramp for key, ramp in find_ramps(self.schedule.ema).items()}

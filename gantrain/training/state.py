@@ -235,7 +235,7 @@ def create_regularizer_states(
     regularizers: Iterable[Regularizer | Augmentation], device: torch.device | str = "cpu"
 ) -> dict[str, dict[str, Tensor]]:
     """Return the tensors on `device` of those regularizers and augmentations that have a state, by their names."""
-    states = {one.name: one.create_state() for one in regularizers}
+    states = {item.name: item.create_state() for item in regularizers}
     return {name: {key: tensor.to(device) for key, tensor in state.items()} for name, state in states.items() if state}
 
 
