@@ -1089,6 +1089,12 @@ def test_links_between_folders_are_not_followed(tmp_path: Path) -> None:
         (".hydra/config.yaml", "- " * 10_000),
         (".hydra/config.yaml", f"0x{'f' * 20_000}: 1"),
         (".hydra/config.yaml", "\0"),
+        (".hydra/config.yaml", "a: !!int ''"),
+        (".hydra/config.yaml", "a: !!float ''"),
+        (".hydra/config.yaml", "a: !!bool x"),
+        (".hydra/config.yaml", "a: !!timestamp x"),
+        (".hydra/config.yaml", f"a: !!set {{? 0x{'f' * 20_000}}}"),
+        (".hydra/config.yaml", f"a: 1{':00' * 400}.5"),  # a number to the base 60
     ],
 )
 def test_a_damaged_run_is_named_and_the_others_are_compared(name: str, text: str, tmp_path: Path) -> None:

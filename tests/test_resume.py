@@ -411,7 +411,10 @@ def test_a_config_that_no_run_has_is_refused(spoil, whole, tmp_path, capsys):
     assert ("no dataset" if spoil == "lacks dataset" else "nested more than") in message
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "dataset: 3"])
+BAD_VALUES = ["a: !!int ''", "a: !!bool x", "a: !!timestamp x", f"a: 1{':00' * 400}.5"]
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "dataset: 3", *BAD_VALUES])
 def test_a_damaged_config_of_the_folder_is_made_anew(text, stopped, capsys):
     config = stopped / ".hydra/config.yaml"
     before = config.read_bytes()

@@ -204,6 +204,10 @@ HOSTILE = {
     "a bomb": "a: &a [1,1,1,1,1,1,1,1]\n"
     + "".join(f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n" for m, n in zip("abcdefg", "bcdefgh", strict=True)),
     "an object of Python": "hydra: !!python/object/apply:os.system ['touch touched']",
+    "an empty number": "hydra: !!int ''",
+    "a number that is none": "hydra: !!int x",
+    "a date that is none": "hydra: 2001-02-30",
+    "a number to the base 60": f"hydra: 1{':00' * 400}.5",
 }
 # Overrides of Hydra's own that nobody may send.
 NOT_FROM_A_FILE = {

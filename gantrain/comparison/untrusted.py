@@ -58,10 +58,11 @@ def read_yaml(folder: Path, name: str) -> Iterator[tuple[str, Any]]:
         text = (read_file(folder, name) or b"").decode()
         if text.count("[") + text.count("{") > MOST_BRACKETS:
             raise DataError(f"{name} has more than {MOST_BRACKETS:,} brackets")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise DataError(f"{name} has aliases, which gantrain never writes")
+        # PyYAML raises errors of many kinds for a value that is not what its tag says.
+        if any(isinstance(e, yaml.AliasEvent) or getattr(e, "tag", None) for e in yaml.parse(text, yaml.SafeLoader)):
+            raise DataError(f"{name} has aliases or tags, which gantrain never writes")
         yield from iterate_leaves(yaml.safe_load(text) or {})
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OverflowError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{name} is not YAML: {clean_text(str(error))}") from error
 
 

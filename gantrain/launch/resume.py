@@ -37,7 +37,10 @@ NAMED_GROUPS = ("dataset", "disc_div", "gen_div")
 SECTIONS = ("dataset", "architecture", "disc_div", "gen_div", "optimizer", "latent", "train")
 
 # What reading a document that is no config of a run raises.
-CONFIG_ERRORS = (GantrainError, OmegaConfBaseException, RecursionError, TypeError, ValueError, yaml.YAMLError)
+CONFIG_ERRORS = (
+    *(AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError),
+    *(GantrainError, OmegaConfBaseException, yaml.YAMLError),
+)
 
 # What may differ from the checkpoint's config: where and how long, never what is trained.
 CHANGEABLE_KEYS = (

@@ -92,7 +92,7 @@ def read_command_file(path: Path, root: Path) -> Command:
         values: dict[str, Any] = {one.key: one.override.value() for one in parse(hydra)}
         paths = map(str, values.get(SEARCH_PATH, ()))
         config_dir = next((path.removeprefix(scheme) for path in paths if scheme in path), None)
-    except (AttributeError, ConfigError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (AttributeError, ConfigError, LookupError, OverflowError, TypeError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} does not hold a command of train: {one_line(str(error))}") from error
     hydra = [text for text in hydra if key_of(text) not in (*OWN, SEARCH_PATH)]
     return Command(task, hydra, params, config_dir)
