@@ -449,6 +449,34 @@ def test_another_dataset_json_is_named(tmp_path: Path, text: str) -> None:
         data.load("folder", path=tmp_path, size=4)
 
 
+def alter(path: Path, start: bytes, offset: int, new: bytes) -> None:
+    """Write bytes into a file, so many bytes after the last place where it has `start`."""
+    content = bytearray(path.read_bytes())
+    place = content.rindex(start) + offset
+    content[place : place + len(new)] = new
+    path.write_bytes(content)
+
+
+def test_a_damaged_listing_in_a_zip_is_named(tmp_path: Path) -> None:
+    for method, new in ((zipfile.ZIP_STORED, b"\1"), (zipfile.ZIP_DEFLATED, b"\xff" * 9)):  # checksum, and deflate
+        path = zipped(filled(tmp_path / "in", {"a": 2}), tmp_path / "in.zip")
+        with zipfile.ZipFile(path, "a", method) as archive:
+            archive.writestr("dataset.json", '{"labels": null}')
+        alter(path, b"PK\3\4", 30 + len("dataset.json"), new)
+        with pytest.raises(DataError, match=r"dataset\.json cannot be read: .* repair or remove it"):
+            data.load("folder", path=path, size=4)
+        assert data.load("folder", path=path, size=4, labels="none").size == 2
+
+
+@pytest.mark.parametrize(("offset", "new"), [(46, b"\xff"), (28, b"\0\0\0\0\6\0")], ids=["no text", "no name"])
+def test_a_zip_with_a_damaged_name_is_named(tmp_path: Path, offset: int, new: bytes) -> None:
+    with zipfile.ZipFile(path := tmp_path / "in.zip", "w") as archive:
+        archive.writestr("é.png", b"x")  # whose 6 bytes can become a comment, so that no name is left
+    alter(path, b"PK\1\2", offset, new)
+    with pytest.raises(DataError, match=r"in\.zip cannot be read as a folder of images"):
+        data.load("folder", path=path, size=4)
+
+
 def test_the_fingerprint_follows_the_content(photographs: Path) -> None:
     before = data.load("folder", path=photographs, size=8).fingerprint
     write_image(photographs / "class0" / "0.png", pixels(8, 8, 3, seed=99))

@@ -20,7 +20,7 @@ from gantrain.data.decoding import CROP, Allocate, File, ImageInfo, allocate_mem
 from gantrain.data.images import Labels, Splits, check_distinct
 from gantrain.data.labels import AUTO, LISTING, find_splits, label_images
 from gantrain.data.levels import Limits, check_depth, describe_darkness
-from gantrain.errors import DataError
+from gantrain.errors import DataError, GantrainError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,9 @@ def image_files(path: Path) -> list[File]:
         if not path.exists():
             raise DataError(f"{path} does not exist; dataset.path must be a folder of images or a .zip of them")
         files = list(_walk_folder(path) if path.is_dir() else _open_zip(path))
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+    except Exception as error:  # damaged zips raise many kinds
+        if isinstance(error, GantrainError) or is_out_of_memory(error):
+            raise
         raise DataError(f"{path} cannot be read as a folder of images or a .zip of them: {error}") from error
     return sorted(files, key=lambda file: os.fsencode(file.name))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.console import one_line
 from gantrain.data.images import Labels
-from gantrain.errors import DataError
+from gantrain.errors import DataError, is_out_of_memory
 
 if TYPE_CHECKING:
     from gantrain.data.decoding import File
@@ -117,12 +117,13 @@ def is_numbering(counts: Mapping[str, int]) -> bool:
 def read_listings(files: Iterable[File]) -> dict[str, int]:
     """Return the class of each image that the files `dataset.json` name; paths in them begin at their own folder.
 
-    Raises DataError for a file that has no such form.
+    Raises DataError for a file that cannot be read or has no such form.
     """
     classes: dict[str, int] = {}
     for file in files:
+        content = _read_listing(file)
         try:
-            entries = json.loads(file.read())["labels"] or []
+            entries = json.loads(content)["labels"] or []
             parent = PurePosixPath(file.name).parent
             classes |= {(parent / name).as_posix(): label for name, label in entries}
             if any(type(label) is not int for label in classes.values()):
@@ -133,6 +134,15 @@ def read_listings(files: Iterable[File]) -> dict[str, int]:
                 "tools; remove it from the images"
             ) from error
     return classes
+
+
+def _read_listing(file: File) -> bytes:
+    try:
+        return file.read()
+    except Exception as error:  # a damaged member of a zip can raise anything
+        if is_out_of_memory(error):
+            raise
+        raise DataError(f"{one_line(file.name)} cannot be read: {one_line(str(error))}; repair or remove it") from error
 
 
 def label_by_listing(names: Sequence[str], listing: Mapping[str, int]) -> tuple[Labels, str]:
