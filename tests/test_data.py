@@ -432,6 +432,10 @@ def test_the_labels_of_stylegans_dataset_json_are_read(tmp_path: Path, capsys: p
     capsys.readouterr()
     assert data.load("folder", path=root, size=4, held_out=0).labels().train.tolist().count(-1) == 2
     assert "2 images have no class in dataset.json" in capsys.readouterr().out
+    listing.write_text(json.dumps({"labels": [[name, index - 1] for index, name in enumerate(names[:6])]}))
+    labels = data.load("folder", path=root, size=4, held_out=0).labels()
+    assert (labels.classes, labels.train.tolist().count(-1)) == (("0", "1", "2", "3", "4"), 3), "-1 is no class"
+    assert "3 images have no class in dataset.json" in capsys.readouterr().out
     listing.write_text('{"labels": null}')
     assert data.load("folder", path=root, size=4).labels() is None
 
@@ -444,9 +448,10 @@ def test_another_dataset_json_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataError, match=r"dataset\.json is not of the form .* remove it"):
         data.load("folder", path=tmp_path, size=4)
     assert data.load("folder", path=tmp_path, size=4, labels="none").size == 2
-    (tmp_path / "dataset.json").write_text('{"labels": [["other.png", 1]]}')
-    with pytest.raises(DataError, match="names none of the 2 images"):
-        data.load("folder", path=tmp_path, size=4)
+    for entries in ('["other.png", 1]', '["a/0.png", -1], ["a/1.png", -1]'):
+        (tmp_path / "dataset.json").write_text(f'{{"labels": [{entries}]}}')
+        with pytest.raises(DataError, match="names none of the 2 images"):
+            data.load("folder", path=tmp_path, size=4)
 
 
 def alter(path: Path, start: bytes, offset: int, new: bytes) -> None:

@@ -146,17 +146,20 @@ def _read_listing(file: File) -> bytes:
 
 
 def label_by_listing(names: Sequence[str], listing: Mapping[str, int]) -> tuple[Labels, str]:
-    """Return the classes of images from `read_listings`, −1 for those that it does not name.
+    """Return the classes of images from `read_listings`, −1 for those that it does not name or gives a number below 0.
 
     Raises DataError if it names none.
     """
     import torch
 
     found = [listing.get(name, -1) for name in names]
-    missing = sum(name not in listing for name in names)
+    missing = sum(label < 0 for label in found)
     if missing == len(names):
-        raise DataError(f"{LISTING} names none of the {len(names):,} images; paths in it begin at its own folder")
-    classes = sorted({label for name, label in zip(names, found, strict=True) if name in listing})
+        raise DataError(
+            f"{LISTING} names none of the {len(names):,} images with a class of 0 or more; "
+            "paths in it begin at its own folder"
+        )
+    classes = sorted({label for label in found if label >= 0})
     numbers = {label: number for number, label in enumerate(classes)}
     labels = Labels(tuple(map(str, classes)), torch.tensor([numbers.get(label, -1) for label in found]))
     return labels, f"{missing:,} images have no class in {LISTING}" if missing else ""
