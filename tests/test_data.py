@@ -716,6 +716,7 @@ def write_refused(folder_path: Path) -> None:
     np.savez(folder_path / "none.npz")
     np.save(folder_path / "shape.npy", np.zeros((4, 8, 8, 8), np.uint8))
     np.save(folder_path / "empty.npy", np.zeros((0, 8, 8), np.uint8))
+    np.save(folder_path / "number.npy", np.float64(3))
     np.save(folder_path / "nan.npy", np.full((4, 8, 8), np.nan))
     np.save(folder_path / "signed.npy", GREY.astype(np.int16) - 100)
     np.save(folder_path / "complex.npy", GREY * 1j)
@@ -739,6 +740,7 @@ REFUSED = {
     "none.npz": "holds nothing",
     "shape.npy": r"uint8 \[4, 8, 8, 8\]; images \[N, C, H, W\]",
     "empty.npy": r"uint8 \[0, 8, 8\]",
+    "number.npy": r"float64 \[\]; images",
     "nan.npy": "not finite",
     "signed.npy": r"values from −100 .*dataset\.range=auto",
     "complex.npy": "complex128",
@@ -762,7 +764,9 @@ REFUSED = {
 def test_an_array_that_cannot_be_trained_on_is_named(tmp_path: Path, name: str) -> None:
     write_refused(tmp_path)
     with pytest.raises(DataError, match=REFUSED[name]) as caught:
-        data.load("array", path=tmp_path / name)
+        settings = data.DatasetSettings("array", path=tmp_path / name)
+        assert settings.shapes
+        data.load_dataset(settings)
     assert name.split(":")[0] in str(caught.value)
 
 

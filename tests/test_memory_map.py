@@ -24,7 +24,7 @@ from gantrain import data
 from gantrain.data import decoding, memory_map
 from gantrain.devices import list_group_memory
 from gantrain.distributed import Part
-from gantrain.errors import ConfigError, StorageError
+from gantrain.errors import ConfigError, DataError, StorageError
 
 SIDE = 8
 SMALL = ["train.batch_size=20", "train.report_every_images=40", "train.held_out_images=10", "dataset.size=8"]
@@ -353,6 +353,12 @@ def test_a_file_is_for_images(tmp_path: Path) -> None:
     np.save(tmp_path / "points.npy", np.zeros((9, 2)))
     with pytest.raises(ConfigError, match=r"points\.npy holds points"):
         data.load("array", path=tmp_path / "points.npy", resident="memory_map")
+    np.save(tmp_path / "empty.npy", np.zeros((0, 3, 8, 8)))
+    with pytest.raises(DataError, match=r"empty\.npy holds float64 \[0, 3, 8, 8\]"):
+        data.load("array", path=tmp_path / "empty.npy", resident="memory_map")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="holds no files"):
+        data.load("folder", path=tmp_path / "none", resident="memory_map")
 
 
 LIMITED = """

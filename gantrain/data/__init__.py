@@ -266,7 +266,7 @@ def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[Loade
         return splits, choose_held_out(splits, settings.held_out)
 
     if residence == memory_map.MEMORY_MAP:
-        if source.survey and not count:
+        if source.survey and len(settings.shapes[0]) == 1:
             raise ConfigError(f"dataset.resident={residence} is for images, and {path} holds points")
         key = (settings.name, path.resolve(), size, settings.held_out, settings.on_bad, *options.values())
         file = memory_map.MemoryMap(settings.name, key, files)

@@ -190,7 +190,7 @@ def _unpack(path: Path, name: str, allocate: Allocate) -> np.ndarray:
 def find_dimensions(path: Path) -> int:
     """Return d if an array is of points `[N, d]`, else 0, without reading all of it. Raises as `load_array`."""
     shape = _find_shape(path)
-    return (*shape, 1)[1] if len(shape) <= 2 else 0
+    return (*shape, 1, 1)[1] if len(shape) <= 2 else 0
 
 
 def _find_shape(path: Path) -> Shape:
