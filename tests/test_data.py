@@ -20,6 +20,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -725,6 +726,12 @@ def write_refused(folder_path: Path) -> None:
     np.savez(folder_path / "code.npz", np.array([{}], dtype=object), allow_pickle=True)
     (folder_path / "cut.npy").write_bytes((folder_path / "signed.npy").read_bytes()[:-9])
     (folder_path / "cut.npz").write_bytes((folder_path / "two.npz").read_bytes()[:-9])
+    header = io.BytesIO()
+    huge = {"descr": "<f8", "fortran_order": False, "shape": (10, 10**6, 10**6, 3)}
+    np.lib.format.write_array_header_1_0(header, huge)
+    (folder_path / "huge.npy").write_bytes(header.getvalue() + bytes(99))
+    with zipfile.ZipFile(folder_path / "huge.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + bytes(99))
     (folder_path / "words.csv").write_text("x,y\n1,two\n")
     (folder_path / "ragged.csv").write_text("1,2\n1,2,3\n")
     for name in ("data.mat", "empty.csv", "images.zip"):
@@ -749,6 +756,8 @@ REFUSED = {
     "code.npz": "no array that can be read",
     "cut.npy": "no array that can be read",
     "cut.npz": "no array that can be read",
+    "huge.npy": "says that 240,000,000,000,000 bytes follow, and 99 do",
+    "huge.npz": "says that 240,000,000,000,000 bytes follow, and 99 do",
     "words.csv": "must hold numbers",
     "ragged.csv": "must hold numbers",
     "data.mat": r"give a \.npy, \.npz or \.csv file",
@@ -763,9 +772,10 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_array_that_cannot_be_trained_on_is_named(tmp_path: Path, name: str) -> None:
     write_refused(tmp_path)
+    settings = data.DatasetSettings("array", path=tmp_path / name)
+    with suppress(DataError):
+        assert settings.shapes  # which a run asks for first
     with pytest.raises(DataError, match=REFUSED[name]) as caught:
-        settings = data.DatasetSettings("array", path=tmp_path / name)
-        assert settings.shapes
         data.load_dataset(settings)
     assert name.split(":")[0] in str(caught.value)
 

@@ -356,6 +356,10 @@ def test_a_file_is_for_images(tmp_path: Path) -> None:
     np.save(tmp_path / "empty.npy", np.zeros((0, 3, 8, 8)))
     with pytest.raises(DataError, match=r"empty\.npy holds float64 \[0, 3, 8, 8\]"):
         data.load("array", path=tmp_path / "empty.npy", resident="memory_map")
+    with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive, archive.open("images.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (9, 3, 8, 8)})
+    with pytest.raises(DataError, match=r"short\.npz is no array that can be read.* says that 6,912 bytes follow"):
+        data.load("array", path=tmp_path / "short.npz", resident="memory_map")
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="holds no files"):
         data.load("folder", path=tmp_path / "none", resident="memory_map")

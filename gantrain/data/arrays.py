@@ -175,7 +175,7 @@ def _unpack(path: Path, name: str, allocate: Allocate) -> np.ndarray:
     """Return an array of a .npz file, unpacked into what `allocate` makes."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as opened:
         member: Any = opened
-        shape, is_fortran, dtype = _read_header(member)
+        shape, is_fortran, dtype = _read_header(member, archive.getinfo(member.name).file_size)
         if dtype.hasobject:
             raise DataError(f"{path} holds {dtype} {list(shape)}; numbers are needed")
         content = allocate((math.prod(shape) * dtype.itemsize,), None)
@@ -242,17 +242,27 @@ def read_shapes(path: Path) -> dict[str, Shape]:
     """Return the shape of the array in a .npy file, or of each in a .npz file by name, without reading them."""
     if path.suffix == ".npy":
         with path.open("rb") as file:
-            return {"": _read_header(file)[0]}
+            return {"": _read_header(file, path.stat().st_size)[0]}
     with zipfile.ZipFile(path) as archive:
-        return {name.removesuffix(".npy"): _read_header(archive.open(name))[0] for name in archive.namelist()}
+        return {
+            member.filename.removesuffix(".npy"): _read_header(archive.open(member), member.file_size)[0]
+            for member in archive.infolist()
+        }
 
 
-def _read_header(file: Any) -> tuple[Shape, bool, np.dtype]:
-    """Return the shape of an array in a file, whether the first index runs fastest, and the type of its numbers."""
+def _read_header(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
+    """Return the shape of an array in a file, whether the first index runs fastest, and the type of its numbers.
+
+    Raises ValueError if the file, of `size` bytes, is too short for it: memory would be allocated for what it says.
+    """
     from numpy.lib import format
 
     reader = format.read_array_header_1_0 if format.read_magic(file) == (1, 0) else format.read_array_header_2_0
-    return reader(file)
+    shape, is_fortran, dtype = reader(file)
+    needed, rest = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if needed > rest and not dtype.hasobject:  # objects are stored as a pickle
+        raise ValueError(f"its header says that {needed:,} bytes follow, and {rest:,} do")
+    return shape, is_fortran, dtype
 
 
 def choose_array(path: Path, name: str, shapes: Mapping[str, Shape], kinds: Sequence[Callable[[Shape], bool]]) -> str:
