@@ -206,6 +206,13 @@ def test_the_nearest_images_equal_brute_force() -> None:
     assert np.array_equal(np.take_along_axis(squares, found, 1), np.sort(squares, axis=1)[:, :4])
 
 
+def test_an_exact_copy_is_nearer_than_near_copies() -> None:
+    image = torch.randint(128, 255, (3 * 64 * 64,), generator=torch.Generator().manual_seed(0)).byte()
+    among = image.repeat(200, 1)
+    among[torch.arange(199), torch.arange(199)] += 1
+    assert distances.find_nearest(image[None], among, 1).tolist() == [[199]]
+
+
 # Classes
 
 
