@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from scipy import linalg, special, stats
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gantrain import data
 from gantrain.console import no_progress
@@ -172,6 +174,33 @@ def test_without_a_duplicate_the_support_is_at_least_the_number_of_pairs() -> No
     random = torch.Generator().manual_seed(0)
     real, samples = torch.randint(0, 256, (2, 40, 64), generator=random, dtype=torch.uint8)
     assert distances.support_size(samples, real)[0] == 40 * 39 / 2
+
+
+class CopyCounter(TorchDispatchMode):
+    """Counts the float64 tensors of a shape that are made, apart from views and results in place."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and (found.shape, found.dtype) == (self.shape, torch.float64):
+            given = {each.untyped_storage().data_ptr() for each in args if isinstance(each, torch.Tensor)}
+            self.count += found.untyped_storage().data_ptr() not in given
+        return found
+
+
+def test_the_support_size_needs_one_copy_of_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, in which 8-bit images are eight times as large."""
+    monkeypatch.setattr(distances, "BLOCK", 16)
+    real, samples = torch.randint(0, 256, (2, 64, 128), generator=torch.Generator().manual_seed(0)).byte()
+    before = real.clone(), samples.clone()
+    with CopyCounter((64, 128)) as copies:
+        distances.support_size(samples, real)
+    assert copies.count == 2
+    assert torch.equal(real, before[0])
+    assert torch.equal(samples, before[1])
 
 
 @pytest.mark.parametrize("different", [1, 4, 200])

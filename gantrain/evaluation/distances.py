@@ -75,20 +75,27 @@ def iterate_squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Ten
     They are ‖x‖² + ‖y‖² − 2 x·y, many times faster than from differences and with a rounding error of some 1e-15 of the
     largest ‖x‖² or ‖y‖². So that this is small, and for a tolerance, x and y come from `centre_points`.
     """
-    norms = y.square().sum(1)
+    norms = squared_norms(y)
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)
-        squared = torch.addmm(norms, x[rows], y.T, alpha=-2).add_(x[rows].square().sum(1, keepdim=True)).clamp_(min=0)
+        squared = torch.addmm(norms, x[rows], y.T, alpha=-2).add_(squared_norms(x[rows])[:, None]).clamp_(min=0)
         if x is y:
             squared[:, rows].fill_diagonal_(0)
         yield rows, squared
 
 
 def centre_points(*sets: Tensor) -> tuple[list[Tensor], float]:
-    """Return sets of points `[N, F]` around the mean of the first, in float64, and by how much ties differ."""
-    centre = sets[0].double().mean(0)
-    centred = [points.double() - centre for points in sets]
-    return centred, TIE * max(float(points.square().sum(1).max()) for points in centred)
+    """Return the sets minus the mean of the first, in float64, and the tolerance within which two squared distances
+    count as equal.
+    """
+    centre = sets[0].mean(0, dtype=torch.float64)
+    centred = [points.to(torch.float64, copy=True).sub_(centre) for points in sets]
+    return centred, TIE * max(float(squared_norms(points).max()) for points in centred)
+
+
+def squared_norms(points: Tensor) -> Tensor:
+    """Return the squared norms of the rows of `[N, F]`, without the copy in memory that squares would be: `[N]`."""
+    return torch.einsum("nf,nf->n", points, points)
 
 
 class PRDC(NamedTuple):
@@ -111,8 +118,8 @@ def compute_prdc(real: Tensor, samples: Tensor) -> PRDC:
       from one distribution, and more if samples crowd; coverage: the share of B₅(real) that hold a sample
       (Naeem et al. 2020, arXiv 2002.09797).
     """
-    (real, samples), tie = centre_points(real, samples)
-    real_radii, sample_radii = (squared_neighbour_distances(points) + tie for points in (real, samples))
+    (real, samples), tolerance = centre_points(real, samples)
+    real_radii, sample_radii = (squared_neighbour_distances(points) + tolerance for points in (real, samples))
     ball_counts = torch.zeros(len(samples))
     precise = torch.zeros(len(samples), dtype=torch.bool)
     recalled, covered = (torch.zeros(len(real), dtype=torch.bool) for _ in range(2))
@@ -148,7 +155,8 @@ def mean_distance(points: Tensor) -> float:
 
 
 def support_size(samples: Tensor, real: Tensor) -> tuple[float, float]:
-    """Return how many different samples there are if all are equally likely, and the ratio to that of real images.
+    """Estimate the number of distinct images that the generator can make, and its ratio to the same estimate for real
+    images.
 
     n draws from S equally likely ones hold n(n − 1)/2S equal pairs on average, the birthday paradox (Arora and Zhang
     2017, arXiv 1706.08224, who judged by eye), so that S is all pairs by those that are duplicates. Here a pair is a
@@ -156,9 +164,9 @@ def support_size(samples: Tensor, real: Tensor) -> tuple[float, float]:
     number of pairs is a lower bound. The same estimate of the real images, which should be as many as the samples, is
     what the ratio is to. Images, samples `[M, P]` and real `[N, P]`, are given by their 8-bit pixels.
     """
-    (real, samples), tie = centre_points(real, samples)
-    nearest = torch.cat([rows.topk(2, largest=False).values[:, 1] for _, rows in iterate_squared_distances(real, real)])
-    threshold = nearest.quantile(DUPLICATE_SHARE) + tie
+    (real, samples), tolerance = centre_points(real, samples)
+    nearest = squared_neighbour_distances(real)[:, 0]
+    threshold = nearest.quantile(DUPLICATE_SHARE) + tolerance
 
     def estimate_size(images: Tensor, count: int) -> float:
         pairs = sum(int((rows <= threshold).sum()) for _, rows in iterate_squared_distances(images, images))
