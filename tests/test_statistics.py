@@ -143,6 +143,21 @@ def test_a_failure_ranks_below_every_number(
     assert found.low is found.high is found.estimate is None
 
 
+@pytest.mark.parametrize("count", [6, 7, 9, 12])
+def test_the_signed_rank_test_is_exact_with_ties(count: int) -> None:
+    random = np.random.default_rng(count)
+    for changes in random.integers(-3, 5, (9, count)).astype(float):
+        found = statistics.rank_differences(measure([1.0], [0.0]), list(changes))
+        assert found.p == pytest.approx(enumerate_signed_ranks(changes) if changes.any() else 1)
+
+
+@pytest.mark.parametrize("count", range(13, 51))
+def test_the_signed_rank_test_of_many_seeds_is_scipys_exact_one(count: int) -> None:
+    changes = np.random.default_rng(count).normal(0.5, 1, count)
+    found = statistics.rank_differences(measure([1.0], [0.0]), list(changes))
+    assert found.p == pytest.approx(stats.wilcoxon(changes, method="exact").pvalue, rel=1e-9)
+
+
 def test_of_a_metric_that_should_be_low_a_failure_is_the_worst_too() -> None:
     found = measure([FAILED, 1, 1, 1, 1, 1, 1], [5, 2, 3, 4, 5, 6, 7], FID)
     assert found.p == pytest.approx(enumerate_signed_ranks([-9, 1, 2, 3, 4, 5, 6]))

@@ -23,7 +23,6 @@ from gantrain.evaluation.metrics import better_direction
 
 LEVEL = 0.05
 FEWEST_RANKED = 6  # seeds of a signed-rank test: the smallest p-value of five is 2/2⁵ > LEVEL
-EXACT_PAIRS = 12  # of which the signed-rank test compares all signs; the sum of more ranks is nearly normal
 MOST_MORE_SEEDS = 100
 PAIRED_T, SIGNED_RANK, PAGE = "paired t", "signed-rank", "Page"
 BETTER, WORSE, NOT_DECIDABLE = "better", "worse", "not decidable"
@@ -225,19 +224,20 @@ def subtract_with_failures(pairs: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def rank_differences(found: Difference, changes: Sequence[float]) -> Difference:
-    """Return a finding with the p-value of the signed-rank test; exact of at most `EXACT_PAIRS`, also with ties."""
+    """Return a finding with the exact p-value of the signed-rank test, also with ties."""
     import numpy as np
-    from scipy.stats import permutation_test, rankdata, wilcoxon
+    from scipy.stats import rankdata
 
     if len(changes) < FEWEST_RANKED:
         return found
     nonzero = np.array([change for change in changes if change])
-    ranks, p = np.sign(nonzero) * rankdata(abs(nonzero)), 1.0
-    if len(nonzero) > EXACT_PAIRS:
-        p = float(wilcoxon(nonzero, method="asymptotic").pvalue)
-    elif len(nonzero) > 1:  # much faster than wilcoxon(method=PermutationMethod())
-        p = float(permutation_test((ranks,), np.sum, permutation_type="samples", vectorized=True).pvalue)
-    return replace(found, test=SIGNED_RANK, p=p, improves=bool(ranks.sum() > 0))
+    steps = (2 * rankdata(abs(nonzero))).astype(int)  # twice the ranks: whole numbers, also with ties
+    shares = np.ones(1)  # of the sign patterns, by the sum of the steps that are positive
+    for step in steps:
+        shares = (np.pad(shares, (0, step)) + np.pad(shares, (step, 0))) / 2
+    up = steps[nonzero > 0].sum()
+    p = min(1.0, 2 * float(min(shares[: up + 1].sum(), shares[up:].sum())))
+    return replace(found, test=SIGNED_RANK, p=p, improves=bool(2 * up > steps.sum()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
