@@ -1127,6 +1127,18 @@ def test_odd_values_are_no_numbers(tmp_path: Path) -> None:
     assert "many" not in page_of(run).text
 
 
+def test_the_names_of_metrics_are_cleaned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned: list[str] = []
+    monkeypatch.setattr("gantrain.comparison.untrusted.printable", lambda text: cleaned.append(text) or text)
+    names = [f"bound/\x1b{number}" for number in range(500)]
+    run = make_run(tmp_path / "run")
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"images": i} | dict.fromkeys(names, i)) + "\n" for i in (1, 2))
+    )
+    assert len(read_run(run).reports) == 2
+    assert all(cleaned.count(name) == 1 for name in names)
+
+
 def test_numbers_of_any_size_are_drawn(tmp_path: Path) -> None:
     for seed, size in enumerate((1e100, -1e100, 1e-100, 0.0)):
         make_run(tmp_path / f"{seed}", {"seed": seed}, {"bound/gan": size}, {"metrics": {"diversity/recall": size}})

@@ -6,6 +6,7 @@ only. Control characters are removed from every text, and long texts are cut.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
@@ -109,13 +110,20 @@ def finite_number(value: Any) -> float | None:
 def finite_numbers(values: Any) -> dict[str, float]:
     """Return the finite numbers of a mapping by their names; nothing for another value."""
     items = values.items() if isinstance(values, dict) else ()
-    return {clean_text(name): number for name, value in items if (number := finite_number(value)) is not None}
+    return {
+        clean_name(name[: LONGEST_TEXT + 1]): number  # cut, so that what is cached is small
+        for name, value in items
+        if (number := finite_number(value)) is not None
+    }
 
 
 def clean_text(value: Any) -> str:
     """Return a text on one line, without control characters and cut to `LONGEST_TEXT`; empty if it is not a text."""
     text = " ".join(printable(value).split()) if isinstance(value, str) else ""
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+clean_name = functools.lru_cache(4096)(clean_text)  # for names of metrics, which are the same in all reports
 
 
 def format_setting(value: Any) -> str:
