@@ -271,6 +271,8 @@ def test_a_mixture_on_the_line_knows_its_moments_and_masses() -> None:
     assert mixture.mean == pytest.approx(draws.mean().item(), abs=0.02)
     assert mixture.std == pytest.approx(draws.std().item(), rel=0.01)
     assert mixture.mass(-1, 2) == pytest.approx(((draws > -1) & (draws < 2)).double().mean().item(), abs=0.01)
+    exact = np.dot([0.25, 0.5, 0.25], np.subtract(*(stats.norm.cdf(x, [-1, 0, 3], [0.5, 1, 2]) for x in (2, -1))))
+    assert mixture.mass(-1, 2) == pytest.approx(exact, abs=1e-15)
     unit = mixture.rescaled(mixture.mean, mixture.std)
     assert (unit.mean, unit.std) == pytest.approx((0, 1))
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)

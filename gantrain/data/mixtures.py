@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain.data.images import Batch
@@ -56,12 +57,8 @@ class Mixture(NamedTuple):
 
     def mass(self, low: float, high: float) -> float:
         """Return P(low < x < high)."""
-
-        def below(x: float, mean: float, std: float) -> float:
-            return math.erfc((mean - x) / (std * math.sqrt(2))) / 2
-
-        components = zip(self.weights, self.line_means, self.stds, strict=True)
-        return math.fsum(w * (below(high, m, s) - below(low, m, s)) for w, m, s in components)
+        components = zip(self.weights, map(NormalDist, self.line_means, self.stds), strict=True)
+        return math.fsum(weight * (normal.cdf(high) - normal.cdf(low)) for weight, normal in components)
 
     def rescaled(self, shift: float, scale: float) -> Mixture:
         """Return the density of (x − shift) / scale."""
