@@ -31,7 +31,11 @@ class Value(NamedTuple):
 
 
 def average(values: Tensor, k: float = math.nan, power: float = 0.0) -> Value:
-    """Return the mean of values whose square grows like the `power` of weights with Pareto k `k`."""
+    """Return the mean and its standard error.
+
+    The error is inf if `power * k >= 1`: values² grow like w^power, where the weights w have a generalized Pareto tail
+    of shape k.
+    """
     mean = float(values.mean())
     if len(values) < 2:
         return Value(mean, math.nan)

@@ -1,4 +1,4 @@
-"""What the seeds can show: differences of configurations from a baseline, and trends along an ordered setting.
+"""Paired tests of configurations against a baseline, and tests of trends along an ordered setting, over seeds.
 
 Runs of equal seeds are paired. Where all runs of both configurations finished, the difference has the interval and the
 p-value of the paired t test. A run that failed, or whose number is infinite, ranks below all others: where there is

@@ -1,4 +1,4 @@
-"""What the folders of images mean: splits, classes, or nothing.
+"""Splits and class labels from the folder structure of an image data set.
 
 The first level at which the paths of the images differ holds the splits (`train/`, `val/`, `test/`) if it has such
 names, and else the classes; below splits the classes are looked for in the same way. Numbered folders of equal size,

@@ -101,9 +101,10 @@ def list_diagnoses(bounds: Sequence[str], supremum: float) -> list[Diagnosis]:
 
 
 def watch_collapse() -> Callable[[Scalars], bool]:
-    """Return the rule that samples of different latents are nearly equal; it knows the report before.
+    """Return a rule that detects mode collapse. It is stateful: it compares each report with the previous one.
 
-    The samples of an untrained generator are nearly equal too: they move apart from report to report as it learns.
+    Samples of different latents are then nearly equal. Those of an untrained generator are so too, but move apart from
+    report to report as it learns.
     """
     latest = math.nan
 

@@ -98,7 +98,7 @@ def compute_truth(divergence: Divergence, p: Mixture, q: Mixture) -> Truth:
 
 
 def tail_shapes(p: Mixture, q: Mixture) -> tuple[float, float]:
-    """Return Pareto's k of the weights e^−r* on draws of p and of e^r* on draws of q, 0 for a tail without a power.
+    """Return the Pareto shape k of the tail of e^−r* under p, and of e^r* under q; 0 if it is lighter than every power.
 
     E_p[(q/p)^s] is finite for s < 1/k = 1/(1 − σ_p²/σ_q²), with the largest σ of both; E_q[(p/q)^s] alike.
     """
