@@ -39,7 +39,7 @@ from gantrain.objectives.critics import CRITICS
 from gantrain.runs.checkpoints import BEST
 
 JOB = re.compile(r"\d+(-|$)")  # begins the name of a run of a sweep
-MAX_BOUNDS = 4  # in the tables
+MAX_BOUND_COLUMNS = 4  # of a table
 COMMON = "js"  # the divergence whose missed and invented parts all runs report
 WEIGHT_METRICS = tuple(WEIGHTS + name for name in ("beta", "effective_order", "asked_share", "effective_sample_size"))
 MOST_NAMED = 3  # runs in a note
@@ -100,7 +100,7 @@ class Comparison:
     @cached_property
     def columns(self) -> dict[str, list[str]]:
         """Metrics of the tables by group: quality, diversity, training; empty groups are left out."""
-        divergences = self.divergence_patterns("disc_div")[:MAX_BOUNDS]
+        divergences = self.divergence_patterns("disc_div")[:MAX_BOUND_COLUMNS]
         bounds = [f"(training_)?{self.bound_group}/{divergence}" for divergence in divergences]
         groups = {
             "quality": ["quality/.*(?<!_error)"],

@@ -35,7 +35,7 @@ PANEL = (4.2, 2.9)  # inches
 PANEL_COLUMNS = 3
 TITLE_WIDTH = 50  # letters of a panel's title on a line
 PALETTE = (*plotting.PALETTE, "#8c564b", "#7f7f7f")
-MAX_BOUNDS = 6
+MAX_BOUND_CURVES = 6
 MAX_HEATMAPS = 2  # of a group of metrics
 MAX_NUMBERED_COLUMNS = 8  # of a heatmap whose cells have numbers
 MAX_TICKS = 20  # classes with a name and a deviation
@@ -120,7 +120,7 @@ def curve_panels(comparison: Comparison) -> Panels:
         name: sum(len(configuration.curve(name)) > 1 for configuration in comparison.configurations)
         for name in (*losses, *bounds)
     }
-    bounds = sorted(bounds, key=counts.__getitem__, reverse=True)[:MAX_BOUNDS]
+    bounds = sorted(bounds, key=counts.__getitem__, reverse=True)[:MAX_BOUND_CURVES]
     return {name: partial(_draw_curves, comparison, name) for name in (*losses, *bounds) if counts[name]}
 
 
