@@ -675,6 +675,18 @@ def test_images_in_an_array_are_read_in_every_form(tmp_path: Path, name: str) ->
     assert data.load("array", path=tmp_path / "a.npy").shape == (wanted.shape[1], 32, 32)
 
 
+@pytest.mark.parametrize("name", ["A.NPY", "A.NPZ", "A.NPZ:points", "A.CSV"])
+def test_the_suffix_of_an_array_may_be_in_capitals(tmp_path: Path, name: str) -> None:
+    points = np.arange(60.0).reshape(20, 3)
+    np.save(tmp_path / "a.npy", points)
+    np.savez(tmp_path / "a.npz", points=points)
+    np.savetxt(tmp_path / "a.csv", points, delimiter=",")
+    for file in list(tmp_path.iterdir()):
+        file.rename(file.with_name(file.name.upper()))
+    assert data.load("array", path=tmp_path / name).shape == (3,)
+    assert data.DatasetSettings("array", path=tmp_path / name).shapes == ((3,),)
+
+
 def test_an_array_is_fitted_scaled_and_described_like_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ramp = np.linspace(0, 4095, 3 * 16 * 96).reshape(3, 16, 96).astype(np.uint16)
     path = tmp_path / "a.npy"

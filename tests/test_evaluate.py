@@ -306,6 +306,12 @@ def test_an_array_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypa
         stored.read_samples(tmp_path / "a.npz", (1, 8, 8))
 
 
+def test_the_suffix_of_samples_may_be_in_capitals(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((6, 2)))
+    samples = (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+    assert stored.read_samples(samples, (2,)).tolist() == [[1, 1]] * 6
+
+
 def test_a_damaged_sample_is_named_and_never_left_out(gantrain, tmp_path):
     for number in range(30):
         (tmp_path / "samples").mkdir(exist_ok=True)

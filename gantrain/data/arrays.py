@@ -153,17 +153,17 @@ def load_array(path: Path, kinds: Sequence[Callable[[Shape], bool]], allocate: A
     import numpy as np
 
     with _open_errors(path) as (file, name):
-        if allocate is None or file.suffix == ".csv":
+        if allocate is None or file.suffix.lower() == ".csv":
             _check_size(file)
-        if file.suffix == ".csv":
+        if file.suffix.lower() == ".csv":
             return _load_numbers(file)
         shapes = read_shapes(file)
         chosen = choose_array(file, name, shapes, kinds)
-        if file.suffix == ".npz" and allocate is not None:
+        if file.suffix.lower() == ".npz" and allocate is not None:
             array = _unpack(file, chosen, allocate)
         else:
             loaded = np.load(file, mmap_mode=None if allocate is None else "r", allow_pickle=False)
-            array = loaded[chosen] if file.suffix == ".npz" else loaded
+            array = loaded[chosen] if file.suffix.lower() == ".npz" else loaded
         if array.dtype.kind not in "fuib" or array.dtype.itemsize > MAX_ITEM_BYTES:
             raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; numbers of up to 64 bits are needed")
     if len(shapes) > 1:
@@ -196,7 +196,7 @@ def find_dimensions(path: Path) -> int:
 def _find_shape(path: Path) -> Shape:
     """Return the shape of the array that would be read; the points of a .csv are not counted."""
     with _open_errors(path) as (file, name):
-        if file.suffix == ".csv":
+        if file.suffix.lower() == ".csv":
             with file.open(encoding="utf-8-sig") as lines:
                 return 0, len(lines.readline().split(","))
         shapes = read_shapes(file)
@@ -206,7 +206,7 @@ def _find_shape(path: Path) -> Shape:
 def split_name(path: Path) -> tuple[Path, str]:
     """Return the file and the name of the array, if any, in `X.npz:name`."""
     file, _, name = str(path).rpartition(":")
-    return (Path(file), name) if file.endswith(".npz") and not path.exists() else (path, "")
+    return (Path(file), name) if file.lower().endswith(".npz") and not path.exists() else (path, "")
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def _open_errors(path: Path) -> Iterator[tuple[Path, str]]:
     """Yield what `split_name` returns; raise errors as DataError."""
     found, name = split_name(path)
     try:
-        if not found.is_file() or found.suffix not in ARRAYS:
+        if not found.is_file() or found.suffix.lower() not in ARRAYS:
             is_archive = found.suffix.lower() in (".zip", *ARCHIVES)
             fault = "is an archive, which has to be unpacked" if is_archive else "is no file of an array"
             fault = fault if found.exists() else "does not exist"
@@ -231,7 +231,7 @@ def _open_errors(path: Path) -> Iterator[tuple[Path, str]]:
 def _check_size(path: Path) -> None:
     """Raise DataError for a file that would fill the memory."""
     size = path.stat().st_size
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     if size > MAX_BYTES:
@@ -240,7 +240,7 @@ def _check_size(path: Path) -> None:
 
 def read_shapes(path: Path) -> dict[str, Shape]:
     """Return the shape of the array in a .npy file, or of each in a .npz file by name, without reading them."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
             return {"": _read_header(file, path.stat().st_size)[0]}
     with zipfile.ZipFile(path) as archive:

@@ -17,7 +17,7 @@ from gantrain.data.labels import LISTING
 from gantrain.errors import DataError
 from gantrain.seeding import stream_generator
 
-ARRAYS = (".npz", ".npy")
+SAMPLE_SUFFIXES = (".npz", ".npy")
 GRID = "grid.png"  # of all samples, which `gantrain sample` writes beside them
 MAX_COUNT = 10_000  # real examples, unless more are asked for
 
@@ -27,7 +27,7 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> Tensor:
 
     Raises DataError if there are none, or none of that shape.
     """
-    if path.suffix in ARRAYS:
+    if path.suffix.lower() in SAMPLE_SUFFIXES:
         return _read_array(path, shape)
     if len(shape) == 1:
         raise DataError(f"{path} holds no points; give the .npy or .npz file that does")
