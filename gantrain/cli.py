@@ -11,7 +11,6 @@ import traceback
 from pathlib import Path
 
 from gantrain.console import discard_output, one_line, replace_unencodable, say
-from gantrain.distributed import is_follower
 from gantrain.errors import ConfigError, GantrainError, StorageError, UntypedCodeError, describe_choice
 from gantrain.files import convert_system_error
 from gantrain.runs.signals import Interrupted
@@ -127,12 +126,7 @@ def leave_missing_folder(arguments: list[str]) -> None:
 
 
 def refuse(message: str, exit_code: int) -> int:
-    """Print an error message to standard error, and return the exit code.
-
-    Of several processes of a run, the first one does so for all.
-    """
-    if is_follower():
-        return 0
+    """Print an error message to standard error, and return the exit code."""
     say(f"gantrain: {message}", error=True)
     return exit_code
 

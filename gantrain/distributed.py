@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -79,7 +81,7 @@ class Part(NamedTuple):
         return first, second
 
     def agree(self, *numbers: int) -> list[int]:
-        """Return the greatest of each of the numbers that the processes call this with."""
+        """Return the elementwise maximum of `numbers` over all processes."""
         if self.ranks == 1:
             return list(numbers)
         import torch
@@ -166,10 +168,26 @@ def count_local_processes() -> int:
 
 
 @contextmanager
-def join() -> Iterator[Part]:
-    """Join the processes that torchrun or srun has started, if the environment says so, to the end of the block.
+def default_signal_handlers() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the process in the block: Python's handlers wait for the end of a call of torch."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():  # which alone may set them
+        handlers.clear()
+    replaced = {number: handler for number, handler in handlers.items() if callable(handler)}  # not one that ignores
+    for number in replaced:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
 
-    Raises ConfigError if it is incomplete.
+
+@contextmanager
+def join() -> Iterator[Part]:
+    """Initialize torch.distributed for the block from the environment variables that torchrun sets.
+
+    Do nothing for a single process. Raises ConfigError if one of them is missing, or if the processes cannot connect.
     """
     if CONTROL or not is_several():
         yield current_part()
@@ -178,10 +196,16 @@ def join() -> Iterator[Part]:
     import torch.distributed as dist
 
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        with default_signal_handlers():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            CONTROL.append(dist.new_group(backend="gloo", timeout=PATIENCE))
     except ValueError as error:
         raise ConfigError(f"WORLD_SIZE is set, but {error}; start the processes with torchrun") from error
-    CONTROL.append(dist.new_group(backend="gloo", timeout=PATIENCE))
+    except dist.DistError as error:
+        place = f"MASTER_ADDR={os.environ.get('MASTER_ADDR')} MASTER_PORT={os.environ.get('MASTER_PORT')}"
+        said = str(error).partition("\n")[0]
+        way_out = "give a free port of the first process's machine, which the others can reach"
+        raise ConfigError(f"the processes of this run cannot connect at {place}: {said}; {way_out}") from error
     try:
         yield current_part()
     finally:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,10 +23,12 @@ from support.tolerance import assert_close_to_largest
 from support.waiting import wait_until
 
 from gantrain.cli import main
-from gantrain.errors import DataError
+from gantrain.distributed import join
+from gantrain.errors import ConfigError, DataError
 from gantrain.failures import describe_failure
 from gantrain.launch import worker
 from gantrain.runs.folder import RunFolder
+from gantrain.runs.signals import Interrupted, StopRequest
 
 TINY = (
     *("device=cpu", "train.images=600", "train.batch_size=20", "train.held_out_images=40", "optimizer=sgd"),
@@ -192,6 +195,66 @@ def test_the_signal_of_a_preemption_is_passed_on_as_one_that_the_first_process_h
         signal.signal(signal.SIGUSR2, before)
     assert pipe.getvalue() == f"{int(signal.SIGTERM)}\n"
     assert requeued == [signal.SIGUSR2]
+
+
+def test_a_signal_before_the_processes_have_joined_is_what_stopped_the_run(tmp_path: Path) -> None:
+    """The first process then ends without a result, as one does that is killed."""
+    with pytest.raises(Interrupted, match="stopped by SIGTERM; the checkpoints") as raised:
+        worker.raise_result(tmp_path, RunFolder(tmp_path), signal.SIGTERM)
+    assert raised.value.exit_code == 143
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the second of two processes, which finds no other one."""
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(key, value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "typed", "code", "said"),
+    [
+        ("", ["sample", "nope"], 4, "nope does not exist"),
+        ("", ["train", "--config-dir", "nope"], 2, "--config-dir nope is not a folder"),
+        ("MASTER_ADDR", ["train", *TINY, "run_dir=run"], 2, "MASTER_ADDR"),
+        ("RANK", ["train", *TINY, "run_dir=run"], 2, "RANK"),
+    ],
+)
+def test_a_process_that_has_not_joined_reports_its_own_errors(
+    gantrain, second, monkeypatch: pytest.MonkeyPatch, missing: str, typed: Sequence[str], code: int, said: str
+) -> None:
+    monkeypatch.delenv(missing, raising=False)
+    answer = gantrain(*typed)
+    assert answer.code == code
+    assert said in answer.err
+
+
+def test_a_port_in_use_is_named(gantrain, second, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        answer = gantrain("train", *TINY, "run_dir=run")
+    assert answer.code == 2
+    assert f"MASTER_PORT={port}" in answer.err
+    assert "give a free port" in answer.err
+
+
+def test_a_signal_ends_a_process_that_waits_for_the_others(second, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler in Python would not be called before all have joined."""
+    numbers, found = (signal.SIGINT, signal.SIGTERM), []
+
+    def wait(_: str) -> None:
+        found.extend(map(signal.getsignal, numbers))
+        raise ValueError("nobody came")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", wait)
+    with StopRequest():
+        before = [*map(signal.getsignal, numbers)]
+        with pytest.raises(ConfigError, match="nobody came"), join():
+            pass
+        assert [*map(signal.getsignal, numbers)] == before
+    assert found == [signal.SIG_DFL] * 2
 
 
 def test_devices_of_a_cpu_are_one(gantrain) -> None:

@@ -144,6 +144,9 @@ def raise_result(place: Path, folder: RunFolder, passed_on: int | None) -> None:
     Another signal is torchrun's, which ends all processes when one is lost.
     """
     result = json.loads((place / RESULT).read_text(encoding="utf-8")) if (place / RESULT).exists() else None
+    if result is None and passed_on is not None:  # which came before the processes had joined
+        name = signal.Signals(passed_on).name
+        raise Interrupted(f"stopped by {name}; the checkpoints saved before are whole", passed_on)
     if result is None or (result["signal"] and passed_on is None):
         copy_text((place / LOG).read_text(encoding="utf-8", errors="replace"))
         raise LostProcessError(
@@ -233,7 +236,7 @@ def train_as_follower() -> None:
                 run.share_state(state, part)
                 stop.defer()
                 loop.follow(state, setup, stop)
-    except Interrupted:  # as the first process was
+    except (Interrupted, KeyboardInterrupt):  # as the first process was
         pass
     except Exception as error:  # of any kind: the first process reports it
         leave_failure(error, part.rank)
