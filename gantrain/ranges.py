@@ -90,6 +90,11 @@ class NumberList:
                 raise ConfigError(f"{key}={value} must be {self.numbers.describe_limits()}") from error
 
 
+def to_whole(value: Any) -> Any:
+    """Return a float without a fraction as an int, and other values as they are."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Accepted = Numbers | Choice | Kind | NumberList
 
 

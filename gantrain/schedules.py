@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantrain.errors import ConfigError
-from gantrain.ranges import Accepted, Choice, NumberList, Numbers, check_keys
+from gantrain.ranges import Accepted, Choice, NumberList, Numbers, check_keys, to_whole
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +121,8 @@ def parse_value(key: str, value: Any, accepted: Accepted | None) -> Any:
         return [parse_number(f"{key}[{index}]", item, accepted.numbers) for index, item in enumerate(value)]
     if is_ramp(value):
         raise ConfigError(f"{key} cannot follow a schedule; give it a single value")
+    if isinstance(accepted, Numbers) and accepted.whole:
+        value = to_whole(value)
     if accepted is not None:
         accepted.check(key, value)
     return value

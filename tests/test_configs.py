@@ -11,6 +11,7 @@ from copy import deepcopy
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import nn
 
 from gantrain import networks
 from gantrain.augmentation.augmentations import ADA, AUGMENTATIONS, MEASURES
-from gantrain.commands import train
+from gantrain.commands import evaluate, sample, train, verify
 from gantrain.config.checks import (
     RunConfig,
     Settings,
@@ -37,7 +38,7 @@ from gantrain.config.combinations import warn_of_unusual_loss
 from gantrain.config.compose import compose, composition_errors, create_composer, expand_choice
 from gantrain.config.groups import CONF, DIVERGENCE_GROUPS, FASTER_ARCHITECTURES, GROUPS, options
 from gantrain.config.messages import config_error
-from gantrain.config.overrides import parse, parse_train
+from gantrain.config.overrides import parse, parse_into, parse_train
 from gantrain.config.schema import Config
 from gantrain.data import DATASETS, DENSITIES, IMAGES, POINT_MASSES, DatasetSettings
 from gantrain.errors import ConfigError
@@ -553,6 +554,33 @@ def test_no_experiment_is_a_choice(typed: str) -> None:
 
 def test_whole_numbers_may_be_written_with_an_exponent() -> None:
     assert settings("train.images=1e6", "optimizer.betas=[0,0.9]").train.images == 1_000_000
+    assert settings("dataset.size=2.8e1", "devices=2.0", "seed=9007199254740993").seed == 9007199254740993
+    regularizer = settings("regularizer=r1", "regularizer.every=1.6e1").regularizers[0]
+    assert isinstance(regularizer.every, int)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("1e6", "1000000"),
+        ("1e2,2E2,300", "100,200,300"),
+        ("choice(1e2,2.0e2)", "choice(100,200)"),
+        ("range(1e2,step=1e1,stop=4e2)", "range(100,step=10,stop=400)"),
+    ],
+)
+def test_one_number_or_several_may_be_written_with_an_exponent(typed: str, meant: str) -> None:
+    assert parse_train([f"+train.images={typed}"])[0].text == f"train.images={meant}"
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [(evaluate, "count=1e3"), (sample, "count=1e2"), (verify, "images=1e3"), (evaluate, "train_classifier.width=1e2")],
+)
+def test_every_command_takes_whole_numbers_with_an_exponent(command: ModuleType, typed: str) -> None:
+    key, _, value = typed.partition("=")
+    assert attrgetter(key)(parse_into(command.Options, [typed])) == float(value)
+    with pytest.raises(ConfigError, match=f"{key}=1.5 must be a whole number"):
+        parse_into(command.Options, [f"{key}=1.5"])
 
 
 @pytest.mark.parametrize("group", ["dataset", "architecture", "disc_div", "gen_div", "optimizer", "regularizer"])

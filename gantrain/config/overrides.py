@@ -20,6 +20,7 @@ from gantrain.config.groups import GROUPS, LISTED_GROUPS, options
 from gantrain.config.messages import PATH_STARTS, config_error, missing_option, unknown_flag, unknown_key
 from gantrain.config.schema import OPEN_KEYS, OPEN_SECTIONS, REMOVED, Config, check_values, create_node, keys
 from gantrain.errors import ConfigError, describe_choice
+from gantrain.ranges import to_whole
 
 Options = TypeVar("Options")
 
@@ -30,6 +31,7 @@ HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
 # Names whose section has other settings, which depend on the choice.
 NAMES = ("dataset.name", "architecture.name", "critic.name")
 PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
+WORD = re.compile(r"[^,()=\s]+")  # of a value or a list of values
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,35 @@ class Argument:
 def parse(texts: Iterable[str], schema: type | None = None) -> list[Argument]:
     """Parse `key=value` arguments.
 
-    A path or name that Hydra's grammar cannot read, such as ~/a[1], is quoted if the schema says that the key holds
-    text. Raises ConfigError.
+    Where the schema says that a key holds text, a path or name that Hydra's grammar cannot read, such as ~/a[1], is
+    quoted; where it says that a key holds a whole number, that may be written as 1e6. Raises ConfigError.
     """
     parser, texts = OverridesParser.create(), list(texts)
     refuse_flags(texts, schema)
-    text_keys = [key for key, item in keys(schema).items() if item.type.startswith("str")] if schema else []
-    return [_parse(parser, text, text_keys) for text in texts]
+    known = keys(schema) if schema else {}
+    text_keys = [key for key, item in known.items() if item.type.startswith("str")]
+    ranges = {key: item.metadata.get("accepted") for key, item in known.items()}
+    whole_keys = [key for key in known if known[key].type.startswith("int") or getattr(ranges[key], "whole", False)]
+    return [_parse(parser, _convert_whole(text, whole_keys), text_keys) for text in texts]
+
+
+def _convert_whole(text: str, whole_keys: Collection[str]) -> str:
+    """Return an argument that sets a whole number, or lists some, with 1000000 in place of 1e6."""
+    key, _, value = text.partition("=")
+    if key.lstrip("+") not in whole_keys or "$" in value:
+        return text
+    return f"{key}={WORD.sub(lambda word: _write_whole(word[0]), value)}"
+
+
+def _write_whole(word: str) -> str:
+    """Return `1000000` for `1e6`, and other words as they are."""
+    if not {".", "e", "E"} & set(word):  # a float cannot hold every whole number
+        return word
+    try:
+        number = to_whole(float(word))
+    except ValueError:
+        return word
+    return str(number) if isinstance(number, int) else word
 
 
 def refuse_flags(arguments: Sequence[str], schema: type | None, flags: Collection[str] | None = None) -> None:
@@ -138,8 +162,7 @@ def parse_into(schema: type[Options], texts: Iterable[str]) -> Options:
 def parse_train(texts: Iterable[str]) -> list[Argument]:
     """Parse the arguments of `train`: known keys only, also where Hydra would accept `+key=`.
 
-    A key of an open section gets a `++`, and a whole number may be written as 1e6. Raises ConfigError with the nearest
-    key or choice.
+    A key of an open section gets a `++`. Raises ConfigError with the nearest key or choice.
     """
     arguments = parse(texts, Config)
     if {argument.key for argument in arguments} >= {"train.images", "train.epochs"}:
@@ -211,7 +234,9 @@ def _check(argument: Argument) -> str:
     if key in GROUPS:
         _check_choices(key, override)
         return text
-    return _convert_number(key, value, text)
+    if FIELDS[key].type.startswith("bool") and isinstance(value, int) and value not in (0, 1):
+        raise ConfigError(f"{text} must be true or false")
+    return text
 
 
 def _check_choices(group: str, override: Override) -> None:
@@ -227,13 +252,3 @@ def _check_choices(group: str, override: Override) -> None:
                 raise ConfigError(describe_choice(group, "null" if name is None else name, options(group)))
             if str(name).startswith(PATH_STARTS):
                 raise ConfigError(missing_option(group, name, options(group)))
-
-
-def _convert_number(key: str, value: Any, text: str) -> str:
-    """Return `text` with a whole number in place of one such as 1e6. Raises ConfigError for 2 as a truth value."""
-    kind = FIELDS[key].type
-    if kind.startswith("bool") and isinstance(value, int) and value not in (0, 1):
-        raise ConfigError(f"{text} must be true or false")
-    if kind.startswith("int") and isinstance(value, float) and value.is_integer():
-        return f"{key}={int(value)}"
-    return text
