@@ -326,6 +326,15 @@ def test_epochs_and_images_are_one_length(tmp_path, capsys):
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["images"] == 1000
 
 
+def test_epochs_that_end_before_the_checkpoint_are_refused(whole, tmp_path, capsys):
+    """The digits have 1,617 training images; the run is at 1,000."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["resume", str(run), "train.epochs=0.5"]) == 4
+    assert "train.epochs=0.5 lies before the checkpoint, which is at 1,000 images" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_a_finished_run_whose_batch_does_not_divide_its_length_is_finished(tmp_path, capsys):
     """Also if it was killed between its last checkpoint and its summary, or if the summary is empty."""
     folder, odd = tmp_path / "run", ("train.images=120", "train.batch_size=64")

@@ -133,7 +133,7 @@ def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
             "lower train.batch_size or dataset.held_out, or add images"
         )
     if epochs is not None and size is not None:  # checks have refused epochs of a density
-        train["images"] = math.ceil(epochs * size)
+        train["images"] = count_images(epochs, size)
     schedule = Schedule(
         **train,
         ema=settings.averaging,
@@ -142,6 +142,11 @@ def build_schedule(settings: Settings, dataset: Dataset) -> Schedule:
         evaluate_every_images=settings.evaluate.every_images,
     )
     return end_with_run(schedule, schedule.images)
+
+
+def count_images(epochs: float, size: int) -> int:
+    """Return how many images are shown in so many passes over `size` training images."""
+    return math.ceil(epochs * size)
 
 
 def build_state(run: PreparedRun, shape: tuple[int, ...]) -> State:

@@ -16,13 +16,14 @@ from gantrain.config.checks import normalise_tree, to_plain, validate
 from gantrain.config.compose import compose
 from gantrain.config.groups import GROUPS
 from gantrain.config.overrides import Argument, single_values
+from gantrain.config.schema import TrainConfig
 from gantrain.config.trust import read_yaml_file
 from gantrain.console import one_line, say
 from gantrain.distributed import join
 from gantrain.errors import CheckpointError, ConfigError, GantrainError
 from gantrain.files import deny_writing_by_others, iterate_leaves
 from gantrain.launch import worker
-from gantrain.launch.build import prepare
+from gantrain.launch.build import count_images, prepare
 from gantrain.launch.sweep_folder import is_sweep, start_command
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
@@ -187,11 +188,9 @@ def continue_run(
     keep_sample_weights(wanted, saved)
     changed = refuse_another_run(saved, wanted)
     prepared = prepare(validate(wanted, overrides))
-    train, reached = prepared.config.settings.train, bundle["images"]
-    # A run ends with the first iteration that reaches its length, so that its clock may lie beyond it.
-    if train.epochs is None and train.images <= reached - train.batch_size * train.discriminator_steps:
-        raise CheckpointError(f"train.images={train.images} lies before the checkpoint, which is at {reached:,} images")
-    finished = folder.read_summary().get("status") == "finished" and not problems
+    reached, summary = bundle["images"], folder.read_summary()
+    refuse_shorter(prepared.config.settings.train, reached, summary)
+    finished = summary.get("status") == "finished" and not problems
     if finished and not any(key in changed for key in ("train.images", "train.epochs")):
         say(f"{folder.path} is finished, at {reached:,} images; train.images=… would train for longer")
         return
@@ -200,6 +199,22 @@ def continue_run(
     notes = [f"passed over: {problem}" for problem in problems]
     notes.append(f"resuming from {path.name}, at {reached:,} images{again}")
     worker.train(prepared, folder, bundle, notes)
+
+
+def refuse_shorter(train: TrainConfig, reached: int, summary: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if the run with this `summary` would have ended before the clock that it has `reached`."""
+    images, typed = train.images, f"train.images={train.images}"
+    if train.epochs is not None:
+        data = summary.get("data")
+        size = data.get("training_images") if isinstance(data, Mapping) else None
+        if not isinstance(size, int):  # the summary is damaged
+            return
+        images, typed = count_images(train.epochs, size), f"train.epochs={train.epochs:g}"
+    # A run ends with the first iteration that reaches its length, so that its clock may lie beyond it.
+    if images <= reached - train.batch_size * train.discriminator_steps:
+        raise CheckpointError(
+            f"{typed} lies before the checkpoint, which is at {reached:,} images; give a longer one, or start a new run"
+        )
 
 
 def read_saved_config(path: Path, bundle: Mapping[str, Any]) -> dict[str, Any]:
