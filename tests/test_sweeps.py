@@ -99,6 +99,19 @@ def test_values_that_name_the_runs_cannot_change(gantrain) -> None:
     assert gantrain("resume", "t", "train.images=80").code == 4
 
 
+def test_values_in_a_file_that_name_the_runs_cannot_change(gantrain, tmp_path: Path) -> None:
+    file = tmp_path / "own" / "experiment" / "lengths.yaml"
+    file.parent.mkdir(parents=True)
+    listed = {"mode": "MULTIRUN", "sweeper": {"params": {"train.images": "40,60"}}}
+    file.write_text(f"# @package _global_\n{yaml.safe_dump({'hydra': listed})}")
+    assert gantrain("train", "experiment=lengths", "--config-dir", "own", *TINY[1:], "run_dir=t").code == 0
+    before = contents(tmp_path / "t")
+    answer = gantrain("resume", "t", "train.images=80")
+    assert (answer.code, "train.images=80 replaces" in answer.err) == (4, True)
+    assert contents(tmp_path / "t") == before
+    assert gantrain("resume", "t", "train.report_every_images=20").code == 0
+
+
 def test_what_only_the_command_line_may_set_goes_on_where_it_is_typed_again(gantrain) -> None:
     begin = ["train", "-m", "seed=0,1", "hydra.job.name=mine", *TINY, "run_dir=s"]
     assert gantrain(*begin).code == 0

@@ -131,7 +131,8 @@ def key_of(text: str) -> str:
 
 def refuse_another(root: Path, overrides: Sequence[str], free: Sequence[str]) -> None:
     """Raise CheckpointError unless `overrides` are those of the sweep in `root`, except for keys that are `free`."""
-    begun = read_command(root).task
+    command = read_command(root)
+    begun = command.task
     then, now = (
         {text.lstrip("+") for text in each if key_of(text) not in free and not key_of(text).startswith("hydra")}
         for each in (begun, overrides)
@@ -139,6 +140,10 @@ def refuse_another(root: Path, overrides: Sequence[str], free: Sequence[str]) ->
     go_on = f"give another run_dir, or go on with that one: gantrain resume {root}"
     if then != now:
         raise CheckpointError(f"{root} holds another sweep: {' '.join(sorted(then ^ now))} differ; {go_on}")
+    listed = {key_of(text) for text in command.params} - {key_of(text) for text in begun}
+    for text in overrides:
+        if (key := key_of(text)) in listed:
+            raise CheckpointError(f"{root} holds another sweep: {text} replaces the values of {key} in a file; {go_on}")
     order, other = (
         " ".join(one.text for one in split_sweep(parse(text.lstrip("+") for text in each))[1])
         for each in (begun, overrides)
