@@ -28,7 +28,7 @@ from gantrain.config.overrides import check_no_sweep, parse_into, parse_train, q
 from gantrain.config.schema import CodeOptions
 from gantrain.console import say
 from gantrain.errors import CheckpointError, ConfigError
-from gantrain.files import convert_system_errors
+from gantrain.files import convert_system_errors, expand_home
 from gantrain.launch.evaluate import is_run
 from gantrain.launch.job import train_once
 from gantrain.launch.resume import check_own_folder, refuse_sweep, resume_run
@@ -181,7 +181,9 @@ def resume(run: str | PathLike[str], **settings: Any) -> Run:
     `settings` are keys that a resumed run may change, such as `**{"train.images": 400_000}`. Raises CheckpointError if
     nothing can be restored or if the settings are those of another run, and what `train` raises.
     """
-    path, arguments = Path(run), parse_train(to_arguments(settings))
+    code = own_options(run).get("architecture.object")  # what else it was opened with is for its samples
+    settings = ({"architecture.object": code} if code else {}) | settings
+    path, arguments = expand_home(run), parse_train(to_arguments(settings))
     check_own_folder(path, arguments)
     resume_run(path, arguments)
     return Run(path, object=settings.get("architecture.object"))
@@ -197,7 +199,7 @@ def load(run: str | PathLike[str], **settings: Any) -> Run:
     `ema_statistics` replaces the run's own. Raises CheckpointError if nothing usable is found, ConfigError for another
     key.
     """
-    path, options = Path(run), parse_into(CodeOptions, to_arguments(settings))
+    path, options = expand_home(run), parse_into(CodeOptions, to_arguments(own_options(run) | settings))
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint")
     refuse_sweep(path, "sample")
@@ -218,14 +220,12 @@ def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
     Returns the numbers as `["metrics"]`, those of training examples as `["reference"]`, and how both were obtained.
     Raises CheckpointError, ConfigError, DataError or StorageError.
     """
-    path = Path(samples)
+    path = expand_home(samples)
     refuse_sweep(path, "evaluate")
-    if isinstance(samples, Run):
-        own = {"architecture.object": samples.object, "ema_statistics": samples.ema_statistics}
-        options = {key: value for key, value in own.items() if value} | options
+    options = own_options(samples) | options
     evaluate_command.run([str(path), *to_arguments(options)])
     out = options.get("out") or (RunFolder.containing(path).path if is_run(path) else "evaluation")
-    return dict(json.loads(Path(out, "evaluation.json").read_text(encoding="utf-8")))
+    return dict(json.loads((expand_home(out) / "evaluation.json").read_text(encoding="utf-8")))
 
 
 @system_errors()
@@ -235,12 +235,20 @@ def compare(*runs: str | PathLike[str], baseline: str | int | None = None) -> Co
     `baseline` is the label or number of the configuration that differences are measured from. Raises DataError if no
     run can be read there, ConfigError if no configuration has this label or number.
     """
-    folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    folders = [run.path if isinstance(run, Run) else expand_home(run) for run in runs]
     found = comparison.compare(folders, None if baseline is None else str(baseline))
     add_notes(found, folders)
     for note in found.notes:
         say(note)
     return Comparison(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+def own_options(run: str | PathLike[str]) -> dict[str, Any]:
+    """Return the options with which a `Run` was opened, under their keys; empty for a path."""
+    if not isinstance(run, Run):
+        return {}
+    own = {"architecture.object": run.object, "ema_statistics": run.ema_statistics}
+    return {key: value for key, value in own.items() if value}
 
 
 def to_table(rows: list[dict[str, Any]]) -> Rows:

@@ -230,6 +230,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gantrain"
 
 
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the home folder in place of a leading `~`, which no shell replaces in `key="~/x"`."""
+    return Path(os.path.expanduser(path))
+
+
 def safe_name(text: str) -> str:
     """Return `text` as a file name: only letters, digits, `.`, `_` and `-`, and no leading dot."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip(".")[:200] or "-"

@@ -26,6 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import gantrain
 from gantrain.api import to_text
+from gantrain.cli import main
 from gantrain.comparison.rows import csv_text
 from gantrain.config.compose import create_composer
 from gantrain.config.groups import options
@@ -37,7 +38,7 @@ TINY = {"device": "cpu", "train.images": 40, "train.batch_size": 20, "train.held
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
-def train(folder: Path, **settings: object) -> gantrain.Run:
+def train(folder: Path | str, **settings: object) -> gantrain.Run:
     """A short run on points of a ring."""
     return gantrain.train(**{"dataset": "ring", "run_dir": folder, **TINY, **settings})
 
@@ -137,6 +138,27 @@ def test_code_of_the_users_own_is_named_each_time(tmp_path: Path, monkeypatch: p
     named = gantrain.load(run.path, **{"architecture.object": "own_pair:pair"})
     assert torch.equal(named.sample(3), run.sample(3))
     assert gantrain.evaluate(named, metrics="modes", count=100)["images"] == 40
+    assert torch.equal(gantrain.load(named).sample(3), run.sample(3))
+    longer = gantrain.resume(named, **{"train.images": 80})
+    assert (longer.images, longer.object) == (80, "own_pair:pair")
+
+
+def test_a_leading_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell replaces it in a Python call, or in quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run = train("~/run")
+    assert run.path == tmp_path / "home" / "run"
+    assert gantrain.resume("~/run").images == gantrain.load("~/run").images == 40
+    assert gantrain.evaluate("~/run", metrics="modes", count=100, out="~/numbers")["images"] == 40
+    gantrain.compare("~/run")
+    sweep = ["train", "-m", "dataset=ring", "seed=0,1", *[f"{key}={value}" for key, value in TINY.items()]]
+    verify = ["verify", "case=gaussians", "images=0", "held_out=1000", "out=~/verified"]
+    for typed in (["sample", "~/run", "out=~/samples"], verify, [*sweep, "run_dir=~/sweep"]):
+        assert main(typed) == 0
+    found = {path.name for path in (tmp_path / "home").iterdir()}
+    assert found == {"run", "numbers", "samples", "verified", "sweep"}
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from gantrain.comparison.comparison import compare
 from gantrain.config import overrides
 from gantrain.errors import ConfigError
+from gantrain.files import expand_home
 from gantrain.launch.sweep_folder import report_comparison
 
 HELP = """Compare runs: a table, compare.csv, figures, and report.html, one page that needs no network.
@@ -44,10 +44,10 @@ class Options:
 def run(arguments: list[str]) -> None:
     """Compare the runs in and below the folders that the arguments name."""
     overrides.refuse_flags(arguments, Options)
-    folders = [Path(argument) for argument in arguments if overrides.is_path(argument)]
-    options = overrides.parse_into(Options, [argument for argument in arguments if Path(argument) not in folders])
+    folders = [expand_home(argument) for argument in arguments if overrides.is_path(argument)]
+    options = overrides.parse_into(Options, [text for text in arguments if not overrides.is_path(text)])
     if not folders:
         raise ConfigError("compare needs runs, sweeps, or a tree that holds them: gantrain compare DIR… [out=DIR]")
     comparison = compare(folders, options.baseline)
     is_tree = len(folders) == 1 and comparison.runs[0].path != folders[0]
-    report_comparison(comparison, folders, Path(options.out or (folders[0] if is_tree else "comparison")))
+    report_comparison(comparison, folders, expand_home(options.out or (folders[0] if is_tree else "comparison")))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantrain.config import overrides
 from gantrain.config.schema import number
 from gantrain.console import build_table, format_number, make_console, say
-from gantrain.files import convert_write_errors
+from gantrain.files import convert_write_errors, expand_home
 from gantrain.objectives import divergences
 from gantrain.objectives.divergence import Divergence, FormulaName
 from gantrain.objectives.divergences import CATALOGUE, PATTERNS
@@ -69,7 +68,7 @@ def run(arguments: list[str]) -> None:
         screen.print(part)
     if options.out is not None:
         suffix = f", affine={options.affine:g}" if options.affine else ""
-        drawn, out = [replace(each, name=f"{each.name}{suffix}") for each in chosen], Path(options.out)
+        drawn, out = [replace(each, name=f"{each.name}{suffix}") for each in chosen], expand_home(options.out)
         with convert_write_errors(f"out={out}"):
             out.mkdir(parents=True, exist_ok=True)
             names = plots.save_divergence_figures(drawn, out)

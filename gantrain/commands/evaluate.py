@@ -18,7 +18,7 @@ from gantrain.errors import CheckpointError, ConfigError
 from gantrain.evaluation import evaluation, features, metrics
 from gantrain.evaluation.evaluation import Result
 from gantrain.evaluation.features import EvaluationSettings
-from gantrain.files import iterate_leaves
+from gantrain.files import expand_home, iterate_leaves
 from gantrain.launch.evaluate import (
     ReferenceCache,
     SampleSource,
@@ -123,7 +123,7 @@ def run(arguments: list[str]) -> None:
     options = overrides.parse_into(Options, overrides.bracket_list(others, "metrics"))
     if samples is None:
         return store_classifier(dataset, options)
-    path = Path(samples)
+    path = expand_home(samples)
     if options.classifier and (given := options.training_overrides()):
         raise ConfigError(
             f"train_classifier.{next(iter(given))} trains the classifier of the data, and classifier="
@@ -174,7 +174,7 @@ def store_classifier(dataset: list[str], options: Options) -> None:
 
     device = choose_device(options.device)
     images = features.load_images(features.choose_classifier_data(settings), device)
-    path = Path(options.classifier) if options.classifier else cache_path(images)
+    path = expand_home(options.classifier) if options.classifier else cache_path(images)
     stored = obtain_classifier(images, path, options.training_overrides(), progress=show_progress)
     extractor = features.classifier_extractor(stored, device)
     classes = len(extractor.classes)
@@ -200,7 +200,7 @@ def evaluate(path: Path, arguments: list[str], options: Options, *, references: 
         settings = parse_dataset(parse_config(change_config(source.config, values)).dataset)
     if values.keys() - {"dataset.root", "dataset.path", "dataset.labels"}:
         source = replace(source, fingerprint=None)  # other data
-    out = Path(options.out or out)
+    out = expand_home(options.out or out)
     result = evaluate_source(source, settings, references, out=out)
     print_result(source, result)
     say(f"evaluation.json is in {out}")

@@ -11,7 +11,7 @@ from gantrain.config.schema import choice, number
 from gantrain.console import format_number, say
 from gantrain.data.mixtures import Mixture, gaussian
 from gantrain.errors import ConfigError
-from gantrain.files import convert_write_errors, write_json
+from gantrain.files import convert_write_errors, expand_home, write_json
 from gantrain.objectives import divergences
 from gantrain.objectives.divergence import Divergence
 from gantrain.objectives.divergences import CATALOGUE
@@ -87,7 +87,7 @@ def run(arguments: list[str]) -> None:
         gaussian_fit.check_start(p, options.start)
     elif idle := [key for key in EFFECTIVE_ONLY if getattr(options, key) != getattr(Options(), key)]:
         raise ConfigError(f"{idle[0]} changes a path and not a divergence's minimum; add target=effective")
-    out = Path(options.out)
+    out = expand_home(options.out)
     with convert_write_errors(f"out={out}"):
         out.mkdir(parents=True, exist_ok=True)
         rows = print_fits(chosen, p, options)

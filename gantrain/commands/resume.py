@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gantrain.config.overrides import parse_train, split_source
 from gantrain.config.schema import Config
 from gantrain.errors import ConfigError
+from gantrain.files import expand_home
 from gantrain.launch.resume import CHANGEABLE_KEYS, check_own_folder, resume_run
 from gantrain.launch.sweep import resume_sweep
 from gantrain.launch.sweep_folder import is_sweep
@@ -30,7 +29,7 @@ def run(arguments: list[str]) -> None:
     name, others = split_source(arguments, Config)
     if name is None:
         raise ConfigError("resume needs a run folder: gantrain resume RUN [key=value …]")
-    path, typed = Path(name), parse_train(others)
+    path, typed = expand_home(name), parse_train(others)
     check_own_folder(path, typed)
     with StopRequest():
         if is_sweep(path):

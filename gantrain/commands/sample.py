@@ -12,7 +12,7 @@ from gantrain.config.schema import CodeOptions, number
 from gantrain.console import say
 from gantrain.devices import choose_device
 from gantrain.errors import CheckpointError, ConfigError
-from gantrain.files import convert_write_errors, replace_file
+from gantrain.files import convert_write_errors, expand_home, replace_file
 from gantrain.launch.resume import refuse_sweep
 from gantrain.reporting import pictures
 from gantrain.runs import checkpoints
@@ -56,13 +56,13 @@ def run(arguments: list[str]) -> None:
     name, typed = overrides.split_source(arguments, Options)
     if name is None:
         raise ConfigError("sample needs a run folder or a checkpoint: gantrain sample RUN [count=64 …]")
-    source, options = Path(name), overrides.parse_into(Options, typed)
+    source, options = expand_home(name), overrides.parse_into(Options, typed)
 
     from gantrain.training.generator import restore_generator
 
     refuse_sweep(source, "sample")
     folder = RunFolder.containing(source)
-    out = Path(options.out) if options.out else folder.samples / f"seed{options.seed}"
+    out = expand_home(options.out) if options.out else folder.samples / f"seed{options.seed}"
     if options.out is None:
         folder.refuse_links()
     if out.suffix in OTHER_FILES and not out.is_dir():

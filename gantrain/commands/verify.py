@@ -12,7 +12,7 @@ from gantrain.config import overrides
 from gantrain.config.schema import choice, number
 from gantrain.console import build_table, format_number, make_console, show_progress
 from gantrain.errors import CheckFailedError
-from gantrain.files import convert_write_errors, write_json
+from gantrain.files import convert_write_errors, expand_home, write_json
 from gantrain.networks.tables import load_architecture
 from gantrain.objectives import divergences
 from gantrain.objectives.divergences import CATALOGUE
@@ -99,9 +99,10 @@ def run(arguments: list[str]) -> None:
         raise CheckFailedError(
             f"{len(errors)} formulas contradict f(u) of their divergence; one of the two is wrong ({'; '.join(errors)})"
         )
-    if options.out is not None:
-        with convert_write_errors(f"out={options.out}"):
-            Path(options.out).mkdir(parents=True, exist_ok=True)
+    out = None if options.out is None else expand_home(options.out)
+    if out is not None:
+        with convert_write_errors(f"out={out}"):
+            out.mkdir(parents=True, exist_ok=True)
     screen = make_console(PIPE_WIDTH)
     screen.print(describe_training(options))
     results = {}
@@ -110,9 +111,9 @@ def run(arguments: list[str]) -> None:
         screen.print(f"\n{name}: {CASES[name].title}\n", style="bold")
         screen.print(tabulate_divergences(results[name].findings), "", tabulate_ratio(results[name]), "", sep="\n")
     screen.print(NOTES)
-    if options.out is not None:
-        write_results(results, options, Path(options.out))
-        screen.print(f"\nverify.json and log_ratio.png are in {options.out}")
+    if out is not None:
+        write_results(results, options, out)
+        screen.print(f"\nverify.json and log_ratio.png are in {out}")
     check_bounds({name: result.findings for name, result in results.items()})
 
 

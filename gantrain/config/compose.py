@@ -32,7 +32,7 @@ from gantrain.config.overrides import Argument, quote
 from gantrain.config.schema import Config, create_node
 from gantrain.config.trust import ForeignSource, check_not_shadowed, check_untrusted_config
 from gantrain.errors import ConfigError
-from gantrain.files import safe_name
+from gantrain.files import expand_home, safe_name
 
 MOST_JOBS = 100_000  # of a sweep
 SEARCH_PATH = "hydra.searchpath"
@@ -122,7 +122,7 @@ def create_composer(arguments: Sequence[Argument] = (), config_dir: str | Path |
 
     Raises ConfigError for a `config_dir` that is no folder, or that has a file which gantrain's own hides.
     """
-    folder = None if config_dir is None else Path(config_dir)
+    folder = None if config_dir is None else expand_home(config_dir)
     if folder is not None:
         if not folder.is_dir():
             raise ConfigError(f"--config-dir {folder} is not a folder")

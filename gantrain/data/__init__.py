@@ -23,6 +23,7 @@ from gantrain.data.memory_map import LoadedSplits
 from gantrain.data.mixtures import Density, Mixture, PointMass
 from gantrain.distributed import WHOLE, Part
 from gantrain.errors import ConfigError
+from gantrain.files import expand_home
 from gantrain.ranges import Choice, Numbers, accepted_by_field, setting
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class DatasetSettings:
             return ((self.build_mixture().dimensions,),)
         if self.name in POINT_MASSES:
             return ((POINT_MASSES[self.name],),)
-        if self.name == "array" and (dimensions := arrays.find_dimensions(Path(str(self.path)).expanduser())):
+        if self.name == "array" and (dimensions := arrays.find_dimensions(expand_home(str(self.path)))):
             return ((dimensions,),)
         source = IMAGES[self.name]
         side = self.size or source.size
@@ -255,7 +256,7 @@ def load_dataset(settings: DatasetSettings, *, seed: int = 0, device: torch.devi
 
 def _read_images(settings: DatasetSettings, device: torch.device) -> tuple[LoadedSplits, str]:
     """Return the images or points, on the CPU, and where they are to be kept. Raises as `load_dataset`."""
-    source, path = IMAGES[settings.name], Path(settings.path or settings.root).expanduser()
+    source, path = IMAGES[settings.name], expand_home(settings.path or settings.root)
     size = settings.size or source.size
     options: dict[str, Any] = {argument: getattr(settings, key) for argument, key in source.options.items()}
     count, files = source.survey(path) if source.survey else (0, [])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gantrain import data
@@ -16,6 +15,7 @@ from gantrain.console import Progress
 from gantrain.data import DatasetSettings
 from gantrain.errors import ConfigError, DataError
 from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS
+from gantrain.files import expand_home
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ def build_extractor(
     if choose_network(settings.features, settings.inception) == INCEPTION:
         from gantrain.evaluation import inception
 
-        network = inception.load_inception(Path(settings.inception) if settings.inception else None, device)
+        network = inception.load_inception(expand_home(settings.inception) if settings.inception else None, device)
         if not needs_classes:
             return inception_extractor(network)
     classifier = classifier_extractor(_find_classifier(dataset, dataset_settings, settings, progress), device)
@@ -116,7 +116,7 @@ def _find_classifier(
     from gantrain.evaluation.classifier_training import obtain_classifier
 
     if settings.classifier is not None:
-        stored = classifier.load_classifier(Path(settings.classifier))
+        stored = classifier.load_classifier(expand_home(settings.classifier))
     else:
         wanted, examples = choose_classifier_data(dataset_settings), images
         if replace(dataset_settings, flip=None) != wanted or images.flip != data.IMAGES[images.name].flip:

@@ -14,6 +14,7 @@ from gantrain import networks
 from gantrain.config.checks import Settings
 from gantrain.console import one_line, say
 from gantrain.errors import CheckpointError, ConfigError
+from gantrain.files import expand_home
 from gantrain.networks.tables import times
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
@@ -85,7 +86,7 @@ def load_initial_weights(settings: Settings) -> InitialWeights | None:
 
 def find_checkpoint(init: str) -> tuple[Path, dict[str, Any], list[str]]:
     """Return the checkpoint that `init` names, as `checkpoints.load_run`. Raises CheckpointError if there is none."""
-    path = Path(init).expanduser()
+    path = expand_home(init)
     if path.is_dir() and not (path / "checkpoints").is_dir():
         runs = sorted(path.glob("*/checkpoints"))
         example = f", such as {one_line(str(runs[0].parent))}" if runs else ""

@@ -28,6 +28,7 @@ from gantrain.files import (
     convert_system_errors,
     convert_write_errors,
     deny_writing_by_others,
+    expand_home,
     make_folder,
     refuse_replaced,
     safe_name,
@@ -70,17 +71,18 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
     with join() as part:
         if not part.is_first:
             worker.train_as_follower()
-            return Path(str(composed.tree.run_dir))
+            return expand_home(str(composed.tree.run_dir))
         overrides = [argument.text for argument in arguments]
         prepared = prepare(validate(composed.tree, overrides))
         settings = prepared.config.settings
         check_typed_weights(settings.objective, settings.regularizers, overrides)
-        if prepared.part.ranks > 1 and not settings.run_dir:
+        run_dir = expand_home(settings.run_dir) if settings.run_dir else None
+        if prepared.part.ranks > 1 and run_dir is None:
             raise ConfigError("processes that torchrun has started share a folder; give it, as in run_dir=runs/NAME")
-        check_data_path(settings.dataset.path, settings.run_dir or default_folder(settings)[0])
-        if not (settings.run_dir and RunFolder(settings.run_dir).has_progress):  # a run that goes on needs no other one
+        check_data_path(settings.dataset.path, run_dir or default_folder(settings)[0])
+        if not (run_dir and RunFolder(run_dir).has_progress):  # a run that goes on needs no other one
             prepared = replace(prepared, weights=load_initial_weights(settings))
-        folder = RunFolder(settings.run_dir or claim_folder(*default_folder(settings)))
+        folder = RunFolder(run_dir or claim_folder(*default_folder(settings)))
         if is_sweep(folder.path):
             again = f"gantrain resume {shlex.quote(str(folder.path))}"
             raise BusyError(f"{folder.path} holds a sweep; go on with `{again}`, or give another run_dir")
@@ -129,9 +131,9 @@ def check_data_path(data: str | None, folder: Path | str) -> None:
 
     Raises ConfigError if `folder` lies in that of the data, where the run's pictures would become images.
     """
-    if data and not split_name(Path(data).expanduser())[0].exists():
+    if data and not split_name(expand_home(data))[0].exists():
         raise DataError(f"{data} does not exist; give dataset.path an existing folder, .zip or array file")
-    if data and Path(folder).resolve().is_relative_to(Path(data).expanduser().resolve()):
+    if data and Path(folder).resolve().is_relative_to(expand_home(data).resolve()):
         raise ConfigError(
             f"run_dir={folder} lies inside dataset.path={data}, so that the pictures of the run would become training "
             "images; give a run_dir elsewhere"

@@ -14,7 +14,7 @@ from gantrain.config.overrides import Argument, parse, parse_train, quote, split
 from gantrain.console import say
 from gantrain.distributed import is_several
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, UntypedCodeError
-from gantrain.files import convert_write_errors, deny_writing_by_others
+from gantrain.files import convert_write_errors, deny_writing_by_others, expand_home
 from gantrain.launch import sweep_folder
 from gantrain.launch.initial_weights import find_checkpoint
 from gantrain.launch.job import (
@@ -67,10 +67,11 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     is_complete = composed.mode != RunMode.MULTIRUN  # else a file lists more values
     check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
     shared = parse_config(composed.tree)
-    check_data_path(shared.dataset.path, shared.run_dir or "sweeps")
+    run_dir = expand_home(shared.run_dir) if shared.run_dir else None
+    check_data_path(shared.dataset.path, run_dir or "sweeps")
     if shared.init and shared.resume != "auto":  # in place of the same refusal in every run
         find_checkpoint(shared.init)
-    root = Path(shared.run_dir or claim_folder(Path("sweeps"), time_stamp()))
+    root = run_dir or claim_folder(Path("sweeps"), time_stamp())
     with convert_write_errors(f"run_dir={root}"):
         root.mkdir(parents=True, exist_ok=True)
     own = own_overrides(root, single)
