@@ -6,6 +6,8 @@ import dataclasses
 import math
 import re
 import runpy
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
@@ -581,6 +583,23 @@ def test_every_command_takes_whole_numbers_with_an_exponent(command: ModuleType,
     assert attrgetter(key)(parse_into(command.Options, [typed])) == float(value)
     with pytest.raises(ConfigError, match=f"{key}=1.5 must be a whole number"):
         parse_into(command.Options, [f"{key}=1.5"])
+
+
+@pytest.mark.parametrize("value", ['a"b', "it's", "$HOME'", "'$(date)`id`\\", "[!a]'\"$"])
+def test_the_advice_for_a_value_with_quotes_survives_the_shell(value: str) -> None:
+    with pytest.raises(ConfigError, match="quote it twice") as caught:
+        parse_train([f"run_dir={value}"])
+    typed = subprocess.run(
+        ["bash", "-c", f"printf %s {str(caught.value).splitlines()[1]}"], capture_output=True, text=True
+    )
+    assert parse_train([typed.stdout])[0].override.value() == value
+
+
+def test_the_advice_for_a_pattern_survives_the_shell() -> None:
+    with pytest.raises(ConfigError, match="pattern with brackets") as caught:
+        parse_train(["gen_div=glob([ab]$x'*)"])
+    [typed] = shlex.split(str(caught.value).partition("as in ")[2])
+    assert parse_train([typed])[0].override.value().include == ["[ab]$x'*"]
 
 
 @pytest.mark.parametrize("group", ["dataset", "architecture", "disc_div", "gen_div", "optimizer", "regularizer"])

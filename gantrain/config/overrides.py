@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -131,10 +132,11 @@ def _describe_syntax_error(text: str) -> str:
     if value.endswith(","):
         return f"{text} ends in a comma; the values of a list have no spaces between them: {key}=a,b"
     if value.startswith("glob(") and value.endswith(")"):
-        return f"{text}: a pattern with brackets has to be quoted, as in \"{key}=glob('{value[5:-1]}')\""
+        quoted = shlex.quote(f"{key}=glob({quote(value[5:-1])})")
+        return f"{text}: a pattern with brackets has to be quoted, as in {quoted}"
     return (
         f"{text}: the value has characters that Hydra's grammar reserves, such as brackets, commas, quotes or =; "
-        f'quote it twice, for the shell and for Hydra:\n  "{key}={quote(value)}"'
+        f"quote it twice, for the shell and for Hydra:\n  {shlex.quote(f'{key}={quote(value)}')}"
     )
 
 
