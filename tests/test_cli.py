@@ -248,6 +248,11 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
         (["train", "device=gpu"], "device=gpu is called device=cuda here"),
         (["train", "device=GPU:1"], "device=GPU:1 is called device=cuda:1 here"),
         (["train", "-m", "gen_div=kl,js,kl"], "gen_div=kl,js,kl lists gen_div=kl more than once"),
+        (["train", "-m", "seed=range(0,10,0)"], "seed=range(0,10,0) has no end, because its step is 0; give another"),
+        (["train", "-m", "gen_div=range(0.5,1,0.0)"], "has no end, because its step is 0"),
+        (["train", "-m", "seed=range(5,0)", "run_dir=s"], "seed=range(5,0) lists no values; list some"),
+        (["-sc", "install=foo"], "-sc install=foo: it takes install=SHELL or uninstall=SHELL, of bash, fish and zsh"),
+        (["-sc"], 'eval "$(gantrain -sc install=bash)"'),
         (["train", "-m", "optimizer.lr=1e-3,0.001"], "lists optimizer.lr=0.001 more than once"),
         (
             ["train", "best.metric=diversity/class_entropy", "evaluate.every_images=1"],

@@ -153,6 +153,15 @@ def complete(line: str) -> list[str]:
 
 
 def print_completion_script(arguments: list[str]) -> None:
-    """Print the code that installs completion in a shell, or removes it, as `install=bash` asks for."""
-    with create_composer() as composer:
-        composer.app.shell_completion(CONFIG_NAME, arguments)
+    """Print the code that installs completion in a shell, or removes it, as `install=bash` asks for.
+
+    Raises ConfigError for another request, or another shell.
+    """
+    with create_composer() as composer, composition_errors():
+        try:
+            composer.app.shell_completion(CONFIG_NAME, arguments)
+        except ValueError as error:
+            raise ConfigError(
+                f"-sc {' '.join(arguments)}: it takes install=SHELL or uninstall=SHELL, of bash, fish and zsh, as in\n"
+                '  eval "$(gantrain -sc install=bash)"'
+            ) from error

@@ -200,6 +200,8 @@ def expand_choice(argument: Argument) -> list[str]:
             raise ConfigError(f"{text} matches none of: {', '.join(names) or f'{argument.key} is no group'}")
         return [f"{argument.key}={name}" for name in sorted(found)]
     values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    if not values:
+        raise ConfigError(f"{text} lists no values; list some, as in {argument.key}=…,…")
     if len(values) > MOST_JOBS:
         raise ConfigError(f"{text} lists more than {MOST_JOBS:,} values; list fewer")
     prefix = text[: len(text) - len(text.lstrip("+"))]

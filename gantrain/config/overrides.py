@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -114,7 +114,10 @@ def split_source(arguments: Sequence[str], schema: type) -> tuple[str | None, li
 
 def _parse(parser: OverridesParser, text: str, text_keys: list[str]) -> Argument:
     try:
-        return Argument(text, parser.parse_overrides([text])[0])
+        override = parser.parse_overrides([text])[0]
+        if isinstance(swept := override.value(), RangeSweep) and not swept.step:
+            raise ConfigError(f"{text} has no end, because its step is 0; give another step")
+        return Argument(text, override)
     except HydraException as error:
         key, _, value = text.partition("=")
         if key in text_keys and PLAIN.fullmatch(value):

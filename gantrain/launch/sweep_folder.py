@@ -191,7 +191,7 @@ def pending_notes(folders: Iterable[Path]) -> Iterator[str]:
     for root in dict.fromkeys(run.parent for folder, run in runs if run != folder):
         try:
             yield from describe_pending(root)
-        except (GantrainError, ValueError) as error:  # ValueError: of a range with step 0
+        except GantrainError as error:
             yield f"which runs of {root} have not begun cannot be determined: {error}"
 
 
@@ -217,7 +217,7 @@ def describe_pending(root: Path) -> Iterator[str]:
 def expand_command(command: Command) -> list[list[str]]:
     """Return the choices of a sweep in the order in which Hydra's sweeper numbers its jobs.
 
-    One list of overrides for each key, with one empty text if there is no choice. Raises ConfigError or ValueError.
+    One list of overrides for each key, with one empty text if there is no choice. Raises ConfigError.
     """
     choices: dict[str, list[str]] = {}  # what is typed replaces what a file lists, in its place
     for argument in parse(map(hide_interpolations, [*command.params, *command.task])):
