@@ -248,6 +248,7 @@ def test_a_bad_command_line_is_refused_and_leaves_nothing(
         (["train", "device=gpu"], "device=gpu is called device=cuda here"),
         (["train", "device=GPU:1"], "device=GPU:1 is called device=cuda:1 here"),
         (["train", "-m", "gen_div=kl,js,kl"], "gen_div=kl,js,kl lists gen_div=kl more than once"),
+        (["train", "resume=auto"], "resume=auto goes on with the run in run_dir, which is not given; add run_dir=DIR"),
         (["train", "-m", "seed=range(0,10,0)"], "seed=range(0,10,0) has no end, because its step is 0; give another"),
         (["train", "-m", "gen_div=range(0.5,1,0.0)"], "has no end, because its step is 0"),
         (["train", "-m", "seed=range(5,0)", "run_dir=s"], "seed=range(5,0) lists no values; list some"),

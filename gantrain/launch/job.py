@@ -77,6 +77,8 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
         settings = prepared.config.settings
         check_typed_weights(settings.objective, settings.regularizers, overrides)
         run_dir = expand_home(settings.run_dir) if settings.run_dir else None
+        if settings.resume == "auto" and run_dir is None:
+            raise ConfigError("resume=auto goes on with the run in run_dir, which is not given; add run_dir=DIR")
         if prepared.part.ranks > 1 and run_dir is None:
             raise ConfigError("processes that torchrun has started share a folder; give it, as in run_dir=runs/NAME")
         check_data_path(settings.dataset.path, run_dir or default_folder(settings)[0])
