@@ -11,6 +11,7 @@ import yaml
 from gantrain.cli import main
 from gantrain.comparison.comparison import compare
 from gantrain.comparison.runs import command_lines
+from gantrain.config.compose import Composer
 from gantrain.launch.sweep_folder import COMMAND, read_safe_command
 from gantrain.runs.folder import RunFolder
 
@@ -161,7 +162,7 @@ def test_a_damaged_summary_is_made_anew(gantrain, swept: Path) -> None:
         (["gen_div=1,2"], "gen_div=1 is not one of the choices"),
         (["gen_div=range(1,3)"], "gen_div=1 is not one of the choices"),
         (["gen_div=glob(zz*)"], "gen_div=glob(zz*) matches none of: kl, "),
-        (["gen_div=glob([jk]*)"], "gen_div=glob('[jk]*')"),
+        (["gen_div=glob([jk]*)"], "as in 'gen_div=glob(\"[jk]*\")'"),
         (["ema=interval(0,1)"], "has no end; list values"),
         (["seed=range(0,1000000000)"], "lists more than 100,000 values"),
         (["gen_div=total_variation", "seed=0,1"], "gen_objective=matched"),
@@ -173,6 +174,25 @@ def test_a_sweep_of_which_no_run_could_train_is_refused_before_it_begins(
     answer = gantrain("train", "-m", *TINY, *listed, "run_dir=s")
     assert (answer.code, answer.out) == (2, "")
     assert words in answer.err
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("seeds", ["range(100)", "range(0,100)", ",".join(map(str, range(100)))])
+def test_seeds_do_not_multiply_the_time_until_a_sweep_is_refused(
+    gantrain, monkeypatch: pytest.MonkeyPatch, seeds: str
+) -> None:
+    composed, compose = [], Composer.compose
+    monkeypatch.setattr(Composer, "compose", lambda self, each: composed.append(each) or compose(self, each))
+    answer = gantrain("train", "-m", "gen_div=total_variation", f"seed={seeds}", *TINY, "run_dir=s")
+    assert (answer.code, "gen_objective=matched" in answer.err) == (2, True)
+    assert len(composed) <= 4
+
+
+@pytest.mark.parametrize("seeds", ["0,-1", "0,x", "0,1.5"])
+def test_every_listed_seed_is_checked_before_the_first_run(gantrain, tmp_path: Path, seeds: str) -> None:
+    answer = gantrain("train", "-m", f"seed={seeds}", *TINY, "run_dir=s")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"seed={seeds[2:]}" in answer.err
     assert not (tmp_path / "s").exists()
 
 

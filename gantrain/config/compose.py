@@ -28,7 +28,7 @@ from gantrain.config.checks import check_config, normalise_tree, parse_config, t
 from gantrain.config.combinations import PRACTICAL_LOSSES
 from gantrain.config.groups import CONF, OWN, CataloguePath, CatalogueSource, options
 from gantrain.config.messages import config_error
-from gantrain.config.overrides import Argument, quote
+from gantrain.config.overrides import FIELDS, Argument, quote
 from gantrain.config.schema import Config, create_node
 from gantrain.config.trust import ForeignSource, check_not_shadowed, check_untrusted_config
 from gantrain.errors import ConfigError
@@ -159,14 +159,15 @@ def check_jobs(composer: Composer, single: list[str], listed: list[Argument], *,
     """Check a sweep before its first run.
 
     Each listed name or value has to be in a job that composes, and none may be listed twice. If the sweep is
-    `complete`, one of its jobs has to be able to train, too; the others fail when they are run. Raises ConfigError,
-    that of the first job if none can train.
+    `complete`, one of its jobs has to be able to train, too; the others fail when they are run. Of seeds, which decide
+    nothing here, only the first is tried. Raises ConfigError, that of the first job if none can train.
     """
     choices = [expand_choice(argument) for argument in listed]
     for argument, values in zip(listed, choices, strict=True):
         for twice in (value.lstrip("+") for value, times in Counter(values).items() if times > 1):
             raise ConfigError(f"{argument.text.lstrip('+')} lists {twice} more than once; leave one out")
 
+    choices = [values[:1] if lists_seeds(one) else values for one, values in zip(listed, choices, strict=True)]
     by_name = [isinstance(one.override.value(), ChoiceSweep) for one in listed]
     rounds = max((len(values) for values, is_named in zip(choices, by_name, strict=True) if is_named), default=0)
     diagonal = [tuple(values[number % len(values)] for values in choices) for number in range(rounds)]
@@ -184,6 +185,15 @@ def check_jobs(composer: Composer, single: list[str], listed: list[Argument], *,
                 errors.append(error)
     if errors:
         raise errors[0]
+
+
+def lists_seeds(argument: Argument) -> bool:
+    """Return whether an argument lists seeds, all of which a config may have."""
+    if argument.key != "seed":
+        return False
+    limits = FIELDS["seed"].metadata["accepted"]
+    values = argument.override.sweep_iterator()
+    return all(type(value) is int and limits.at_least <= value <= limits.at_most for value in values)
 
 
 def expand_choice(argument: Argument) -> list[str]:

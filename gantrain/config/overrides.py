@@ -135,11 +135,11 @@ def _describe_syntax_error(text: str) -> str:
     if value.endswith(","):
         return f"{text} ends in a comma; the values of a list have no spaces between them: {key}=a,b"
     if value.startswith("glob(") and value.endswith(")"):
-        quoted = shlex.quote(f"{key}=glob({quote(value[5:-1])})")
+        quoted = shlex.quote(f"{key}=glob({quote(value[5:-1], Quote.double)})")
         return f"{text}: a pattern with brackets has to be quoted, as in {quoted}"
     return (
         f"{text}: the value has characters that Hydra's grammar reserves, such as brackets, commas, quotes or =; "
-        f"quote it twice, for the shell and for Hydra:\n  {shlex.quote(f'{key}={quote(value)}')}"
+        f"quote it twice, for the shell and for Hydra:\n  {shlex.quote(f'{key}={quote(value, Quote.double)}')}"
     )
 
 
@@ -206,9 +206,9 @@ def bracket_list(arguments: Iterable[str], key: str) -> list[str]:
     return [re.sub(rf"^{key}=\[?(.*?)\]?$", rf"{key}=[\1]", text) for text in arguments]
 
 
-def quote(value: object) -> str:
+def quote(value: object, mark: Quote = Quote.single) -> str:
     """Return a value as Hydra's grammar takes it whatever characters it has."""
-    return QuotedString(str(value), Quote.single).with_quotes()
+    return QuotedString(str(value), mark).with_quotes()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
