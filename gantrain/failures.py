@@ -15,7 +15,7 @@ FAILURE = "gantrain/failure"  # key under which a process that fails leaves the 
 
 @contextmanager
 def watch() -> Iterator[None]:
-    """Raise what ended another process in place of the error of a connection that it closed.
+    """Replace the RuntimeError of a failed collective by the error that made another process exit.
 
     Raises LostProcessError if it left no reason.
     """

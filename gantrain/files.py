@@ -182,7 +182,7 @@ def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> No
 
 @contextmanager
 def deny_writing_by_others() -> Iterator[None]:
-    """Take the right to write what is made in the block from other users, whatever the umask."""
+    """Create files and folders in the block without write permission for others (umask | 0o002)."""
     before = os.umask(0o077)
     os.umask(before | 0o002)
     try:

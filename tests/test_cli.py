@@ -616,6 +616,14 @@ def test_what_cannot_be_restored_is_refused(gantrain: Gantrain, finished: Path, 
     assert "images_000000000080.pt" in answer.err
 
 
+def test_the_folder_of_the_checkpoints_is_not_evaluated(gantrain: Gantrain, finished: Path) -> None:
+    answer = gantrain("evaluate", finished / "checkpoints")
+    said = (
+        f"{finished / 'checkpoints'} is not a run folder with checkpoints; did you mean gantrain evaluate {finished}?"
+    )
+    assert (answer.code, answer.err) == (4, f"gantrain: {said}\n")
+
+
 @pytest.mark.parametrize("command", ["resume", "sample", "evaluate"])
 def test_a_folder_around_runs_is_answered_with_the_commands_for_them(
     gantrain: Gantrain, finished: Path, tmp_path: Path, command: str

@@ -120,7 +120,7 @@ def refuse_sweep(path: Path, command: str) -> None:
     """Raise CheckpointError for a folder with runs in or below it, with the commands for them.
 
     They are those of sweeps, unless the command is for single runs. The folder of a run that wrote no checkpoint is
-    refused with what to do, and for `sample` every folder without a run.
+    refused with what to do, as is that of the checkpoints themselves, and for `sample` every folder without a run.
     """
     if (path / "checkpoints").is_dir():
         return
@@ -133,7 +133,7 @@ def refuse_sweep(path: Path, command: str) -> None:
         names = "\n".join(f"  gantrain {command} {shlex.quote(one_line(str(place)))}" for place in places[:MOST_NAMED])
         more = f"\n  and {len(places) - MOST_NAMED:,} more" if len(places) > MOST_NAMED else ""
         raise CheckpointError(f"{path} is no run, but holds {len(runs):,} of them; give one:\n{names}{more}")
-    if command == "sample" and path.is_dir():  # a folder that is evaluated may hold images
+    if path.is_dir() and (command == "sample" or checkpoints.list_files(path)):  # evaluated ones may hold images
         raise CheckpointError(explain_missing_checkpoints(folder, command))
 
 

@@ -93,10 +93,10 @@ class StopRequest:
 
 
 def current_stop() -> AbstractContextManager[StopRequest]:
-    """Return the request of the command that this process runs; called from Python, one to which no signal comes.
+    """Return the active StopRequest as a context manager.
 
-    A job of submitit has its own: a signal that Slurm sends before it takes the machine ends the run, saved, before
-    submitit queues the job again.
+    If gantrain was called from Python, it is one that never receives a signal. A job of submitit has its own: a signal
+    that Slurm sends before it takes the machine ends the run, saved, before submitit queues the job again.
     """
     if StopRequest.active is None and "SUBMITIT_EXECUTOR" in os.environ:
         return StopRequest(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
