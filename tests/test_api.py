@@ -110,7 +110,7 @@ def test_a_generator_is_a_copy(run: gantrain.Run) -> None:
 def test_a_run_goes_on_and_the_object_stays(tmp_path: Path) -> None:
     first = train(tmp_path / "run")
     before = first.sample(3)
-    again = gantrain.resume(first, **{"train.images": 80})
+    again = gantrain.resume(first, **{"train.images": 8e1})
     assert (again.path, again.summary["images"], again.images, first.images) == (first.path, 80, 80, 40)
     assert torch.equal(first.sample(3), before)
     assert not torch.equal(again.sample(3), before)

@@ -212,18 +212,20 @@ def second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "typed", "code", "said"),
+    ("rank", "place", "typed", "code", "said"),
     [
-        ("", ["sample", "nope"], 4, "nope does not exist"),
-        ("", ["train", "--config-dir", "nope"], 2, "--config-dir nope is not a folder"),
-        ("MASTER_ADDR", ["train", *TINY, "run_dir=run"], 2, "MASTER_ADDR"),
-        ("RANK", ["train", *TINY, "run_dir=run"], 2, "RANK"),
+        ("1", "127.0.0.1", ["sample", "nope"], 4, "nope does not exist"),
+        ("1", "127.0.0.1", ["train", "--config-dir", "nope"], 2, "--config-dir nope is not a folder"),
+        ("1", None, ["train", *TINY, "run_dir=run"], 2, "MASTER_ADDR"),
+        ("x", "127.0.0.1", ["train", *TINY, "run_dir=run"], 2, "'x'; start the processes with torchrun"),
     ],
 )
 def test_a_process_that_has_not_joined_reports_its_own_errors(
-    gantrain, second, monkeypatch: pytest.MonkeyPatch, missing: str, typed: Sequence[str], code: int, said: str
+    gantrain, second, monkeypatch, rank: str, place: str | None, typed: Sequence[str], code: int, said: str
 ) -> None:
-    monkeypatch.delenv(missing, raising=False)
+    monkeypatch.setenv("RANK", rank)
+    if place is None:
+        monkeypatch.delenv("MASTER_ADDR")
     answer = gantrain(*typed)
     assert answer.code == code
     assert said in answer.err
