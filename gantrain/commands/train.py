@@ -29,7 +29,7 @@ HELP = f"""Train a GAN: D on one divergence, G on any other.
   gantrain train [key=value …] [-m] [--cfg job] [--config-dir DIR]
 
 Examples
-  gantrain train                                       the embedded digits, 80 s of one core (AMD EPYC)
+  gantrain train                                       the embedded digits, without a download
   gantrain train dataset=cifar10 gen_div=kl
   gantrain train dataset=folder dataset.path=DIR gen_div=reverse_kl train.images=200000
   gantrain train critic=hinge                          another loss of the discriminator, and the generator's own
