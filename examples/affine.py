@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
 
 
 def play(game: Game, seed: int, root: Path, path: Path) -> None:
-    """Train one generator as `architecture=mlp_digits optimizer=adam_fast precision=bf16 regularizer=r1
+    """Train one generator as `architecture=mlp_digits optimizer=adam_fast precision=auto regularizer=r1
     regularizer.weight=10` does, and measure it."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
@@ -112,7 +112,7 @@ def play(game: Game, seed: int, root: Path, path: Path) -> None:
     state = State(generator, discriminator, *optimizers, average=create_average(generator))
     objective = gantrain.Objective("gan", game.divergence(), "ratio")
     schedule = Schedule(IMAGES, report_every_images=20_000, sample_every_images=IMAGES, checkpoint_every_images=IMAGES)
-    setup = TrainingSetup(objective, dataset, latents, schedule, seed, Execution(precision="bf16"), (R1(),))
+    setup = TrainingSetup(objective, dataset, latents, schedule, seed, Execution(precision="auto"), (R1(),))
     provenance = {
         "config": {"game": game._asdict(), "seed": seed},
         "generator": {"architecture": table, "latent": {"size": latents.size, "prior": latents.prior}},

@@ -250,6 +250,18 @@ def test_a_slow_run_on_a_cpu_names_an_architecture_that_computes_less(larger: st
     assert [f"architecture={smaller}" in each for each in said] == [True, False]
 
 
+@pytest.mark.parametrize(("precision", "slower_with"), [("float32", True), ("bf16", False), ("auto", None)])
+def test_a_slow_run_on_a_cpu_names_the_precision_that_is_faster_there(
+    precision: str, slower_with: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(f"precision={precision}")
+    for has_instructions in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_instructions: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        said = describe_pace(chosen, Schedule(images=10**6, batch_size=100), CPU, 100, 1.0)
+        assert ("faster: precision=auto" in said) == (has_instructions == slower_with)
+
+
 @pytest.mark.parametrize("name", options("regularizer"))
 def test_every_regularizer_takes_its_files_values(name: str) -> None:
     written = yaml.safe_load((CONF / "regularizer" / f"{name}.yaml").read_text())

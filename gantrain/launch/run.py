@@ -186,8 +186,8 @@ def describe_pace(settings: Settings, schedule: Schedule, device: torch.device, 
     times = ", ".join(f"{name} in {format_minutes(each)}" for name, each in (minutes | {"end": end}).items())
     smaller = FASTER_ARCHITECTURES.get(settings.tables.name)
     faster = [f"architecture={smaller}"] if smaller else []
-    if settings.precision == "float32" and device.type == "cpu" and has_fast_bf16(device):
-        faster.append("precision=bf16")
+    if settings.precision == ("float32" if has_fast_bf16(device) else "bf16") and not settings.tables.object:
+        faster.append("precision=auto")
     hint = f"; faster: {' '.join(faster)}" if device.type == "cpu" and end > SLOW_MINUTES and faster else ""
     return f"{rate:,.0f} images/s; {times}{hint}"
 

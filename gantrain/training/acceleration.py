@@ -255,7 +255,7 @@ def can_guard_on_device(state: State) -> bool:
 def check_device(execution: Execution, device: torch.device) -> None:
     """Raise ConfigError for an execution that `device` does not support."""
     if execution.precision == "tf32" and device.type != "cuda":
-        raise ConfigError(f"precision=tf32 is for CUDA devices, not for device={device.type}; choose precision=bf16")
+        raise ConfigError(f"precision=tf32 is for CUDA devices, not for device={device.type}; choose precision=auto")
     if execution.precision == "bf16" and device.type == "mps":
         raise ConfigError("precision=bf16 is not for device=mps; choose precision=float32")
     if execution.graph == "on" and device.type != "cuda":

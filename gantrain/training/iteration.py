@@ -70,7 +70,10 @@ class Iteration:
                 "choose update=alternating"
             )
         if self.precision == "bf16" and not has_fast_bf16(state.device):
-            say(f"precision=bf16 is slower than float32 on this {state.device.type}; precision=auto chooses the faster")
+            say(
+                f"precision=bf16 is far slower than float32 on this {state.device.type}, which has no instructions for "
+                "it; precision=auto chooses the faster"
+            )
         self.algorithm = UPDATES[setup.execution.update]
         if guard_on_device is None:
             guard_on_device = state.device.type == "cuda" and can_guard_on_device(state)
