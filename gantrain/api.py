@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from os import PathLike
@@ -56,7 +57,7 @@ class Run:
     """A run, and one of its checkpoints; it stands for its path wherever a path is expected.
 
     `summary` and `metrics` are read from the run folder each time. Everything else is of the checkpoint, which is read
-    once, when it is first needed.
+    once, when it is first needed, or before `resume` goes on from it.
 
     Args:
         path: The run folder.
@@ -181,6 +182,9 @@ def resume(run: str | PathLike[str], **settings: Any) -> Run:
     `settings` are keys that a resumed run may change, such as `**{"train.images": 400_000}`. Raises CheckpointError if
     nothing can be restored or if the settings are those of another run, and what `train` raises.
     """
+    if isinstance(run, Run):
+        with suppress(CheckpointError):  # which says less than the refusals below
+            run.images  # noqa: B018 (reads the checkpoint, so that the given run stays what it is)
     code = own_options(run).get("architecture.object")  # what else it was opened with is for its samples
     settings = ({"architecture.object": code} if code else {}) | settings
     path, arguments = expand_home(run), parse_train(to_arguments(settings))

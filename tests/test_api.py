@@ -118,6 +118,13 @@ def test_a_run_goes_on_and_the_object_stays(tmp_path: Path) -> None:
         gantrain.resume(first.path, seed=3)
 
 
+def test_a_run_that_nobody_has_looked_at_stays_too(tmp_path: Path) -> None:
+    first = train(tmp_path / "run")
+    again = gantrain.resume(first, **{"train.images": 80})
+    assert (first.images, again.images) == (40, 80)
+    assert not torch.equal(first.sample(3), again.sample(3))
+
+
 def test_code_of_the_users_own_is_named_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_pair.py").write_text(
         "from torch import nn\n"
