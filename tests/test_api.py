@@ -77,6 +77,17 @@ def test_a_checkpoint_is_a_run_as_it_was(run: gantrain.Run, tmp_path: Path) -> N
     assert alone.summary == {}
 
 
+def test_a_checkpoint_in_the_working_directory_is_of_its_run(
+    run: gantrain.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.path / "checkpoints")
+    loaded = gantrain.load("images_000000000020.pt")
+    assert (loaded.path.resolve(), loaded.images, loaded.summary) == (run.path.resolve(), 20, run.summary)
+    assert main(["sample", "last.pt", "count=2", "seed=7"]) == 0
+    assert (run.path / "samples/seed7/samples.npy").is_file()
+    assert not Path("samples").exists()
+
+
 def test_the_log_ratio_is_that_of_the_discriminator(run: gantrain.Run) -> None:
     """Its raw output, as D is read by default; the same in batches."""
     bundle = torch.load(run.path / "checkpoints/last.pt", weights_only=True)

@@ -49,7 +49,11 @@ class RunFolder:
         """Return the folder of a run that is given by its folder or by one of its checkpoints."""
         if path.is_dir():
             return cls(path)
-        return cls(path.parent.parent if path.parent.name == "checkpoints" else path.parent)
+        folder = path.parent
+        if folder.name == "checkpoints":
+            return cls(folder.parent)
+        # A name alone is that of a file in the working directory.
+        return cls(folder / ".." if folder.resolve().name == "checkpoints" else folder)
 
     @property
     def has_progress(self) -> bool:
