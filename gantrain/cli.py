@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from gantrain.console import discard_output, one_line, replace_unencodable, say
+from gantrain.console import discard_output, one_line, open_closed_streams, replace_unencodable, say
 from gantrain.errors import ConfigError, GantrainError, StorageError, UntypedCodeError, describe_choice
 from gantrain.files import convert_system_error
 from gantrain.runs.signals import Interrupted
@@ -42,6 +42,7 @@ OVERVIEW = """gantrain trains GANs whose discriminator and generator each target
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    open_closed_streams()
     replace_unencodable()
     if sys.platform == "win32":
         return refuse("gantrain runs on Linux and macOS; on Windows, run it in WSL", ConfigError.exit_code)

@@ -38,6 +38,13 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\ufffd")
 
 
+def open_closed_streams() -> None:
+    """Open the null device in place of standard streams that are closed (`>&-`): no file of a run gets their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (as long as the process)
+
+
 def replace_unencodable() -> None:
     """Let standard output and error replace what their encoding lacks, as in an ASCII locale, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -50,8 +57,10 @@ def say(text: str, *, error: bool = False) -> None:
     """Print text that may hold names from outside, to standard error if `error` is set."""
     stream = sys.stderr if error else sys.stdout
     copy_text(text)
+    if stream is None:  # as in a program that was started without one
+        return
     with ignore_closed_output(stream):
-        encoding = stream.encoding or "utf-8"
+        encoding = getattr(stream, "encoding", None) or "utf-8"  # an object that only writes has none
         print(printable(text).encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
 
@@ -81,10 +90,12 @@ def ignore_closed_output(stream: TextIO | None = None) -> Iterator[None]:
 
 
 def discard_output(stream: TextIO | None = None) -> None:
-    """Redirect `stream` (standard output by default) to the null device."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, (stream or sys.stdout).fileno())
-    os.close(null)
+    """Redirect `stream` (standard output by default) to the null device, if it is a file of the system."""
+    with suppress(AttributeError, OSError):
+        number = (stream or sys.stdout).fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
 def format_number(value: float | None, spec: str = "") -> str:

@@ -331,6 +331,34 @@ def test_nothing_is_left_behind_in_the_process(tmp_path: Path, monkeypatch: pyte
             assert now == then
 
 
+class Written:
+    """A stream as programs make them to keep what is printed: it has no more than what print() needs."""
+
+    text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+class Failing(io.StringIO):
+    """A stream without a file of the system, to which nothing can be written."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_standard_output_may_be_any_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, stream in enumerate((Written(), Failing(), None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            assert train(tmp_path / str(number)).images == 40
+        assert not isinstance(stream, Written) or "finished; pictures" in stream.text
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The package
 

@@ -167,6 +167,16 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "code"), [("--cfg job >&-", 0), ("sed=1 <&- >&- 2>&-", 2)], ids=["output", "all"]
+)
+def test_standard_streams_may_be_closed(tmp_path: Path, arguments: str, code: int) -> None:
+    """As in a program that a daemon starts."""
+    shell = f"{sys.executable} -m gantrain train {arguments}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize(
     ("encoding", "code", "arguments"),
     [
         ("ascii", 0, ["--help"]),
