@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gantrain.errors import ConfigError
+
+Setting = TypeVar("Setting")
 
 
 def choose_precision(precision: str, device: torch.device, *, has_float32_outputs: bool = True) -> str:
@@ -49,11 +52,33 @@ def as_float32(v: Tensor) -> Tensor:
 
 @contextmanager
 def allow_tf32(allowed: bool) -> Iterator[None]:
-    """Set whether CUDA may round the factors of float32 products to 10 bits inside the block."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = allowed
+    """Set whether CUDA may round the factors of float32 products to 10 bits inside the block.
+
+    PyTorch has older and newer names for this, and refuses to read an older one where a program has set a newer. Inside
+    the block they agree, and after it they are as they were.
+    """
+    backends: Any = torch.backends  # whose modules get their attributes when they are imported
+    cudnn = backends.cudnn
+    older = _read_older(torch.get_float32_matmul_precision), _read_older(lambda: cudnn.allow_tf32)
+    others = [backends.cuda.matmul, cudnn.conv, cudnn.rnn] if None in older else []  # which the older names do not tell
+    newer = [(backend, backend.fp32_precision) for backend in (backends.mkldnn.matmul, *others)]
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    cudnn.allow_tf32 = allowed
+    for backend in others:
+        backend.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
+        torch.set_float32_matmul_precision(older[0] or "highest")
+        cudnn.allow_tf32 = older[1] is not False
+        for backend, precision in newer:
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
+
+
+def _read_older(read: Callable[[], Setting]) -> Setting | None:
+    """Return a setting under its older name; None where that contradicts a newer one."""
+    try:
+        return read()
+    except RuntimeError:
+        return None

@@ -17,6 +17,7 @@ from gantrain.errors import CheckpointError, DivergedError
 from gantrain.networks.latents import Latents
 from gantrain.objectives import divergences, estimates
 from gantrain.objectives.objective import Objective
+from gantrain.precision import allow_tf32
 from gantrain.reporting.reporter import Reporter
 from gantrain.runs.folder import RunFolder
 from gantrain.runs.metrics_file import read_metrics
@@ -104,6 +105,28 @@ def test_products_are_rounded_in_no_forward_pass(tmp_path):
     finally:
         convolutions.allow_tf32 = before
     assert not any(allowed)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium", "newer name"])
+def test_the_programs_own_precision_is_restored_under_both_of_its_names(precision):
+    backends = torch.backends
+    newer = [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    try:
+        if precision == "newer name":  # after which PyTorch refuses to read the older one
+            backends.cuda.matmul.fp32_precision = "tf32"
+        else:
+            torch.set_float32_matmul_precision(precision)
+        before = [each.fp32_precision for each in newer]
+        for allowed in (False, True):
+            with allow_tf32(allowed):
+                inside = [torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32]
+                assert inside == ["high" if allowed else "highest", allowed]
+            assert [each.fp32_precision for each in newer] == before
+            if precision != "newer name":
+                assert torch.get_float32_matmul_precision() == precision
+    finally:
+        backends.cuda.matmul.fp32_precision = "ieee"
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_late_checkpoints_and_grids_change_no_weight_and_no_row(tmp_path):
