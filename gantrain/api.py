@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -28,6 +28,7 @@ from gantrain.config.compose import create_composer
 from gantrain.config.overrides import check_no_sweep, parse_into, parse_train, quote
 from gantrain.config.schema import CodeOptions
 from gantrain.console import say
+from gantrain.devices import use_torch_defaults
 from gantrain.errors import CheckpointError, ConfigError
 from gantrain.files import convert_system_errors, expand_home
 from gantrain.launch.evaluate import is_run
@@ -49,7 +50,11 @@ if TYPE_CHECKING:
 PLAIN_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 
 
-system_errors = partial(convert_system_errors, "storage", "ask for fewer images at once")
+@contextmanager
+def as_a_command() -> Iterator[None]:
+    """Compute in the block as a command does, with torch's defaults and with failures of the machine as our errors."""
+    with use_torch_defaults(), convert_system_errors("storage", "ask for fewer images at once"):
+        yield
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Run:
         """The clock of the checkpoint: images shown to D."""
         return int(self._found[1]["images"])
 
+    @as_a_command()
     def generator(self) -> TrainedGenerator:
         """Return a copy of the trained generator, on the CPU and in evaluation mode: latents [B, L] → [B, *shape].
 
@@ -104,12 +110,12 @@ class Run:
 
         return restore_generator(*self._found, object=self.object, ema_statistics=self.ema_statistics)
 
-    @system_errors()
+    @as_a_command()
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Return `count` samples on the CPU, the same for the same seed: [count, C, H, W] in [0, 1], or [count, d]."""
         return self._sampled.sample(count, seed)
 
-    @system_errors()
+    @as_a_command()
     def log_ratio(self, images: Tensor) -> Tensor:
         """Return D's estimate of log p(x)/q(x), of the data's density and the generator's: float32 [B], on the CPU.
 
@@ -155,7 +161,7 @@ class Comparison(comparison.Comparison):
         return to_table(finding_rows(self))
 
 
-@system_errors()
+@as_a_command()
 def train(*, config_dir: str | Path | None = None, **settings: Any) -> Run:
     """Train a GAN and return its run.
 
@@ -175,7 +181,7 @@ def train(*, config_dir: str | Path | None = None, **settings: Any) -> Run:
     return Run(folder, object=settings.get("architecture.object"))
 
 
-@system_errors()
+@as_a_command()
 def resume(run: str | PathLike[str], **settings: Any) -> Run:
     """Go on with a run where it stopped, and return it; a finished run is returned as it is.
 
@@ -193,7 +199,7 @@ def resume(run: str | PathLike[str], **settings: Any) -> Run:
     return Run(path, object=settings.get("architecture.object"))
 
 
-@system_errors()
+@as_a_command()
 def load(run: str | PathLike[str], **settings: Any) -> Run:
     """Return the run in a folder, at its newest whole checkpoint, or the run of a checkpoint file, as it was there.
 
@@ -213,7 +219,7 @@ def load(run: str | PathLike[str], **settings: Any) -> Run:
     return loaded
 
 
-@system_errors()
+@as_a_command()
 def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
     """Measure samples as `gantrain evaluate` does, print the table, and return the content of evaluation.json.
 
@@ -232,7 +238,7 @@ def evaluate(samples: str | PathLike[str], **options: Any) -> dict[str, Any]:
     return dict(json.loads((expand_home(out) / "evaluation.json").read_text(encoding="utf-8")))
 
 
-@system_errors()
+@as_a_command()
 def compare(*runs: str | PathLike[str], baseline: str | int | None = None) -> Comparison:
     """Return a comparison of runs, and of those in and below folders.
 

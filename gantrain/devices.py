@@ -8,9 +8,9 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gantrain.errors import ConfigError, describe_choice
 
@@ -85,6 +85,26 @@ def limit_threads(device: torch.device, multiply_adds: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def use_torch_defaults() -> Iterator[None]:
+    """Compute in the block as a new process does, whatever the program has set: in float32, on the CPU, with gradients.
+
+    Devices that are named are those that are used. Torch is not imported; without it nothing has been set.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    dtype, is_on_cpu = torch.get_default_dtype(), torch.get_default_device().type == "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        # A default device slows every operation down, also if it is the CPU.
+        with torch.inference_mode(False), torch.enable_grad(), nullcontext() if is_on_cpu else torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def measure_peak_memory() -> float:

@@ -331,6 +331,25 @@ def test_nothing_is_left_behind_in_the_process(tmp_path: Path, monkeypatch: pyte
             assert now == then
 
 
+def test_defaults_of_torch_change_no_number(run: gantrain.Run, tmp_path: Path) -> None:
+    """As a notebook sets them for its own computations."""
+    same = {"gen_div": "kl", "train.checkpoint_every_images": 20, "train.checkpoint_min_seconds": 0}
+    x, log_ratio = run.sample(3), run.log_ratio(run.sample(3))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.device("meta"):
+            other = train(tmp_path / "run", **same)
+            assert torch.equal(other.sample(3), x)
+            again = gantrain.load(run.path)
+            assert torch.equal(again.log_ratio(again.sample(3)), log_ratio)
+            assert torch.get_default_device().type == "meta"
+        generator = again.generator()
+        assert generator(generator.latents.draw(2)).dtype == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 class Written:
     """A stream as programs make them to keep what is printed: it has no more than what print() needs."""
 

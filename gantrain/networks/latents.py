@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gantrain.seeding import stream_generator
 
@@ -29,10 +29,10 @@ class Latents:
         """
         import torch
 
-        where = torch.device("cpu") if generator else self.device
+        kind: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu") if generator else self.device}
         if self.prior == "normal":
-            return torch.randn(count, self.size, generator=generator, device=where).to(self.device)
-        return torch.rand(count, self.size, generator=generator, device=where).to(self.device) * 2 - 1
+            return torch.randn(count, self.size, generator=generator, **kind).to(self.device)
+        return torch.rand(count, self.size, generator=generator, **kind).to(self.device) * 2 - 1
 
     def draw_fixed(self, count: int, seed: int) -> Tensor:
         """Return the latents of every grid of a run: the same for all runs with the same seed, on every device."""
