@@ -175,9 +175,12 @@ def temporary_path(path: Path) -> Path:
 
 
 def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> None:
-    """Write `content` to `path` so that no reader ever sees a part of it. Raises OSError."""
+    """Write `content` to `path` so that no reader ever sees a part of it; text in UTF-8. Raises OSError.
+
+    What UTF-8 lacks is replaced: the name of a file may have any bytes.
+    """
     with replace_file(path, durable=durable) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 @contextmanager

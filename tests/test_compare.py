@@ -522,6 +522,15 @@ def test_a_comparison_of_mixed_runs_can_be_read(
     assert not re.search(r"^\d  \S+( +—)+ *$", text, re.MULTILINE), "a row without a number"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take only names in UTF-8")
+def test_a_name_that_is_no_text_is_replaced(tmp_path: Path) -> None:
+    runs = tmp_path / os.fsdecode(b"runs\xff")
+    make_run(runs / "a")
+    report.write_report(compare([runs]), tmp_path / "out")
+    assert "runs?" in (tmp_path / "out/compare.csv").read_text(encoding="utf-8")
+    assert (tmp_path / "out/report.html").is_file()
+
+
 def test_a_page_of_mixed_runs_names_their_folders(mixed: Path, tmp_path: Path) -> None:
     found = compare([mixed])
     text = report.render_page(found, {}).replace("<wbr>", "")
