@@ -100,7 +100,8 @@ def test_the_log_ratio_is_that_of_the_discriminator(run: gantrain.Run) -> None:
 
 
 def test_samples_that_do_not_fit_have_no_log_ratio(run: gantrain.Run, tmp_path: Path) -> None:
-    for samples in (torch.zeros(3, 1), torch.zeros(2), torch.zeros(3, 2, dtype=torch.uint8)):
+    tensors = [torch.zeros(3, 1), torch.zeros(2), torch.zeros(3, 2, dtype=torch.uint8)]
+    for samples in (*tensors, np.zeros((3, 2)), [[0.0, 0.0]]):
         with pytest.raises(DataError, match="floating-point"):
             run.log_ratio(samples)
     other = train(tmp_path / "run", disc_div="total_variation", gen_div="total_variation")

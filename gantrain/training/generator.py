@@ -141,6 +141,8 @@ def restore_discriminator(path: Path, bundle: Mapping[str, Any], *, object: str 
 @torch.no_grad()
 def measure_outputs(discriminator: nn.Module, samples: Tensor, shape: Sequence[int]) -> Tensor:
     """Return D's raw outputs, float32 [N], for samples [N, *shape] on the CPU. Raises DataError for other samples."""
+    if not isinstance(samples, Tensor):  # as from NumPy
+        raise DataError(f"samples must be a floating-point tensor; these are of the type {type(samples).__name__}")
     if not samples.is_floating_point() or samples.shape[1:] != tuple(shape):
         kind, found = str(samples.dtype).removeprefix("torch."), list(samples.shape)
         raise DataError(f"samples must be floating-point, of shape {['N', *shape]}; these are {kind}, {found}")
