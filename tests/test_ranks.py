@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -195,6 +196,25 @@ def test_the_signal_of_a_preemption_is_passed_on_as_one_that_the_first_process_h
         signal.signal(signal.SIGUSR2, before)
     assert pipe.getvalue() == f"{int(signal.SIGTERM)}\n"
     assert requeued == [signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("stream", [None, SimpleNamespace(write=print)], ids=["none", "object"])
+def test_the_program_may_have_any_object_as_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: SimpleNamespace | None
+) -> None:
+    """What the processes print then comes through a pipe."""
+    started = []
+
+    def start(*_: object, **keywords: Any) -> SimpleNamespace:
+        started.append(keywords["stdout"])
+        return SimpleNamespace(stdin=io.StringIO(), stdout=io.StringIO(), wait=lambda: 0)
+
+    monkeypatch.setattr(worker.subprocess, "Popen", start)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with worker.start_processes(2, tmp_path):
+            pass
+    assert started == [worker.subprocess.PIPE]
 
 
 def test_a_signal_before_the_processes_have_joined_is_what_stopped_the_run(tmp_path: Path) -> None:
