@@ -29,7 +29,7 @@ from gantrain.config.overrides import check_no_sweep, parse_into, parse_train, q
 from gantrain.config.schema import CodeOptions
 from gantrain.console import say
 from gantrain.devices import use_torch_defaults
-from gantrain.errors import CheckpointError, ConfigError
+from gantrain.errors import CheckpointError, ConfigError, DataError
 from gantrain.files import convert_system_errors, expand_home
 from gantrain.launch.evaluate import is_run
 from gantrain.launch.job import train_once
@@ -245,6 +245,8 @@ def compare(*runs: str | PathLike[str], baseline: str | int | None = None) -> Co
     `baseline` is the label or number of the configuration that differences are measured from. Raises DataError if no
     run can be read there, ConfigError if no configuration has this label or number.
     """
+    if not runs:
+        raise DataError("compare needs runs, or folders that hold them: gantrain.compare(run, …)")
     folders = [run.path if isinstance(run, Run) else expand_home(run) for run in runs]
     found = comparison.compare(folders, None if baseline is None else str(baseline))
     add_notes(found, folders)

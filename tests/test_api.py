@@ -266,6 +266,7 @@ def test_every_call_refuses_what_cannot_be(run: gantrain.Run, tmp_path: Path) ->
         (lambda: gantrain.evaluate(run, metrics=["mode"]), ConfigError, "metrics=mode"),
         (lambda: gantrain.evaluate(run, cuont=100), ConfigError, "did you mean count"),
         (lambda: gantrain.compare(tmp_path / "no where"), DataError, "not a folder"),
+        (gantrain.compare, DataError, "needs runs"),
         (lambda: gantrain.resume(run, run_dir="x"), ConfigError, "in its own folder"),
         (lambda: gantrain.resume(gantrain.load(run.path / "checkpoints/last.pt")), CheckpointError, "no.* run folder"),
         (lambda: gantrain.networks.build("mpl", (2,), 2), ConfigError, "did you mean mlp"),
