@@ -65,7 +65,7 @@ class Run:
     once, when it is first needed, or before `resume` goes on from it.
 
     Args:
-        path: The run folder.
+        path: The run folder; made absolute, so that it stays that of the run if the working directory changes.
         checkpoint: A checkpoint file of the run; by default the newest whole one.
         object: "package:function", for a run whose networks are the user's own: code is imported only if it is named.
         ema_statistics: `copied` or `standing`, in place of the run's own.
@@ -75,6 +75,11 @@ class Run:
     checkpoint: Path | None = None
     object: str | None = None
     ema_statistics: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).absolute())
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", Path(self.checkpoint).absolute())
 
     def __fspath__(self) -> str:
         return str(self.checkpoint or self.path)

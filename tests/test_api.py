@@ -77,6 +77,16 @@ def test_a_checkpoint_is_a_run_as_it_was(run: gantrain.Run, tmp_path: Path) -> N
     assert alone.summary == {}
 
 
+def test_a_run_stays_itself_in_another_working_directory(
+    run: gantrain.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.path.parent)
+    loaded = [gantrain.load(run.path.name), gantrain.Run(run.path.name)]
+    monkeypatch.chdir(tmp_path)
+    for each in loaded:
+        assert (each.path, each.summary, each.images) == (run.path, run.summary, run.images)
+
+
 def test_a_checkpoint_in_the_working_directory_is_of_its_run(
     run: gantrain.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

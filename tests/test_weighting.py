@@ -169,6 +169,12 @@ def test_batches_at_the_ends_of_float32_have_finite_weights(name: str, weighting
         assert all(value.isfinite() for value in reported.values())
 
 
+@pytest.mark.parametrize("spread", [0.0, -1.0, math.nan, math.inf])
+def test_a_spread_is_above_zero(spread: float) -> None:
+    with pytest.raises(ConfigError, match=r"gen_weights\.spread"):
+        Weighting(spread=spread)
+
+
 def test_equal_log_ratios_are_not_tempered() -> None:
     weights, statistics = DEFAULT.weigh(get("kl"), torch.full((8,), -3.0))
     assert weights.tolist() == [1.0] * 8

@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gantrain.objectives.divergence import Divergence
+from gantrain.ranges import Numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SPREADS = Numbers(above=0, also=(None,))
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,15 @@ class Weighting:
         normalise: Divide the weights by their mean over the batch.
         spread: τ > 0, the standard deviation of r above which weights are tempered; the tempered weights are
             normalised too. None leaves β at 1.
+
+    Raises ConfigError for a spread that is not above 0.
     """
 
     normalise: bool = False
     spread: float | None = None
+
+    def __post_init__(self) -> None:
+        SPREADS.check("gen_weights.spread", self.spread)
 
     @property
     def is_on(self) -> bool:
