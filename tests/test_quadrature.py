@@ -76,6 +76,14 @@ def test_quadrature_gives_the_closed_forms_from_near_to_far(name):
     assert finite > 10
 
 
+def test_an_exponent_that_float32_rounds():
+    """Most of the integral is where r is beyond the reach of the formulas, and F follows from its growth alone."""
+    pair = (1.8, 1.28, -0.6, 0.84)
+    expected = (power(1.7, *pair) - 1) / (1.7 * 0.7)
+    found = integrate_divergence(divergences.alpha(1.7), gaussian(*pair[:2]), gaussian(*pair[2:]))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_mixtures_against_another_quadrature(name):
     generator = np.random.default_rng(1)

@@ -111,7 +111,8 @@ def log_change(divergence: Divergence, part: FormulaName, r: Tensor) -> Tensor:
     inside = r.clamp(REACH * limits.low, REACH * limits.high)
     beyond = r - inside
     change = formula(inside) - formula(r.new_zeros(()))
-    return change.abs().log() + torch.where(beyond > 0, high, low) * beyond
+    # Of two numbers alone, torch.where would round the exponents to float32.
+    return change.abs().log() + torch.where(beyond > 0, high * beyond, low * beyond)
 
 
 def log_excess(divergence: Divergence, r: Tensor) -> Tensor:
