@@ -154,6 +154,13 @@ def test_samples_that_are_all_the_same_have_no_diversity() -> None:
     assert (found.recall, distances.mean_distance(same)) == (0, 0)
 
 
+@pytest.mark.parametrize("samples", [torch.zeros(50, 3), cloud(50, 3)])
+def test_no_distance_is_relative_to_data_that_are_all_the_same(samples: Tensor) -> None:
+    real, found = (Features(each, torch.zeros(0, dtype=torch.int64)) for each in (torch.zeros(50, 3), samples))
+    numbers = formulas.measure(real, found, {"pairwise_distance": catalogue.PAIRWISE_DISTANCE})
+    assert math.isnan(numbers["diversity/pairwise_distance"])
+
+
 def test_the_mean_distance_equals_scipys() -> None:
     x = cloud(130)
     assert distances.mean_distance(x) == pytest.approx(pdist(x.numpy()).mean(), rel=1e-12)

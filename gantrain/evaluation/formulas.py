@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,12 @@ def _compare_classes(real: Features, samples: Features) -> list[float]:
     ]
 
 
+def _compare_distances(real: Features, samples: Features) -> list[float]:
+    """Return the ratio of the mean distances, NaN if all real examples are at one place."""
+    reference = distances.mean_distance(real.vectors)
+    return [distances.mean_distance(samples.vectors) / reference if reference else math.nan]
+
+
 def _count_modes(real: Features, samples: Features) -> list[float]:
     """Return the share of good points, modes found and modes assigned; of stacked images, modes found and the KL."""
     found = float((samples.counts > 0).sum())
@@ -43,8 +50,6 @@ FORMULAS: dict[str, Callable[[Any, Any], Sequence[float]]] = {
     "prdc": lambda real, samples: distances.compute_prdc(real.vectors, samples.vectors),
     "classes": _compare_classes,
     "modes": _count_modes,
-    "pairwise_distance": lambda real, samples: [
-        distances.mean_distance(samples.vectors) / distances.mean_distance(real.vectors)
-    ],
+    "pairwise_distance": _compare_distances,
     "support_size": lambda real, samples: distances.support_size(samples.pixels, real.pixels),
 }
