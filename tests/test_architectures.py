@@ -228,6 +228,7 @@ REFUSED = [  # (rows of the generator, what the message must hold)
     ([{"op": "conv_transpose", "kernel": 5, "features": "data"}], ["1×5×5", "1×4×4"]),
     ([{"op": "affine", "features": "data"}], ["latents", "latent.size=16"]),
     ([{"op": "linear", "features": 5, "activation": "maxout"}], ["row 1", "maxout_counts=before", "5"]),
+    ([{"op": "linear", "features": 3}, {"op": "identity", "activation": "maxout"}], ["row 2", "maxout_pieces=2", "3"]),
 ]
 
 

@@ -26,6 +26,11 @@ def build_layer(row: Row, shape: Shape, tables: Tables) -> nn.Sequential:
     width = count_channels(row, tables) or shape[0]
     parts[row.op] = normalise_weights(OPERATIONS[row.op](row, shape[0], width), row)
     width += {"minibatch_stddev": 1, "minibatch_discrimination": row.kernels}.get(row.op, 0)  # channels appended
+    if row.activation == "maxout" and width % tables.maxout_pieces:
+        raise ConfigError(
+            f"activation: maxout needs a number of channels that maxout_pieces={tables.maxout_pieces} divides, and "
+            f"{row.op} has {width}; change the features before it, or choose another activation"
+        )
     if row.norm not in ("none", "spectral"):
         parts["norm"] = NORMALISATIONS[row.norm](width)
     if row.activation != "linear":
