@@ -210,6 +210,17 @@ def test_a_picture_of_neighbours_needs_as_many_training_images_as_a_row(tmp_path
         assert (folder / "neighbours.png").exists() == is_drawn
 
 
+def test_points_are_compared_with_draws_of_the_split_that_is_asked_for() -> None:
+    ring = data.load("ring")
+    for split, name, drawn in [
+        ("held_out", "held out", ring.held_out(50)),
+        ("training", "training", ring.batch(0, 50).images),
+    ]:
+        examples, found = stored.select_real_examples(ring, 50, split)
+        assert found == name
+        assert torch.equal(examples, drawn)
+
+
 @pytest.mark.parametrize(("kept", "modes", "share"), [(2, 2, 0.989), (0, 0, 0.0)])
 def test_points_of_a_density_need_no_classifier(
     kept: int, modes: int, share: float, tmp_path: Path, measured: Evaluate, monkeypatch: pytest.MonkeyPatch

@@ -44,6 +44,8 @@ def select_real_examples(
 ) -> tuple[Tensor, str]:
     """Return at most `count` real examples, 8-bit images or points, and the name of their split."""
     if not isinstance(dataset, data.Images):
+        if split == "training":
+            return select_training_examples(dataset, count or MAX_COUNT), split
         return dataset.held_out(count or MAX_COUNT).cpu(), "held out"
     if split == "training" or dataset.split == "training":
         return choose_examples(dataset.train, count or MAX_COUNT, "real"), "training"
