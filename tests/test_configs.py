@@ -721,6 +721,8 @@ def test_one_pass_for_both_players_needs_a_discriminator_without_batch_norm() ->
         (["regularizer=r1", "regularizer.every=0"], "regularizer.r1.every=0 must be at least 1"),
         (["regularizer=r2", "regularizer.every=1.5"], "regularizer.r2.every=1.5 must be a whole number"),
         (["regularizer=r1", "regularizer.share=0"], "regularizer.r1.share=0 must be above 0 and at most 1"),
+        (["regularizer=r1", "regularizer.sigma=1e-7"], "regularizer.r1.sigma=1e-07 is so small"),
+        (["regularizer=r2", "regularizer.sigma={from: 0.01, to: 1e-9}"], "regularizer.r2.sigma=1e-09 is so small"),
         (["regularizer=dragan", "regularizer.one_sided=2"], "regularizer.dragan.one_sided=2 must be true or false"),
         (["regularizer=lecam", "regularizer.decay=1"], "regularizer.lecam.decay=1 must be at least 0 and below 1"),
         (["regularizer=weight_clipping", "regularizer.limit=0"], "regularizer.weight_clipping.limit=0 must be above 0"),

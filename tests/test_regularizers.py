@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 import torch
 from support.formulas import SMOOTH
-from torch import Tensor
+from torch import Tensor, nn
 
 from gantrain import networks
 from gantrain.data import Batch
 from gantrain.distributed import Part
 from gantrain.objectives.divergences import get
 from gantrain.objectives.objective import Objective
-from gantrain.regularizers.gradient_penalties import R1, R2, Dragan, GradientPenalty, input_gradient
+from gantrain.regularizers.gradient_penalties import (
+    R1,
+    R2,
+    SMALLEST_SIGMA,
+    Dragan,
+    GradientPenalty,
+    input_gradient,
+)
 from gantrain.regularizers.regularizer import Regularizer, overrides
 from gantrain.regularizers.regularizers import (
     REGULARIZERS,
@@ -200,6 +207,14 @@ def test_the_form_without_second_derivatives_has_the_same_mean(kind: type[R1]) -
     w.requires_grad_()
     (gradient,) = torch.autograd.grad(kind(sigma=0.01, weight=2.0).penalty(lambda x: x @ w, x, x).value, w)
     np.testing.assert_allclose(gradient.numpy(), 2 * w.detach().numpy(), atol=0.05)
+
+
+def test_the_smallest_sigma_is_resolved_by_float32() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(64, 256), nn.LeakyReLU(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 1)]
+    network, x = nn.Sequential(*layers, nn.Flatten(0)), torch.rand(2000, 64)
+    exact, found = (R1(sigma=sigma).penalty(network, x, x).value.item() for sigma in (0.0, SMALLEST_SIGMA))
+    assert found == pytest.approx(exact, rel=0.1)
 
 
 @pytest.mark.parametrize(("share", "seen"), [(1.0, 10), (0.25, 3), (0.01, 1)])

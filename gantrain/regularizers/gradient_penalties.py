@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from gantrain.regularizers.regularizer import Discriminator
 
+SMALLEST_SIGMA = 1e-5  # of `r1` and `r2`; at 1e-7 the difference of two outputs is rounding
+
 
 def one_each(x: Tensor) -> Tensor:
     """Return an uninitialised tensor [B, 1, …] with a number for each sample of `x` [B, …]."""
@@ -59,9 +61,15 @@ class R1(Regularizer):
     share: float = setting(1.0, SHARE)
 
     def __post_init__(self) -> None:
-        """Refuse a schedule that ends at the other form, or begins there."""
-        if isinstance(self.sigma, Ramp) and min(self.sigma.start, self.sigma.end) <= 0:
+        """Refuse a schedule that ends at the other form, or begins there, and a σ that float32 cannot resolve."""
+        smallest = min(self.sigma.start, self.sigma.end) if isinstance(self.sigma, Ramp) else self.sigma
+        if isinstance(self.sigma, Ramp) and smallest <= 0:
             raise ConfigError(f"regularizer.{self.name}.sigma follows a schedule, of which both ends must be above 0")
+        if isinstance(smallest, int | float) and 0 < smallest < SMALLEST_SIGMA:
+            raise ConfigError(
+                f"regularizer.{self.name}.sigma={smallest:g} is so small that D's outputs differ by the rounding of "
+                f"float32; give at least {SMALLEST_SIGMA:g}, such as 0.01, or 0 for the gradient itself"
+            )
 
     @property
     def needs_fixed_network(self) -> bool:
