@@ -366,6 +366,7 @@ def test_an_augmentation_has_its_keys_under_its_section(measure: str) -> None:
         (["augment=diffaugment", "augment.measure=signs"], "no key measure"),
         (["augment=ada", "augment.measure=sign"], "did you mean signs"),
         (["augment=ada", "augment.interval=1.5"], "augment.interval=1.5 must be a whole number"),
+        (["augment=ada", "augment.interval=1e20"], "must be at least 1 and at most 1,000,000"),
         (["augment=ada", "augment.p=0.9"], "begins above augment.max_p=0.8"),
         (["augment=ada", "augment.p={from: 0, to: 0.5, images: 100}"], "needs augment.measure=none"),
         (["augment=diffaugment", "augment.p={from: 0, to: 2, images: 100}"], "augment.p.to=2 must be"),
@@ -719,6 +720,7 @@ def test_one_pass_for_both_players_needs_a_discriminator_without_batch_norm() ->
             for value in ("-1", "nan", "inf", "True", "heavy")
         ),
         (["regularizer=r1", "regularizer.every=0"], "regularizer.r1.every=0 must be at least 1"),
+        (["regularizer=r1", "regularizer.every=1e20"], "must be at least 1 and at most 1,000,000"),
         (["regularizer=r2", "regularizer.every=1.5"], "regularizer.r2.every=1.5 must be a whole number"),
         (["regularizer=r1", "regularizer.share=0"], "regularizer.r1.share=0 must be above 0 and at most 1"),
         (["regularizer=r1", "regularizer.sigma=1e-7"], "regularizer.r1.sigma=1e-07 is so small"),

@@ -184,7 +184,7 @@ class ADA(Augmentation):
     measure: str = setting("signs", Choice(tuple(MEASURES)))
     target: float | None = setting(None, Numbers(at_least=-1, at_most=1, also=(None,), follows_clock=True))
     ramp_images: float = setting(500_000, Numbers(above=0, follows_clock=True))
-    interval: int = setting(4, Numbers(whole=True, at_least=1))
+    interval: int = setting(4, Numbers(whole=True, at_least=1, at_most=1_000_000))  # float32 counts them
     max_p: float = setting(0.8, SHARE)
     blit: float = setting(1.0, PROBABILITY)
     geometry: float = setting(1.0, PROBABILITY)

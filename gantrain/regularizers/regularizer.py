@@ -29,7 +29,7 @@ NO_STATE: State = MappingProxyType({})
 
 SCHEDULED = Numbers(at_least=0, follows_clock=True)  # of fields that do not say what they accept
 SHARE = Numbers(above=0, at_most=1)
-COUNT = Numbers(whole=True, at_least=1)
+COUNT = Numbers(whole=True, at_least=1, at_most=1_000_000)
 
 
 @dataclass(frozen=True)
