@@ -19,8 +19,8 @@ from gantrain import data
 from gantrain.data import published
 from gantrain.data.images import Labels, pixels
 from gantrain.errors import CheckpointError, DataError
-from gantrain.evaluation import classifier, classifier_training
-from gantrain.evaluation.classifier import StoredClassifier
+from gantrain.evaluation import classifier, classifier_training, features
+from gantrain.evaluation.classifier import Classifier, StoredClassifier
 from gantrain.evaluation.classifier_training import ClassifierTraining
 
 
@@ -163,6 +163,14 @@ def test_one_that_is_no_better_than_the_largest_class_is_not_used(
         "of 21 held out images",
     ):
         assert words in answer.err
+
+
+def test_held_out_images_of_one_class_are_said_to_be_the_reason() -> None:
+    labels = Labels(("a", "b"), torch.tensor([0, 1] * 10), torch.zeros(10, dtype=torch.int64))
+    train, held = torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    right = StoredClassifier(Classifier((1, 8, 8), ("a", "b"), 2), "own", {}, 1.0, "held out", "")
+    with pytest.raises(DataError, match=r"one class alone cannot show .*\ngive held-out images of several classes"):
+        features.check_accuracy(right, data.Images("folder", "own", train, held, labels=labels))
 
 
 @pytest.mark.parametrize(
