@@ -156,6 +156,7 @@ def test_a_fit_that_is_no_minimum_is_said_to_be_none(
         ("target=effective gen_div=total_variation", "gen_objective=ratio"),
         ("gen_objective=ratio", "add target=effective"),
         ("wieghts=[1]", "did you mean weights"),
+        ("gen_dvi=kl,neyman", "did you mean gen_div"),
         ("kl", "key=value"),
     ],
 )

@@ -150,10 +150,11 @@ def is_path(argument: str) -> bool:
 
 def parse_into(schema: type[Options], texts: Iterable[str]) -> Options:
     """Parse arguments into an instance of `schema`, with every key, type and range checked. Raises ConfigError."""
-    node, fields = create_node(schema), keys(schema)
-    for key, value in single_values(parse(texts, schema)).items():
-        if key not in fields:
-            raise ConfigError(unknown_key(key, fields))
+    node, fields, arguments = create_node(schema), keys(schema), parse(texts, schema)
+    for argument in arguments:
+        if argument.key not in fields:
+            raise ConfigError(unknown_key(argument.key, fields))
+    for key, value in single_values(arguments).items():
         try:
             OmegaConf.update(node, key, value)
         except OmegaConfBaseException as error:
