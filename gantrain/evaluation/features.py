@@ -149,12 +149,13 @@ def check_accuracy(stored: StoredClassifier, images: Images) -> None:
     total = int(counts.sum())
     share = int(counts.max()) / max(total, 1) if len(counts) else 1.0
     if binom.sf(round(stored.accuracy * total) - 1, total, share) > SIGNIFICANCE:
-        fault = "it found nothing of the labels in the images"
-        remedy = "labels that do (a folder for each class, or dataset.json), a longer training "
-        remedy += "(train_classifier.epochs=N)"
         if share == 1:
             fault = "images of one class alone cannot show that it tells any apart"
             remedy = f"{stored.split.replace(' ', '-')} images of several classes"
+        else:
+            fault = "it found nothing of the labels in the images"
+            better = "labels that do (a folder for each class, or dataset.json)"
+            remedy = f"{better}, a longer training (train_classifier.epochs=N)"
         raise DataError(
             f"the classifier of {images.label} is right on {stored.accuracy:.1%} of {total:,} {stored.split} images, "
             f"and always naming the largest class on {share:.1%}: {fault}\n"
