@@ -112,7 +112,7 @@ def start_processes(count: int, place: Path) -> Iterator[subprocess.Popen[str]]:
         agent = subprocess.Popen(
             [sys.executable, *torchrun, "-m", "gantrain.launch.worker", str(place)],
             stdin=subprocess.PIPE,
-            stdout=None if getattr(sys.stdout, "isatty", bool)() else subprocess.PIPE,
+            stdout=None if hasattr(sys.stdout, "isatty") and sys.stdout.isatty() else subprocess.PIPE,
             stderr=log,
             encoding="utf-8",
             errors="replace",
