@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -133,6 +134,13 @@ def make_folder(path: Path, *, parents: bool = False) -> None:
     """Make a folder unless it exists. Raises OSError, or StorageError as `refuse_replaced`."""
     refuse_replaced(path)
     path.mkdir(parents=parents, exist_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError if no file can be written into a folder, or into its nearest parent while it does not exist."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 def delete_file(path: Path) -> None:

@@ -297,6 +297,17 @@ def test_what_cannot_be_evaluated_is_refused(
     assert words in answer.err
 
 
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc/out"])
+def test_a_place_that_cannot_be_written_is_refused_before_measuring(
+    out: str, trained: Path, tmp_path: Path, gantrain: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "build_reference_set", None)
+    (tmp_path / "file").touch()
+    answer = gantrain("evaluate", trained, f"out={out}")
+    assert answer.code == 7
+    assert f"{out} cannot be written: " in answer.err
+
+
 def test_a_run_is_not_judged_by_images_that_have_changed(tmp_path: Path, gantrain: Callable[..., Answer]) -> None:
     for index in range(30):
         (tmp_path / "in" / f"{index % 2}").mkdir(parents=True, exist_ok=True)

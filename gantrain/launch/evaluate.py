@@ -14,7 +14,7 @@ from gantrain.errors import CheckpointError, ConfigError, GantrainError, drop_tr
 from gantrain.evaluation import evaluation
 from gantrain.evaluation.evaluation import ReferenceSet, Result
 from gantrain.evaluation.features import EvaluationSettings
-from gantrain.files import convert_system_errors, convert_write_errors
+from gantrain.files import check_writable, convert_system_errors, convert_write_errors
 from gantrain.launch.sweep import raise_failures
 from gantrain.launch.sweep_folder import compare_sweep, job_number
 from gantrain.runs import checkpoints
@@ -110,6 +110,8 @@ def evaluate_source(
     """
     from gantrain.evaluation.samples import select_real_examples
 
+    with convert_write_errors(out):
+        check_writable(out)  # before a measurement, which may take minutes
     dataset, settings = references.load_dataset(dataset_settings), references.settings
     if source.fingerprint not in (None, dataset.fingerprint):
         raise CheckpointError(
