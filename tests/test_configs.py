@@ -524,6 +524,12 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path: Path) ->
         settings_from(tmp_path, "experiment=mine")
 
 
+def test_a_whole_number_with_an_exponent_in_a_file_is_refused_with_its_digits(tmp_path: Path) -> None:
+    write(tmp_path / "experiment/mine.yaml", "# @package _global_\ntrain: {images: 2e6}\n")
+    with pytest.raises(ConfigError, match=r"train\.images=2000000\.0 must be a whole number .*: 2000000$"):
+        settings_from(tmp_path, "experiment=mine")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Keys
 

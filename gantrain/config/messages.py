@@ -124,6 +124,8 @@ def _describe_value(error: BaseException, schema: type) -> str:
     if isinstance(cause, ValidationError | ConfigTypeError | TypeError) and key and not key.startswith("hydra."):
         chosen = f"; YAML chooses one by `override /{key}: {value}` in its `defaults`"
         rule = describe_kind(key, schema) + (chosen if key in GROUPS and schema is Config else "")
+        if rule == "a whole number" and isinstance(value, float) and value.is_integer():  # 1e6 of a YAML file
+            rule += f" without a point or an exponent: {value:.0f}"
         return f"{key if value is None else f'{key}={value}'} must be {rule}"
     reason = (str(getattr(cause, "msg", None) or cause).splitlines() or [type(cause).__name__])[0]
     reason = re.sub(r'^\w+ raised while resolving interpolation: "?(.*?)"?$', r"\1", reason)
