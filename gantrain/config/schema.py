@@ -66,9 +66,9 @@ class DatasetConfig:
     root: str = setting("data", "folder of the published datasets; missing ones are downloaded into it")
     path: str | None = setting(None, "folder or .zip file of images, or file of an array, for dataset=folder and array")
     size: int | None = number(None, "side length to which images are resized, in pixels", at_least=1, at_most=1024)
-    held_out: int | None = number(None, "number of images held out from training", at_least=0)
+    held_out: int | None = number(None, "number of held-out images, by default the test split or a tenth", at_least=0)
     on_bad: str = choice("error", ("error", "skip"), "action on a damaged image file")
-    label: str | None = setting(None, "name of the data in outputs, in place of the dataset's")
+    label: str | None = setting(None, "name of the data in outputs; by default that of the dataset")
     flip: bool | None = setting(None, "mirror each training image with probability 1/2")
     labels: str = choice("auto", labels.KINDS, "source of the classes of images, for dataset=folder")
     fit: str = choice("crop", decoding.FITS, "how images become square, for dataset=folder and array")
@@ -76,12 +76,12 @@ class DatasetConfig:
         None, "values that become black and white, [BLACK,WHITE]; auto: the least and the greatest of the data"
     )
     resident: str = choice(
-        "auto", memory_map.RESIDENCES, "where images are kept; auto: on the device, or where there is room for them"
+        "auto", memory_map.RESIDENCES, "where images are kept; auto: the first of these places that has room for them"
     )
     weights: list[float] | None = setting(None, "weights of the Gaussians, for dataset=mixture1d")
-    means: list[float] | None = setting(None, "their means")
-    stds: list[float] | None = setting(None, "their standard deviations")
-    r1_weight: float = number(10.0, "weight of regularizer=r1 and r2 where none is given", at_least=0)
+    means: list[float] | None = setting(None, "means of the Gaussians, for dataset=mixture1d")
+    stds: list[float] | None = setting(None, "standard deviations of the Gaussians, for dataset=mixture1d")
+    r1_weight: float = number(10.0, "weight of regularizer=r1 and r2 unless regularizer.weight is given", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class GeneratorWeights:
     """Weights of samples under `matched`; with both keys null, the default if the objective has weights, else none."""
 
     normalise: bool | None = setting(
-        None, "under matched: divide samples' weights by their mean over the batch, the default; false: plain weights"
+        None, "under matched: divide samples' weights by their mean over the batch (true), or keep them plain (false)"
     )
     spread: float | None = number(
         None,
-        "under matched: standard deviation of the log-ratio above which weights are tempered; by default 0.25",
+        "under matched: standard deviation of the log-ratio above which weights are tempered; 0.25 without normalise",
         above=0,
     )
 
@@ -140,12 +140,12 @@ class TrainConfig:
         30.0, "shortest time between checkpoints, in seconds, except at the end", at_least=0
     )
     checkpoint_max_minutes: float = number(
-        10.0, "a checkpoint and a grid of samples are written at the latest after so many minutes", above=0
+        10.0, "longest time between checkpoints, and between grids of samples, in minutes", above=0
     )
     keep_checkpoints: int = number(3, "number of checkpoints kept, besides the best", at_least=2)
     held_out_images: int = number(
         2_000,
-        "held-out examples, and as many samples, for the bounds in a report; all if there are fewer",
+        "number of held-out examples, and of samples, from which a report computes bounds; all if there are fewer",
         at_least=1,
         at_most=1_000_000,
     )
@@ -157,7 +157,7 @@ class EvaluateConfig:
 
     every_images: int | None = number(None, "interval between evaluations, with one at the end", at_least=1)
     count: int | None = number(
-        None, "number of samples, as in gantrain evaluate", at_least=evaluation.MIN_COUNT, at_most=100_000
+        None, "number of samples; by default that of held-out images", at_least=evaluation.MIN_COUNT, at_most=100_000
     )
     metrics: list[str] | None = setting(None, "list of metrics; all by default")
     features: str = choice(features.AUTO, features.FEATURES, "network that extracts features of images")
@@ -169,7 +169,7 @@ class EvaluateConfig:
 class BestConfig:
     """How the best checkpoint is chosen."""
 
-    metric: str | None = setting(None, "number by which best.pt is chosen, such as quality/fid_classifier")
+    metric: str | None = setting(None, "metric by which best.pt is chosen, such as quality/fid_classifier")
 
 
 @dataclass
@@ -195,24 +195,24 @@ class Config:
     """All keys of `gantrain train`."""
 
     seed: int = number(0, "random seed of weights, latents and the order of the data", at_least=0, at_most=2**63 - 1)
-    device: str = setting("auto", f"{', '.join(DEVICES)}, cuda:1")
+    device: str = setting("auto", f"device that trains: {', '.join(DEVICES)}, or one of several, as in cuda:1")
     devices: Any = setting(
         1,
-        "number of devices that train together, each a part of the batch; auto: all CUDA devices",
+        "number of devices that train one run together, each on a part of the batch; auto: all CUDA devices",
         Numbers(whole=True, at_least=1, at_most=4096, also=("auto",)),
     )
     run_dir: str | None = setting(None, "run folder; by default runs/<dataset>/<divergences>/<date_time>-s<seed>")
     resume: str = choice("never", ("never", "auto"), "auto: continue the run in run_dir, if there is one")
-    init: str | None = setting(None, "run folder or checkpoint with whose weights the networks begin")
+    init: str | None = setting(None, "run folder or checkpoint from which the networks take their initial weights")
     head: str = choice("log_ratio", heads.HEADS, "parametrisation of D's output")
     gen_objective: str = choice("matched", GENERATOR_OBJECTIVES, "loss of G")
-    update: str = choice("alternating", UPDATES, "whether D and G are updated in turn, or on the same samples at once")
+    update: str = choice("alternating", UPDATES, "update D and G in turn, or both from the same samples")
     precision: str = choice("float32", PRECISIONS, "precision of multiplications")
     compile: str = choice("auto", SWITCHES, "fuse operations with torch.compile")
     graph: str = choice("auto", SWITCHES, "replay an iteration as one CUDA graph")
     ema: Any = setting(0.999, "decay of the averaged generator, or {half_life: IMAGES, ramp: SHARE}; 0: no average")
     ema_statistics: str = choice(
-        "standing", STATISTICS, "batch-norm statistics of the averaged generator: G's, or of samples of its own"
+        "standing", STATISTICS, "batch-norm statistics of the averaged generator: G's, or those of its own samples"
     )
     logger: list[str] = field(
         default_factory=lambda: ["tensorboard"],
