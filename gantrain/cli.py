@@ -22,14 +22,14 @@ COMMANDS = {
     "resume": "continue a run or a sweep where it stopped",
     "sample": "draw samples from a trained generator",
     "evaluate": "measure the quality and diversity of samples, or train the classifier for that",
-    "compare": "compare runs: a table, figures and one page",
-    "divergences": "show properties of divergences: tables, a page or figures",
-    "verify": "check bounds, estimates and the log-ratio against known densities",
-    "architecture": "print a network's table with shapes and parameter counts",
+    "compare": "compare runs: tables, figures and an HTML page",
+    "divergences": "show formulas and properties of divergences",
+    "verify": "test bounds, estimates and log-ratios on known densities",
+    "architecture": "print the layers of networks with shapes and parameter counts",
     "fit": "fit one Gaussian to a mixture under each divergence, by quadrature",
 }
 
-OVERVIEW = """gantrain trains GANs whose discriminator and generator each target a divergence of your choice.
+OVERVIEW = """gantrain trains GANs whose discriminator and generator each target an f-divergence of your choice.
 
   gantrain COMMAND [key=value …]
 

@@ -18,7 +18,7 @@ from gantrain.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = f"""Print the generator's and the discriminator's layers, with output shapes, parameters and multiply-adds.
+HELP = f"""Print the layers of the generator and the discriminator, with output shapes, parameters and multiply-adds.
 
   gantrain architecture NAME [shape=[3,32,32]] [latent=64] [maxout_counts=before] [--config-dir DIR]
 
@@ -27,7 +27,7 @@ Examples
   gantrain architecture dcgan64 shape=[1,64,64] latent=100
   gantrain architecture mine --config-dir DIR        a table of your own, DIR/architecture/mine.yaml
 
-Without a shape, the first usual one that the tables fit. Names: {", ".join(group_options("architecture"))}"""
+Without shape, the first usual shape that the tables fit is used. Names: {", ".join(group_options("architecture"))}"""
 
 USUAL_SHAPES: tuple[tuple[int, ...], ...] = ((3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 48, 48), (3, 64, 64), (2,), (1,))
 

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-HELP = f"""Show properties of divergences: tables of some or all, or a page about one.
+HELP = f"""Show formulas and properties of divergences: tables of several or all, or a page about one.
 
   gantrain divergences [NAME …] [affine=0] [out=DIR]
 
 Examples
   gantrain divergences                          all of the catalogue
   gantrain divergences kl                       a page, with the effect of each generator objective
-  gantrain divergences kl alpha_0.3 dual_js     some, side by side
-  gantrain divergences kl affine=-1             with -1 (u - 1) added to f, which only gen_objective=ratio notices
-  gantrain divergences out=figures              figures too, PNG and SVG: f, real and fake, generator losses, the pull
-                                                on samples, effective divergences
+  gantrain divergences kl alpha_0.3 dual_js     several, side by side
+  gantrain divergences kl affine=-1             with -1 (u - 1) added to f, which changes only gen_objective=ratio
+  gantrain divergences out=figures              also figures, PNG and SVG: f, real and fake, generator losses, weights
+                                                of samples, effective divergences
 
 Names: {", ".join([*CATALOGUE, *PATTERNS])}"""
 

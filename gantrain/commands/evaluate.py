@@ -57,17 +57,17 @@ Examples
 Features of images come from a classifier of the dataset's labels. A missing classifier is trained first and stored in
 $XDG_CACHE_HOME/gantrain/classifiers (~/.cache/gantrain/classifiers) under the fingerprint of the images; one that was
 trained with other train_classifier settings than those given is replaced. classifier=FILE uses another classifier.
-By default it takes minutes of a CPU core; for coloured images train_classifier.width=64 train_classifier.epochs=17 is
-more accurate, with thirty times the work.
+By default this takes minutes of a CPU core; for colour images train_classifier.width=64 train_classifier.epochs=17 is
+more accurate and takes thirty times as long.
 Without samples, `gantrain evaluate dataset=NAME` trains or finds the classifier and prints its accuracy on held-out
 images; classifier=FILE is then the file in which it is stored.
 features=inception uses the Inception network of the literature, whose weights are downloaded once, or read from
-inception=FILE. Metrics of classes then need classifier=FILE, or to be named in metrics.
-Samples come from the averaged generator if the run has one, with the batch-norm statistics that the run chose or
-ema_statistics names: copied from the generator, or standing, of samples of the average's own. Real images are the test
-split or the held-out images (split=training: training images); N is their number, at most 10,000. The seed selects
-samples, never real images.
-reference=true also measures as many training images, which shows what a perfect generator would get.
+inception=FILE. Metrics of classes are then measured only if classifier=FILE is given or metrics names them.
+Samples come from the averaged generator if the run has one. ema_statistics replaces the run's own choice of its
+batch-norm statistics: copied from the generator, or standing, estimated from samples of the average. Real images are
+the test split or the held-out images (split=training: training images). The default of count is their number, at most
+10,000; at least 20 are needed. The seed selects samples, never real images.
+reference=true also measures the same number of training images, which shows what a perfect generator would get.
 
 The numbers are printed as a table. evaluation.json and neighbours.png (samples, each with the training images nearest
 to it) are written to RUN, or for FOLDER and NPZ to out, by default `evaluation`.

@@ -28,10 +28,10 @@ HELP = f"""Fit one Gaussian to a mixture on the line under each divergence (Pool
 Examples
   gantrain fit                                        .6 N(−1.5, .6²) + .4 N(2, .8²), all divergences
   gantrain fit weights=[.6,.4] means=[-1.5,2] stds=[.6,.8] gen_div=kl,reverse_kl out=DIR
-  gantrain fit target=effective gen_objective=ratio   where a generator that follows a loss comes to rest, or not
+  gantrain fit target=effective gen_objective=ratio   where gradient descent on a loss of the generator ends
   gantrain fit target=effective gen_div=reverse_kl start=[-1,.5]
 
-target=divergence gives the best Gaussian of all, target=effective the end of the path of x = μ + σz along the loss of
+target=divergence gives the global minimum, target=effective the end of the path of x = μ + σz along the loss of
 gen_objective ({", ".join(GENERATOR_OBJECTIVES)}), with the exact ratio held fixed in each step, from start=[μ,σ];
 affine=c adds c·(u − 1) to f there. Such a path ends in one of these ways:
 {OUTCOME_LINES}

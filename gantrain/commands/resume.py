@@ -11,7 +11,7 @@ from gantrain.launch.sweep import resume_sweep
 from gantrain.launch.sweep_folder import is_sweep
 from gantrain.runs.signals import StopRequest
 
-HELP = f"""Continue a run where it stopped; the result equals the uninterrupted run's, bit for bit on a CPU.
+HELP = f"""Continue a stopped run; the result equals that of the uninterrupted run, bit for bit on a CPU.
 
   gantrain resume RUN [key=value …]
   gantrain resume SWEEP [key=value …]          continues interrupted runs and trains missing ones

@@ -31,10 +31,10 @@ Examples
   gantrain sample RUN/checkpoints/images_000000050000.pt
   gantrain sample RUN count=50000 out=samples.npz
 
-Images become 00000.png … and grid.png; points of a density samples.npy and scatter.png. The averaged generator is used
-when the run kept one, with batch norm in evaluation mode; ema_statistics replaces the statistics that the run chose for
-it. out defaults to RUN/samples/seed<seed>. An out that ends in .npz is one file, with the samples as arr_0: images
-uint8 [N, H, W, C], points float32 [N, d]."""
+Images are written as 00000.png … and grid.png; points as samples.npy, and scatter.png in one or two dimensions. The
+averaged generator is used if the run has one, with batch norm in evaluation mode; ema_statistics replaces the run's own
+choice of its statistics. out is RUN/samples/seed<seed> by default. An out that ends in .npz is a single file with the
+samples as arr_0: images uint8 [N, H, W, C], points float32 [N, d]."""
 
 GRID_IMAGES = 256
 ARRAY = ".npz"  # suffix of an `out` that is one file

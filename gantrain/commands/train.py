@@ -24,7 +24,7 @@ from gantrain.runs.signals import StopRequest
 GROUP_LINES = "\n".join(f"  {group:13} {', '.join(options(group))}" for group in GROUPS)
 KEY_LINES = "\n".join(f"  {f'{key}={default}':38} {about}" for key, default, about in describe_keys())
 
-HELP = f"""Train a GAN: D on one divergence, G on any other.
+HELP = f"""Train a GAN: the discriminator D on one divergence, the generator G on the same or any other.
 
   gantrain train [key=value …] [-m] [--cfg job] [--config-dir DIR]
 
@@ -32,12 +32,12 @@ Examples
   gantrain train                                       the embedded digits, without a download
   gantrain train dataset=cifar10 gen_div=kl
   gantrain train dataset=folder dataset.path=DIR gen_div=reverse_kl train.images=200000
-  gantrain train critic=hinge                          another loss of the discriminator, and the generator's own
+  gantrain train critic=hinge                          another loss of D, and the loss of G that belongs to it
   gantrain train critic=relativistic gen_div=kl        where D gives a ratio, any divergence trains G
   gantrain train -m gen_div=kl,reverse_kl,js seed=0,1  a sweep: one run for each combination
   gantrain train experiment=paper gen_div=kl           the objective of Poole et al. 2016, with ALI's network
-  gantrain train init=RUN dataset=folder dataset.path=DIR   begins with the weights of another run
-  gantrain train --cfg job dataset=mnist               shows what would run
+  gantrain train init=RUN dataset=folder dataset.path=DIR   starts from the weights of another run
+  gantrain train --cfg job dataset=mnist               prints the configuration and stops
 
 Groups, and their choices
 {GROUP_LINES}
@@ -49,7 +49,7 @@ Flags
   -m, --multirun        one run for every combination of comma-separated values; glob(*) stands for all of
                         a group that gantrain has itself
   --cfg job             print the composed config and stop
-  --config-dir DIR      look for YAML of your own there too
+  --config-dir DIR      also look for configuration files (YAML) in this folder
   --info, --hydra-help  Hydra's own information and help
 
 `eval "$(gantrain -sc install=bash)"` completes these keys and choices in the shell."""

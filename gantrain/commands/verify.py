@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CASE_LINES = "\n".join(f"  {name:10} {case.title}" for name, case in CASES.items())
 
-HELP = f"""Train only a discriminator between two known densities and compare what it gives with the truth.
+HELP = f"""Train a discriminator between two known densities, and compare its bounds and log-ratio with the true values.
 
   gantrain verify [case=all] [disc_div=gan] [seeds=3] [seed=0] [images=1000000] [batch_size=500] [lr=0.005]
                   [held_out=500000] [out=DIR]
@@ -38,7 +38,7 @@ Examples
   gantrain verify                               all cases, in two minutes or so on two cores
   gantrain verify case=ring seeds=5             one of them, with the seeds 0 to 4
   gantrain verify disc_div=kl out=verification  another divergence trains D; verify.json and log_ratio.png are written
-  gantrain verify images=0                      without training: the exact log-ratio takes D's place
+  gantrain verify images=0                      without training: with the exact log-ratio in place of D
 
 Per divergence: the true value, the bound that D reaches, the bound of the exact log-ratio on the same draws, and the
 plug-in estimate, which is no bound; then the ratio's calibration and its error against the true log-ratio.

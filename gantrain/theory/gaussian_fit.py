@@ -163,7 +163,7 @@ def _curvature(slopes: Callable[[Floats], Floats], theta: Floats, step: float = 
 OUTCOMES = {
     "rests": "at a minimum of what its loss descends",
     "unstable": "at a saddle or a maximum, where the slope is zero and any disturbance grows",
-    "stalls": "where it hardly moves, though not at a stationary point",
+    "stalls": "where it hardly moves, but not at a stationary point",
     "collapses": f"σ → 0: below {COLLAPSED:g} of the narrowest component's, or so narrow that the loss is infinite",
     "diverges": f"beyond {DIVERGED:g} standard deviations of the data, or so wide that the loss is infinite",
     "infinite": "does not begin: the loss is infinite at the start",
