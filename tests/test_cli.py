@@ -763,6 +763,14 @@ def test_an_array_is_chosen_by_its_name(gantrain: Gantrain, tmp_path: Path) -> N
     assert (answer.code, (tmp_path / "none").exists()) == (3, False)
 
 
+def test_an_evaluation_is_proposed_at_the_end_where_there_are_metrics(gantrain: Gantrain) -> None:
+    np.save("points.npy", np.random.default_rng(0).normal(size=(300, 3)))
+    points = gantrain("train", *TINY, "dataset=array", "dataset.path=points.npy", "architecture=mlp", "run_dir=points")
+    assert "\nnext: gantrain sample points" in points.out
+    assert gantrain("evaluate", "points").code == 2
+    assert "\nnext: gantrain evaluate ring" in gantrain("train", *TINY, "dataset=ring", "run_dir=ring").out
+
+
 def test_a_run_that_diverges_stops_before_the_update(gantrain: Gantrain, tmp_path: Path) -> None:
     answer = gantrain("train", *TINY, "optimizer=sgd", "optimizer.lr=1e30", "disc_div=kl", "gen_div=kl", "run_dir=run")
     assert answer.code == 5

@@ -273,7 +273,7 @@ def test_only_the_metrics_that_are_named_are_measured(measured: Evaluate, digits
         (["dark.npy", "dataset=digits"], 3, "8-bit"),
         (["lost.npy", "dataset=ring"], 3, "not finite"),
         (["broken.npz", "dataset=digits"], 3, "no array"),
-        (["plain.npy", "dataset=array", "dataset.path=plain.npy"], 2, "no density"),
+        (["plain.npy", "dataset=array", "dataset.path=plain.npy"], 2, "without a known density"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(

@@ -14,7 +14,7 @@ from gantrain import data
 from gantrain.console import Progress
 from gantrain.data import DatasetSettings
 from gantrain.errors import ConfigError, DataError
-from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS
+from gantrain.evaluation.metrics import CLASSIFIER, INCEPTION, NETWORKS, NO_METRICS
 from gantrain.files import expand_home
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def build_extractor(
     if isinstance(dataset, data.Density):
         return point_extractor(dataset)
     if not isinstance(dataset, data.Images):
-        raise ConfigError(
-            f"dataset={dataset.name} has no images and no density, and so nothing to compare samples with"
-        )
+        raise ConfigError(NO_METRICS.format(dataset.name))
     network = None
     if choose_network(settings.features, settings.inception) == INCEPTION:
         from gantrain.evaluation import inception

@@ -8,10 +8,13 @@ the network that extracted them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gantrain import data
 from gantrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gantrain.data import Dataset
 
 CLASSIFIER, INCEPTION = NETWORKS = ("classifier", "inception")  # that extract features of images
 HIGHER, LOWER, NEITHER = 1, -1, 0  # the better direction of a number
@@ -80,13 +83,21 @@ DIRECTIONS = {
 }
 
 
+NO_METRICS = "dataset={} has points without a known density; metrics are for images, and for points of a known density"
+
+
 def metrics_of(dataset: str) -> Mapping[str, Metric]:
     """Return the metrics that samples of a dataset can have, by name. Raises ConfigError if there are none."""
     if dataset in data.IMAGES:
         return STACKS if data.IMAGES[dataset].stacks else IMAGES
     if dataset in data.DENSITIES:
         return POINTS
-    raise ConfigError(f"dataset={dataset} has no images and no density, and so nothing to compare samples with")
+    raise ConfigError(NO_METRICS.format(dataset))
+
+
+def has_metrics(dataset: Dataset) -> bool:
+    """Return whether samples of a loaded dataset, which may be an array of either kind, have metrics."""
+    return isinstance(dataset, data.Images | data.Density)
 
 
 def better_direction(number: str) -> int:

@@ -21,6 +21,7 @@ from gantrain.console import copy_text, say
 from gantrain.devices import limit_threads
 from gantrain.distributed import Part
 from gantrain.errors import CheckpointError, DataError, GantrainError
+from gantrain.evaluation import metrics
 from gantrain.files import convert_system_errors, make_folder, replace_non_finite, write_file
 from gantrain.launch.build import PreparedRun, build, build_evaluation, count_multiply_adds
 from gantrain.objectives.divergences import CATALOGUE
@@ -82,7 +83,7 @@ def train(run: PreparedRun, folder: RunFolder, bundle: Mapping[str, Any] | None 
             share_state(state, setup.part)
             with recorded_progress(summary, state, reporter, folder), reporter:
                 loop.train(state, setup, folder, reporter, provenance=provenance, stop=stop)
-            say(describe_results(folder))
+            say(describe_results(folder, has_metrics=metrics.has_metrics(setup.data)))
 
 
 def begin(
@@ -192,13 +193,13 @@ def describe_pace(settings: Settings, schedule: Schedule, device: torch.device, 
     return f"{rate:,.0f} images/s; {times}{hint}"
 
 
-def describe_results(folder: RunFolder) -> str:
+def describe_results(folder: RunFolder, *, has_metrics: bool) -> str:
     """Return where the pictures of a finished run are, and the commands that go on from there."""
     path = shlex.quote(str(folder.path))
-    return (
-        f"finished; pictures: {folder.samples}, {folder.path / 'losses.png'}\n"
-        f"next: gantrain evaluate {path}, gantrain sample {path}, tensorboard --logdir {path}"
-    )
+    commands = [f"gantrain sample {path}", f"tensorboard --logdir {path}"]
+    if has_metrics:
+        commands.insert(0, f"gantrain evaluate {path}")
+    return f"finished; pictures: {folder.samples}, {folder.path / 'losses.png'}\nnext: {', '.join(commands)}"
 
 
 def format_minutes(minutes: float) -> str:
