@@ -37,7 +37,7 @@ from gantrain.regularizers.regularizers import (
 )
 from gantrain.schedules import Ramp
 from gantrain.training.losses import Losses
-from gantrain.training.state import create_regularizer_states
+from gantrain.training.state import RunningMeans, create_regularizer_states
 
 SLOPES = [R1(), R2(), GradientPenalty(), Dragan()]
 # Every form of every penalty on D.
@@ -294,15 +294,19 @@ def test_dragan_looks_near_data_alone() -> None:
 def test_a_lazy_penalty_is_due_once_in_so_many_updates_and_as_often_as_heavy() -> None:
     w, real, fake = points(2).requires_grad_(), points(9, 2), points(9, 2)
     ours = losses("kl", R1(weight=3.0, every=4), R2(weight=1.0, every=2))
-    square, values = float(w.detach().square().sum()), []
+    square, values, means = float(w.detach().square().sum()), [], RunningMeans()
     for number in range(8):
         skipped = ours.list_skipped(number)
         loss, statistics = ours.discriminator_loss(lambda x: x @ w, Batch(real), fake, skipped)
         values.append(float(statistics["loss/penalty"]))
         assert float(loss.detach()) == pytest.approx(float(statistics["loss/discriminator"].detach()) + values[-1])
         assert ("penalty/r1_gradient_rms" in statistics) == (number % 4 == 0)
+        means.add(statistics)
     np.testing.assert_allclose(values, np.array([7, 0, 1, 0] * 2) * square)
-    assert np.mean(values) == pytest.approx((1.5 + 0.5) * square)
+    # Their means over all updates are the penalties of every update, and the parts of their sum.
+    reported = means.means()
+    assert reported["loss/penalty"] == pytest.approx((1.5 + 0.5) * square)
+    assert [reported[f"penalty/{name}"] for name in ("r1", "r2")] == pytest.approx([1.5 * square, 0.5 * square])
     assert losses("kl", R1(every=1)).list_skipped(3) == ()
 
 

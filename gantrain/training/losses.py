@@ -184,13 +184,12 @@ class Losses:
         penalties = []
         with torch.autocast(fake.device.type, enabled=False):
             for regularizer in self.by_hook["penalty"]:
-                if regularizer.name not in skipped:
-                    with evaluation_mode(discriminator) if regularizer.needs_fixed_network else nullcontext():
-                        outputs = outputs_of if regularizer.needs_fixed_network else outputs_of_augmented
-                        penalties.append((regularizer, regularizer.penalty(outputs, real.images, fake, self.part)))
-        if skipped and not penalties:
-            nothing = torch.zeros((), device=fake.device)
-            return nothing, {"loss/penalty": nothing}
+                if regularizer.name in skipped:
+                    penalties.append((regularizer, Penalty(torch.zeros((), device=fake.device))))
+                    continue
+                with evaluation_mode(discriminator) if regularizer.needs_fixed_network else nullcontext():
+                    outputs = outputs_of if regularizer.needs_fixed_network else outputs_of_augmented
+                    penalties.append((regularizer, regularizer.penalty(outputs, real.images, fake, self.part)))
         return self.sum_penalties(penalties)
 
     def sum_penalties(self, penalties: Sequence[tuple[Regularizer, Penalty]]) -> Loss | None:
