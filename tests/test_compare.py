@@ -23,6 +23,7 @@ import pytest
 import yaml
 from conftest import Answer
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from support.pictures import draw_checksums
 from support.run_folders import make_run, make_sweep
@@ -681,6 +682,43 @@ def test_the_band_of_a_single_run_is_the_error_of_its_bound(tmp_path: Path) -> N
     (band,) = axes.collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert heights.max() - heights.min() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_curve_over_many_powers_of_ten_fills_its_panel_and_its_numbers_do_not_overlap(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    values = [-3.0, *(10.0**power for power in range(13))]
+    reports = [{"images": clock, "bound/gan": value} for clock, value in enumerate(values, start=1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(report) + "\n" for report in reports))
+    figure = Figure(figsize=plots.PANEL)
+    axes = figure.subplots()
+    plots.curve_panels(compare([tmp_path]))["bound/gan"](axes)
+    _, heights = axes.transAxes.inverted().transform(axes.transData.transform(axes.lines[0].get_xydata())).T
+    assert 0 < heights.min() < 0.1 < 0.9 < heights.max() < 1
+    figure.draw_without_rendering()
+    found = (text.get_window_extent() for text in axes.get_yticklabels())
+    boxes = sorted((box for box in found if axes.bbox.overlaps(box.expanded(10, 1))), key=lambda box: box.y0)
+    assert len(boxes) > 4
+    assert all(below.y1 < above.y0 for below, above in itertools.pairwise(boxes))
+
+
+def test_long_names_end_inside_the_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = {"latent": {"prior": "uniform"}, "architecture": {"name": "mlp_digits"}, "head": "nowozin"}
+    typed = "latent.prior=uniform architecture=mlp_digits head=nowozin"
+    for name in ("kl", "js", "pearson"):
+        evaluation = {} if name == "kl" else None
+        make_run(tmp_path / name, settings | {"gen_div": {"name": name}}, evaluation=evaluation, typed=typed)
+    make_run(tmp_path / "other")
+    found = compare([tmp_path])
+    assert max(len(each.name) for each in found.configurations) > 50
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "curve_panels", lambda _: {})  # the plane has a legend, the classes have titles
+    monkeypatch.setattr(plots.plotting, "encode_figure", lambda figure, _: figures.append(figure))
+    plots.encode_plots(found)
+    for figure in figures[::2]:  # of each, a PNG and an SVG
+        figure.draw_without_rendering()
+        names = [text for text in figure.findobj(Text) if re.match(r"\d: ", text.get_text())]
+        ends = {text.get_text(): text.get_window_extent().x1 for text in names}
+        assert max(ends.values()) <= figure.bbox.x1, ends
 
 
 def test_a_heatmap_has_the_means_of_all_finished_runs(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PANEL = (4.2, 2.9)  # inches
 PANEL_COLUMNS = 3
-TITLE_WIDTH = 50  # letters of a panel's title on a line
+PANEL_LETTERS = 42  # on a line of a panel's title or, beside its line, of the legend
 PALETTE = (*plotting.PALETTE, "#8c564b", "#7f7f7f")
 MAX_BOUND_CURVES = 6
 MAX_HEATMAPS = 2  # of a group of metrics
@@ -43,6 +43,7 @@ MAX_BARS = 200  # classes in the order of the data; more are drawn in falling or
 NUMBER: dict[str, Any] = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 9}  # beside a point
 OUTLIERS = 0.01  # share of a panel's means, at either end
 LINEAR_LOSSES = 20  # larger losses are drawn on a logarithmic axis
+MAX_POWERS = 8  # of ten with a number, on a logarithmic axis
 PLANES = (("recall", "precision"), ("coverage", "density"), ("class_entropy", r"fid_\w+"))  # diversity, quality
 
 
@@ -69,8 +70,9 @@ def _draw_figure(panels: Panels, comparison: Comparison, *, has_legend: bool) ->
 
     columns = min(PANEL_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    names = [configuration.name for configuration in comparison.configurations]
-    legend_height = 0.22 * math.ceil(len(names) / columns) if has_legend else 0
+    names = [textwrap.fill(configuration.name, PANEL_LETTERS) for configuration in comparison.configurations]
+    legend_lines = math.ceil(len(names) / columns) * max(name.count("\n") + 1 for name in names)
+    legend_height = 0.22 * legend_lines if has_legend else 0
     width, height = columns * PANEL[0], rows * PANEL[1] + legend_height
     figure, all_axes = plotting.make_figure(rows, width, height, columns=columns)
     for axes, panel in itertools.zip_longest(all_axes, panels.items()):
@@ -78,7 +80,7 @@ def _draw_figure(panels: Panels, comparison: Comparison, *, has_legend: bool) ->
             axes.set_visible(False)
         else:
             title, draw = panel
-            axes.set_title(textwrap.fill(title, TITLE_WIDTH))
+            axes.set_title(textwrap.fill(title, PANEL_LETTERS))
             draw(axes)
     if has_legend:
         lines = [Line2D([], [], **style) for style in line_styles(comparison)]
@@ -138,11 +140,14 @@ def _draw_curves(comparison: Comparison, name: str, axes: Axes) -> None:
         axes.plot(clock, mean, marker="o" if len(clock) < 8 else "", markersize=3, **style)
         end, means = max([end, *clock]), [*means, *mean]
     low, high = frame_limits(means)
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    axes.set_ylim(low - margin, high + margin)
     if max(abs(low), abs(high)) > LINEAR_LOSSES:
         axes.set_yscale("symlog", linthresh=1)
+        axes.locator_params(axis="y", numticks=MAX_POWERS)
         plotting.format_axis(axes.yaxis)
+    scale = axes.yaxis.get_transform()
+    bottom, top = scale.transform(np.array([low, high]))
+    margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0
+    axes.set_ylim(*scale.inverted().transform(np.array([bottom - margin, top + margin])))
     plotting.label_clock(axes, end)
 
 
