@@ -181,9 +181,16 @@ def test_the_finite_range_ends_where_the_larger_of_value_and_slope_reaches_2_to_
     assert limits.everywhere == (low == -math.inf and high == math.inf)
 
 
-def test_a_number_beyond_float32_is_refused() -> None:
-    with pytest.raises(ConfigError, match="alpha_1e9 leaves float32's range already beside r = 0"):
-        get("alpha_1e9").finite_range("fake")
+@pytest.mark.parametrize(("name", "better"), [("alpha_1e9", 10.0), ("alpha_-1e9", -10.0), ("arimoto_1e-30", 0.1)])
+def test_a_number_beyond_float32_is_refused_and_one_closer_to_1_is_not(name: str, better: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} leaves float32's range already beside r = 0: .*closer to 1"):
+        get(name).finite_range("fake")
+    get(f"{name.partition('_')[0]}_{better}").finite_range("fake")
+
+
+def test_the_message_names_an_affine_term_beyond_float32() -> None:
+    with pytest.raises(ConfigError, match=r"f\(u\) = u log u \+1e\+38 \(u − 1\)"):
+        get("kl").shifted(1e38).finite_range("f")
 
 
 def test_the_finite_range_is_that_of_float32_in_every_mode_of_the_first_caller() -> None:

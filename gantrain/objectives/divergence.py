@@ -74,12 +74,12 @@ class Range:
         return math.isinf(self.low) and math.isinf(self.high)
 
 
-def _find_end(formula: Formula, factors: Sequence[Formula], name: str, sign: int) -> tuple[float, float]:
+def _find_end(d: Divergence, part: FormulaName, factors: Sequence[Formula], sign: int) -> tuple[float, float]:
     """Return the last r of a fine geometric grid from 0 at which everything is finite, and the slope there."""
     import torch
 
     r = (sign * torch.logspace(-20, 20, 16001, base=2.0, dtype=torch.float32)).requires_grad_()
-    values = formula(r)
+    values = getattr(d, part)(r)
     # A constant formula has no gradient graph; adding 0·r gives it one.
     (slopes,) = torch.autograd.grad((values + 0 * r).sum(), r)
     finite = (values.abs() <= LARGEST) & (slopes.abs() <= LARGEST)
@@ -90,7 +90,10 @@ def _find_end(formula: Formula, factors: Sequence[Formula], name: str, sign: int
     if count == len(r):
         return sign * math.inf, 0.0
     if count == 0:
-        raise ConfigError(f"{name} leaves float32's range already beside r = 0; choose a smaller number in it")
+        raise ConfigError(
+            f"{d.name} leaves float32's range already beside r = 0: f(u) = {format_formula(d.formula)}; choose "
+            "a number closer to 1 in it"
+        )
     return float(r[count - 1]), float(slopes[count - 1])
 
 
@@ -213,8 +216,8 @@ class Divergence:
             factors = [each for each in (self.ratio, self.real, self.fake) if each is not None] if part == "f" else []
             # Independent of the modes and the device of the first caller, since the result is kept.
             with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
-                low, low_slope = _find_end(getattr(self, part), factors, self.name, sign=-1)
-                high, high_slope = _find_end(getattr(self, part), factors, self.name, sign=+1)
+                low, low_slope = _find_end(self, part, factors, sign=-1)
+                high, high_slope = _find_end(self, part, factors, sign=+1)
             self.ranges[part] = Range(low, high, low_slope, high_slope)
         return self.ranges[part]
 
