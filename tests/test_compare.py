@@ -675,6 +675,13 @@ def test_what_is_missed_and_invented_is_a_table_and_a_figure_with_its_bounds(tmp
     assert drawn == 2 * [((0.05, 0.2), (0.02, 0.1)), ((0.05, 0.2),), ((0.02, 0.1),)]
 
 
+def test_a_negative_error_which_nobody_should_trust_is_not_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", metrics={**PARTS, "missed/js_error": -0.1})
+    found = compare([tmp_path])
+    assert found.configurations[0].deviation("missed/js") == 0
+    plots.part_panels(found)["missed against invented, js"](Figure().subplots())
+
+
 def test_the_band_of_a_single_run_is_the_error_of_its_bound(tmp_path: Path) -> None:
     make_run(tmp_path / "run", metrics={"bound/gan": 1.0, "bound/gan_error": 0.25})
     axes = Figure().subplots()

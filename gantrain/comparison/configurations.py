@@ -115,7 +115,7 @@ class Configuration:
     def deviation(self, metric: str) -> float:
         """Standard deviation of a metric over seeds, of a single run the error of its measurement; 0 without either."""
         found, error = self.estimate(metric), self.estimate(error_metric(metric))
-        return found.sd if found and found.sd is not None else error.mean if error else 0.0
+        return found.sd if found and found.sd is not None else max(error.mean, 0.0) if error else 0.0
 
     def format_metric(self, metric: str) -> str:
         """Format the estimate of a metric, with the number of runs if some lack it, and its error of measurement."""
