@@ -55,7 +55,7 @@ class Critic:
     headline: ClassVar[str] = ""
     disc_formula: ClassVar[str]
     optimum: ClassVar[str]
-    gen_formula: ClassVar[str]
+    gen_formula: ClassVar[str] = "−E_q[v]"
     minimised: ClassVar[str]
     reference: ClassVar[str]
 
@@ -69,8 +69,8 @@ class Critic:
         raise NotImplementedError
 
     def generator_loss(self, v_fake: Tensor, v_real: Tensor | None) -> Tensor:
-        """Return the critic's own loss of G; `v_real`, without a graph, is there if `needs_real`."""
-        raise NotImplementedError
+        """Return the critic's own loss of G, here −E_q[v]; `v_real`, without a graph, is there if `needs_real`."""
+        return -v_fake.mean()
 
     def log_ratio(self, v: Tensor) -> Tensor:
         """Return the log-ratio of outputs `v` [B], up to a constant if that is what the critic gives."""
@@ -218,15 +218,11 @@ class Hinge(Critic):
     headline = "bound/total_variation"
     disc_formula = "E_p[max(0, 1 − v)] + E_q[max(0, 1 + v)]"
     optimum = "sign(p − q)"
-    gen_formula = "−E_q[v]"
     minimised = "2 TV(p, q)"
     reference = "Lim and Ye 2017, arXiv 1705.02894"
 
     def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
         return (1 - v_real).relu().mean() + (1 + v_fake).relu().mean()
-
-    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None) -> Tensor:
-        return -v_fake.mean()
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Return a lower bound on TV(p, q): that of Nowozin et al. 2016 with T = v/2, limited to ±½."""
@@ -242,15 +238,11 @@ class Wasserstein(Critic):
     headline = "estimate/wasserstein"
     disc_formula = "E_q[v] − E_p[v]"
     optimum = "the Kantorovich potential, if v is K-Lipschitz"
-    gen_formula = "−E_q[v]"
     minimised = "K W₁(p, q)"
     reference = "Arjovsky et al. 2017, arXiv 1701.07875"
 
     def discriminator_loss(self, v_real: Tensor, v_fake: Tensor) -> Tensor:
         return v_fake.mean() - v_real.mean()
-
-    def generator_loss(self, v_fake: Tensor, v_real: Tensor | None) -> Tensor:
-        return -v_fake.mean()
 
     def estimates(self, v_real: Tensor, v_fake: Tensor) -> dict[str, float]:
         """Return E_p[v] − E_q[v], at most K W₁(p, q) for a K-Lipschitz D."""
