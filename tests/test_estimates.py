@@ -308,6 +308,7 @@ def test_the_growth_of_weights_at_both_ends() -> None:
     expected = {"kl": (1, 1), "reverse_kl": (0, 0), "js": (1, 0), "gan": (1, 0), "squared_hellinger": (0.5, 0.5)}
     expected |= {"pearson": (2, 2), "neyman": (-1, -1), "jeffreys": (0, 1), "alpha_0.3": (0.3, 0.3)}
     expected |= {"non_saturating": (0, -1), "softened_reverse_kl": (0, -1), "le_cam": (2, -1)}
+    expected |= {"arimoto_2": (2, -1), "arimoto_0.001": (0.001, 0.999)}
     assert {name: get(name).weight_exponents for name in expected} == expected
 
 

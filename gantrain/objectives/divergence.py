@@ -174,7 +174,8 @@ class Divergence:
 
         if self.log_weight is None:
             return math.inf, -math.inf
-        r = torch.tensor([-2000.0, -1000.0, 1000.0, 2000.0], dtype=torch.float64)  # log w is linear there, exactly
+        # log w is linear there: for `arimoto` of order a beyond about 40/a.
+        r = torch.tensor([-2e8, -1e8, 1e8, 2e8], dtype=torch.float64)
         low, _, high = (self.log_weight(r).expand(4).diff() / r.diff()).tolist()
         return round(low, 9), round(high, 9)
 
