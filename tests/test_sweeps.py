@@ -92,6 +92,9 @@ def test_a_sweep_may_go_on_for_longer_but_not_as_another_one(gantrain, swept: Pa
     answer = gantrain("resume", "s", "seed=3")
     assert (answer.code, "seed=3" in answer.err) == (4, True)
     assert gantrain("resume", "s", "train.images=60").code == 0
+    shutil.rmtree(next(swept.glob("3-*")))  # of a sweep that was stopped before
+    answer = gantrain("resume", "s")  # as its message says: the sweep goes on with what was typed last
+    assert (answer.code, answer.err) == (0, "")
     assert {RunFolder(run).read_summary()["images"] for run in swept.glob("*-*/")} == {60}
 
 

@@ -84,7 +84,7 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
                 raise BusyError(f"{root} already holds a sweep; go on with `{again}`, or give another run_dir")
             sweep_folder.refuse_links(root)
             sweep_folder.refuse_another(root, overrides, CHANGEABLE_KEYS)
-            sweep_folder.keep_command(root)
+            sweep_folder.keep_command(root, [*overrides, *composer.search_path])
             own.append("hydra.output_subdir=null")  # Hydra would overwrite the files in .hydra
         try:
             with composition_errors(), preserved_logging():

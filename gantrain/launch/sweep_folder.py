@@ -69,16 +69,28 @@ def refuse_links(root: Path) -> None:
         RunFolder(path).refuse_links()
 
 
-def keep_command(root: Path) -> None:
-    """Keep a copy of the sweep's command, which is whole at any moment. Raises StorageError."""
-    if not (root / KEPT).exists():
-        with convert_write_errors(root / KEPT):
-            write_file(root / KEPT, (root / COMMAND).read_bytes())
+def keep_command(root: Path, overrides: Iterable[str]) -> None:
+    """Keep a copy of the sweep's command, with the `overrides` that it goes on with; it is whole at any moment.
+
+    Raises StorageError.
+    """
+    document = yaml.safe_load(read_yaml_file(find_command(root), root))
+    kinds: dict[str, list[str]] = {"task": [], "hydra": []}
+    for text in overrides:
+        kinds["hydra" if key_of(text).startswith("hydra") else "task"].append(text)
+    document["hydra"]["overrides"] = kinds
+    with convert_write_errors(root / KEPT):
+        write_file(root / KEPT, yaml.safe_dump(document, allow_unicode=True, sort_keys=False))
+
+
+def find_command(root: Path) -> Path:
+    """Return the file that holds the command of the sweep in `root`."""
+    return root / KEPT if os.path.lexists(root / KEPT) else root / COMMAND
 
 
 def read_command(root: Path) -> Command:
     """Return the command of the sweep in `root`, whatever it sets. Raises CheckpointError if none can be read."""
-    return read_command_file(root / KEPT if os.path.lexists(root / KEPT) else root / COMMAND, root)
+    return read_command_file(find_command(root), root)
 
 
 def read_command_file(path: Path, root: Path) -> Command:
