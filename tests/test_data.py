@@ -628,6 +628,11 @@ def test_what_a_crop_would_lose_is_said_and_can_be_kept(tmp_path: Path, capsys: 
     assert "5 of 6 images lose more than a third" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("size", [(200, 1), (1, 200)])
+def test_the_shorter_side_of_a_padded_image_is_at_least_a_pixel(size: tuple[int, int]) -> None:
+    assert (decoding.decode(encoded(Image.new("RGB", size, "white")), 8, fit="pad") == 255).sum() == 3 * 8
+
+
 def test_no_altered_byte_of_a_png_alters_the_picture_in_silence() -> None:
     steps = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8), np.ones((8, 8), np.uint8))
     png = encoded(Image.fromarray(steps))

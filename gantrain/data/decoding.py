@@ -237,8 +237,12 @@ def fit_square(image: Image, size: int, fit: str = CROP) -> np.ndarray:
         bicubic = images.Resampling.BICUBIC
         if fit == STRETCH:
             image = image.resize((size, size), bicubic)
+        elif fit == PAD:
+            longest = max(image.size)  # beside which Pillow would round the other side to 0 pixels
+            shrunk = image.resize([max(round(side / longest * size), 1) for side in image.size], bicubic)
+            image = ImageOps.pad(shrunk, (size, size))
         else:
-            image = (ImageOps.pad if fit == PAD else ImageOps.fit)(image, (size, size), bicubic)
+            image = ImageOps.fit(image, (size, size), bicubic)
     return np.asarray(image).transpose(2, 0, 1)
 
 
