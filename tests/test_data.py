@@ -738,6 +738,7 @@ def write_refused(folder_path: Path) -> None:
     np.save(folder_path / "empty.npy", np.zeros((0, 8, 8), np.uint8))
     np.save(folder_path / "number.npy", np.float64(3))
     np.save(folder_path / "nan.npy", np.full((4, 8, 8), np.nan))
+    np.save(folder_path / "large.npy", np.full((4, 2), 1e39))
     np.save(folder_path / "signed.npy", GREY.astype(np.int16) - 100)
     np.save(folder_path / "complex.npy", GREY * 1j)
     np.save(folder_path / "same.npy", np.zeros((4, 8, 8), np.uint8))
@@ -768,6 +769,7 @@ REFUSED = {
     "empty.npy": r"uint8 \[0, 8, 8\]",
     "number.npy": r"float64 \[\]; images",
     "nan.npy": "not finite",
+    "large.npy": "not finite in float32",
     "signed.npy": r"values from −100 .*dataset\.range=auto",
     "complex.npy": "complex128",
     "same.npy": "4 images in .* are all the same",

@@ -11,7 +11,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +70,13 @@ def read(
     array = load_array(path, KINDS, None if allocate is allocate_memory else allocate)
     if array.size == 0 or not any(is_kind(array.shape) for is_kind in KINDS):
         raise DataError(f"{path} holds {array.dtype} {list(array.shape)}; {FORMS} are needed")
+    if array.ndim <= 2:
+        array = torch.from_numpy(array).float().reshape(len(array), -1).numpy()  # infinity beyond float32's range
     starts = range(0, len(array) if array.dtype.kind == "f" else 0, PART)
     if not all(np.isfinite(array[at : at + PART]).all() for at in starts):
-        raise DataError(f"{path} holds values that are not finite")
-    if array.ndim <= 2:
-        return Splits(torch.from_numpy(array.astype(np.float32)).reshape(len(array), -1))
+        raise DataError(f"{path} holds values that are not finite{' in float32' if array.ndim == 2 else ''}")
+    if array.ndim == 2:
+        return Splits(torch.from_numpy(array))
     values = Values(put_channels_first(array), 1 if array.dtype.kind == "f" else WHITES.get(array.dtype.str))
     levels = measure(values)
     try:
@@ -189,8 +191,7 @@ def _unpack(path: Path, name: str, allocate: Allocate) -> np.ndarray:
 
 def find_dimensions(path: Path) -> int:
     """Return d if an array is of points `[N, d]`, else 0, without reading all of it. Raises as `load_array`."""
-    shape = _find_shape(path)
-    return (*shape, 1, 1)[1] if len(shape) <= 2 else 0
+    return (*shape, 1, 1)[1] if len(shape := _find_shape(path)) <= 2 else 0
 
 
 def _find_shape(path: Path) -> Shape:
@@ -294,7 +295,6 @@ def _load_numbers(path: Path) -> np.ndarray:
 
 
 def _are_numbers(cells: Sequence[str]) -> bool:
-    try:
+    with suppress(ValueError):
         return bool([float(cell) for cell in cells])
-    except ValueError:
-        return False
+    return False
