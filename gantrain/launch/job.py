@@ -20,6 +20,7 @@ from gantrain.config.checks import Settings, find_secrets, validate
 from gantrain.config.combinations import check_typed_weights
 from gantrain.config.compose import CONFIG_NAME, Composed, Composer, composition_errors
 from gantrain.config.overrides import Argument
+from gantrain.config.schema import Config
 from gantrain.console import say
 from gantrain.data.arrays import split_name
 from gantrain.distributed import join
@@ -76,9 +77,7 @@ def train_once(composer: Composer, arguments: Sequence[Argument], composed: Comp
         prepared = prepare(validate(composed.tree, overrides))
         settings = prepared.config.settings
         check_typed_weights(settings.objective, settings.regularizers, overrides)
-        run_dir = expand_home(settings.run_dir) if settings.run_dir else None
-        if settings.resume == "auto" and run_dir is None:
-            raise ConfigError("resume=auto goes on with the run in run_dir, which is not given; add run_dir=DIR")
+        run_dir = find_run_dir(settings)
         if prepared.part.ranks > 1 and run_dir is None:
             raise ConfigError("processes that torchrun has started share a folder; give it, as in run_dir=runs/NAME")
         check_data_path(settings.dataset.path, run_dir or default_folder(settings)[0])
@@ -126,6 +125,16 @@ def catch_failure(folder: RunFolder, train: Callable[[], None]) -> JobResult:
     except GantrainError as error:
         return JobResult(folder.path, error)
     return JobResult(folder.path)
+
+
+def find_run_dir(config: Config) -> Path | None:
+    """Return the folder that is given for a run or a sweep; None if it gets one of its own.
+
+    Raises ConfigError for resume=auto without a folder.
+    """
+    if config.run_dir is None and config.resume == "auto":
+        raise ConfigError("resume=auto goes on with what is in run_dir, which is not given; add run_dir=DIR")
+    return expand_home(config.run_dir) if config.run_dir else None
 
 
 def check_data_path(data: str | None, folder: Path | str) -> None:

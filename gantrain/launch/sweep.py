@@ -14,13 +14,14 @@ from gantrain.config.overrides import Argument, parse, parse_train, quote, split
 from gantrain.console import say
 from gantrain.distributed import is_several
 from gantrain.errors import BusyError, CheckpointError, ConfigError, GantrainError, StorageError, UntypedCodeError
-from gantrain.files import convert_write_errors, deny_writing_by_others, expand_home
+from gantrain.files import convert_write_errors, deny_writing_by_others
 from gantrain.launch import sweep_folder
 from gantrain.launch.initial_weights import find_checkpoint
 from gantrain.launch.job import (
     JobResult,
     SweepFolderReplaced,
     check_data_path,
+    find_run_dir,
     preserved_logging,
     run_sweep_job,
     time_stamp,
@@ -60,14 +61,13 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
     Raises ConfigError if no run could train, BusyError or CheckpointError for a folder that holds something else,
     RunFailed if a run did not finish, and Interrupted when a signal ends the sweep.
     """
-    if is_several():
-        raise ConfigError("a sweep starts the processes of its runs itself: give devices=N in place of torchrun")
     single, listed = split_sweep(arguments)
+    check_sweep(listed)
     overrides = [argument.text for argument in arguments]
     is_complete = composed.mode != RunMode.MULTIRUN  # else a file lists more values
     check_jobs(composer, [one.text for one in single], listed, complete=is_complete)
     shared = parse_config(composed.tree)
-    run_dir = expand_home(shared.run_dir) if shared.run_dir else None
+    run_dir = find_run_dir(shared)
     check_data_path(shared.dataset.path, run_dir or "sweeps")
     if shared.init and shared.resume != "auto":  # in place of the same refusal in every run
         find_checkpoint(shared.init)
@@ -97,6 +97,15 @@ def train_sweep(composer: Composer, arguments: Sequence[Argument], composed: Com
         except SweepFolderReplaced as error:
             raise StorageError(str(error)) from None
     report_results(root, [result for result in returned if isinstance(result, JobResult)])
+
+
+def check_sweep(listed: Sequence[Argument]) -> None:
+    """Raise ConfigError for processes that torchrun has started, and for listed values of a key that all runs share."""
+    if is_several():
+        raise ConfigError("a sweep starts the processes of its runs itself: give devices=N in place of torchrun")
+    for argument in listed:
+        if argument.key in ("run_dir", "resume"):
+            raise ConfigError(f"{argument.text}: a sweep has one {argument.key} for all its runs; give one value")
 
 
 def own_overrides(root: Path, single: Sequence[Argument]) -> list[str]:
