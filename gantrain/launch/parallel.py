@@ -45,13 +45,13 @@ Job = Callable[[DictConfig], JobReturn]
 def check(config: DictConfig, jobs: int, devices: Sequence[str]) -> None:
     """Raise ConfigError if the launcher's settings are out of range, or name a device that is not on this machine."""
     Numbers(whole=True, at_least=0, at_most=MOST_JOBS).check("hydra.launcher.jobs", jobs)
-    for name in devices:
-        try:
+    try:
+        for name in devices:
             check_device_name(name)
-            choose_device(name)
-        except ConfigError as error:
-            raise ConfigError(f"hydra.launcher.devices: {error}") from error
-    if len(set(devices)) < len(devices):
+        found = {(device.type, device.index or 0) for device in map(choose_device, devices)}
+    except ConfigError as error:
+        raise ConfigError(f"hydra.launcher.devices: {error}") from error
+    if len(found) < len(devices):
         raise ConfigError(
             f"hydra.launcher.devices=[{','.join(devices)}] names a device more than once; hydra.launcher.jobs=2 trains "
             "two jobs at once on each"
@@ -87,7 +87,8 @@ def launch(
     Raises Interrupted if a signal came, after the runs were saved.
     """
     setup_globals()
-    names, processes = devices or [own_device(config)], config.devices if isinstance(config.devices, int) else 1
+    names = [name_device(name) for name in devices or [str(config.device)]]
+    processes = config.devices if isinstance(config.devices, int) else 1
     workers = build_workers(jobs, names, processes, is_assigned=bool(devices))[: len(job_overrides)]
     say(f"{len(job_overrides)} runs on {', '.join(dict.fromkeys(w.device for w in workers))}, {len(workers)} at once")
     configs = (compose_job(context, config, each, number) for number, each in enumerate(job_overrides, first_number))
@@ -141,10 +142,10 @@ def build_workers(jobs: int, devices: Sequence[str], processes: int, *, is_assig
     return [Worker(name, is_assigned) for n in range(max(numbers.values())) for name in devices if n < numbers[name]]
 
 
-def own_device(config: DictConfig) -> str:
-    """Return the device that a sweep's config names; "cpu" if it is not on this machine, which the runs will refuse."""
+def name_device(name: str) -> str:
+    """Return what `auto` stands for; "cpu" for a device that is not on this machine, which the runs will refuse."""
     try:
-        return str(choose_device(str(config.device)))
+        return str(choose_device(name))
     except ConfigError:
         return "cpu"
 

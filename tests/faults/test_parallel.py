@@ -16,6 +16,7 @@ from support.runs import assert_equal_runs
 from support.waiting import wait_until
 
 from faults.processes import Command
+from gantrain.devices import choose_device
 from gantrain.launch.parallel import build_workers, count_cores
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
@@ -183,10 +184,11 @@ def test_a_sweep_on_devices_goes_on_with_another_choice_of_device(gantrain: Gant
     """One run is finished, one was saved in the middle, one has not begun, and the checkpoints of one are damaged: its
     error is its own, not how it had ended before."""
     typed = [*PARALLEL, "run_dir=sweep", *TINY[1:], "seed=0,1,2,3", "hydra.launcher.jobs=1"]
-    assert gantrain(*typed, "hydra.launcher.devices=[cpu]").code == 0
+    assert gantrain(*typed, "hydra.launcher.devices=[auto]").code == 0
+    device = choose_device("auto")
     finished, begun, missing, damaged = sorted((tmp_path / "sweep").glob("*-seed-*"))
-    assert "- device=cpu\n" in (finished / ".hydra/overrides.yaml").read_text()
-    assert "\ndevice: cpu\n" in "\n" + RunFolder(finished).config.read_text()
+    assert f"- device={device}\n" in (finished / ".hydra/overrides.yaml").read_text()
+    assert f"\ndevice: {device}\n" in "\n" + RunFolder(finished).config.read_text()
     for checkpoint in (begun / "checkpoints").glob("*400.pt*"):
         checkpoint.unlink()
     (begun / "summary.json").unlink()
@@ -232,10 +234,15 @@ def test_workers_fill_devices_evenly() -> None:
         ("hydra.launcher.devices=[gpu:1]", "hydra.launcher.devices: device=gpu:1 is called device=cuda:1 here"),
         ("hydra.launcher.devices=[cuda:99]", "hydra.launcher.devices: device=cuda:99 is not on this machine"),
         ("hydra.launcher.devices=[cpu,cpu]", "names a device more than once"),
+        ("hydra.launcher.devices=[cpu,auto]", "names a device more than once"),
         ("hydra.launcher.devices=[cpu]", "device=cpu and hydra.launcher.devices both choose the device"),
     ],
 )
-def test_a_mistyped_launcher_is_refused(gantrain: Gantrain, tmp_path: Path, typed: str, says: str) -> None:
+def test_a_mistyped_launcher_is_refused(
+    gantrain: Gantrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, says: str
+) -> None:
+    for kind in ("cuda", "backends.mps"):  # auto is the CPU
+        monkeypatch.setattr(f"torch.{kind}.is_available", lambda: False)
     launcher = [] if typed.startswith("hydra/") else ["hydra/launcher=parallel"]
     answer = gantrain("train", "-m", *TINY, "seed=0,1", *launcher, typed)
     assert answer.code == 2
