@@ -604,6 +604,16 @@ def test_every_command_takes_whole_numbers_with_an_exponent(command: ModuleType,
         parse_into(command.Options, [f"{key}=1.5"])
 
 
+@pytest.mark.parametrize("value", ["2026_12_01", "1e6", "1.50", "true", "5", "runs/1_0", "my 1_0 runs", "~/1_0[2]"])
+def test_text_stays_text_where_it_looks_like_a_number(value: str) -> None:
+    assert settings_with(f"run_dir={value}").run_dir == value
+
+
+def test_listed_text_stays_text_where_it_looks_like_a_number() -> None:
+    (listed,) = parse_train(["dataset.label=a,1_0,1e6"])
+    assert [settings_with(each).dataset.label for each in expand_choice(listed)] == ["a", "1_0", "1e6"]
+
+
 @pytest.mark.parametrize("value", ['a"b', "it's", "$HOME'", "'$(date)`id`\\", "[!a]'\"$"])
 def test_the_advice_for_a_value_with_quotes_survives_the_shell(value: str) -> None:
     with pytest.raises(ConfigError, match="quote it twice") as caught:

@@ -32,6 +32,7 @@ HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
 # Names whose section has other settings, which depend on the choice.
 NAMES = ("dataset.name", "architecture.name", "critic.name")
 PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
+NUMBER_LIKE = re.compile(r"[\w.+-]+(,[\w.+-]+)*", re.ASCII)  # a word, or several
 WORD = re.compile(r"[^,()=\s]+")  # of a value or a list of values
 
 
@@ -60,8 +61,9 @@ class Argument:
 def parse(texts: Iterable[str], schema: type | None = None) -> list[Argument]:
     """Parse `key=value` arguments.
 
-    Where the schema says that a key holds text, a path or name that Hydra's grammar cannot read, such as ~/a[1], is
-    quoted; where it says that a key holds a whole number, that may be written as 1e6. Raises ConfigError.
+    Where the schema says that a key holds text, a path or name that Hydra's grammar cannot read, such as ~/a[1], or
+    reads as a number, such as 2026_12_01, is quoted; where it says that a key holds a whole number, that may be written
+    as 1e6. Raises ConfigError.
     """
     parser, texts = OverridesParser.create(), list(texts)
     refuse_flags(texts, schema)
@@ -69,7 +71,8 @@ def parse(texts: Iterable[str], schema: type | None = None) -> list[Argument]:
     text_keys = [key for key, item in known.items() if item.type.startswith("str")]
     ranges = {key: item.metadata.get("accepted") for key, item in known.items()}
     whole_keys = [key for key in known if known[key].type.startswith("int") or getattr(ranges[key], "whole", False)]
-    return [_parse(parser, _convert_whole(text, whole_keys), text_keys) for text in texts]
+    texts = [_quote_numbers(parser, _convert_whole(text, whole_keys), text_keys) for text in texts]
+    return [_parse(parser, text, text_keys) for text in texts]
 
 
 def _convert_whole(text: str, whole_keys: Collection[str]) -> str:
@@ -89,6 +92,17 @@ def _write_whole(word: str) -> str:
     except ValueError:
         return word
     return str(number) if isinstance(number, int) else word
+
+
+def _quote_numbers(parser: OverridesParser, text: str, text_keys: Collection[str]) -> str:
+    """Return an argument that sets text, or lists some, with `'1_0'` in place of 1_0, which Hydra would make 10."""
+    key, _, value = text.partition("=")
+    if key.lstrip("+") not in text_keys or not NUMBER_LIKE.fullmatch(value):
+        return text
+    read = [(word, parser.parse_overrides([f"{key}={word}"])[0].value()) for word in value.split(",")]
+    is_changed = [isinstance(found, int | float) and str(found) != word for word, found in read]
+    words = [quote(word) if changes else word for (word, _), changes in zip(read, is_changed, strict=True)]
+    return f"{key}={','.join(words)}"
 
 
 def refuse_flags(arguments: Sequence[str], schema: type | None, flags: Collection[str] | None = None) -> None:
