@@ -21,7 +21,8 @@ Examples
   gantrain resume RUN train.images=2000000     train for longer
   gantrain resume RUN device=cpu
 
-Keys that may change: {", ".join(key for key in CHANGEABLE_KEYS if key not in ("run_dir", "resume"))}"""
+Keys that may change: {", ".join(key for key in CHANGEABLE_KEYS if key not in ("run_dir", "resume"))}
+Of a sweep also hydra/launcher and its settings, as in hydra.launcher.jobs=1"""
 
 
 def run(arguments: list[str]) -> None:

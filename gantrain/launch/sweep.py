@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from gantrain.launch.resume import CHANGEABLE_KEYS
 from gantrain.launch.sweep_folder import job_number
 from gantrain.runs.folder import RunFolder, claim_folder
 from gantrain.runs.signals import Interrupted, current_stop
+
+LAUNCHER = re.compile(r"hydra[/.]launcher")  # how runs are trained, not what
 
 
 class RunFailed(GantrainError):
@@ -145,16 +148,19 @@ def find_failure(folder: Path) -> GantrainError | None:
 def resume_sweep(root: Path, arguments: Sequence[Argument]) -> None:
     """Go on with a sweep: finished runs stay, interrupted ones go on, missing ones are trained.
 
-    The arguments may change what a run may be resumed with. Raises CheckpointError for anything else.
+    The arguments may change what a run may be resumed with, and the launcher. Raises CheckpointError for anything else.
     """
     command = sweep_folder.read_safe_command(root)
     typed = [argument.text for argument in arguments]
     for argument in arguments:
-        if argument.text not in command.task and argument.key not in set(CHANGEABLE_KEYS) - {"run_dir", "resume"}:
+        is_free = argument.key in set(CHANGEABLE_KEYS) - {"run_dir", "resume"} or LAUNCHER.match(argument.key)
+        if not is_free and argument.text not in command.task:
             raise CheckpointError(f"{argument.text}: a sweep cannot be resumed as another one; start a new one")
     replaced = {*(argument.key for argument in arguments), "run_dir", "resume"}
     if "device" in replaced:
         replaced.add("hydra.launcher.devices")
+    if "hydra/launcher" in replaced:  # another one has other settings
+        replaced |= {key for key in map(sweep_folder.key_of, command.hydra) if LAUNCHER.match(key)}
     task, hydra = (
         [text for text in texts if sweep_folder.key_of(text) not in replaced] for texts in (command.task, command.hydra)
     )

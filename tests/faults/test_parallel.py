@@ -200,8 +200,9 @@ def test_a_sweep_on_devices_goes_on_with_another_choice_of_device(gantrain: Gant
     kept = [path for path in finished.rglob("*") if path.is_file() and path.name not in ("train.log", ".lock")]
     before = {path: path.read_bytes() for path in kept}
 
-    answer = gantrain("resume", "sweep", "device=cpu")
+    answer = gantrain("resume", "sweep", "device=cpu", "hydra.launcher.jobs=2")
     assert answer.code == 4
+    assert answer.out.startswith("4 runs on cpu, 2 at once\n")
     assert "3 of 4 runs finished" in answer.out
     assert re.search(r"3-seed-3: .*checkpoint", answer.err.partition("1 run failed")[2])
     assert {path: path.read_bytes() for path in before} == before
