@@ -755,6 +755,13 @@ def test_bad_data_are_exit_code_3_with_path_and_reason(gantrain: Gantrain, tmp_p
     assert summary(tmp_path / "skipping")["data"]["skipped_files"] == 1
 
 
+def test_data_that_cannot_be_looked_at_are_exit_code_3(gantrain: Gantrain, tmp_path: Path) -> None:
+    """As below a folder without permission, which root may always look into."""
+    answer = gantrain("train", "dataset=folder", f"dataset.path={'x' * 300}", "architecture=dcgan32", "run_dir=run")
+    assert (answer.code, "x cannot be read (File name too long); give dataset.path" in answer.err) == (3, True)
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_array_is_chosen_by_its_name(gantrain: Gantrain, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", others=images[:5], images=images)

@@ -138,13 +138,18 @@ def find_run_dir(config: Config) -> Path | None:
 
 
 def check_data_path(data: str | None, folder: Path | str) -> None:
-    """Raise DataError if `data`, of a run in `folder`, does not exist; call it before `folder` is made.
+    """Raise DataError if `data`, of a run in `folder`, cannot be found; call it before `folder` is made.
 
     Raises ConfigError if `folder` lies in that of the data, where the run's pictures would become images.
     """
-    if data and not split_name(expand_home(data))[0].exists():
-        raise DataError(f"{data} does not exist; give dataset.path an existing folder, .zip or array file")
-    if data and Path(folder).resolve().is_relative_to(expand_home(data).resolve()):
+    if not data:
+        return
+    try:
+        split_name(expand_home(data))[0].stat()
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise DataError(f"{data} {reason}; give dataset.path an existing folder, .zip or array file") from error
+    if Path(folder).resolve().is_relative_to(expand_home(data).resolve()):
         raise ConfigError(
             f"run_dir={folder} lies inside dataset.path={data}, so that the pictures of the run would become training "
             "images; give a run_dir elsewhere"
