@@ -128,6 +128,7 @@ def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
         (["devices=0"], "devices=0 must be at least 1"),
         (["devices=two"], "devices=two must be a whole number, or auto"),
         (["devices=3"], "train.batch_size=20 cannot be divided among 3 devices; choose train.batch_size=18 or 21"),
+        (["devices=3", "train.batch_size=2"], "choose train.batch_size=3 or 6, or another number of devices"),
         (["devices=2", "graph=on", "device=cpu"], "graph=on"),
         (
             ["devices=2", "augment=ada", "augment.measure=held_out"],

@@ -224,11 +224,11 @@ def choose_processes(settings: Settings, part: Part) -> int:
     processes = count_processes(settings.devices, settings.device) if part.ranks == 1 else part.ranks
     if part.ranks > 1 and settings.devices not in (1, "auto", part.ranks):
         raise ConfigError(f"devices={settings.devices}, but {part.ranks} processes were started; leave devices out")
-    if size := settings.train.batch_size % processes:
-        whole = settings.train.batch_size - size
+    if rest := settings.train.batch_size % processes:
+        whole = max(settings.train.batch_size - rest, processes)
         raise ConfigError(
             f"train.batch_size={settings.train.batch_size} cannot be divided among {processes} devices; choose "
-            f"train.batch_size={max(whole, processes)} or {whole + processes}, or another number of devices"
+            f"train.batch_size={whole} or {whole + processes}, or another number of devices"
         )
     count = 0 if settings.augmentation is None else settings.augmentation.count_held_out(settings.train.batch_size)
     if count % processes:
