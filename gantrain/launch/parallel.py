@@ -173,6 +173,8 @@ class Worker:
             config.device = self.device
             with open_dict(config):
                 config.hydra.overrides.task.append(f"device={self.device}")
+        if self.process and not self.process.is_alive():  # it was killed after its last job
+            self.end()
         if self.executor is None:
             self.executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare_process)
         others = multiprocessing.active_children()

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from support.runs import assert_equal_runs
 from support.waiting import wait_until
 
 from faults.processes import Command
 from gantrain.devices import choose_device
-from gantrain.launch.parallel import build_workers, count_cores
+from gantrain.launch.parallel import Worker, build_workers, count_cores
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
 
@@ -137,6 +138,18 @@ def test_a_killed_process_is_that_runs_failure_alone(tried, begin) -> None:
         assert "1 of 3 runs finished" in output
         reason = "its process ended without a result: killed by SIGKILL, as the system does when memory runs out"
         assert f"2 runs failed:\n  0, 1: {reason}; a lower hydra.launcher.jobs needs less" in output
+
+
+def test_a_process_that_is_killed_between_two_jobs_is_replaced(tried) -> None:
+    worker, config = Worker("cpu", is_assigned=False), OmegaConf.create({"device": "cpu"})
+    worker.begin(config, len)
+    with tried("SIGKILL of a process of a parallel sweep"):
+        assert worker.take_result() == 1
+        worker.process.kill()
+        worker.process.join()
+        worker.begin(config, len)
+        assert worker.take_result() == 1
+    worker.end()
 
 
 # What is signalled, with what, and when: a terminal sends an interrupt to all processes of the session.
