@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gantrain.errors import ConfigError
+from gantrain.files import iterate_leaves
 from gantrain.ranges import Accepted, Choice, NumberList, Numbers, check_keys, to_whole
 
 if TYPE_CHECKING:
@@ -139,6 +140,13 @@ def parse_decay(value: Any) -> float | Ramp | HalfLife:
     half_life = parse_number("ema.half_life", value["half_life"], accepted)
     Numbers(above=0, also=(None,)).check("ema.ramp", value.get("ramp"))
     return HalfLife(half_life, value.get("ramp"))
+
+
+def list_ramps_without_length(tree: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a config whose ramps last as long as the run."""
+    leaves = dict(iterate_leaves(tree))
+    keys = [key.removesuffix(".to") for key in leaves if key.endswith(".to")]
+    return [key for key in keys if leaves.get(f"{key}.images") is None]
 
 
 def find_ramps(settings: Any) -> dict[str, Ramp]:

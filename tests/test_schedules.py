@@ -163,6 +163,16 @@ def test_a_ramp_without_a_length_ends_with_the_run(tmp_path: Path, length):
     assert rows[-1]["schedule/augment.p"] == 0.5
 
 
+def test_a_schedule_over_the_whole_run_is_named_when_the_run_gets_another_length(tmp_path: Path, capsys):
+    ramps = {"optimizer.lr": {"from": 1e-3, "to": 0}, "ema": {"from": 0, "to": 0.5, "images": 50}}
+    run = gantrain.train(
+        run_dir=tmp_path / "run", device="cpu", **ramps, **{"train.images": 50, "train.batch_size": 50}
+    )
+    capsys.readouterr()
+    gantrain.resume(run, **{"train.images": 100})
+    assert "\noptimizer.lr: a schedule over the whole run goes on as if" in capsys.readouterr().out
+
+
 def test_a_penalty_whose_weight_falls_to_0_has_the_gradient_of_none(tmp_path: Path):
     falling = {"from": 0.1, "to": 0, "images": 1}  # the first step has the whole weight
     options = {"train.images": 50, "train.batch_size": 50, "device": "cpu"}

@@ -27,6 +27,7 @@ from gantrain.launch.build import count_images, prepare
 from gantrain.launch.sweep_folder import is_sweep, start_command
 from gantrain.runs import checkpoints
 from gantrain.runs.folder import RunFolder
+from gantrain.schedules import list_ramps_without_length
 
 MOST_NAMED = 20  # runs of a sweep that a message lists
 LONGEST_SHOWN = 80
@@ -191,13 +192,16 @@ def continue_run(
     reached, summary = bundle["images"], folder.read_summary()
     refuse_shorter(prepared.config.settings.train, reached, summary)
     finished = summary.get("status") == "finished" and not problems
-    if finished and not any(key in changed for key in ("train.images", "train.epochs")):
+    has_new_length = "train.images" in changed or "train.epochs" in changed
+    if finished and not has_new_length:
         say(f"{folder.path} is finished, at {reached:,} images; train.images=… would train for longer")
         return
     lost = folder.read_clock() - reached
     again = f"; the next {lost:,} images are trained again" if lost > 0 else ""
     notes = [f"passed over: {problem}" for problem in problems]
     notes.append(f"resuming from {path.name}, at {reached:,} images{again}")
+    if has_new_length and (ramps := list_ramps_without_length(to_plain(wanted))):
+        notes.append(f"{', '.join(ramps)}: a schedule over the whole run goes on as if it always had the new length")
     worker.train(prepared, folder, bundle, notes)
 
 
