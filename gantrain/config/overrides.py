@@ -32,7 +32,8 @@ HYDRA = {f"hydra.{item.name}" for item in dataclasses.fields(HydraConf)}
 # Names whose section has other settings, which depend on the choice.
 NAMES = ("dataset.name", "architecture.name", "critic.name")
 PLAIN = re.compile(r"(?!.*\$\{)[^\s,'\"]([^'\"\n]*[^\s,'\"])?")  # neither quotes nor interpolations
-NUMBER_LIKE = re.compile(r"[\w.+-]+(,[\w.+-]+)*", re.ASCII)  # a word, or several
+WORDS = re.compile(r"[\w.+-]+(,[\w.+-]+)*", re.ASCII)  # one, or several
+NUMBER = re.compile(r"[+-]?(\.?\d[\w.+-]*|inf|nan)|true|false", re.ASCII | re.IGNORECASE)
 WORD = re.compile(r"[^,()=\s]+")  # of a value or a list of values
 
 
@@ -97,12 +98,14 @@ def _write_whole(word: str) -> str:
 def _quote_numbers(parser: OverridesParser, text: str, text_keys: Collection[str]) -> str:
     """Return an argument that sets text, or lists some, with `'1_0'` in place of 1_0, which Hydra would make 10."""
     key, _, value = text.partition("=")
-    if key.lstrip("+") not in text_keys or not NUMBER_LIKE.fullmatch(value):
+    if key.lstrip("+") not in text_keys or not WORDS.fullmatch(value):
         return text
-    read = [(word, parser.parse_overrides([f"{key}={word}"])[0].value()) for word in value.split(",")]
-    is_changed = [isinstance(found, int | float) and str(found) != word for word, found in read]
-    words = [quote(word) if changes else word for (word, _), changes in zip(read, is_changed, strict=True)]
-    return f"{key}={','.join(words)}"
+
+    def keep(word: str) -> str:
+        found = parser.parse_overrides([f"{key}={word}"])[0].value() if NUMBER.fullmatch(word) else word
+        return quote(word) if isinstance(found, int | float) and str(found) != word else word
+
+    return f"{key}={','.join(map(keep, value.split(',')))}"
 
 
 def refuse_flags(arguments: Sequence[str], schema: type | None, flags: Collection[str] | None = None) -> None:
