@@ -604,7 +604,9 @@ def test_every_command_takes_whole_numbers_with_an_exponent(command: ModuleType,
         parse_into(command.Options, [f"{key}=1.5"])
 
 
-@pytest.mark.parametrize("value", ["2026_12_01", "1e6", "1.50", "true", "Inf", "5", "runs/1_0", "my 1_0 runs", "~/1_0[2]"])
+@pytest.mark.parametrize(
+    "value", ["2026_12_01", "1e6", "1.50", "true", "Inf", "5", "runs/1_0", "my 1_0 runs", "~/1_0[2]"]
+)
 def test_text_stays_text_where_it_looks_like_a_number(value: str) -> None:
     assert settings_with(f"run_dir={value}").run_dir == value
 
