@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> None:
     plotting.check_finite(samples, f"values in the samples of {source}")
     with convert_write_errors(f"out={out}"):
         (write_array if out.suffix == ARRAY else write_samples)(samples, out)
-    say(f"{len(samples):,} samples of the {generator.source}, at {generator.images:,} images: {out}")
+    say(f"{len(samples):,} samples of the {generator.source}, at {generator.images:,} images, in {out}")
 
 
 def check_older_samples(out: Path, count: int) -> None:
