@@ -61,8 +61,7 @@ def read(
 ) -> Splits:
     """Read the images in an array, as 8-bit squares of `size` pixels, or its points, float32 `[N, d]`.
 
-    `fit`, `limits` and `allocate` are those of `decode_all`. Raises DataError if there are none, or if values are not
-    finite.
+    `fit`, `limits` and `allocate` are those of `decode_all`. Raises DataError for other arrays or non-finite values.
     """
     import numpy as np
     import torch
@@ -191,7 +190,8 @@ def _unpack(path: Path, name: str, allocate: Allocate) -> np.ndarray:
 
 def find_dimensions(path: Path) -> int:
     """Return d if an array is of points `[N, d]`, else 0, without reading all of it. Raises as `load_array`."""
-    return (*shape, 1, 1)[1] if len(shape := _find_shape(path)) <= 2 else 0
+    shape = _find_shape(path)
+    return math.prod(shape[1:]) if len(shape) <= 2 else 0
 
 
 def _find_shape(path: Path) -> Shape:
