@@ -74,12 +74,12 @@ class Range:
         return math.isinf(self.low) and math.isinf(self.high)
 
 
-def _find_end(d: Divergence, part: FormulaName, factors: Sequence[Formula], sign: int) -> tuple[float, float]:
+def _find_end(divergence: Divergence, part: FormulaName, factors: Sequence[Formula], sign: int) -> tuple[float, float]:
     """Return the last r of a fine geometric grid from 0 at which everything is finite, and the slope there."""
     import torch
 
     r = (sign * torch.logspace(-20, 20, 16001, base=2.0, dtype=torch.float32)).requires_grad_()
-    values = getattr(d, part)(r)
+    values = getattr(divergence, part)(r)
     # A constant formula has no gradient graph; adding 0·r gives it one.
     (slopes,) = torch.autograd.grad((values + 0 * r).sum(), r)
     finite = (values.abs() <= LARGEST) & (slopes.abs() <= LARGEST)
@@ -91,8 +91,8 @@ def _find_end(d: Divergence, part: FormulaName, factors: Sequence[Formula], sign
         return sign * math.inf, 0.0
     if count == 0:
         raise ConfigError(
-            f"{d.name} leaves float32's range already beside r = 0: f(u) = {format_formula(d.formula)}; choose "
-            "a number closer to 1 in it"
+            f"{divergence.name} leaves float32's range already beside r = 0: "
+            f"f(u) = {format_formula(divergence.formula)}; choose a number closer to 1 in it"
         )
     return float(r[count - 1]), float(slopes[count - 1])
 
